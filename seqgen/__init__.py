@@ -1,0 +1,3 @@
+"""Neural sequence generation: language models, SeqGAN and text VAEs on one data pipeline."""
+
+from seqgen._version import __version__ as __version__

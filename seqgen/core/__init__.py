@@ -1,0 +1,1 @@
+"""What every room stands on: settings, randomness, processes, the door to the weights, files, errors."""

@@ -1,0 +1,1 @@
+"""Text and ids: tokenizers, packed corpora, batches that are functions of the step, grammars."""

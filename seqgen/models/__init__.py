@@ -1,0 +1,1 @@
+"""One model per file; see `_contract.py` for the five names each file defines."""
