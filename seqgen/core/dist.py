@@ -1,0 +1,63 @@
+"""Processes: who this one is, and the one sum they share.
+
+`torchrun --nproc-per-node N -m seqgen train ...` starts the processes and sets the variables that are read here.
+Without it there is one process and every function is free.
+"""
+
+import os
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that torchrun announces; nothing happens in a single process or a second time."""
+    if world() > 1 and not torch_dist.is_initialized():
+        torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if torch_dist.is_available() and torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, 0 to world - 1."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, which is also its CUDA device."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes the shared files."""
+    return rank() == 0
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """The tensor summed over all processes, in place; the same bits on every one."""
+    if world() > 1:
+        torch_dist.all_reduce(tensor)
+    return tensor
+
+
+def any_(flag: bool, device: torch.device) -> bool:
+    """Whether any process says yes, so that all of them decide alike."""
+    if world() == 1:
+        return flag
+    return bool(sum_(torch.tensor([float(flag)], device=device)).item())
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        torch_dist.barrier()
