@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears under its name only when the block ends well; an existing one is replaced then."""
+    """A folder to fill, which appears under its name, replacing an old one, only when the block ends well."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

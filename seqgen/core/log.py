@@ -1,4 +1,4 @@
-"""JSON lines on disk (`log.jsonl`, `scores.jsonl`, `timing.jsonl`) and the package's one logger for messages to people."""
+"""JSON lines on disk (`log.jsonl`, `scores.jsonl`, `timing.jsonl`) and the one logger for messages to people."""
 
 import json
 import logging

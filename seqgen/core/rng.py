@@ -27,7 +27,7 @@ def enter_step(seed: int, step: int, rank: int = 0) -> None:
     """
     value = hash64("step", seed, step, rank)
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for generator in torch.cuda.default_generators:
             generator.manual_seed(value)
 
@@ -63,9 +63,9 @@ def _logical_shift(x: Tensor, bits: int) -> Tensor:
 def uniforms(text_seeds_b: Tensor, t: int | Tensor, *, stream: int = 0) -> Tensor:
     """The t-th uniform number of every text, (B,) float64 in [0, 1), on the seeds' device.
 
-    Counter-based: splitmix64's output function (Steele, Lea, Flood 2014) of seed + t * golden gamma, so draw t of a text
-    depends on its seed and t alone, not on the batch around it. `t` is one step or a (B,) tensor of steps; `stream`
-    numbers further independent draws at the same t.
+    Counter-based: splitmix64's output function (Steele, Lea, Flood 2014) of seed + t * golden gamma, so draw t of a
+    text depends on its seed and t alone, not on the batch around it. `t` is one step or a (B,) tensor of steps;
+    `stream` numbers further independent draws at the same t.
     """
     x = text_seeds_b + (_signed((t + 1) * _GAMMA) if isinstance(t, int) else (t + 1) * _GAMMA)
     if stream:

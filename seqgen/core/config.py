@@ -1,0 +1,243 @@
+"""Settings: frozen dataclasses, one per section, checked once at the boundary.
+
+Precedence: dataclass defaults < preset or TOML file < `section.option=value`. Unknown names are errors with a
+suggestion, and all faults of one input are reported together. The string under a field is its help text.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import json
+import math
+import textwrap
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import Field, TypeAdapter, ValidationError
+
+from seqgen.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how fast and on what: the section `train`, the same for every model."""
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    """Optimizer updates in all; a finished run given more goes on from where it stopped."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """Rows (sentences, windows or pictures) per update, over all processes together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts each batch is cut into, differentiated one after the other to save memory."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Update rule."""
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    """Learning rate at the top of the schedule."""
+    schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "cosine"
+    """Learning rate after the warm-up; cosine and linear fall until `steps` and so depend on it."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear rise to `lr`."""
+    lr_end: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of `lr` left at the last step (cosine, linear)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment (adam, adamw)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the second moment (adam, adamw)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum (sgd)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled for adamw, L2 for adam and sgd."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+    average_from: Annotated[int, Field(ge=-1)] = -1
+    """Step from which validation and sampling use the running mean of the weights; -1: never."""
+    average_trigger: Annotated[int, Field(ge=0)] = 0
+    """Start averaging when a validation is worse than the best of all but the last n (Merity et al. 2018); 0: never."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 by autocast; weights, moments and losses stay float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ..., or auto: a CUDA device if there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 leaves torch's choice. Results are byte-identical for the same number."""
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between lines of log.jsonl."""
+    eval_every: Annotated[int, Field(ge=0)] = 500
+    """Steps between validations and samples; 0: only at the end."""
+    save_every: Annotated[int, Field(ge=0)] = 500
+    """Steps between checkpoints; 0: only at the end."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Latest checkpoints kept, beside the best one."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many validations without a new best; 0: never."""
+    samples: Annotated[int, Field(ge=0)] = 1000
+    """Texts sampled and scored at each validation; 0: none."""
+    show: Annotated[int, Field(ge=0)] = 20
+    """How many of them are kept in samples/, always from the same seeds."""
+
+
+def learning_rate(train: Train, step: int) -> float:
+    """The learning rate of an update, a function of the step alone."""
+    if step < train.warmup:
+        return train.lr * (step + 1) / train.warmup
+    if train.schedule == "constant":
+        return train.lr
+    if train.schedule == "inverse-sqrt":
+        return train.lr * math.sqrt(max(1, train.warmup) / (step + 1)) if step >= 1 else train.lr
+    progress = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
+    fall = 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
+    return train.lr * (train.lr_end + (1 - train.lr_end) * fall)
+
+
+class Typed(str):
+    """The right side of `section.option=value` as it was typed; the option's own type decides how it is read."""
+
+    __slots__ = ()
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`["model.hidden=512"]` as `{"model": {"hidden": Typed("512")}}`; options without a section are under ""."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{word!r} is no setting; expected section.option=value, for example model.hidden=512")
+        section, _, option = name.strip().rpartition(".")
+        parsed.setdefault(section, {})[option] = Typed(value)
+    return parsed
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings joined, later ones winning option by option."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or the list of known names where nothing is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], *, section: str) -> T:
+    """A section's dataclass from a mapping; ConfigError lists every fault by its option name, one line."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    faults = [
+        f"unknown option {section}.{name}{suggestion(f'{section}.{name}', [f'{section}.{n}' for n in names])}"
+        for name in mapping
+        if name not in names
+    ]
+    values: dict[str, Any] = {}
+    for name in names:
+        if name not in mapping:
+            continue
+        value = _read_typed(mapping[name], hints[name])
+        try:
+            TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
+        except (ValidationError, ValueError, TypeError):
+            faults.append(f"{section}.{name} must be {_expected(hints[name])}, got {_shown(mapping[name], value)}")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return cls(**values)
+
+
+def _shown(given: Any, value: Any) -> str:
+    return str.__repr__(given) if isinstance(given, Typed) and isinstance(value, str) else repr(value)
+
+
+def _plain(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _read_typed(value: Any, hint: Any) -> Any:
+    """The value of an option: for what was typed, TOML syntax, or the bare text where a text is wanted."""
+    is_list = typing.get_origin(_plain(hint)) is tuple
+    if not isinstance(value, Typed):
+        return list(value) if isinstance(value, tuple) else value
+    text = str(value)
+    if _plain(hint) is str and not text.startswith(('"', "'")):
+        return text
+    try:
+        read = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        read = text
+    return [read] if is_list and not isinstance(read, list) else read
+
+
+def _expected(hint: Any) -> str:
+    """What a field accepts, in words: `an integer >= 1`, `one of adam, adamw, sgd`."""
+    plain, limits = _plain(hint), ""
+    if typing.get_origin(hint) is Annotated:
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        rules = [rule for field in typing.get_args(hint)[1:] for rule in getattr(field, "metadata", [])]
+        limits = " and".join(
+            f" {sign} {getattr(rule, key):g}" for rule in rules for key, sign in signs.items() if hasattr(rule, key)
+        )
+    origin = typing.get_origin(plain)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(plain)))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_expected(part) for part in typing.get_args(plain))
+    if origin is tuple:
+        return f"a list, each item {_expected(typing.get_args(plain)[0])}"
+    words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
+    return words.get(plain, str(plain)) + limits
+
+
+def help_texts(cls: type) -> dict[str, str]:
+    """The string under each field of a settings dataclass, by field name."""
+    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+    texts: dict[str, str] = {}
+    for statement, following in itertools.pairwise(body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            texts[statement.target.id] = " ".join(following.value.value.split())
+    return texts
+
+
+def describe(cls: type, *, section: str) -> list[tuple[str, str, str, str]]:
+    """Every option of a section as (name, default, what it accepts, help)."""
+    hints, texts = typing.get_type_hints(cls, include_extras=True), help_texts(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        default = "" if field.default is dataclasses.MISSING else json.dumps(field.default, ensure_ascii=False)
+        rows.append((f"{section}.{field.name}", default, _expected(hints[field.name]), texts.get(field.name, "")))
+    return rows
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """A section as plain values, tuples as lists, as TOML and JSON hold them."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(section).items()}
+
+
+def to_toml(sections: Mapping[str, Any]) -> str:
+    """Nested plain values as TOML text, a valid input again."""
+    return tomli_w.dumps(sections)
+
+
+def read_toml(text: str, *, name: str) -> dict[str, Any]:
+    """TOML text as nested values; ConfigError names the file and the line."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML ({error})") from None

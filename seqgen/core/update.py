@@ -1,0 +1,171 @@
+"""The one door to the weights: trained parameters change only in `update`.
+
+A step is one optimizer update of one network. Gradients are taken of the optimizer's own parameters only, so a loss
+that passes through another network leaves nothing behind in it: no `detach` to forget, no `zero_grad` between.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from seqgen.core import dist
+from seqgen.core.config import Train, learning_rate
+from seqgen.core.errors import NonFiniteError
+
+Loss = tuple[Tensor, int | float | Tensor]
+"""A summed loss with gradient, and how many terms the sum has."""
+
+
+class Optimizer:
+    """The update rule of one network: its named parameters, torch's optimizer, and the running mean of the weights.
+
+    Its whole state is tensors (`state`, `load_state`); the learning rate is a function of the step.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], train: Train, *, lr: float = 0.0) -> None:
+        """`lr` above 0 replaces `train.lr` for this network; the schedule stays."""
+        self.train = train
+        self.names, self.parameters = map(list, zip(*named_parameters, strict=True))
+        self._scale = lr / train.lr if lr else 1.0
+        betas = (train.beta1, train.beta2)
+        self._torch: torch.optim.Optimizer
+        if train.optimizer == "adam":
+            self._torch = torch.optim.Adam(self.parameters, train.lr, betas, weight_decay=train.weight_decay)
+        elif train.optimizer == "adamw":
+            self._torch = torch.optim.AdamW(self.parameters, train.lr, betas, weight_decay=train.weight_decay)
+        else:
+            self._torch = torch.optim.SGD(
+                self.parameters, train.lr, momentum=train.momentum, weight_decay=train.weight_decay
+            )
+        self._mean: list[Tensor] | None = None
+        self._mean_count = 0
+
+    def lr(self, step: int) -> float:
+        """The learning rate of this network at a step."""
+        return learning_rate(self.train, step) * self._scale
+
+    @property
+    def averaging(self) -> bool:
+        """Whether the running mean of the weights has begun."""
+        return self._mean is not None
+
+    def start_averaging(self) -> None:
+        """Begin the running mean with the weights as they are (Polyak and Juditsky 1992); nothing if it has begun."""
+        if self._mean is None:
+            self._mean, self._mean_count = [p.detach().clone() for p in self.parameters], 1
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While open, the network holds the mean weights, if averaging has begun: to validate, sample and save."""
+        if self._mean is None:
+            yield
+            return
+        raw = [p.detach().clone() for p in self.parameters]
+        self._copy_in(self._mean)
+        try:
+            yield
+        finally:
+            self._copy_in(raw)
+
+    def _copy_in(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
+
+    def apply(self, gradients: Iterable[Tensor], step: int, weight: float) -> None:
+        """One step of torch's optimizer with these gradients, and the running mean after it."""
+        if self.train.average_from >= 0 and step >= self.train.average_from:
+            self.start_averaging()
+        for group in self._torch.param_groups:
+            group["lr"] = self.lr(step) * weight
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._torch.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self._mean is not None:
+            self._mean_count += 1
+            with torch.no_grad():
+                torch._foreach_lerp_(self._mean, [p.detach() for p in self.parameters], 1 / self._mean_count)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor a resumed run needs, by `kind/parameter`: moments, counters, raw weights under averaging."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            for kind, value in self._torch.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{kind}/{name}"] = value
+        if self._mean is not None:
+            for name, parameter, mean in zip(self.names, self.parameters, self._mean, strict=True):
+                tensors[f"raw/{name}"], tensors[f"mean/{name}"] = parameter.detach().clone(), mean
+            tensors["mean_count"] = torch.tensor(self._mean_count)
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave; raw weights replace the averaged ones that the model file holds."""
+        by_name = dict(zip(self.names, self.parameters, strict=True))
+        means: dict[str, Tensor] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "mean":
+                means[name] = value.to(by_name[name].device)
+            elif kind == "raw":
+                with torch.no_grad():
+                    by_name[name].copy_(value)
+            elif name:
+                # torch keeps step counters on the CPU and moments beside their parameter
+                place = torch.device("cpu") if kind == "step" else by_name[name].device
+                self._torch.state[by_name[name]][kind] = value.to(place)
+        if means:
+            self._mean, self._mean_count = [means[name] for name in self.names], int(tensors["mean_count"])
+
+
+def update(
+    optimizer: Optimizer, losses: Loss | Iterable[Loss], step: int, *, weight: float = 1.0, clamp: float = 0.0
+) -> dict[str, float]:
+    """Change the optimizer's parameters once and return {"loss", "grad_norm", "lr"}.
+
+    `losses` is one (summed loss, count) or an iterable of them, each differentiated before the next is drawn; the
+    gradient is that of the mean over all counts and all processes (one all-reduce). Parameters that a loss does not
+    reach count as zero. `weight` scales this step's learning rate; `clamp` > 0 then limits every parameter to +-clamp
+    (weight clipping, Arjovsky et al. 2017). Gradients are clipped to norm `train.clip` first.
+    Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite.
+    """
+    parameters = optimizer.parameters
+    pairs: Iterable[Loss] = [losses] if isinstance(losses, tuple) else losses
+    gradients: list[Tensor] | None = None
+    total: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    for loss, terms in pairs:
+        new = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        gradients = list(new) if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
+        total, count = total + loss.detach(), count + terms
+    if gradients is None:
+        raise ValueError("update needs at least one (loss, count) pair, got none")
+
+    ends = [torch.as_tensor(total).reshape(1), torch.as_tensor(count).reshape(1)]
+    flat = torch.cat([g.reshape(-1) for g in gradients] + [e.to(gradients[0]) for e in ends])
+    dist.sum_(flat)
+    flat[:-1] /= flat[-1]
+    norm, mean = float(flat[:-2].norm()), float(flat[-2])
+    if not (torch.isfinite(flat[-2]) and torch.isfinite(torch.tensor(norm))):
+        views = _views(flat, parameters)
+        bad = next((n for n, g in zip(optimizer.names, views, strict=True) if not g.isfinite().all()), None)
+        where = f"the gradient of {bad}" if bad else "the loss"
+        raise NonFiniteError(f"step {step}: {where} is not finite (loss {mean:g}); try a lower train.lr or train.clip")
+    if optimizer.train.clip and norm > optimizer.train.clip:
+        flat[:-2] *= optimizer.train.clip / norm
+    optimizer.apply(_views(flat, parameters), step, weight)
+    if clamp:
+        with torch.no_grad():
+            torch._foreach_clamp_min_(parameters, -clamp)
+            torch._foreach_clamp_max_(parameters, clamp)
+    return {"loss": mean, "grad_norm": norm, "lr": optimizer.lr(step) * weight}
+
+
+def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The flat gradient in the shapes of the parameters."""
+    sizes = [p.numel() for p in parameters]
+    return [part.view_as(p) for part, p in zip(torch.split(flat[: sum(sizes)], sizes), parameters, strict=True)]
