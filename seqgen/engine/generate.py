@@ -1,0 +1,307 @@
+"""Text from a trained run, and the likelihood of given text under it. Imports no training loop.
+
+    writer = seqgen.load("runs/captions")
+    lines = writer.generate(count=1000, temperature=0.9, seed=1)
+    writer.score(held_out).perplexity
+
+Text k of a call is a function of (weights, options, seed, k) alone: not of the count, the batch or what was asked before.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqgen.core import rng
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import checkpoint
+from seqgen.engine import run as runs
+from seqgen.engine.run import Settings
+from seqgen.nn.decode import Samples, Sampling
+
+_ROWS = 512
+"""Texts decoded together; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One generated text and how likely it was."""
+
+    text: str
+    """The prompt and what was written after it."""
+    index: int
+    """k: the text is a function of (weights, options, seed, k)."""
+    finished: bool
+    """Whether the model ended it; False: the length limit did."""
+    tokens: list[str]
+    """The tokens written, the end of sentence included where there is one."""
+    log_probs: list[float] = field(default_factory=list)
+    """Log-probability of each token under the model itself, nats."""
+    sampling_log_probs: list[float] = field(default_factory=list)
+    """The same under the distribution that was sampled (after temperature, filters, bans)."""
+    entropies: list[float] = field(default_factory=list)
+    """Entropy of the model's distribution at each token, nats."""
+
+
+@dataclass(frozen=True)
+class LineScores:
+    """How likely given lines are under a run, in nats; the end of sentence is counted, `<unk>` is counted."""
+
+    lines: list[str]
+    log_probs: list[list[float]]
+    """Per line, the log-probability of every counted token."""
+    tokens: list[list[str]]
+    """Per line, the counted tokens."""
+
+    @property
+    def per_line(self) -> list[float]:
+        """Log-probability of each line, nats."""
+        return [sum(row) for row in self.log_probs]
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens counted in all lines."""
+        return sum(map(len, self.log_probs))
+
+    @property
+    def nats(self) -> float:
+        """Negative log-probability of all lines together."""
+        return -sum(self.per_line)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability per token."""
+        return float(torch.tensor(self.nats / self.total_tokens, dtype=torch.float64).exp())
+
+    @property
+    def nats_per_character(self) -> float:
+        """Negative log-probability over the characters of the lines, each line's end counted as one."""
+        return self.nats / sum(len(line) + 1 for line in self.lines)
+
+
+class Writer:
+    """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: Settings, device: torch.device, folder: Path | None
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.device, self.folder = device, folder
+
+    def generate(self, count: int = 1, **options: Any) -> list[str]:
+        """`count` texts; the options are those of `texts`."""
+        return [text.text for text in self.texts(count, **options)]
+
+    def texts(
+        self,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        prompt: str = "",
+        sources: Sequence[str] | None = None,
+        stop: Sequence[str] = (),
+        forbid: Sequence[str] = (),
+        unique: bool = False,
+        novel_against: Sequence[str] | None = None,
+        match: str | None = None,
+        attempts: int = 20,
+        details: bool = False,
+        fast: bool = False,
+        on_text: Callable[[int], None] | None = None,
+        **sampling: Any,
+    ) -> list[Text]:
+        """`count` texts with their indices, in index order.
+
+        prompt: every text begins with it. sources: conditions, one text (or `count` each) per source. stop: a text ends
+        before the first of these strings. forbid: words that must not appear. unique, novel_against, match: texts that
+        repeat an earlier one, stand in the given lines, or do not match the regular expression are rejected, and further
+        indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled in.
+        fast: the quick path for few rows, whose last bits may depend on the batch size. Other options are those of
+        `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy, min_length, max_length,
+        repetition_penalty, no_repeat_ngram). ValueError for options out of range, DataError for a prompt or a source
+        that cannot be read, RunError where too few texts pass the filters.
+        """
+        if count < 1:
+            raise ValueError(f"count must be an integer >= 1, got {count}")
+        options = self._sampling(sampling)
+        prompts = self._prompts(prompt, sources, count)
+        pattern = re.compile(match) if match is not None else None
+        known = set(novel_against or ())
+        filtered = unique or known or pattern is not None
+        wanted = len(prompts)
+        accepted: list[Text] = []
+        seen: set[str] = set()
+        rejected = {"repeated": 0, "not novel": 0, "no match": 0}
+        automaton = self._automaton(forbid)
+        first, limit = 0, wanted * attempts if filtered else wanted
+        while len(accepted) < wanted and first < limit:
+            size = min(_ROWS, limit - first, wanted if filtered else wanted - first)
+            rows = [prompts[k % wanted] for k in range(first, first + size)]
+            for text in self._decode(rows, seed, first, options, automaton, stop, details, fast):
+                if unique and text.text in seen:
+                    rejected["repeated"] += 1
+                elif text.text in known:
+                    rejected["not novel"] += 1
+                elif pattern is not None and not pattern.search(text.text):
+                    rejected["no match"] += 1
+                elif len(accepted) < wanted:
+                    seen.add(text.text)
+                    accepted.append(text)
+            first += size
+            if on_text is not None:
+                on_text(len(accepted))
+        if len(accepted) < wanted:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items() if n)
+            raise RunError(
+                f"only {len(accepted)} of {wanted} texts passed after {first} attempts (rejected: {reasons}); "
+                "ask for fewer, or loosen the filter"
+            )
+        return accepted
+
+    def stream(self, *, seed: int = 0, index: int = 0, prompt: str = "", **options: Any) -> Iterator[str]:
+        """The text of one index as it is written, piece by piece; the pieces joined are `generate`'s text after the prompt."""
+        stop, forbid = tuple(options.pop("stop", ())), tuple(options.pop("forbid", ()))
+        sampling = self._sampling(options)
+        prompts = self._prompts(prompt, None, 1)
+        ids: list[int] = []
+        shown = self._decoded([prompts[0][1]])[0]
+        with torch.inference_mode():
+            for token in self.model.stream(
+                prompts[0][0], rng.text_seeds(seed, index, 1), sampling, automaton=self._automaton(forbid)
+            ):
+                ids.append(token)
+                text = self._decoded([prompts[0][1] + ids])[0]
+                cut = _first_of(text, stop, len(shown))
+                # a piece may end inside a character (bytes) or before its space is known: show what will not change
+                stable = text[:cut] if cut is not None else text.removesuffix("�")
+                if stable.startswith(shown) and len(stable) > len(shown):
+                    yield stable[len(shown) :]
+                    shown = stable
+                if cut is not None:
+                    return
+
+    def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
+        """The log-probability of every token of given lines; with `sources`, of each line after its condition."""
+        batches = runs.data_room("text").scoring_batches(
+            lines, sources, self.tokenizer, start=self._fact("start"), stop=self._fact("stop")
+        )
+        log_probs: list[list[float]] = [[] for _ in lines]
+        ids: list[list[int]] = [[] for _ in lines]
+        with torch.inference_mode():
+            for batch in batches:
+                placed = batch.to(self.device)
+                values = self.model.log_probs(placed).tolist()
+                width = batch.inputs.shape[1]
+                rows = batch.rows[batch.positions // width].tolist()
+                targets = batch.targets.flatten()[batch.positions].tolist()
+                for row, value, target in zip(rows, values, targets, strict=True):
+                    log_probs[row].append(value)
+                    ids[row].append(target)
+        tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
+        return LineScores(list(lines), log_probs, tokens)
+
+    def _fact(self, name: str) -> int:
+        return int(getattr(self.settings.model, name))
+
+    def _sampling(self, options: dict[str, Any]) -> Sampling:
+        known = {f.name for f in dataclasses.fields(Sampling)}
+        for name in options:
+            if name not in known:
+                raise TypeError(f"unknown sampling option {name}; known: {', '.join(sorted(known))}")
+        return Sampling(**options)
+
+    def _prompts(self, prompt: str, sources: Sequence[str] | None, count: int) -> list[tuple[list[int], list[int]]]:
+        """Per text: the ids the model reads first, and those of them that are part of the text."""
+        conditional = bool(self.settings.data.source)
+        if conditional and sources is None:
+            raise DataError(
+                f"this run was trained with data.source = {self.settings.data.source}: give the sources to answer (--source)"
+            )
+        if sources is not None and not conditional:
+            raise DataError("this run was trained without data.source and cannot take sources")
+        unknown = self.tokenizer.unknown(prompt) if prompt else []
+        if unknown:
+            raise DataError(
+                f"the prompt holds {', '.join(map(repr, unknown[:5]))}, which this run's vocabulary of "
+                f"{self.tokenizer.vocab_size} does not; use words or characters of its training text"
+            )
+        text_ids = self.tokenizer.encode([prompt]).row(0).tolist() if prompt else []
+        start = [self._fact("start")]
+        if sources is None:
+            return [(start + text_ids, text_ids)] * count
+        heads = [
+            start + ids.tolist() + [self.tokenizer.sep]
+            for ids in runs.data_room("text").encode_sources(sources, self.tokenizer)
+        ]
+        return [(head + text_ids, text_ids) for head in heads for _ in range(count)]
+
+    def _automaton(self, forbid: Sequence[str]) -> Any:
+        if not forbid:
+            return None
+        from seqgen.nn.automaton import forbidden_words
+
+        return forbidden_words(list(forbid), self.tokenizer.surfaces())
+
+    def _decode(
+        self,
+        rows: list[tuple[list[int], list[int]]],
+        seed: int,
+        first: int,
+        sampling: Sampling,
+        automaton: Any,
+        stop: Sequence[str],
+        details: bool,
+        fast: bool,
+    ) -> list[Text]:
+        seeds = rng.text_seeds(seed, first, len(rows)).to(self.device)
+        with torch.inference_mode():
+            samples: Samples = self.model.sample(
+                [prompt for prompt, _ in rows], seeds, sampling, automaton=automaton, fast=fast, details=details
+            )
+        texts = self._decoded([own + ids for (_, own), ids in zip(rows, samples.ids, strict=True)])
+        begins = self._decoded([own for _, own in rows]) if stop else []
+        made = []
+        for i, ids in enumerate(samples.ids):
+            text, finished = texts[i], samples.finished[i]
+            cut = _first_of(text, stop, len(begins[i])) if stop else None
+            if cut is not None:
+                text, finished = text[:cut], True
+            end = [self._fact("stop")] if samples.finished[i] and self._fact("stop") >= 0 else []
+            made.append(
+                Text(
+                    text,
+                    first + i,
+                    finished,
+                    [self.tokenizer.id_to_token(t) for t in [*ids, *end]] if details else [],
+                    samples.log_prob[i].tolist() if details else [],
+                    samples.sampling_log_prob[i].tolist() if details else [],
+                    samples.entropy[i].tolist() if details else [],
+                )
+            )
+        return made
+
+    def _decoded(self, ids: list[list[int]]) -> list[str]:
+        return list(self.tokenizer.decode(ids))
+
+
+def _first_of(text: str, stops: Sequence[str], begin: int) -> int | None:
+    """Where the earliest stop string begins, at or after `begin`."""
+    found = [text.find(stop, begin) for stop in stops if stop]
+    return min((i for i in found if i >= 0), default=None)
+
+
+def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None) -> Writer:
+    """The trained model of a run folder: its best checkpoint, or that of `step`. RunError says what is missing."""
+    folder = Path(run)
+    settings = runs.read_settings(folder, module=module)
+    chapter = module or runs.chapter(settings.name)
+    place = runs.choose_device(device)
+    model = chapter.Model(settings.model)
+    checkpoint.load_model(folder, checkpoint.best_step(folder) if step is None else step, model)
+    tokenizer = runs.data_room("text").load_tokenizer(folder / "tokenizer") if chapter.DATA == "text" else None
+    return Writer(model.to(place).eval(), tokenizer, settings, place, folder)

@@ -1,0 +1,332 @@
+"""The one training loop: it knows steps, files and processes, and nothing about losses.
+
+Everything that happens at a step is a function of the step or of state in buffers, which a checkpoint holds. So a run that
+is killed and started again ends with the same bytes as one that was not: there is no loader position and no random state.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from seqgen.core import dist, files, log, rng
+from seqgen.core.config import to_toml
+from seqgen.core.errors import NonFiniteError, RunError
+from seqgen.core.update import Optimizer
+from seqgen.engine import checkpoint, evaluate, generate, report
+from seqgen.engine import run as runs
+from seqgen.engine.run import Settings
+
+_LOGS = ("log.jsonl", "scores.jsonl", "timing.jsonl")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display is told, at every step."""
+
+    step: int
+    """Updates done."""
+    steps: int
+    """Updates in all."""
+    scalars: dict[str, float]
+    """The latest line of log.jsonl."""
+    scores: dict[str, float]
+    """The latest validation."""
+    message: str = ""
+    """A sentence worth keeping on the screen, or ""."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    folder: Path
+    step: int
+    reason: str
+    """"finished", "stopped early", "interrupted" (SIGINT) or "terminated" (SIGTERM)."""
+
+
+def train(
+    settings: Settings | None,
+    out: str | os.PathLike[str],
+    *,
+    module: Any = None,
+    source_run: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    extra_input: Iterable[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
+
+    settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a chapter
+    of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of data.files.
+    Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the last
+    checkpoint stays) when a loss is not finite.
+    """
+    folder = Path(out)
+    stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
+    if settings is None:
+        if stored is None:
+            raise RunError(
+                f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
+            )
+        settings = runs.changed(stored, overrides, module=module)
+    chapter = module or runs.chapter(settings.name)
+    device = runs.choose_device(settings.train.device)
+    if device.type == "cuda" and dist.world() > 1:
+        device = torch.device("cuda", dist.local_rank())
+    if settings.train.threads:
+        torch.set_num_threads(settings.train.threads)
+    dist.start(device)
+
+    origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
+    data = runs.prepare_data(chapter, settings, folder, origin, device, extra_input)
+    settings = runs.with_facts(settings, data.facts, data.resolved_data, data.resolved_tokenizer)
+    model = _new_model(chapter, settings, device)
+    optimizers = chapter.optimizers(model, settings.train)
+
+    said: list[str] = []
+    last = checkpoint.steps(folder)
+    if stored is None:
+        if origin is not None:
+            checkpoint.fill(model, checkpoint.read_tensors(*origin, "model.safetensors"), str(origin[0]))
+        if dist.is_main():
+            _create(folder, settings, data, origin, device)
+    else:
+        _same_text(folder, data)
+        if dist.is_main():
+            said = runs.settle(folder, stored, settings, last[-1] if last else 0)
+    dist.barrier()
+
+    session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
+    session.resume(last[-1] if last else None)
+    for sentence in said:
+        session.say(sentence)
+    return session.run()
+
+
+def _new_model(chapter: Any, settings: Settings, device: torch.device) -> Any:
+    # drawn on the CPU from a seed without the rank: the same weights on every device and process
+    rng.enter_step(rng.hash64("weights", settings.seed), 0)
+    return chapter.Model(settings.model).to(device)
+
+
+def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path, int]:
+    folder = Path(source_run)
+    if not (folder / "config.toml").is_file():
+        raise RunError(f"--from {folder}: not a run folder")
+    return folder, checkpoint.best_step(folder)
+
+
+def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
+    """A new run folder: tokenizer and environment first, config.toml last, because it is what makes the folder a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(p.name not in ("tokenizer", "env.json") and not p.name.startswith(".") for p in folder.iterdir()):
+        raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
+    (folder / "checkpoints").mkdir()
+    (folder / "samples").mkdir()
+    if data.tokenizer is not None:
+        data.tokenizer.save(folder / "tokenizer")
+    env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world()}
+    if origin is not None:
+        env["from"] = {"run": str(origin[0]), "step": origin[1]}
+    files.write_json(folder / "env.json", env)
+    files.write_text(folder / "config.toml", to_toml(settings.sections()))
+
+
+def _same_text(folder: Path, data: Any) -> None:
+    before = files.read_json(folder / "env.json")["data_sha256"]
+    if data.fingerprint != before:
+        raise RunError(
+            f"{folder} was trained on other text (SHA-256 {before[:12]}..., now {data.fingerprint[:12]}...); "
+            f"restore the file, or start a new run from this one: --from {folder} --out ANOTHER"
+        )
+
+
+class _Session:
+    """One sitting of a run: its objects, its logs, its place in the steps."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        chapter: Any,
+        model: Any,
+        optimizers: dict[str, Optimizer],
+        data: Any,
+        device: torch.device,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.folder, self.settings, self.chapter, self.model = folder, settings, chapter, model
+        self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
+        self.step = 0
+        self.state: dict[str, Any] = {"best_nll": None, "best_step": None, "since_best": 0, "history": []}
+        self.scalars: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self.signal: int | None = None
+        self.logs = {name: log.JsonLines(folder / name) for name in _LOGS} if dist.is_main() else {}
+
+    def resume(self, step: int | None) -> None:
+        """Go back to a checkpoint, or to the very beginning, and cut the logs to what they were then."""
+        sizes: dict[str, int] = {}
+        if step is not None:
+            loaded = checkpoint.load(self.folder, step, self.model, self.optimizers)
+            self.step, sizes = step, loaded["logs"]
+            self.state = {key: loaded[key] for key in self.state}
+        for name, lines in self.logs.items():
+            lines.cut(sizes.get(name, 0))
+        if step is not None:
+            self.say(f"continuing {self.folder} from step {step}")
+
+    def say(self, message: str) -> None:
+        """Tell the person; the log holds no sentences."""
+        if dist.is_main():
+            if self.progress is not None:
+                self.progress(Progress(self.step, self.settings.train.steps, self.scalars, self.scores, message))
+            else:
+                log.messages.info(message)
+
+    def run(self) -> Outcome:
+        """The loop, in reading order."""
+        train = self.settings.train
+        began, began_step = time.perf_counter(), self.step
+        reason = "finished"
+        with self._signals():
+            while self.step < train.steps and not self._stops_early():
+                step = self.step
+                rng.enter_step(self.settings.seed, step, dist.rank())
+                self.model.train()
+                batch = self.data.batches.at(step, dist.rank(), dist.world())
+
+                # ---- one update of one network
+                with self._autocast():
+                    try:
+                        scalars = self.chapter.train_step(self.model, self.optimizers, batch, step)
+                    except NonFiniteError as error:
+                        raise NonFiniteError(f"{error}; {self._kept()}") from None
+                # ----
+
+                self.step = step + 1
+                ended = self.step == train.steps
+                if self.step % train.log_every == 0 or ended:
+                    self._log(scalars, (self.step - began_step) / (time.perf_counter() - began))
+                if ended or (train.eval_every and self.step % train.eval_every == 0):
+                    self._evaluate()
+                stop = dist.any_(self.signal is not None, self.device)
+                is_best = self.state["best_step"] == self.step
+                if (
+                    ended
+                    or stop
+                    or is_best
+                    or self._stops_early()
+                    or (train.save_every and self.step % train.save_every == 0)
+                ):
+                    self._save()
+                if self.progress is not None and dist.is_main():
+                    self.progress(Progress(self.step, train.steps, self.scalars, self.scores))
+                if stop and not ended:
+                    reason = "interrupted" if self.signal == signal.SIGINT else "terminated"
+                    break
+        if reason == "finished" and self.step < train.steps:
+            reason = "stopped early"
+        if dist.is_main():
+            self._remember_time(time.perf_counter() - began)
+            report.write_report(self.folder)
+        for lines in self.logs.values():
+            lines.close()
+        return Outcome(self.folder, self.step, reason)
+
+    def _stops_early(self) -> bool:
+        patience = self.settings.train.patience
+        return bool(patience) and self.state["since_best"] >= patience
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        on = self.settings.train.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=on)
+
+    def _kept(self) -> str:
+        last = checkpoint.steps(self.folder)
+        return f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written yet"
+
+    def _log(self, scalars: dict[str, Any], rate: float) -> None:
+        self.scalars = {name: float(value) for name, value in scalars.items()}
+        if dist.is_main():
+            self.logs["log.jsonl"].write({"step": self.step, **self.scalars})
+            self.logs["timing.jsonl"].write({"step": self.step, "steps_per_s": rate, "time": time.time()})
+
+    def _evaluate(self) -> None:
+        """Held-out likelihood, samples and their scores; best checkpoint, averaging and early stop follow from it."""
+        self.model.eval()
+        with contextlib.ExitStack() as stack, torch.inference_mode():
+            for optimizer in self.optimizers.values():
+                stack.enter_context(optimizer.averaged())
+            scores = evaluate.validate(self.chapter, self.model, self.data, self.device)
+            if dist.is_main() and self.settings.train.samples and self.data.tokenizer is not None:
+                writer = generate.Writer(self.model, self.data.tokenizer, self.settings, self.device, self.folder)
+                texts, sampled = evaluate.sample_and_score(writer, self.data, self.settings.train)
+                scores |= sampled
+                shown = texts[: self.settings.train.show]
+                files.write_text(self.folder / "samples" / f"{self.step:08d}.txt", "".join(f"{t}\n" for t in shown))
+        dist.barrier()
+        self.scores = scores
+        if dist.is_main():
+            self.logs["scores.jsonl"].write({"step": self.step, **scores})
+        self._judge(scores["nll_per_token"])
+        observe = getattr(self.chapter, "observe", None)  # the one optional name of a chapter
+        if observe is not None:
+            observe(self.model, scores)
+
+    def _judge(self, nll: float) -> None:
+        """What a validation decides: a new best, the averaging trigger. Equal on every process."""
+        state, train = self.state, self.settings.train
+        history = state["history"]
+        n = train.average_trigger
+        # NT-ASGD (Merity et al. 2018, algorithm 1): worse than the best of all but the last n validations
+        if n and len(history) > n and nll > min(history[:-n]):
+            for optimizer in self.optimizers.values():
+                if not optimizer.averaging:
+                    optimizer.start_averaging()
+                    self.say(f"step {self.step}: validation no longer falls, averaging begins")
+        history.append(nll)
+        if math.isfinite(nll) and (state["best_nll"] is None or nll < state["best_nll"]):
+            state |= {"best_nll": nll, "best_step": self.step, "since_best": 0}
+        else:
+            state["since_best"] += 1
+
+    def _save(self) -> None:
+        sizes = {name: lines.size() for name, lines in self.logs.items()}
+        checkpoint.save(self.folder, self.step, self.model, self.optimizers, sizes, self.state)
+        if dist.is_main():
+            checkpoint.prune(self.folder, self.settings.train.keep, self.state["best_step"])
+
+    def _remember_time(self, seconds: float) -> None:
+        env = files.read_json(self.folder / "env.json")
+        env["wall_seconds"] = round(env.get("wall_seconds", 0.0) + seconds, 1)
+        files.write_json(self.folder / "env.json", env)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run at the next step, saved; a second SIGINT ends it at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        try:
+            old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals belong to somebody else
+            old = {}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)

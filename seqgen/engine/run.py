@@ -1,0 +1,268 @@
+"""A run is a folder, and the folder is the model: settings in, settings back, and what a later sitting may change."""
+
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqgen._version import __version__
+from seqgen.core import config as settings_of
+from seqgen.core import files
+from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError, RunError
+
+_DATA_ROOMS = {"text": "seqgen.data.sources", "images": "seqgen.images.data"}
+
+MAY_CHANGE = frozenset(
+    f"train.{name}"
+    for name in ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
+)
+"""Options a later sitting of the same run may set anew: they do not rewrite the past."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run does; `sections()` is what config.toml holds."""
+
+    name: str
+    """The model, as on the command line: lm, seqgan, text-vae ..."""
+    seed: int
+    """One number from which all randomness of the run follows."""
+    data: Any
+    """Which rows, and how they are cut (the data room's DataConfig)."""
+    tokenizer: Any
+    """How text becomes ids (TokenizerConfig); None for images."""
+    model: Any
+    """The chapter's own Config."""
+    train: Train
+    """How long, how fast, on what."""
+
+    def sections(self) -> dict[str, Any]:
+        """Plain nested values, valid as TOML and as input to `config(file=...)`."""
+        parts = {"data": self.data, "tokenizer": self.tokenizer, "model": self.model, "train": self.train}
+        plain = {name: settings_of.to_dict(part) for name, part in parts.items() if part is not None}
+        return {"name": self.name, "seed": self.seed, "version": __version__, **plain}
+
+    def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
+        """Every option in which two settings differ, as {name: (this, other)}."""
+        a, b = _flat(self.sections()), _flat(other.sections())
+        return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key != "version" and a.get(key) != b.get(key)}
+
+
+def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def chapter_names() -> list[str]:
+    """The models there are, by their names on the command line: one per file of `models` and `images`."""
+    files_of = {room: resources.files("seqgen").joinpath(room) for room in ("models", "images")}
+    names = [p.name.removesuffix(".py") for p in files_of["models"].iterdir() if p.name.endswith(".py")]
+    if files_of["images"].is_dir():
+        names += [f"image_{room}" for room in ("gan", "vae") if files_of["images"].joinpath(f"{room}.py").is_file()]
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def chapter(name: str) -> Any:
+    """The module of a model, found by its file name: `text-vae` is models/text_vae.py, `image-gan` is images/gan.py."""
+    name = name.replace("_", "-")
+    if name not in chapter_names():
+        raise ConfigError(f"unknown model {name}{settings_of.suggestion(name, chapter_names())}")
+    room, file = ("images", name.removeprefix("image-")) if name.startswith("image-") else ("models", name)
+    return importlib.import_module(f"seqgen.{room}.{file.replace('-', '_')}")
+
+
+def data_room(kind: str) -> Any:
+    """The module that prepares a chapter's kind of data ("text" or "images")."""
+    return importlib.import_module(_DATA_ROOMS[kind])
+
+
+def preset_names() -> list[str]:
+    """The named starting points shipped with the package."""
+    return sorted(p.name.removesuffix(".toml") for p in resources.files("seqgen").joinpath("presets").iterdir())
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset's settings as nested values."""
+    if name not in preset_names():
+        raise ConfigError(f"unknown preset {name}{settings_of.suggestion(name, preset_names())}")
+    text = resources.files("seqgen").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
+    return settings_of.read_toml(text, name=f"preset {name}")
+
+
+def config(
+    model: str = "",
+    data: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    *,
+    preset: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    valid: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    module: Any = None,
+) -> Settings:
+    """The settings of a run: dataclass defaults < preset or TOML file < overrides.
+
+    `overrides` is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the model's default
+    preset is the start. `module` is a chapter of your own, then `model` only names it. ConfigError lists every fault.
+    """
+    if preset and file:
+        raise ConfigError(f"give --preset {preset} or --config {file}, not both")
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such settings file")
+        base = settings_of.read_toml(path.read_text(encoding="utf-8"), name=str(path))
+    else:
+        base = read_preset(preset) if preset else {}
+    name = (model or str(base.get("name", ""))).replace("_", "-")
+    if not name:
+        raise ConfigError(f"no model given; expected one of {', '.join(chapter_names())}")
+    if base.get("name", name) != name:
+        raise ConfigError(f"{preset or file} is for {base['name']}, not for {name}")
+    if not base and module is None:
+        base = read_preset(name if name in preset_names() else f"{name}-small")
+
+    asked = _nested(overrides)
+    given: dict[str, Any] = {}
+    if data is not None:
+        given["files"] = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(d) for d in data]
+    if valid is not None:
+        given["valid"] = os.fspath(valid)
+    return build(settings_of.merge(base, {"name": name}, {"data": given}, asked), module=module)
+
+
+def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    if not isinstance(overrides, Mapping):
+        nested = settings_of.parse_overrides(overrides)
+        return settings_of.merge(nested.pop("", {}), nested)
+    nested = {}
+    for key, value in overrides.items():
+        section, _, option = key.rpartition(".")
+        if section:
+            nested.setdefault(section, {})[option] = value
+        else:
+            nested[key] = value
+    return nested
+
+
+def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str], *, module: Any = None) -> Settings:
+    """The settings with some options replaced."""
+    return build(settings_of.merge(settings.sections(), _nested(overrides)), module=module)
+
+
+def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
+    """Settings from nested values; every fault of every section is reported in one ConfigError."""
+    module = module or chapter(str(sections["name"]))
+    room = data_room(module.DATA)
+    classes: dict[str, type] = {"data": room.DataConfig, "model": module.Config, "train": Train}
+    if module.DATA == "text":
+        classes["tokenizer"] = room.TokenizerConfig
+    top = {"name", "seed", "version", *classes}
+    faults = [f"unknown option {key}{settings_of.suggestion(key, top)}" for key in sections if key not in top]
+    parts: dict[str, Any] = {"tokenizer": None}
+    for section, cls in classes.items():
+        values = sections.get(section, {})
+        try:
+            parts[section] = settings_of.build(cls, values, section=section)
+        except ConfigError as error:
+            faults.append(str(error))
+    try:
+        seed = int(str(sections.get("seed", 1)))
+    except ValueError:
+        faults.append(f"seed must be an integer, got {str(sections['seed'])!r}")
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return Settings(str(sections["name"]), seed, **parts)
+
+
+def read_settings(folder: Path, *, module: Any = None) -> Settings:
+    """The settings of a run as they stand: config.toml and what later sittings changed."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise RunError(
+            f"{folder} is not a run folder (no config.toml); train one with: seqgen train MODEL --out {folder}"
+        )
+    sections = settings_of.read_toml(path.read_text(encoding="utf-8"), name=str(path))
+    for change in read_changes(folder):
+        sections = settings_of.merge(sections, _nested({key: new for key, (_, new) in change["settings"].items()}))
+    return build(sections, module=module)
+
+
+def read_changes(folder: Path) -> list[dict[str, Any]]:
+    """What later sittings changed, oldest first: {"step", "settings": {name: [old, new]}}."""
+    path = folder / "changes.json"
+    return list(files.read_json(path)) if path.is_file() else []
+
+
+def settle(folder: Path, stored: Settings, asked: Settings, step: int) -> list[str]:
+    """Accept or refuse what a new sitting asks of an existing run, and record it; returns sentences worth saying.
+
+    RunError lists every option that would rewrite the past.
+    """
+    differences = stored.differences(asked)
+    refused = {key: pair for key, pair in differences.items() if key not in MAY_CHANGE}
+    if refused:
+        listed = "; ".join(f"{key} = {_toml(old)}, now {_toml(new)}" for key, (old, new) in sorted(refused.items()))
+        raise RunError(f"{folder} was trained with {listed}; use another --out, or the stored settings")
+    if not differences:
+        return []
+    changes = [*read_changes(folder), {"step": step, "settings": {k: list(v) for k, v in differences.items()}}]
+    files.write_json(folder / "changes.json", changes)
+    said = [f"{key} is now {_toml(new)}, was {_toml(old)}" for key, (old, new) in sorted(differences.items())]
+    if "train.steps" in differences and stored.train.schedule in ("cosine", "linear"):
+        said.append(f"the {stored.train.schedule} schedule ends at the new train.steps: the learning rate jumps here")
+    return said
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any) -> Settings:
+    """The settings with what the data decided filled in: sizes and special ids, and every `auto` replaced."""
+    known = {field.name for field in dataclasses.fields(settings.model)}
+    filled = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in known}
+    model = dataclasses.replace(settings.model, **filled)
+    return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model)
+
+
+def environment(device: torch.device, command: list[str] | None = None) -> dict[str, Any]:
+    """What the machine and the software are, for env.json."""
+    import numpy
+
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "seqgen": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "command": command if command is not None else ["seqgen", *sys.argv[1:]],
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device an option names; ConfigError where it is unknown or absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"train.device must be auto, cpu or cuda[:N], got {name!r}") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"train.device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
