@@ -1,0 +1,706 @@
+"""BLEU and Self-BLEU, exact and near-linear (Papineni et al. 2002; smoothing of Chen and Cherry 2014; Self-BLEU of Zhu et al. 2018).
+
+Two identities replace the comparison of every sentence with every other. Multi-reference clip: the matches of a hypothesis are
+sum over its grams of min(own count, largest count in any one reference). Leave-one-out: the largest count among the *other*
+sentences is the second-largest over all of them (multiplicity kept), or, below the largest, irrelevant to the minimum; so
+Self-BLEU clips with the second-largest and nothing is ever removed. An n-gram can only match if both (n-1)-grams inside it do,
+so each order looks only at positions where the one before matched.
+
+Statistics are integers, scores float64; one set of statistics feeds every smoothing and level.
+Shapes: N hypotheses, K orders, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from seqgen.metrics.ngrams import (
+    Bools,
+    Floats,
+    Ints,
+    Packed,
+    Runs,
+    Sentences,
+    check_key_range,
+    encode_with,
+    join,
+    ngram_ids,
+    packed,
+    runs_of,
+    sentence_index,
+    tokens_left,
+)
+from seqgen.metrics.score import Score, Signature, input_hash, mean_rows, ratio_of_sums
+from seqgen.metrics.tokens import Text, Tokenizer, as_sentences
+
+Level: TypeAlias = Literal["sentence", "corpus", "sacrebleu"]
+_Alive: TypeAlias = Callable[[Runs], Bools]  # which grams can still match one order up, (G,)
+
+MAX_ORDER = 9
+EPSILON, ALPHA, K = 0.1, 5, 5  # the constants of Chen and Cherry 2014, section 3, which nltk uses too
+
+SMOOTHING = {
+    "method0": "m0",
+    "method1": f"m1({EPSILON})",
+    "method2": "m2",
+    "method3": "m3",
+    "method4": f"m4({K})",
+    "method5": "m5",
+    "method6": f"m6({ALPHA})",
+    "method7": "m7",
+}
+"""Names of the smoothing methods, and what a signature calls them."""
+
+
+class BleuStats(NamedTuple):
+    """Counts per hypothesis: all that any BLEU is computed from."""
+
+    num: Ints
+    """Clipped matches per order, (N, K)."""
+    den: Ints
+    """max(1, length - n + 1) per order, (N, K)."""
+    hyp_len: Ints
+    """Tokens of the hypothesis, (N,)."""
+    ref_len: Ints
+    """Length of the closest reference, ties to the shorter, (N,)."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# statistics
+
+
+def bleu_stats(
+    hyps: Sentences, refs: Sentences | None = None, max_n: int = 5, *, refs_per_hyp: Sequence[Sentences] | None = None
+) -> BleuStats:
+    """`BleuStats` of every hypothesis against all of `refs`, or of hypothesis i against refs_per_hyp[i] alone.
+
+    Sentences are token lists or `Packed` ids. Raises ValueError for no hypotheses, no references, an empty reference list (index
+    named), a number of reference lists that is not the number of hypotheses, max_n < 1; TypeError for strings instead of tokens.
+    """
+    _check_order(max_n, limit=None)
+    if (refs is None) == (refs_per_hyp is None):
+        raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")
+    if refs is not None:
+        (hyp, ref), vocabulary = packed(hyps, refs)
+        _check_filled(hyp, ref)
+        num = _clipped_matches(ref, hyp, vocabulary, max_n)
+        return _with_lengths(num, hyp, closest_length(hyp.lengths, ref.lengths))
+    assert refs_per_hyp is not None
+    count = hyps.lengths.size if isinstance(hyps, Packed) else len(hyps)
+    _check_ref_lists(count, refs_per_hyp)
+    (hyp, *lists), vocabulary = packed(hyps, *refs_per_hyp)
+    ref = join(lists)
+    _check_filled(hyp, ref)
+    sizes = np.array([one.lengths.size for one in lists])
+    group = np.repeat(np.arange(count), sizes)
+    num = _clipped_matches(ref, hyp, vocabulary, max_n, group)
+    closest = np.array(
+        [closest_length(hyp.lengths[i : i + 1], one.lengths)[0] for i, one in enumerate(lists)], dtype=np.int64
+    )
+    return _with_lengths(num, hyp, closest)
+
+
+def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
+    """`BleuStats` of every sentence against all others (leave-one-out). Raises ValueError for fewer than two sentences."""
+    _check_order(max_n, limit=None)
+    (corpus,), vocabulary = packed(sents)
+    lengths = corpus.lengths
+    if lengths.size < 2:
+        raise ValueError(f"Self-BLEU needs at least 2 sentences, got {lengths.size}")
+    num = np.zeros((lengths.size, max_n), dtype=np.int64)
+    for n, runs in _matching_runs(corpus, vocabulary, max_n, None, _repeated_grams):
+        if runs.positions.size:
+            share = np.minimum(runs.run_length, _second_largest(runs)[runs.run_gram])
+            num[:, n - 1] = np.bincount(runs.run_sentence, share, lengths.size)
+    return _with_lengths(num, corpus, _closest_other_length(lengths))
+
+
+def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, group: Ints | None = None) -> Ints:
+    """Matches (N, K) of the hypotheses; `group` names the hypothesis each reference belongs to, None if it serves all."""
+    refs = ref.lengths.size
+    if group is not None:
+        group = np.concatenate([group, np.arange(hyp.lengths.size)])
+    num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
+    for n, runs in _matching_runs(join([ref, hyp]), vocabulary, max_n, group, partial(_shared_grams, refs=refs)):
+        if runs.positions.size:
+            is_ref = runs.run_sentence < refs
+            clip = np.maximum.reduceat(np.where(is_ref, runs.run_length, 0), runs.first_run)
+            own = np.flatnonzero(~is_ref)
+            share = np.minimum(runs.run_length[own], clip[runs.run_gram[own]])
+            num[:, n - 1] = np.bincount(runs.run_sentence[own] - refs, share, hyp.lengths.size)
+    return num
+
+
+def _matching_runs(
+    corpus: Packed, vocabulary: int, max_n: int, group: Ints | None, alive: _Alive
+) -> Iterator[tuple[int, Runs]]:
+    """Runs of every order over the positions that may still match: both (n-1)-grams inside the n-gram are alive.
+
+    `group` (N,) keeps grams of different groups apart by giving order 0 an id of its own per group.
+    """
+    tokens, sentence, left = corpus.tokens, sentence_index(corpus.lengths), tokens_left(corpus.lengths)
+    previous = np.zeros(tokens.size, dtype=np.int64) if group is None else group[sentence]
+    grams = 1 if group is None else int(group.max()) + 1
+    positions = np.arange(tokens.size)
+    living = np.zeros(tokens.size + 1, dtype=bool)
+    for n in range(1, max_n + 1):
+        check_key_range(grams, vocabulary)
+        key = previous[positions]
+        key *= vocabulary
+        key += tokens[positions + n - 1]
+        runs = runs_of(key, grams * vocabulary, positions, sentence)
+        yield n, runs
+        if not runs.positions.size:
+            continue
+        keep = alive(runs)
+        grams = max(1, int(keep.sum()))
+        number = np.cumsum(keep) - 1
+        kept = keep[runs.gram]
+        at = runs.positions[kept]
+        previous[at] = number[runs.gram[kept]]
+        living[:] = False
+        living[at] = True
+        positions = np.flatnonzero(living[:-1] & living[1:] & (left > n))
+
+
+def _repeated_grams(runs: Runs) -> Bools:
+    """Grams that at least two sentences hold."""
+    return np.diff(runs.first_run, append=runs.run_gram.size) > 1
+
+
+def _shared_grams(runs: Runs, *, refs: int) -> Bools:
+    """Grams that a reference and a hypothesis hold: references come first, so the first and the last run tell."""
+    last = np.append(runs.first_run[1:], runs.run_gram.size) - 1
+    return (runs.run_sentence[runs.first_run] < refs) & (runs.run_sentence[last] >= refs)
+
+
+def _second_largest(runs: Runs) -> Ints:
+    """Second-largest run of every gram with multiplicity, 0 where one sentence alone holds it, (G,)."""
+    length = runs.run_length
+    if length.max() == 1:
+        return _repeated_grams(runs).astype(np.int64)
+    largest = np.maximum.reduceat(length, runs.first_run)
+    at_top = length == largest[runs.run_gram]
+    second = np.maximum.reduceat(np.where(at_top, 0, length), runs.first_run)
+    return np.where(np.add.reduceat(at_top, runs.first_run, dtype=np.int64) > 1, largest, second)
+
+
+def _with_lengths(num: Ints, hyp: Packed, ref_len: Ints) -> BleuStats:
+    den = np.maximum(1, hyp.lengths[:, None] - np.arange(num.shape[1]))
+    return BleuStats(num, den, hyp.lengths, ref_len)
+
+
+def closest_length(lengths: Ints, refs: Ints) -> Ints:
+    """For each of `lengths` (N,) the closest of `refs` (M,), ties to the shorter, (N,)."""
+    known = np.unique(refs)
+    above = np.minimum(np.searchsorted(known, lengths), known.size - 1)
+    below = np.maximum(above - 1, 0)
+    return np.where(np.abs(lengths - known[below]) <= np.abs(known[above] - lengths), known[below], known[above])
+
+
+def _closest_other_length(lengths: Ints) -> Ints:
+    """For each sentence the closest length among the others, ties to the shorter, (N,); N >= 2."""
+    known, own, counts = np.unique(lengths, return_inverse=True, return_counts=True)
+    far = np.iinfo(np.int64).max // 2
+    below = np.concatenate([[-far], known])[own]
+    above = np.append(known, far)[own + 1]
+    other = np.where(lengths - below <= above - lengths, below, above)
+    return np.where(counts[own] > 1, lengths, other)
+
+
+def _check_order(order: int, *, limit: int | None = MAX_ORDER) -> None:
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1 or (limit is not None and order > limit):
+        raise ValueError(f"order must be an integer in 1..{limit or '...'}, got {order!r}")
+
+
+def _check_filled(hyp: Packed, ref: Packed) -> None:
+    if not hyp.lengths.size:
+        raise ValueError("there are no hypotheses; give at least one")
+    if not ref.lengths.size:
+        raise ValueError("there are no references; give at least one")
+
+
+def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[object]) -> None:
+    if not hyps:
+        raise ValueError("there are no hypotheses; give at least one")
+    sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in refs_per_hyp]  # type: ignore[arg-type]
+    if len(sizes) != hyps:
+        transposed = bool(sizes) and set(sizes) == {hyps}
+        hint = (
+            f"each holds {hyps} entries, so they look transposed: give zip(*streams)"
+            if transposed
+            else "one is missing"
+        )
+        raise ValueError(
+            f"refs_per_hyp must hold one list for each of {hyps} hypotheses, got {len(sizes)} lists; {hint}"
+        )
+    if 0 in sizes:
+        raise ValueError(f"refs_per_hyp[{sizes.index(0)}] is empty; every hypothesis needs at least one reference")
+
+
+class ReferenceIndex:
+    """References prepared once, for many sets of hypotheses: `ReferenceIndex(refs, max_n)(hyps)` equals `bleu_stats`.
+
+    Holds, per order, the sorted keys of the references' grams with their clips; hypotheses look theirs up by binary search.
+    References are token lists or `Packed` ids, and the hypotheses must be of the same kind. Raises ValueError for no references.
+    """
+
+    def __init__(self, refs: Sentences, max_n: int = 5) -> None:
+        _check_order(max_n, limit=None)
+        self.max_n = max_n
+        if isinstance(refs, Packed):
+            self._vocabulary: dict[Hashable, int] | None = None
+            (ref,), size = packed(refs)
+        else:
+            vocabulary: defaultdict[Hashable, int] = defaultdict(count().__next__)
+            ref = encode_with(vocabulary.__getitem__, refs, "references")
+            self._vocabulary, size = dict(vocabulary), len(vocabulary)
+        if not ref.lengths.size:
+            raise ValueError("there are no references; give at least one")
+        self._size = max(1, size)
+        self._lengths = np.unique(ref.lengths)
+        self._keys: list[Ints] = []
+        self._clips: list[Ints] = []
+        sentence = sentence_index(ref.lengths)
+        for grams in ngram_ids(ref, self._size, max_n):
+            runs = runs_of(grams.gram, max(1, grams.size), grams.positions, sentence)
+            self._keys.append(grams.prefix * self._size + grams.last)
+            self._clips.append(np.maximum.reduceat(runs.run_length, runs.first_run) if grams.size else runs.run_length)
+
+    def __call__(self, hyps: Sentences, max_n: int | None = None) -> BleuStats:
+        """`BleuStats` of the hypotheses against the index, for orders 1..max_n; ValueError above the order it was built for."""
+        max_n = self.max_n if max_n is None else max_n
+        _check_order(max_n, limit=None)
+        if max_n > self.max_n:
+            raise ValueError(
+                f"the index holds orders up to {self.max_n}, got {max_n}; build it with ReferenceIndex(refs, {max_n})"
+            )
+        hyp = self._encode(hyps)
+        if not hyp.lengths.size:
+            raise ValueError("there are no hypotheses; give at least one")
+        num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
+        sentence, left = sentence_index(hyp.lengths), tokens_left(hyp.lengths)
+        gram = np.zeros(hyp.tokens.size, dtype=np.int64)
+        positions = np.arange(hyp.tokens.size)
+        for n in range(1, max_n + 1):
+            keys, clips = self._keys[n - 1], self._clips[n - 1]
+            positions = positions[left[positions] >= n]
+            token = hyp.tokens[positions + n - 1]
+            positions, token = positions[token >= 0], token[token >= 0]
+            if not (keys.size and positions.size):
+                break
+            key = gram[positions] * self._size + token
+            found = np.searchsorted(keys, key)
+            known = keys[np.minimum(found, keys.size - 1)] == key
+            positions, found = positions[known], found[known]
+            gram[positions] = found
+            pairs, own = np.unique(sentence[positions] * keys.size + found, return_counts=True)
+            share = np.minimum(own, clips[pairs % keys.size])
+            num[:, n - 1] = np.bincount(pairs // keys.size, share, hyp.lengths.size)
+        return _with_lengths(num, hyp, closest_length(hyp.lengths, self._lengths))
+
+    def _encode(self, hyps: Sentences) -> Packed:
+        """Hypotheses in the references' ids, -1 for a token the references do not have."""
+        if isinstance(hyps, Packed) is not (self._vocabulary is None):
+            kind = "Packed ids" if self._vocabulary is None else "token lists"
+            raise TypeError(f"the index was built from {kind}; give hypotheses of the same kind")
+        if isinstance(hyps, Packed):
+            (hyp,), _ = packed(hyps)
+            return Packed(np.where(hyp.tokens < self._size, hyp.tokens, -1), hyp.lengths)
+        known = self._vocabulary or {}
+        return encode_with(lambda token: known.get(token, -1), hyps, "hypotheses")
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# scores
+
+
+def smoothed_precisions(num: Floats, den: Floats, hyp_len: Floats, method: str, order: int) -> Floats:
+    """Smoothed precisions p' of orders 1..order, (..., order) float64, from counts (..., K) and lengths (...).
+
+    Chen and Cherry 2014 as nltk computes them, with its quirks: method 4 leaves 0 for hypotheses of one token, methods 5 and 7
+    append the 5-gram precision whatever the order (so K >= 5), method 6 needs a trigram match. Rows without a unigram match
+    score 0 whatever stands here.
+    """
+    m, d = num[..., :order], den[..., :order]
+    p = m / d
+    match method:
+        case "method0":
+            return np.where(m > 0, p, np.finfo(np.float64).tiny)
+        case "method1":
+            return np.where(m > 0, p, EPSILON / d)
+        case "method2":
+            p[..., 1:] = (m[..., 1:] + 1) / (d[..., 1:] + 1)
+            return p
+        case "method3":
+            return np.where(m > 0, p, 1 / (2.0 ** np.cumsum(m == 0, axis=-1) * d))
+        case "method4":
+            return _method4(m, d, hyp_len)
+        case "method5":
+            return _method5(p, num[..., 4] / den[..., 4])
+        case "method6":
+            for n in range(2, order):
+                square = p[..., n - 1] ** 2
+                prior = np.divide(square, p[..., n - 2], out=np.zeros_like(square), where=p[..., n - 2] > 0)
+                p[..., n] = (m[..., n] + ALPHA * prior) / (np.maximum(0, hyp_len - n) + ALPHA)
+            return p
+        case "method7":
+            return _method5(_method4(m, d, hyp_len), num[..., 4] / den[..., 4])
+    raise ValueError(f"unknown smoothing {method!r}; known: {', '.join(SMOOTHING)}")
+
+
+def _method4(m: Floats, d: Floats, hyp_len: Floats) -> Floats:
+    """Geometric sequence scaled by ln(length): short hypotheses get proportionally smaller counts."""
+    log_length = np.log(np.maximum(hyp_len, 1))[..., None]  # 0 for one token, so its empty orders stay 0
+    return np.where(m > 0, m / d, log_length / (2.0 ** np.cumsum(m == 0, axis=-1) * K * d))
+
+
+def _method5(p: Floats, p5: Floats) -> Floats:
+    """Running average of neighbouring orders; the order above the last is always the 5-gram precision."""
+    above = np.concatenate([p[..., 1:], p5[..., None]], axis=-1)
+    smoothed = np.empty_like(p)
+    before = p[..., 0] + 1
+    for n in range(p.shape[-1]):
+        before = smoothed[..., n] = (before + p[..., n] + above[..., n]) / 3
+    return smoothed
+
+
+def _combine(p: Floats, num: Floats, hyp_len: Floats, ref_len: Floats, weights: Floats) -> Floats:
+    """Brevity penalty times the weighted geometric mean of p (..., N); orders with p = 0 are skipped as nltk does."""
+    log_p = np.log(np.where(p > 0, p, 1.0))
+    short = hyp_len < ref_len
+    penalty = np.where(short, 1 - ref_len / np.where(short & (hyp_len > 0), hyp_len, 1), 0.0)
+    return np.where(num[..., 0] > 0, np.exp(penalty) * np.exp(log_p @ weights), 0.0)
+
+
+def _weights(order: int, weights: Sequence[float] | None) -> Floats:
+    if weights is None:
+        return np.full(order, 1 / order)
+    if len(weights) != order:
+        raise ValueError(f"weights must hold one number per order 1..{order}, got {len(weights)}")
+    if abs(math.fsum(weights) - 1) > 1e-9:
+        raise ValueError(f"weights must add up to 1, got {math.fsum(weights)}")
+    return np.asarray(weights, dtype=np.float64)
+
+
+def _check_smoothing(smoothing: str, order: int) -> None:
+    if smoothing not in SMOOTHING:
+        raise ValueError(f"unknown smoothing {smoothing!r}; known: {', '.join(SMOOTHING)}")
+    if smoothing == "method6" and order < 3:
+        raise ValueError(f"method6 extrapolates from two lower orders and needs order >= 3, got {order}")
+
+
+def needed_order(order: int, smoothing: str) -> int:
+    """Orders the statistics must hold for a score of this order: methods 5 and 7 also read the 5-gram precision."""
+    return max(order, 5) if smoothing in ("method5", "method7") else order
+
+
+def sentence_scores(
+    stats: BleuStats, order: int = 4, smoothing: str = "method1", weights: Sequence[float] | None = None
+) -> Floats:
+    """BLEU-`order` of every hypothesis, (N,) float64 in 0..1, as nltk's `sentence_bleu` with this smoothing.
+
+    Raises ValueError if the statistics hold too few orders, for an unknown smoothing, for weights of the wrong number or sum, and
+    for method6 with order < 3 or where a hypothesis with a unigram match has no trigram match (indices listed).
+    """
+    _check_order(order)
+    _check_smoothing(smoothing, order)
+    needed = needed_order(order, smoothing)
+    if stats.num.shape[1] < needed:
+        raise ValueError(
+            f"BLEU-{order} with {smoothing} needs statistics of orders 1..{needed}, got 1..{stats.num.shape[1]}"
+        )
+    if smoothing == "method6":
+        bad = np.flatnonzero((stats.num[:, 0] > 0) & (stats.num[:, 2] == 0))
+        if bad.size:
+            listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+            raise ValueError(
+                f"method6 needs a matching trigram; {bad.size} hypotheses have none: {listed}; use another smoothing"
+            )
+    num, den = stats.num.astype(np.float64), stats.den.astype(np.float64)
+    hyp_len, ref_len = stats.hyp_len.astype(np.float64), stats.ref_len.astype(np.float64)
+    p = smoothed_precisions(num, den, hyp_len, smoothing, order)
+    return _combine(p, num, hyp_len, ref_len, _weights(order, weights))
+
+
+def corpus_bleu(
+    stats: BleuStats,
+    order: int = 4,
+    *,
+    style: Literal["nltk", "sacrebleu"] = "nltk",
+    smoothing: str = "method1",
+    weights: Sequence[float] | None = None,
+) -> float:
+    """One BLEU of the whole set, 0..1: counts and lengths are summed first, then scored once.
+
+    `nltk` sums max(1, length - n + 1) per sentence and knows methods 0-4. `sacrebleu` sums the true counts and knows methods 0, 1,
+    2, 3, which it calls none, floor (0.1), add-k (1) and exp. Raises ValueError for other methods: in nltk 5-7 read the last
+    sentence only there, so the order of lines would change the score.
+    """
+    _check_order(order)
+    if stats.num.shape[1] < order:
+        raise ValueError(f"BLEU-{order} needs statistics of orders 1..{order}, got 1..{stats.num.shape[1]}")
+    pooled = pooled_statistic(order, style, smoothing, weights)
+    return float(pooled(corpus_rows(stats, order, style).sum(axis=0)))
+
+
+def corpus_rows(stats: BleuStats, order: int, style: str) -> Floats:
+    """Additive rows for corpus scores, (N, 2 order + 2): matches, counts, hypothesis length, reference length."""
+    num = stats.num[:, :order]
+    if style == "sacrebleu":
+        den = np.maximum(0, stats.hyp_len[:, None] - np.arange(order))
+    else:
+        den = stats.den[:, :order]
+    return np.column_stack([num, den, stats.hyp_len, stats.ref_len]).astype(np.float64)
+
+
+def pooled_statistic(
+    order: int, style: str, smoothing: str, weights: Sequence[float] | None = None
+) -> Callable[[Floats], Floats]:
+    """The function from summed `corpus_rows` (..., C) to corpus BLEU (...). Raises ValueError as `corpus_bleu`."""
+    _check_smoothing(smoothing, order)
+    if style not in ("nltk", "sacrebleu"):
+        raise ValueError(f"style must be nltk or sacrebleu, got {style!r}")
+    last = 4 if style == "nltk" else 3
+    if int(smoothing[-1]) > last:
+        raise ValueError(f"corpus BLEU in the style of {style} knows method0 to method{last}, got {smoothing}")
+    score = _pooled_sacrebleu if style == "sacrebleu" else _pooled_nltk
+    return partial(score, smoothing=smoothing, weights=_weights(order, weights))
+
+
+def _pooled_nltk(sums: Floats, *, smoothing: str, weights: Floats) -> Floats:
+    order = weights.size
+    num, den, hyp_len, ref_len = sums[..., :order], sums[..., order : 2 * order], sums[..., -2], sums[..., -1]
+    return _combine(smoothed_precisions(num, den, hyp_len, smoothing, order), num, hyp_len, ref_len, weights)
+
+
+def _pooled_sacrebleu(sums: Floats, *, smoothing: str, weights: Floats) -> Floats:
+    order = weights.size
+    num, den, hyp_len, ref_len = sums[..., :order], sums[..., order : 2 * order], sums[..., -2], sums[..., -1]
+    if smoothing == "method2":
+        den = den + (np.arange(order) > 0)  # one more above the unigrams also where a set has no n-gram of that order
+        num = num + (np.arange(order) > 0)
+        smoothing = "method0"
+    p = smoothed_precisions(num, np.maximum(den, 1), hyp_len, smoothing, order)
+    counted = (den > 0) & ((num > 0) | (smoothing != "method0"))
+    return np.where(counted.all(axis=-1), _combine(p, num, hyp_len, ref_len, weights), 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# text in, scores out
+
+
+def bleu(
+    hyps: Text,
+    refs: Text | None = None,
+    *,
+    order: int = 4,
+    tokenizer: Tokenizer = "split",
+    smoothing: str = "method1",
+    level: Level = "sentence",
+    weights: Sequence[float] | None = None,
+    refs_per_hyp: Sequence[Text] | None = None,
+    lower: bool = False,
+) -> Score:
+    """BLEU-`order` of the hypotheses, 0..1, with `.orders` for 1..order: by default the mean over hypotheses, each against all refs.
+
+    `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). `level` is `sentence` (mean),
+    `corpus` (nltk's pooled form) or `sacrebleu`. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds
+    `order` alone; method6 starts at order 3.
+    Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`, `corpus_bleu`.
+    """
+    return bleu_orders(
+        hyps,
+        refs,
+        orders=(order,),
+        tokenizer=tokenizer,
+        smoothing=smoothing,
+        level=level,
+        weights=weights,
+        refs_per_hyp=refs_per_hyp,
+        lower=lower,
+    )[order]
+
+
+def bleu_orders(
+    hyps: Text,
+    refs: Text | None = None,
+    *,
+    orders: Sequence[int] = (2, 3, 4, 5),
+    tokenizer: Tokenizer = "split",
+    smoothing: str = "method1",
+    level: Level = "sentence",
+    weights: Sequence[float] | None = None,
+    refs_per_hyp: Sequence[Text] | None = None,
+    lower: bool = False,
+) -> dict[int, Score]:
+    """`bleu` at several orders from one pass over the text, order -> Score."""
+    top = _check_orders(orders, smoothing)
+    hyp, kind = as_sentences(hyps, "hypotheses", tokenizer, lower=lower)
+    if refs_per_hyp is not None and refs is None:
+        lists = [
+            as_sentences(one, f"refs_per_hyp[{i}]", tokenizer, lower=lower)[0] for i, one in enumerate(refs_per_hyp)
+        ]
+        stats = bleu_stats(hyp, None, needed_order(top, smoothing), refs_per_hyp=lists)
+        references = f"{sum(_size(one) for one in lists)}(own)"
+        inputs = input_hash(hyps, _end_to_end(refs_per_hyp))
+    elif refs is not None and refs_per_hyp is None:
+        ref, ref_kind = as_sentences(refs, "references", tokenizer, lower=lower)
+        if hyps and refs and kind != ref_kind:
+            raise TypeError("hypotheses and references must both be lines or both be token lists; got one of each")
+        stats = bleu_stats(hyp, ref, needed_order(top, smoothing))
+        references, inputs = str(_size(ref)), input_hash(hyps, refs)
+    else:
+        raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")
+    fields = {"hyp": str(stats.hyp_len.size), "ref": references, "tok": kind, "case": "lower" if lower else "given"}
+    return _score_orders("bleu", stats, orders, smoothing, level, weights, fields, inputs)
+
+
+def self_bleu(
+    lines: Text,
+    *,
+    order: int = 4,
+    tokenizer: Tokenizer = "split",
+    smoothing: str = "method1",
+    weights: Sequence[float] | None = None,
+    lower: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    against: Text | None = None,
+    keep_self: bool = False,
+) -> Score:
+    """Self-BLEU-`order`, 0..1: the mean over lines of BLEU against all other lines; lower is more diverse, real text is the measure.
+
+    `sample` scores a subset of that many lines, drawn with `seed`, among themselves. `against` scores the lines against another
+    set of samples instead (the split form). `keep_self` leaves every line among its own references, the known fault of two
+    toolkits: the result is 1 or nearly so. Input as for `bleu`. Raises ValueError for fewer than two lines, `sample` above their
+    number or below 2, or options that exclude each other.
+    """
+    return self_bleu_orders(
+        lines,
+        orders=(order,),
+        tokenizer=tokenizer,
+        smoothing=smoothing,
+        weights=weights,
+        lower=lower,
+        sample=sample,
+        seed=seed,
+        against=against,
+        keep_self=keep_self,
+    )[order]
+
+
+def self_bleu_orders(
+    lines: Text,
+    *,
+    orders: Sequence[int] = (2, 3, 4, 5),
+    tokenizer: Tokenizer = "split",
+    smoothing: str = "method1",
+    weights: Sequence[float] | None = None,
+    lower: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    against: Text | None = None,
+    keep_self: bool = False,
+) -> dict[int, Score]:
+    """`self_bleu` at several orders from one pass over the text, order -> Score."""
+    top = needed_order(_check_orders(orders, smoothing), smoothing)
+    if against is not None and (keep_self or sample is not None):
+        raise ValueError("against scores one set of samples against another; it excludes sample and keep_self")
+    sents, kind = as_sentences(lines, "lines", tokenizer, lower=lower)
+    inputs = input_hash(lines)
+    fields = {"hyp": str(_size(sents)), "ref": "others", "self": "loo"}
+    if sample is not None:
+        if not 2 <= sample <= _size(sents):
+            raise ValueError(f"sample must be in 2..{_size(sents)}, the number of lines, got {sample}")
+        sents = take(sents, np.sort(np.random.default_rng(seed).choice(_size(sents), sample, replace=False)))
+        fields["hyp"] = f"{sample} of {fields['hyp']}"
+    if against is not None:
+        others, other_kind = as_sentences(against, "against", tokenizer, lower=lower)
+        if kind != other_kind:
+            raise TypeError("lines and against must both be lines or both be token lists; got one of each")
+        stats = bleu_stats(sents, others, top)
+        fields |= {"ref": str(_size(others)), "self": "split"}
+        inputs = input_hash(lines, against)
+    elif keep_self:
+        stats = bleu_stats(sents, sents, top)
+        fields |= {"ref": "all", "self": "included"}
+    else:
+        stats = self_bleu_stats(sents, top)
+    fields |= {"tok": kind, "case": "lower" if lower else "given"}
+    drawn = seed if sample is not None else None
+    return _score_orders("self-bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
+
+
+def take(sents: Sentences, rows: Ints) -> Sentences:
+    """The sentences at `rows`, in that order."""
+    if not isinstance(sents, Packed):
+        return [sents[i] for i in rows]
+    lengths = sents.lengths[rows]
+    start = np.cumsum(sents.lengths) - sents.lengths
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return Packed(sents.tokens[np.repeat(start[rows], lengths) + within], lengths)
+
+
+def _score_orders(
+    metric: str,
+    stats: BleuStats,
+    orders: Sequence[int],
+    smoothing: str,
+    level: str,
+    weights: Sequence[float] | None,
+    fields: Mapping[str, str],
+    inputs: str,
+    seed: int | None = None,
+) -> dict[int, Score]:
+    lowest = max(orders) if weights is not None else 3 if smoothing == "method6" else 1
+    values: dict[int, float] = {}
+    parts: dict[int, tuple[Floats, Callable[[Floats], Floats]]] = {}
+    for n in range(lowest, max(orders) + 1):
+        if level == "sentence":
+            rows, statistic = mean_rows(sentence_scores(stats, n, smoothing, weights)), ratio_of_sums
+        elif level in ("corpus", "sacrebleu"):
+            style = "nltk" if level == "corpus" else "sacrebleu"
+            rows, statistic = corpus_rows(stats, n, style), pooled_statistic(n, style, smoothing, weights)
+        else:
+            raise ValueError(f"level must be sentence, corpus or sacrebleu, got {level!r}")
+        parts[n] = rows, statistic
+        values[n] = float(statistic(rows.sum(axis=0)))
+    scores = {}
+    for n in orders:
+        how = {
+            "n": f"1-{n}" if weights is None else f"1-{n}({','.join(f'{w:g}' for w in weights)})",
+            "lvl": {"sentence": "sent-mean", "corpus": "corpus", "sacrebleu": "corpus-sacrebleu"}[level],
+            "smooth": SMOOTHING[smoothing],
+        }
+        signature = Signature(metric, how | dict(fields), inputs, seed)
+        rows, statistic = parts[n]
+        scores[n] = Score(values[n], signature, {k: v for k, v in values.items() if k <= n}, rows, statistic)
+    return scores
+
+
+def _check_orders(orders: Sequence[int], smoothing: str) -> int:
+    if not orders:
+        raise ValueError("orders must name at least one n-gram order")
+    for order in orders:
+        _check_order(order)
+        _check_smoothing(smoothing, order)
+    return max(orders)
+
+
+def _size(sents: Sentences) -> int:
+    return int(sents.lengths.size) if isinstance(sents, Packed) else len(sents)
+
+
+def _end_to_end(lists: Sequence[Text]) -> Text:
+    packed_lists = [one for one in lists if isinstance(one, Packed)]
+    if packed_lists:
+        return join(packed_lists)
+    return [item for one in lists if not isinstance(one, Packed) for item in one]  # type: ignore[return-value]

@@ -1,0 +1,233 @@
+"""N-gram identities without hashing: every n-gram of a corpus as a dense integer, by one sort per order.
+
+The id of the n-gram at position p is the dense rank of `id of the (n-1)-gram at p, then the token at p + n - 1`. A sort that is
+stable in the position keeps the sentences together inside a gram, so one sort gives ids, counts per sentence ("runs") and ranks.
+No string is joined and nothing is hashed, so tokens that contain spaces cannot collide. Exact, O(T log T) per order.
+Shapes: T tokens, N sentences, G distinct n-grams of one order, C corpora.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import chain, count
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+_KEY_LIMIT = 9 * 10**18  # keys are products of two id ranges and must stay inside int64
+
+
+class Packed(NamedTuple):
+    """A corpus as integers: `tokens` (T,) int64, all sentences end to end, and `lengths` (N,) int64, their sum T.
+
+    Two packed corpora may be compared only if the same integer means the same token in both.
+    """
+
+    tokens: Ints
+    lengths: Ints
+
+
+Tokens: TypeAlias = Sequence[Sequence[Hashable]]
+Sentences: TypeAlias = Tokens | Packed
+
+
+def encode(*corpora: Tokens) -> tuple[list[Packed], int]:
+    """Each corpus of token lists as `Packed` ids, and the size of their common vocabulary; ids are in order of appearance.
+
+    Raises TypeError where a sentence is a bare string or no sequence, or a corpus is one sentence instead of a list of them.
+    """
+    vocabulary: defaultdict[Hashable, int] = defaultdict(count().__next__)
+    packed = [encode_with(vocabulary.__getitem__, corpus, f"corpus {i}") for i, corpus in enumerate(corpora)]
+    return packed, len(vocabulary)
+
+
+def encode_with(lookup: Callable[[Hashable], int], corpus: Tokens, name: str) -> Packed:
+    """One corpus as `Packed` through `lookup`, from token to id; `name` stands in the messages. Raises as `encode`."""
+    if isinstance(corpus, str):
+        raise TypeError(f"{name} must be a list of token lists, got one str; split it into sentences and tokens")
+    for i, sentence in enumerate(corpus):
+        if type(sentence) is not list and (isinstance(sentence, str | bytes) or not isinstance(sentence, Sequence)):
+            raise TypeError(
+                f"{name}, sentence {i}: must be a list of tokens, got {type(sentence).__name__} {_short(sentence)}; "
+                f"split each line into tokens, and wrap a single sentence in a list"
+            )
+    lengths = np.fromiter(map(len, corpus), dtype=np.int64, count=len(corpus))
+    flat = map(lookup, chain.from_iterable(corpus))
+    try:
+        return Packed(np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths)
+    except TypeError as error:
+        raise TypeError(f"{name}: tokens must be strings or other hashable values ({error})") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def pack(ids: npt.ArrayLike, lengths: npt.ArrayLike) -> Packed:
+    """`Packed` from padded rows: ids (N, L) of any integer type and lengths (N,); what lies beyond a row's length is dropped.
+
+    Raises ValueError if the shapes do not fit or a length is outside 0..L, TypeError if ids are not integers.
+    """
+    ids_nl, lengths_n = np.asarray(ids), np.asarray(lengths)
+    if ids_nl.ndim != 2 or lengths_n.shape != ids_nl.shape[:1]:
+        raise ValueError(f"ids must be (N, L) and lengths (N,), got {ids_nl.shape} and {lengths_n.shape}")
+    if not np.issubdtype(ids_nl.dtype, np.integer) or not np.issubdtype(lengths_n.dtype, np.integer):
+        raise TypeError(f"ids and lengths must be integers, got {ids_nl.dtype} and {lengths_n.dtype}")
+    bad = np.flatnonzero((lengths_n < 0) | (lengths_n > ids_nl.shape[1]))
+    if bad.size:
+        raise ValueError(f"lengths[{bad[0]}] must be in 0..{ids_nl.shape[1]}, got {lengths_n[bad[0]]}")
+    inside = np.arange(ids_nl.shape[1]) < lengths_n[:, None]
+    return Packed(ids_nl[inside].astype(np.int64), lengths_n.astype(np.int64))
+
+
+def packed(*corpora: Sentences) -> tuple[list[Packed], int]:
+    """The corpora with common ids and the vocabulary size: packed ones as they are, token lists through `encode`.
+
+    Raises TypeError for a mix of the two (ids and tokens have no common meaning), ValueError for negative ids or lengths
+    that do not add up.
+    """
+    given = [corpus for corpus in corpora if isinstance(corpus, Packed)]
+    if not given:
+        return encode(*(corpus for corpus in corpora if not isinstance(corpus, Packed)))
+    if len(given) < len(corpora):
+        raise TypeError("corpora must all be token lists or all be Packed ids, got a mix; encode them together")
+    size = 0
+    for i, corpus in enumerate(given):
+        if int(corpus.lengths.sum()) != corpus.tokens.size:
+            raise ValueError(
+                f"corpus {i}: lengths add up to {corpus.lengths.sum()}, but there are {corpus.tokens.size} tokens"
+            )
+        if corpus.tokens.size:
+            if corpus.tokens.min() < 0:
+                raise ValueError(f"corpus {i}: ids must be >= 0, got {corpus.tokens.min()}")
+            size = max(size, int(corpus.tokens.max()) + 1)
+    return given, size
+
+
+def join(corpora: Sequence[Packed]) -> Packed:
+    """All corpora end to end, in order."""
+    return Packed(np.concatenate([c.tokens for c in corpora]), np.concatenate([c.lengths for c in corpora]))
+
+
+def sentence_index(lengths: Ints) -> Ints:
+    """The sentence each token belongs to, (T,)."""
+    return np.repeat(np.arange(lengths.size), lengths)
+
+
+def tokens_left(lengths: Ints) -> Ints:
+    """How many tokens of its own sentence start at each position, itself included, (T,)."""
+    ends = np.cumsum(lengths)
+    return np.repeat(ends, lengths) - np.arange(int(lengths.sum()))
+
+
+def stable_sort(key: Ints, bound: int) -> tuple[Ints, Ints]:
+    """`key` (T,) sorted, and the order that sorts it, equal keys in order of position; every key is in 0..bound-1.
+
+    Key and position share one int64 where they fit: a plain value sort is then stable, and it runs on vector instructions
+    (measured: 0.7 ms against 13 ms for a stable argsort of 150,000 keys).
+    """
+    bits = max(1, int(key.size - 1).bit_length())
+    if (bound - 1).bit_length() + bits <= 63:
+        both = key << bits
+        both |= np.arange(key.size)
+        both.sort()
+        order = both & ((1 << bits) - 1)
+        both >>= bits
+        return both, order
+    order = np.argsort(key, kind="stable")
+    return key[order], order
+
+
+def check_key_range(grams: int, vocabulary: int) -> None:
+    """Raise ValueError where `grams * vocabulary` would leave int64, before anything wraps around in silence."""
+    if grams * vocabulary > _KEY_LIMIT:
+        raise ValueError(
+            f"{grams} n-grams times a vocabulary of {vocabulary} exceed 63 bits; make the ids dense with encode"
+        )
+
+
+class Runs(NamedTuple):
+    """N-grams of one order, sorted by gram, then sentence. R runs: a run is all occurrences of one gram in one sentence."""
+
+    positions: Ints
+    """Start of each occurrence in the corpus, (P,), sorted by (gram, position)."""
+    gram: Ints
+    """Its gram, dense 0..G-1, (P,)."""
+    run_gram: Ints
+    """Gram of each run, (R,)."""
+    run_sentence: Ints
+    """Sentence of each run, (R,)."""
+    run_length: Ints
+    """Occurrences in each run, (R,)."""
+    first_run: Ints
+    """First run of each gram, (G,)."""
+
+
+def runs_of(key: Ints, bound: int, positions: Ints, sentence: Ints) -> Runs:
+    """Group the occurrences at ascending `positions` (P,) by `key` (P,), and inside a gram by sentence."""
+    sorted_key, order = stable_sort(key, bound)
+    at = positions[order]
+    where = sentence[at]
+    size = key.size
+    new_gram = np.empty(size, dtype=bool)
+    new_gram[:1] = True
+    np.not_equal(sorted_key[1:], sorted_key[:-1], out=new_gram[1:])
+    new_run = new_gram.copy()
+    new_run[1:] |= where[1:] != where[:-1]
+    gram = np.cumsum(new_gram)
+    gram -= 1
+    start = np.flatnonzero(new_run)
+    return Runs(at, gram, gram[start], where[start], np.diff(start, append=size), np.flatnonzero(new_gram[start]))
+
+
+class Grams(NamedTuple):
+    """Dense ids of all n-grams of one order, in order of position."""
+
+    n: int
+    positions: Ints
+    """Every position with at least n tokens left in its sentence, ascending, (P,)."""
+    gram: Ints
+    """Id of the n-gram that starts there, (P,), 0..size-1, in the sorted order of (gram of order n-1, token)."""
+    size: int
+    """Number of distinct n-grams G."""
+    prefix: Ints
+    """The (n-1)-gram that each n-gram extends, (G,); ascending. All zero for n = 1."""
+    last: Ints
+    """The token that each n-gram ends with, (G,)."""
+
+
+def ngram_ids(corpus: Packed, vocabulary: int, max_n: int) -> Iterator[Grams]:
+    """Ids of the n-grams of orders 1..max_n, one `Grams` an order, sentences never mixed."""
+    tokens, left = corpus.tokens, tokens_left(corpus.lengths)
+    previous, grams = np.zeros(tokens.size, dtype=np.int64), 1
+    for n in range(1, max_n + 1):
+        positions = np.flatnonzero(left >= n)
+        check_key_range(grams, vocabulary)
+        key = previous[positions] * vocabulary + tokens[positions + n - 1]
+        sorted_key, order = stable_sort(key, grams * vocabulary)
+        new = np.empty(key.size, dtype=bool)
+        new[:1] = True
+        np.not_equal(sorted_key[1:], sorted_key[:-1], out=new[1:])
+        gram = np.empty_like(key)
+        gram[order] = np.cumsum(new) - 1
+        prefix, last = np.divmod(sorted_key[new], vocabulary)
+        yield Grams(n, positions, gram, prefix.size, prefix, last)
+        previous[positions] = gram
+        grams = max(1, prefix.size)
+
+
+def ngram_counts(corpora: Sequence[Packed], vocabulary: int, max_n: int) -> Iterator[Ints]:
+    """For each order 1..max_n the counts of all n-grams found in any corpus, (C, G) int64, one row a corpus."""
+    whole = join(corpora)
+    edges = np.cumsum([corpus.tokens.size for corpus in corpora])
+    for grams in ngram_ids(whole, vocabulary, max_n):
+        cuts = np.searchsorted(grams.positions, edges)
+        pieces = np.split(grams.gram, cuts[:-1])
+        yield np.stack([np.bincount(piece, minlength=grams.size) for piece in pieces])

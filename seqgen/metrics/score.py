@@ -1,0 +1,195 @@
+"""A number that says how it was made: `Score` with its `Signature`, its 95 % interval where rows allow one, and JSON.
+
+Rows hold additive statistics of one hypothesis each; a score is a function of their sum. So an interval, a paired test and the
+score itself share one definition (the bootstrap of Efron 1979; Koehn 2004 for its use on BLEU).
+Shapes: N rows, C statistics a row, B resamples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from seqgen.metrics.ngrams import Floats, Packed, Sentences
+
+VERSION = "1.0"
+"""Version of the definitions in this room: it changes when a number would."""
+
+RESAMPLES = 1000
+Statistic: TypeAlias = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a score was made. Two scores may be compared if all but `inputs`, `seed` and `temperature` are equal."""
+
+    metric: str
+    """Name of the metric, as in `bleu`."""
+    fields: Mapping[str, str]
+    """What decides the number, in the order it is printed: order, level, smoothing, counts, tokenizer, case."""
+    inputs: str = ""
+    """Hash of the texts that were scored."""
+    seed: int | None = None
+    """Seed of the shuffle or of the subset, if rows were drawn."""
+    temperature: float | None = None
+    """Temperature the samples were drawn at, if stated."""
+
+    def __str__(self) -> str:
+        """Return the parts in one line, `bleu|n:1-4|...|v:1.0|in:3fa4`."""
+        parts = [self.metric, *(f"{name}:{value}" for name, value in self.fields.items()), f"v:{VERSION}"]
+        if self.inputs:
+            parts.append(f"in:{self.inputs}")
+        if self.seed is not None:
+            parts.append(f"seed:{self.seed}")
+        if self.temperature is not None:
+            parts.append(f"temp:{self.temperature:g}")
+        return "|".join(parts)
+
+    def check_comparable(self, other: Signature) -> None:
+        """Raise ValueError naming the first field in which the two numbers were made differently."""
+        if self.metric != other.metric:
+            raise ValueError(f"scores differ in metric: {self.metric} and {other.metric}; compare like with like")
+        for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
+            ours, theirs = self.fields.get(name, "absent"), other.fields.get(name, "absent")
+            if ours != theirs:
+                raise ValueError(
+                    f"{self.metric} scores differ in {name}: {ours} and {theirs}; compute both with the same settings"
+                )
+
+
+def ratio_of_sums(sums: Floats) -> Floats:
+    """First column over second, (..., 2) -> (...): the mean where the second counts rows, a pooled share where it counts units."""
+    numerator, denominator = sums[..., 0], sums[..., 1]
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def mean_rows(values: Floats) -> Floats:
+    """Rows (N, 2) whose ratio of sums is the mean of `values` (N,)."""
+    return np.column_stack([values, np.ones_like(values)])
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A number and how it was made. `float(score)` is the number, `str(score)` is for people, `to_dict` for files.
+
+    Scores compare (`<`, `>`, `-`) only if their signatures allow it; against a plain number they compare as numbers.
+    """
+
+    value: float
+    signature: Signature
+    orders: Mapping[int, float] = field(default_factory=dict)
+    """The same score at every n-gram order that was asked for, where the metric has orders."""
+    rows: Floats | None = field(default=None, repr=False)
+    """Additive statistics per hypothesis, (N, C); None where the metric is no function of independent rows."""
+    statistic: Statistic = field(default=ratio_of_sums, repr=False)
+    """From sums of rows, (..., C), to the score, (...)."""
+    stored_interval: tuple[float, float] | None = field(default=None, repr=False)
+    """The interval of a score that was read back from a file, where the rows are gone."""
+    note: str = ""
+    """What the reader must know, such as that a toolkit's own bug makes this number meaningless."""
+
+    def __float__(self) -> float:
+        """Return the number alone."""
+        return self.value
+
+    def __str__(self) -> str:
+        """Return `0.3438 [0.3391, 0.3484] bleu|n:1-4|...`."""
+        interval = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
+        return f"{self.value:.4f}{interval} {self.signature}"
+
+    def _number(self, other: object) -> float | None:
+        if isinstance(other, Score):
+            self.signature.check_comparable(other.signature)
+            return other.value
+        return float(other) if isinstance(other, int | float) else None
+
+    def __lt__(self, other: object) -> bool:
+        number = self._number(other)
+        return NotImplemented if number is None else self.value < number
+
+    def __gt__(self, other: object) -> bool:
+        number = self._number(other)
+        return NotImplemented if number is None else self.value > number
+
+    def __sub__(self, other: object) -> float:
+        number = self._number(other)
+        return NotImplemented if number is None else self.value - number
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % percentile bootstrap interval over hypotheses, seed 0; None where rows allow none.
+
+        Self-BLEU's rows share their references, so its interval states the spread over hypotheses, not over whole sample sets.
+        """
+        if self.rows is None or len(self.rows) < 2:
+            return self.stored_interval
+        low, high = np.quantile(self.statistic(resampled_sums(self.rows, seed=0)), [0.025, 0.975])
+        return float(low), float(high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: metric, value, orders, interval, signature (text and parts), note."""
+        signature = self.signature
+        return {
+            "metric": signature.metric,
+            "value": self.value,
+            "orders": {str(n): value for n, value in self.orders.items()},
+            "interval": list(self.interval) if self.interval else None,
+            "signature": str(signature),
+            "fields": dict(signature.fields),
+            "inputs": signature.inputs,
+            "seed": signature.seed,
+            "temperature": signature.temperature,
+            "note": self.note,
+        }
+
+    def json(self) -> str:
+        """Return `to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Score:
+        """A score as `to_dict` wrote it: it prints and compares as before, but has no rows for further tests."""
+        signature = Signature(
+            stored["metric"], dict(stored["fields"]), stored["inputs"], stored["seed"], stored["temperature"]
+        )
+        interval = stored["interval"]
+        return cls(
+            float(stored["value"]),
+            signature,
+            {int(n): float(value) for n, value in stored["orders"].items()},
+            stored_interval=(float(interval[0]), float(interval[1])) if interval else None,
+            note=stored["note"],
+        )
+
+
+def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """Sums of `rows` (N, C) over `resamples` draws of N rows with replacement, (B, C) float64; the same draws for a seed and N."""
+    random = np.random.default_rng(seed)
+    size = len(rows)
+    sums = np.empty((resamples, rows.shape[1]))
+    for b in range(resamples):
+        drawn = np.bincount(random.integers(0, size, size), minlength=size)
+        sums[b] = drawn @ rows
+    return sums
+
+
+def input_hash(*texts: Sequence[str] | Sentences) -> str:
+    """A short name of the exact texts, 12 hexadecimal digits each, joined by a slash: equal texts, equal names."""
+    return "/".join(_hash_one(text) for text in texts)
+
+
+def _hash_one(text: Sequence[str] | Sentences) -> str:
+    if isinstance(text, Packed):
+        data = text.lengths.tobytes() + text.tokens.tobytes()
+    elif text and isinstance(text[0], str):
+        data = "\n".join(text).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
+    else:
+        # \x1f and \x1e are the unit and record separators of ASCII: no tokenizer here leaves them inside a token
+        data = "\x1e".join("\x1f".join(map(str, sentence)) for sentence in text).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
