@@ -90,7 +90,7 @@ def learning_rate(train: Train, step: int) -> float:
     if train.schedule == "constant":
         return train.lr
     if train.schedule == "inverse-sqrt":
-        return train.lr * math.sqrt(max(1, train.warmup) / (step + 1)) if step >= 1 else train.lr
+        return train.lr * math.sqrt(max(1, train.warmup) / (step + 1))
     progress = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
     fall = 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
     return train.lr * (train.lr_end + (1 - train.lr_end) * fall)

@@ -1,7 +1,7 @@
 """Scores that need a model, and the tables that stand it beside real text and an n-gram model.
 
-Text-only metrics live in `seqgen.metrics`; here they meet runs: held-out likelihood during training, samples of a run against
-references, the same figures for real text at the same size and for a Kneser-Ney 5-gram model of the same training text.
+Text-only metrics live in `seqgen.metrics`; here they meet runs: held-out likelihood during training, samples of a run
+against references, the same figures for real text at the same size and for a Kneser-Ney 5-gram model of the same text.
 """
 
 import math
@@ -17,7 +17,7 @@ from seqgen.engine.generate import Text, Writer
 
 
 def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
-    """Held-out scores: sums over all batches, divided once at the end; processes share the batches and agree on the result.
+    """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
 
     `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its characters.
     """
@@ -39,7 +39,7 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
 
 
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, float]]:
-    """Texts from fixed seeds and what they are worth: BLEU and Self-BLEU beside those of held-out text of the same size.
+    """Texts from fixed seeds and what they are worth as text.
 
     Every number is over `train.samples` lines, or as many held-out lines as there are.
     """

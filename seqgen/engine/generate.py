@@ -4,7 +4,7 @@
     lines = writer.generate(count=1000, temperature=0.9, seed=1)
     writer.score(held_out).perplexity
 
-Text k of a call is a function of (weights, options, seed, k) alone: not of the count, the batch or what was asked before.
+Text k of a call is a function of (weights, options, seed, k) alone, not of the count, the batch or earlier calls.
 """
 
 import dataclasses
@@ -119,8 +119,8 @@ class Writer:
 
         prompt: every text begins with it. sources: conditions, one text (or `count` each) per source. stop: a text ends
         before the first of these strings. forbid: words that must not appear. unique, novel_against, match: texts that
-        repeat an earlier one, stand in the given lines, or do not match the regular expression are rejected, and further
-        indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled in.
+        repeat an earlier one, stand in the given lines, or do not match the regular expression are rejected, and
+        further indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled in.
         fast: the quick path for few rows, whose last bits may depend on the batch size. Other options are those of
         `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy, min_length, max_length,
         repetition_penalty, no_repeat_ngram). ValueError for options out of range, DataError for a prompt or a source
@@ -164,7 +164,7 @@ class Writer:
         return accepted
 
     def stream(self, *, seed: int = 0, index: int = 0, prompt: str = "", **options: Any) -> Iterator[str]:
-        """The text of one index as it is written, piece by piece; the pieces joined are `generate`'s text after the prompt."""
+        """The text of one index, piece by piece as it is written; joined, `generate`'s text without the prompt."""
         stop, forbid = tuple(options.pop("stop", ())), tuple(options.pop("forbid", ()))
         sampling = self._sampling(options)
         prompts = self._prompts(prompt, None, 1)
@@ -220,7 +220,8 @@ class Writer:
         conditional = bool(self.settings.data.source)
         if conditional and sources is None:
             raise DataError(
-                f"this run was trained with data.source = {self.settings.data.source}: give the sources to answer (--source)"
+                f"this run was trained with data.source = {self.settings.data.source}: "
+                "give the sources to answer (--source)"
             )
         if sources is not None and not conditional:
             raise DataError("this run was trained without data.source and cannot take sources")

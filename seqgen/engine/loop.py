@@ -1,7 +1,7 @@
 """The one training loop: it knows steps, files and processes, and nothing about losses.
 
-Everything that happens at a step is a function of the step or of state in buffers, which a checkpoint holds. So a run that
-is killed and started again ends with the same bytes as one that was not: there is no loader position and no random state.
+Everything that happens at a step is a function of the step or of state in buffers, which a checkpoint holds. So a run
+that is killed and started again ends with the same bytes as one that was not: no loader position, no random state.
 """
 
 import contextlib
@@ -66,10 +66,10 @@ def train(
 ) -> Outcome:
     """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
 
-    settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a chapter
-    of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of data.files.
-    Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the last
-    checkpoint stays) when a loss is not finite.
+    settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a
+    chapter of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of
+    data.files. progress: told about every step. Raises RunError where the folder holds a run with other settings,
+    DataError for unusable text, NonFiniteError (the last checkpoint stays) when a loss is not finite.
     """
     folder = Path(out)
     stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
@@ -88,7 +88,7 @@ def train(
     dist.start(device)
 
     origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
-    data = runs.prepare_data(chapter, settings, folder, origin, device, extra_input)
+    data = _prepare(chapter, settings, folder, origin, device, extra_input)
     settings = runs.with_facts(settings, data.facts, data.resolved_data, data.resolved_tokenizer)
     model = _new_model(chapter, settings, device)
     optimizers = chapter.optimizers(model, settings.train)
@@ -113,6 +113,24 @@ def train(
     return session.run()
 
 
+def _prepare(
+    chapter: Any,
+    settings: Settings,
+    folder: Path,
+    origin: tuple[Path, int] | None,
+    device: torch.device,
+    extra_input: Iterable[str] | None,
+) -> Any:
+    """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, an old one if there is."""
+    room = runs.data_room(chapter.DATA)
+    common = {"batch": settings.train.batch, "seed": settings.seed, "device": device, "extra_input": extra_input}
+    if chapter.DATA != "text":
+        return room.prepare(settings.data, **common)
+    trained = folder if (folder / "config.toml").is_file() else origin[0] if origin is not None else None
+    tokenizer_folder = trained / "tokenizer" if trained is not None else None
+    return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
+
+
 def _new_model(chapter: Any, settings: Settings, device: torch.device) -> Any:
     # drawn on the CPU from a seed without the rank: the same weights on every device and process
     rng.enter_step(rng.hash64("weights", settings.seed), 0)
@@ -127,7 +145,7 @@ def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path
 
 
 def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
-    """A new run folder: tokenizer and environment first, config.toml last, because it is what makes the folder a run."""
+    """A new run folder; config.toml comes last, because it is what makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(p.name not in ("tokenizer", "env.json") and not p.name.startswith(".") for p in folder.iterdir()):
         raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")

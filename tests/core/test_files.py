@@ -1,0 +1,68 @@
+"""Files appear whole or not at all."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from seqgen.core import files, log
+from seqgen.core.errors import DataError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    with files.new_folder(tmp_path / "f") as folder:
+        (folder / "x").write_text("1")
+    with pytest.raises(KeyError), files.new_folder(tmp_path / "f") as folder:
+        (folder / "x").write_text("2")
+        raise KeyError
+    assert (tmp_path / "f" / "x").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_names_the_file_that_is_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": ')
+    with pytest.raises(DataError, match=r"a\.json: not JSON .*truncated or altered"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_log_cut_back_equals_one_that_never_went_on(tmp_path: Path) -> None:
+    lines = log.JsonLines(tmp_path / "a.jsonl")
+    lines.write({"step": 1, "loss": 0.1})
+    size = lines.size()
+    lines.write({"step": 2, "loss": float("inf")})
+    assert log.read(tmp_path / "a.jsonl")[1] == {"step": 2, "loss": None}
+    lines.cut(size)
+    lines.write({"step": 2, "loss": 0.5})
+    lines.close()
+    assert log.read(tmp_path / "a.jsonl") == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.5}]
+
+
+def test_a_last_line_cut_short_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"st')
+    assert log.read(tmp_path / "a.jsonl") == [{"step": 1}]
+    assert log.read(tmp_path / "absent.jsonl") == []
