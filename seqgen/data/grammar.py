@@ -1,0 +1,623 @@
+r"""Weighted grammars: readable text, and the exact probability of any line of it.
+
+A grammar is a TOML file. Each rule lists its alternatives, one a line or separated by `|`; `3:` before one is its
+weight (1 if left out); `<name>` stands for another rule, everything else for itself; nothing at all is the empty text.
+
+    join = " "                      # between tokens: " " for words; "" where every character is a token
+    start = "caption"
+
+    [rules]
+    caption = "3: <dog.a> <is> <colour> . | <dog.many> are <colour> ."
+    colour = "black | white"
+    is = "is | looks"
+
+    [words.dog]                     # one list, several forms: rules dog.a and dog.many with the same weights
+    forms = "a / many"
+    words = '''
+    2: a dog / dogs
+    an old dog / old dogs
+    '''
+
+A rule may take other rules as arguments: `"pair(thing)" = "<thing.a> and <thing.a>"` is used as `<pair(dog)>`.
+A backslash takes the meaning from `<`, `>`, `|`, `/`, `:` or itself. In place of `start`, a table `[labels]` with one
+alternative for each label makes labelled text: a line is then the label, a tab and the text.
+
+No rule may lead back to itself, so a grammar generates finitely many lines. That costs little (captions and verse need no
+recursion) and buys much: every quantity has a closed form, no derivation is endless, and a line is read by one memoised
+pass over (rule, position). An automaton would be as exact, but it copies a noun phrase into each place that uses it, while
+the pass reads it once wherever it stands.
+"""
+
+import difflib
+import hashlib
+import math
+import re
+import struct
+import tomllib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from seqgen.core.errors import DataError
+from seqgen.data.known import corpora_folder
+
+_NESTING = 200  # Rules within rules; deeper ones would meet Python's own limit on calls.
+_KEYS = ("about", "join", "start", "labels", "rules", "words")
+_NAME = r"[^\s<>|/:\\(),.]+(?:\.[^\s<>|/:\\(),.]+)*"
+_CALL = re.compile(rf"({_NAME})(?:\(\s*({_NAME}(?:\s*,\s*{_NAME})*)\s*\))?")
+_WEIGHT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)):(?:\s+|$)")
+_PIECE = re.compile(r"<([^<>]*)>|((?:\\[<>|/:\\]|[^<>\s])+)|([<>])")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A derivation: a rule, what it was written out as, and the log-probability of that in nats."""
+
+    rule: str
+    children: tuple["Tree | str", ...]
+    log_probability: float
+
+    def tokens(self) -> list[str]:
+        """The tokens under this tree, left to right."""
+        return [token for child in self.children for token in ([child] if isinstance(child, str) else child.tokens())]
+
+    def __str__(self) -> str:
+        return "(" + " ".join([self.rule, *map(str, self.children)]) + ")"
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Stands for the rule of that name; a plain string in an alternative is a token and stands for itself."""
+
+    name: str
+
+
+_Items = tuple[str | _Reference, ...]
+
+
+@dataclass(frozen=True)
+class _Alternative:
+    log_probability: float
+    items: _Items
+
+
+class _Rule:
+    """One rule ready for use: cumulative probabilities to draw from, alternatives by the token they may begin with."""
+
+    def __init__(self, weighted: list[tuple[float, _Items]], rules: dict[str, "_Rule"]) -> None:
+        """`rules` holds the rules that the alternatives refer to."""
+        total = math.fsum(weight for weight, _ in weighted)
+        self.probabilities = [weight / total for weight, _ in weighted]
+        self.alternatives = [_Alternative(math.log(weight / total), items) for weight, items in weighted]
+        # the last bound is exactly 1, so that no uniform below 1 falls past it
+        self.cumulative = [*list(accumulate(self.probabilities))[:-1], 1.0]
+        firsts = [_first(alternative.items, rules) for alternative in self.alternatives]
+        readings = list(zip(self.alternatives, firsts, strict=True))
+        self.if_nothing_fits = [alternative for alternative, (_, may_be_empty) in readings if may_be_empty]
+        self.by_first = {
+            token: [alternative for alternative, (tokens, may_be_empty) in readings if may_be_empty or token in tokens]
+            for token in set().union(*(tokens for tokens, _ in firsts))
+        }
+
+    def fitting(self, tokens: list[str], start: int) -> list[_Alternative]:
+        """The alternatives that tokens[start:] may begin with, in the order of the file."""
+        return self.by_first.get(tokens[start], self.if_nothing_fits) if start < len(tokens) else self.if_nothing_fits
+
+
+def _first(items: _Items, rules: dict[str, _Rule]) -> tuple[set[str], bool]:
+    """The tokens that `items` may begin with, and whether they may be the empty text."""
+    tokens: set[str] = set()
+    for item in items:
+        if isinstance(item, str):
+            return tokens | {item}, False
+        tokens |= rules[item.name].by_first.keys()
+        if not rules[item.name].if_nothing_fits:
+            return tokens, False
+    return tokens, True
+
+
+class Grammar:
+    """A weighted grammar: lines of text, the exact log-probability of any line, and its best derivation.
+
+    `labels` maps each label to its probability (empty where the grammar has none), `vocabulary` holds the distinct tokens,
+    `derivations` counts the ways to write a line, `longest` and `shortest` are lengths in tokens without label.
+    """
+
+    def __init__(self, source: str, *, where: str = "grammar") -> None:
+        """Read the TOML text `source`; `where` names it in errors. Raises DataError with every fault found."""
+        plan = _Plan(source, where)
+        self.about: str = plan.about
+        self.join: str = plan.join
+        self.labels: dict[str, float] = plan.labels
+        self._start = plan.start
+        self._rules: dict[str, _Rule] = {}
+        self.derivations, self.longest, self.shortest = 0, 0, 0
+        self.entropy: float = 0.0
+        """Entropy of the derivations in nats per line (label included): the entropy of the lines themselves where no line
+        has two derivations, else an upper bound of it."""
+        self._measure(plan)
+        self.vocabulary: list[str] = sorted(
+            {
+                item
+                for rule in self._rules.values()
+                for alternative in rule.alternatives
+                for item in alternative.items
+                if isinstance(item, str)
+            }
+        )
+
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> "Grammar":
+        """The grammar in a TOML file, or one that comes with the package by its name, such as "captions"."""
+        path = Path(path_or_name)
+        if not path.exists() and path.suffix != ".toml":
+            here = grammars()
+            if str(path_or_name) not in here:
+                raise DataError(
+                    f"no grammar {str(path_or_name)!r}: expected a TOML file or one of {', '.join(sorted(here))}"
+                )
+            path = here[str(path_or_name)]
+        try:
+            source = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        return cls(source, where=path.name)
+
+    def sample(self, count: int, seed: int = 0) -> list[str]:
+        """`count` lines drawn independently; a labelled grammar's are `label TAB text`.
+
+        Line k depends on (seed, k) alone, on every machine and Python version.
+        """
+        return [self._line(seed, k) for k in range(count)]
+
+    def sample_records(self, count: int, seed: int = 0) -> list[dict[str, str]]:
+        """The lines of `sample` as records: `{"label": ..., "text": ...}`, or `{"text": ...}` without labels."""
+        fields = ("label", "text") if self.labels else ("text",)
+        return [dict(zip(fields, line.split("\t"), strict=True)) for line in self.sample(count, seed)]
+
+    def log_probability(self, line: str, *, label: str | None = None) -> float:
+        """Exact log-probability of `line` in nats, summed over all its derivations; -inf if it is not grammatical.
+
+        Of a labelled grammar: `label TAB text` gives the probability of both together, text alone its probability over
+        all labels, and text with `label=` its probability given that label. Raises ValueError for an unknown label.
+        """
+        total = -math.inf
+        for log_prior, rule, tokens in self._readings(line, label):
+            spans = self._spans(rule, 0, tokens, {}, _log_add)
+            total = _log_add(total, log_prior + spans.get(len(tokens), -math.inf))
+        return total
+
+    def grammatical(self, line: str) -> bool:
+        """Whether the grammar can write `line`: for a labelled one with its label (`label TAB text`) or under any label."""
+        return self.log_probability(line) > -math.inf
+
+    def parse(self, line: str, *, label: str | None = None) -> Tree | None:
+        """The most probable derivation of `line`, the earlier alternative on a tie; None if it is not grammatical.
+
+        `label` is as for `log_probability`, and a label's share of the probability is counted in the same way.
+        """
+        best: Tree | None = None
+        for log_prior, rule, tokens in self._readings(line, label):
+            memo: dict[tuple[str, int], dict[int, float]] = {}
+            spans = self._spans(rule, 0, tokens, memo, max)
+            if len(tokens) in spans and (best is None or log_prior + spans[len(tokens)] > best.log_probability):
+                tree = self._tree(rule, 0, len(tokens), tokens, memo)
+                best = Tree(tree.rule, tree.children, log_prior + tree.log_probability)
+        return best
+
+    def _line(self, seed: int, k: int) -> str:
+        """Line `k` of `seed`, written out from the start rule, leftmost rule first."""
+        uniforms = _uniforms(seed, k)
+        prefix, start = "", self._start[""] if not self.labels else ""
+        if self.labels:
+            names = list(self.labels)
+            bounds = [*list(accumulate(self.labels.values()))[:-1], 1.0]
+            chosen = names[bisect_right(bounds, next(uniforms))]
+            prefix, start = f"{chosen}\t", self._start[chosen]
+        tokens: list[str] = []
+        stack: list[str | _Reference] = [_Reference(start)]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, str):
+                tokens.append(item)
+                continue
+            rule = self._rules[item.name]
+            if len(rule.alternatives) == 1:
+                stack.extend(reversed(rule.alternatives[0].items))
+            else:
+                stack.extend(reversed(rule.alternatives[bisect_right(rule.cumulative, next(uniforms))].items))
+        return prefix + self.join.join(tokens)
+
+    def _readings(self, line: str, label: str | None) -> Iterator[tuple[float, str, list[str]]]:
+        """(log-probability of the label, start rule, tokens) for each label that `line` may be read under."""
+        if label is not None and label not in self.labels:
+            known = ", ".join(self.labels) or "none, this grammar has no labels"
+            raise ValueError(f"unknown label {label!r}; expected one of: {known}")
+        if not self.labels:
+            yield 0.0, self._start[""], self._tokens(line)
+            return
+        if label is not None:
+            yield 0.0, self._start[label], self._tokens(line)
+            return
+        written, tab, text = line.partition("\t")
+        for name, probability in self.labels.items():
+            if not tab or name == written:
+                yield math.log(probability), self._start[name], self._tokens(text if tab else line)
+
+    def _tokens(self, text: str) -> list[str]:
+        if not self.join:
+            return list(text)
+        # not split(): two spaces in a row are no line of this grammar
+        return text.split(self.join) if text else []
+
+    def _spans(
+        self,
+        name: str,
+        start: int,
+        tokens: list[str],
+        memo: dict[tuple[str, int], dict[int, float]],
+        merge: Callable[[float, float], float],
+    ) -> dict[int, float]:
+        """Log-probability of rule `name` over tokens[start:end] for each end it can reach (the inside algorithm).
+
+        `merge` joins two derivations of one span: `_log_add` for their sum, `max` for the best.
+        """
+        key = (name, start)
+        known = memo.get(key)
+        if known is not None:
+            return known
+        found: dict[int, float] = {}
+        for alternative in self._rules[name].fitting(tokens, start):
+            for end, value in self._ends(alternative, start, tokens, memo, merge)[-1].items():
+                found[end] = merge(found[end], value) if end in found else value
+        memo[key] = found
+        return found
+
+    def _ends(
+        self,
+        alternative: _Alternative,
+        start: int,
+        tokens: list[str],
+        memo: dict[tuple[str, int], dict[int, float]],
+        merge: Callable[[float, float], float],
+    ) -> list[dict[int, float]]:
+        """After each item of the alternative, the log-probability of each position that can be reached."""
+        ends = {start: alternative.log_probability}
+        reached = [ends]
+        for item in alternative.items:
+            following: dict[int, float] = {}
+            if isinstance(item, str):
+                for end, value in ends.items():
+                    if end < len(tokens) and tokens[end] == item:
+                        following[end + 1] = value
+            else:
+                for end, value in ends.items():
+                    for after, inner in self._spans(item.name, end, tokens, memo, merge).items():
+                        both = value + inner
+                        following[after] = merge(following[after], both) if after in following else both
+            ends = following
+            reached.append(ends)
+            if not ends:
+                break
+        return reached
+
+    def _tree(
+        self, name: str, start: int, end: int, tokens: list[str], memo: dict[tuple[str, int], dict[int, float]]
+    ) -> Tree:
+        """The best derivation of tokens[start:end] by rule `name`; `memo` holds the best spans."""
+        best: tuple[float, _Alternative, list[dict[int, float]]] | None = None
+        for alternative in self._rules[name].fitting(tokens, start):
+            reached = self._ends(alternative, start, tokens, memo, max)
+            value = reached[-1].get(end)
+            if value is not None and (best is None or value > best[0]):
+                best = (value, alternative, reached)
+        assert best is not None, "a tree is asked for only where a span was found"
+        value, alternative, reached = best
+        children: list[Tree | str] = []
+        at = end
+        for item, before in zip(reversed(alternative.items), reversed(reached[:-1]), strict=True):
+            if isinstance(item, str):
+                children.append(item)
+                at -= 1
+                continue
+            choices = [
+                (before_value + memo[item.name, begin][at], begin)
+                for begin, before_value in before.items()
+                if at in memo.get((item.name, begin), {})
+            ]
+            _, begin = max(choices)
+            children.append(self._tree(item.name, begin, at, tokens, memo))
+            at = begin
+        return Tree(name, tuple(reversed(children)), value)
+
+    def _measure(self, plan: "_Plan") -> None:
+        """Build the rules from the innermost outwards and take the closed-form counts along."""
+        sizes: dict[str, tuple[float, int, int, int]] = {}  # entropy, derivations, longest, shortest
+        for name in plan.order:
+            self._rules[name] = rule = _Rule(plan.rules[name], self._rules)
+            entropy, derivations, longest, shortest = 0.0, 0, 0, []
+            for probability, alternative in zip(rule.probabilities, rule.alternatives, strict=True):
+                inner = [sizes[item.name] for item in alternative.items if not isinstance(item, str)]
+                literal = len(alternative.items) - len(inner)
+                entropy += probability * (sum(size[0] for size in inner) - alternative.log_probability)
+                derivations += math.prod(size[1] for size in inner)
+                longest = max(longest, literal + sum(size[2] for size in inner))
+                shortest.append(literal + sum(size[3] for size in inner))
+            sizes[name] = (entropy, derivations, longest, min(shortest))
+        starts = {label: sizes[rule] for label, rule in self._start.items()}
+        self.derivations = sum(size[1] for size in starts.values())
+        self.longest = max(size[2] for size in starts.values())
+        self.shortest = min(size[3] for size in starts.values())
+        priors = self.labels or {"": 1.0}
+        self.entropy = sum(priors[label] * (size[0] - math.log(priors[label])) for label, size in starts.items())
+
+
+def grammars() -> dict[str, Path]:
+    """The grammars that come with the package: name -> file."""
+    return {path.stem: path for path in sorted(corpora_folder().glob("*.toml")) if path.stem != "known"}
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """A rule as the file has it: its parameters and the text of its weighted alternatives."""
+
+    parameters: list[str]
+    alternatives: list[tuple[float, str]]
+    group: str  # what must be used at least once: the rule itself, or the whole word list
+
+
+class _Plan:
+    """A grammar file read and checked: every rule with its arguments filled in, innermost first in `order`."""
+
+    def __init__(self, source: str, where: str) -> None:
+        self.where, self.lines = where, source.splitlines()
+        self.faults: list[str] = []
+        self.definitions: dict[str, _Definition] = {}
+        self.rules: dict[str, list[tuple[float, _Items]]] = {}
+        self.order: list[str] = []
+        self.labels: dict[str, float] = {}
+        self.start: dict[str, str] = {}
+        try:
+            table = tomllib.loads(source)
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(f"{where}: not valid TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
+        for key in table:
+            if key not in _KEYS:
+                close = difflib.get_close_matches(key, _KEYS, 1)
+                self._fault(
+                    f"unknown key {key!r}"
+                    + (f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(_KEYS)}"),
+                    key,
+                )
+        self.about = self._text(table, "about", "")
+        self.join = self._text(table, "join", " ")
+        if self.join not in ("", " "):
+            self._fault(f'join must be " " (words) or "" (characters), got {self.join!r}', "join")
+        self._read_rules(self._table(table, "rules"), "")
+        for name, value in self._table(table, "words").items():
+            self._read_words(name, value)
+        self._stop_at_faults()
+        self._read_start(table)
+        self._stop_at_faults()
+        used: set[str] = set()
+        for name in self.start.values():
+            self._visit(name, [], used)
+        self._stop_at_faults()
+        for name, definition in self.definitions.items():
+            if definition.group not in used:
+                used.add(definition.group)
+                self._fault(
+                    f"rule {definition.group!r} is never used; remove it, or refer to <{name}>", definition.group
+                )
+        self._stop_at_faults()
+
+    def _fault(self, message: str, sought: str) -> None:
+        """Note a fault, with the first line on which `sought` stands."""
+        number = next((n for n, line in enumerate(self.lines, 1) if sought in line), None)
+        self.faults.append(f"line {number}: {message}" if number else message)
+
+    def _stop_at_faults(self) -> None:
+        if self.faults:
+            raise DataError(f"{self.where}, " + "; ".join(dict.fromkeys(self.faults)))
+
+    def _text(self, table: dict[str, object], key: str, default: str) -> str:
+        value = table.get(key, default)
+        if isinstance(value, str):
+            return value
+        self._fault(f"{key} must be a string, got {value!r}", key)
+        return default
+
+    def _table(self, table: dict[str, object], key: str) -> dict[str, object]:
+        value = table.get(key, {})
+        if isinstance(value, dict):
+            return value
+        self._fault(f"{key} must be a table, got {value!r}", key)
+        return {}
+
+    def _read_rules(self, table: dict[str, object], prefix: str) -> None:
+        """Take the rules of a table; `noun.one = ...` is a table in TOML and the rule noun.one here."""
+        for key, value in table.items():
+            name = prefix + key
+            if isinstance(value, dict):
+                self._read_rules(value, name + ".")
+                continue
+            if not isinstance(value, str):
+                self._fault(f"rule {name!r} must be a string with its alternatives, got {value!r}", key)
+                continue
+            if not _CALL.fullmatch(name):
+                self._fault(f"rule name {name!r} must be a word, or a word with parameters in brackets", key)
+                continue
+            head, parameters = _call(name)
+            self._define(head, _Definition(parameters, self._alternatives(value, name), name))
+
+    def _read_words(self, name: str, value: object) -> None:
+        """Take a word list: one rule for each form."""
+        if not isinstance(value, dict) or value.keys() != {"forms", "words"}:
+            self._fault(f"words.{name} must be a table with `forms` and `words`", name)
+            return
+        forms = [form.strip() for form in self._text(value, "forms", "").split("/")]
+        columns: list[list[tuple[float, str]]] = [[] for _ in forms]
+        for weight, text in self._alternatives(self._text(value, "words", ""), name):
+            for column, written in zip(columns, self._forms(text, forms, name), strict=True):
+                column.append((weight, written))
+        for form, column in zip(forms, columns, strict=True):
+            self._define(f"{name}.{form}", _Definition([], column, name))
+
+    def _forms(self, text: str, forms: list[str], name: str) -> list[str]:
+        """A word list's entry written out in each form: {ride/rides} <bike> -> ride <bike>, rides <bike>."""
+        parts = re.split(r"((?<!\\)\{.*?(?<!\\)\})", text) if re.search(r"(?<!\\)\{", text) else ["{" + text + "}"]
+        written = [""] * len(forms)
+        for part in parts:
+            cells = _split(part[1:-1], "/") if part.startswith("{") else [part]
+            if len(forms) % len(cells) or (len(cells) == 1 and len(forms) > 1 and part.startswith("{")):
+                self._fault(
+                    f"words.{name}: expected {len(forms)} forms ({' / '.join(forms)}), got {text.strip()!r}", text
+                )
+                break
+            # {bike/bikes} serves four forms too: its cells are taken in turn
+            written = [before + cells[number % len(cells)] for number, before in enumerate(written)]
+        return written
+
+    def _define(self, name: str, definition: _Definition) -> None:
+        if name in self.definitions:
+            self._fault(f"rule {name!r} is defined twice", name)
+        self.definitions[name] = definition
+
+    def _alternatives(self, text: str, name: str) -> list[tuple[float, str]]:
+        """The weighted alternatives of a rule's text; blank lines of a block are layout, a blank between bars is empty."""
+        weighted: list[tuple[float, str]] = []
+        block = "\n" in text
+        for line in text.split("\n"):
+            if block and not line.strip():
+                continue
+            for part in _split(line, "|"):
+                match = _WEIGHT.match(part)
+                weight = float(match[1]) if match else 1.0
+                if not 0 < weight < math.inf:
+                    self._fault(f"rule {name!r}: a weight must be above 0, got {part.strip()!r}", part.strip())
+                weighted.append((weight, part[match.end() :] if match else part))
+        if not weighted:
+            self._fault(f"rule {name!r} has no alternative", name)
+        return weighted
+
+    def _read_start(self, table: dict[str, object]) -> None:
+        labels = self._table(table, "labels")
+        if bool(labels) == ("start" in table):
+            self.faults.append(
+                "expected either start = RULE or a table [labels], " + ("got both" if labels else "got none")
+            )
+            return
+        if not labels:
+            self.start[""] = self._text(table, "start", "")
+            self._sound(*_call(self.start[""]), "start")
+            return
+        weights: dict[str, float] = {}
+        for label, value in labels.items():
+            alternatives = self._alternatives(value, label) if isinstance(value, str) else []
+            if len(alternatives) != 1 or "\t" in label or not label:
+                self._fault(f"label {label!r} must be one alternative, got {value!r}", label)
+                continue
+            weights[label] = alternatives[0][0]
+            # a space keeps the name apart from every name that a file can hold
+            self.start[label] = f"label {label}"
+            self.definitions[self.start[label]] = _Definition([], [(1.0, alternatives[0][1])], self.start[label])
+        total = math.fsum(weights.values())
+        self.labels = {label: weight / total for label, weight in weights.items()}
+
+    def _visit(self, name: str, path: list[str], used: set[str]) -> None:
+        """Fill in rule `name` and those it needs, depth first, so that `order` has the innermost first."""
+        if name in self.rules:
+            return
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            self._fault(f"rule {name!r} leads back to itself ({circle}); spell the repetition out", f"<{name}>")
+            return
+        if len(path) > _NESTING:
+            self._fault(f"rules are nested more than {_NESTING} deep at {name!r}", name)
+            return
+        head, given = _call(name)
+        definition = self.definitions[head]
+        used.add(definition.group)
+        arguments = dict(zip(definition.parameters, given, strict=True))
+        weighted = [(weight, self._items(text, arguments)) for weight, text in definition.alternatives]
+        for _, items in weighted:
+            for item in items:
+                if not isinstance(item, str):
+                    self._visit(item.name, [*path, name], used)
+        self.rules[name] = weighted
+        self.order.append(name)
+
+    def _items(self, text: str, arguments: dict[str, str]) -> _Items:
+        """Tokens and references of one alternative, the rule's arguments filled in."""
+        items: list[str | _Reference] = []
+        for reference, literal, stray in _PIECE.findall(text):
+            if literal:
+                written = re.sub(r"\\([<>|/:\\])", r"\1", literal)
+                items.extend([written] if self.join else written)
+            elif stray or not _CALL.fullmatch(reference.strip()):
+                self._fault(f"expected <rule>, got {text.strip()!r}; write \\< for the sign itself", text.strip())
+            else:
+                head, given = _call(reference.strip())
+                name, given = _filled(head, arguments), [_filled(argument, arguments) for argument in given]
+                if self._sound(name, given, f"<{reference}>"):
+                    items.append(_Reference(f"{name}({', '.join(given)})" if given else name))
+        return tuple(items)
+
+    def _sound(self, name: str, given: list[str], written: str) -> bool:
+        """Whether a reference to rule `name` can be followed; `written` is how the file has it."""
+        before = len(self.faults)
+        definition = self.definitions.get(name)
+        if definition is None:
+            close = difflib.get_close_matches(name, self.definitions, 1)
+            self._fault(f"undefined rule <{name}>" + (f"; did you mean <{close[0]}>?" if close else ""), written)
+        elif len(given) != len(definition.parameters):
+            self._fault(f"{written} has {len(given)} arguments, but the rule is {definition.group!r}", written)
+        for argument in given:
+            # an argument must exist, or a rule that passes on x.y for its x would never end
+            if not any(f"{known}.".startswith(f"{argument}.") for known in self.definitions):
+                self._fault(f"undefined rule {argument!r} as an argument in {written}", written)
+        return len(self.faults) == before
+
+
+def _split(text: str, sign: str) -> list[str]:
+    """`text` cut at each `sign` that no backslash precedes."""
+    parts = [""]
+    for piece in re.findall(r"\\.|[^\\]|\\$", text):
+        if piece == sign:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _call(name: str) -> tuple[str, list[str]]:
+    """A rule's name without its arguments, and these: pair(dog, cat) -> pair, [dog, cat]."""
+    head, _, inner = name.partition("(")
+    return head.strip(), [part.strip() for part in inner.rstrip(")").split(",")] if inner else []
+
+
+def _filled(name: str, arguments: dict[str, str]) -> str:
+    """`name` with its first part replaced where that is a parameter: who.one -> person.one."""
+    head, dot, rest = name.partition(".")
+    return arguments.get(head, head) + dot + rest
+
+
+def _log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b)) without overflow."""
+    low, high = (a, b) if a < b else (b, a)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def _uniforms(seed: int, k: int) -> Iterator[float]:
+    """Endless uniforms in [0, 1) with 53 bits, a function of (seed, k) alone."""
+    block = 0
+    while True:
+        # hash (seed, k), do not add: neighbouring seeds would share lines; a hash is also the same in every version
+        digest = hashlib.blake2b(f"{seed}/{k}/{block}".encode()).digest()
+        for word in struct.unpack("<8Q", digest):
+            yield (word >> 11) * 2.0**-53
+        block += 1
