@@ -1,0 +1,231 @@
+"""Recurrent language model: LSTM or GRU with AWD regularisation (Merity, Keskar and Socher 2018).
+
+log p(x) = sum over t of log softmax(W_out h_t + b)[x_t], where h_t summarises x_1 .. x_(t-1). Rows are sentences, each
+from a zero state, or windows of a stream whose state is carried from step to step. Only counted positions reach the
+output layer.
+Shapes: B rows, T positions, P counted positions, E embedding, H hidden, V vocabulary.
+Run: seqgen train lm --data captions.txt --out runs/captions
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from seqgen.core.batch import SequenceBatch
+from seqgen.core.config import Train
+from seqgen.core.update import Optimizer, update
+from seqgen.nn.decode import Decoder, Samples, Sampling
+from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
+from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
+
+DATA = "text"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `model` of a language model."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Kind of layer."""
+    layers: Annotated[int, Field(ge=1)] = 1
+    """How many recurrent layers."""
+    embedding: Annotated[int, Field(ge=1)] = 256
+    """Features of a token."""
+    hidden: Annotated[int, Field(ge=1)] = 512
+    """Features of each layer's state."""
+    last_hidden: Annotated[int, Field(ge=0)] = 0
+    """Features of the last layer; 0: as `hidden`. AWD-LSTM makes it as wide as the embedding."""
+    tied: bool = True
+    """The output layer shares the embedding's weights; a last layer of another width is projected to it first."""
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the vocabulary whose embeddings are zero for a whole step."""
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout of the embedded input, one mask for all positions of a row."""
+    hidden_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout between layers, one mask for all positions of a row."""
+    output_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Dropout after the last layer, one mask for all positions of a row."""
+    weight_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the hidden-to-hidden weights that are zero for a whole step."""
+    activation_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """AR: times the mean square of the dropped-out last layer, added to the loss per token."""
+    slowness_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """TAR: times the mean square of the change of the last layer between positions, added to the loss per token."""
+    vocab_size: Annotated[int, Field(ge=0)] = 0
+    """Number of tokens; filled from the tokenizer."""
+    stop: Annotated[int, Field(ge=-1)] = -1
+    """The token that ends a text, -1: none; filled from the tokenizer."""
+    never: tuple[int, ...] = ()
+    """Tokens that sampling must not emit; filled from the tokenizer."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Tokens of a sampled text at most; filled from the data."""
+
+
+class Model(nn.Module):
+    """Embedding, recurrent layers, output layer.
+
+    The embedding starts uniform in +-0.1 and an untied output layer likewise, output biases at 0, the recurrent layers
+    as `nn.rnn.Rnn` says, a projection as torch's `nn.Linear`.
+    """
+
+    rank_local = ("carried",)
+    carried: Tensor | None
+    """In stream mode the state after the last training step, (B, sum of widths); each process has its own."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise ValueError(f"model.vocab_size must be at least 1, got {config.vocab_size}")
+        self.config = config
+        widths = [config.hidden] * (config.layers - 1) + [config.last_hidden or config.hidden]
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding)
+        self.rnn = Rnn(
+            config.cell,
+            config.embedding,
+            widths,
+            input_dropout=config.input_dropout,
+            between_dropout=config.hidden_dropout,
+            weight_drop=config.weight_drop,
+        )
+        self.projection = None
+        if config.tied and widths[-1] != config.embedding:
+            self.projection = nn.Linear(widths[-1], config.embedding, bias=False)
+        self.output_weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, widths[-1]))
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        for weight in (self.embedding.weight, self.output_weight):
+            if weight is not None:
+                nn.init.uniform_(weight, -0.1, 0.1)
+        self.register_buffer("carried", None)
+        self._carried_evaluation: Tensor | None = None
+
+    # Training and scoring: whole batches
+
+    def scan(self, inputs_bt: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The last layer at every position, (B, T, H) without output dropout, and the state after the last position."""
+        dropout = self.config.embedding_dropout if self.training else 0.0
+        return self.rnn(row_dropout(self.embedding, inputs_bt, dropout), state)  # type: ignore[no-any-return]
+
+    def features(self, hidden_ph: Tensor) -> Tensor:
+        """What the output layer multiplies: the last layer, projected where widths differ."""
+        return hidden_ph if self.projection is None else self.projection(hidden_ph)
+
+    def loss(self, batch: SequenceBatch, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+        """Summed loss with gradient, summed nll in nats without, and the state after the batch."""
+        config = self.config
+        raw_bth, state = self.scan(batch.inputs, state)
+        dropped = locked_dropout(raw_bth, config.output_dropout) if self.training else raw_bth
+        counted = dropped.flatten(0, 1)[batch.positions]
+        targets = batch.targets.flatten()[batch.positions]
+        loss = nll = linear_cross_entropy(self.features(counted), *self.head(), targets)
+        if config.activation_penalty:
+            loss = loss + config.activation_penalty * batch.count * counted.float().square().mean()
+        if config.slowness_penalty:
+            later = batch.positions[batch.positions % batch.inputs.shape[1] > 0]
+            flat = raw_bth.flatten(0, 1).float()
+            loss = loss + config.slowness_penalty * batch.count * (flat[later] - flat[later - 1]).square().mean()
+        return loss, nll.detach(), state
+
+    def log_probs(self, batch: SequenceBatch) -> Tensor:
+        """The log-probability of every counted target in nats, (P,) float64, without gradient.
+
+        A carried batch goes on from the last call's state, not from training's.
+        """
+        with torch.no_grad():
+            before = self._unpacked(self._carried_evaluation) if batch.carried else None
+            hidden_bth, state = self.scan(batch.inputs, before)
+            self._carried_evaluation = torch.cat(state, 1)
+            counted = hidden_bth.flatten(0, 1)[batch.positions]
+            return linear_log_probs(self.features(counted), *self.head(), batch.targets.flatten()[batch.positions])
+
+    def _unpacked(self, carried: Tensor | None) -> State:
+        if carried is None:
+            raise ValueError("a carried batch came first; a stream must begin with a batch whose `carried` is False")
+        each = 2 if self.config.cell == "lstm" else 1
+        return tuple(carried.split_with_sizes([width for width in self.rnn.widths for _ in range(each)], 1))
+
+    # Sampling: one token per row (`nn.decode.Recurrent`)
+
+    def start(self, rows: int) -> State:
+        """The state before a prompt."""
+        return self.rnn.zeros(rows)
+
+    def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights."""
+        step = self.rnn.stepper()
+        projection_t = None if self.projection is None else self.projection.weight.detach().t().contiguous()
+
+        def run(ids: Tensor, state: State) -> tuple[Tensor, State]:
+            hidden, state = step(self.embedding.weight[ids], state)
+            return hidden if projection_t is None else hidden @ projection_t, state
+
+        return run
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        """The output layer: weight (V, H) and bias (V,)."""
+        return self.embedding.weight if self.output_weight is None else self.output_weight, self.output_bias
+
+    def decoder(self, *, fast: bool = False) -> Decoder:
+        """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
+        config = self.config
+        return Decoder(self, stop=config.stop, never=config.never, max_length=config.max_length, fast=fast)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False
+    ) -> Samples:
+        """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone."""
+        return self.decoder(fast=fast).decode(prompts, seeds, sampling)
+
+
+def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
+    """One optimizer over all weights."""
+    return {"model": Optimizer(model.named_parameters(), train)}
+
+
+def train_step(
+    model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
+) -> dict[str, float | Tensor]:
+    """One update on the mean loss per token; the state of a stream is kept for the next batch."""
+    optimizer = optimizers["model"]
+    before = model._unpacked(model.carried) if batch.carried else None
+    after: list[State] = []
+    nll: list[Tensor] = []
+
+    def losses() -> Iterator[tuple[Tensor, int]]:
+        for rows, part in _parts(batch, optimizer.train.accumulate):
+            loss, part_nll, state = model.loss(part, None if before is None else tuple(s[rows] for s in before))
+            after.append(state)
+            nll.append(part_nll)
+            yield loss, part.count
+
+    scalars = update(optimizer, losses(), step, weight=batch.weight)
+    model.carried = torch.cat([torch.cat(state, 1).detach() for state in after]).to(model.embedding.weight.dtype)
+    return {**scalars, "nll": torch.stack(nll).sum() / batch.count}
+
+
+def _parts(batch: SequenceBatch, count: int) -> Iterator[tuple[slice, SequenceBatch]]:
+    """The batch cut by rows into at most `count` batches, with the rows of each."""
+    size = -(-len(batch.inputs) // count)
+    width = batch.inputs.shape[1]
+    for begin in range(0, len(batch.inputs), size):
+        rows = slice(begin, begin + size)
+        inside = (batch.positions >= begin * width) & (batch.positions < (begin + size) * width)
+        yield (
+            rows,
+            replace(
+                batch,
+                inputs=batch.inputs[rows],
+                targets=batch.targets[rows],
+                positions=batch.positions[inside] - begin * width,
+                lengths=batch.lengths[rows],
+                rows=batch.rows[rows],
+            ),
+        )
+
+
+def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
+    """The nll of the counted tokens in nats, as (sum, count)."""
+    return {"nll": (-model.log_probs(batch).sum(), batch.count)}

@@ -1,0 +1,189 @@
+"""Stacks of LSTM or GRU layers: a scan over whole sequences for training, single steps for sampling.
+
+LSTM (Hochreiter and Schmidhuber 1997, with forget gate): i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b),
+c = f c + i g, h = o tanh(c). GRU (Cho et al. 2014, in cuDNN's form, the reset gate after the product):
+r, u = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')), h = (1 - u) n + u h.
+Dropout as in AWD-LSTM (Merity et al. 2018). Shapes: B rows, T tokens, I inputs, H hidden.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.backends.cudnn import rnn as cudnn_rnn
+
+Cell = Literal["lstm", "gru"]
+
+State = tuple[Tensor, ...]
+"""What a model carries from token to token: tensors whose first dimension is the row, so rows are chosen by indexing
+each. For `Rnn`: h of every layer, and for an LSTM c after each h."""
+
+
+def locked_dropout(x_btf: Tensor, p: float) -> Tensor:
+    """Dropout with one mask per row and feature for all positions (Gal and Ghahramani 2016); p = 0: x itself."""
+    if p == 0:
+        return x_btf
+    return x_btf * F.dropout(torch.ones_like(x_btf[:, :1]), p)
+
+
+def row_dropout(embedding: nn.Embedding, ids: Tensor, p: float) -> Tensor:
+    """The embedding of ids with whole vocabulary rows dropped, the kept ones scaled by 1 / (1 - p); p = 0: as it is."""
+    if p == 0:
+        return embedding(ids)  # type: ignore[no-any-return]
+    # masking after the lookup equals masking the (V, E) matrix before it, and touches only the rows in use
+    mask = F.dropout(torch.ones_like(embedding.weight[:, 0]), p)
+    return embedding(ids) * mask[ids].unsqueeze(-1)  # type: ignore[no-any-return]
+
+
+class Rnn(nn.Module):
+    """LSTM or GRU layers one after the other, each on torch's fast path (cuDNN, oneDNN), and locked dropout.
+
+    `widths` gives each layer's hidden size. Weight drop masks the hidden-to-hidden matrix once per call, the same for
+    all positions. Weights start uniform in +-1/sqrt(H), biases too, but an LSTM's forget gate starts at 1 (Jozefowicz
+    et al. 2015). Dropout acts in training mode only.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        inputs: int,
+        widths: Sequence[int],
+        *,
+        input_dropout: float = 0.0,
+        between_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.cell, self.widths = cell, tuple(widths)
+        self.input_dropout, self.between_dropout, self.weight_drop = input_dropout, between_dropout, weight_drop
+        kind = nn.LSTM if cell == "lstm" else nn.GRU
+        self.layers = nn.ModuleList(
+            kind(a, b, batch_first=True) for a, b in zip((inputs, *widths[:-1]), widths, strict=True)
+        )
+        if cell == "lstm":
+            with torch.no_grad():
+                for layer, width in zip(self.layers, widths, strict=True):
+                    layer.bias_ih_l0[width : 2 * width] = 1.0  # type: ignore[operator]
+                    layer.bias_hh_l0[width : 2 * width] = 0.0  # type: ignore[operator]
+
+    def zeros(self, rows: int) -> State:
+        """The state before the first token: zeros."""
+        each = 2 if self.cell == "lstm" else 1
+        like = next(self.parameters())
+        return tuple(like.new_zeros(rows, width) for width in self.widths for _ in range(each))
+
+    def forward(self, x_bti: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The last layer at every position, (B, T, H), and the state after the last one; `state` defaults to zeros."""
+        state = self.zeros(len(x_bti)) if state is None else state
+        each = 2 if self.cell == "lstm" else 1
+        after: list[Tensor] = []
+        x = x_bti
+        for number, layer in enumerate(self.layers):
+            if self.training:
+                x = locked_dropout(x, self.between_dropout if number else self.input_dropout)
+            # under autocast x arrives in low precision, which the GRU's own check refuses beside float32 weights
+            x = x.to(layer.weight_hh_l0.dtype)  # type: ignore[arg-type]
+            before = [s.unsqueeze(0) for s in state[number * each : (number + 1) * each]]
+            x, ends = self._scan(layer, x, before)
+            after += [end.squeeze(0) for end in ends]
+        return x, tuple(after)
+
+    def _scan(self, layer: Any, x_bti: Tensor, before: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """One layer over all positions: (B, T, H) and its (1, B, H) end states."""
+        if not (self.training and self.weight_drop):
+            if self.cell == "lstm":
+                return layer(x_bti, tuple(before))  # type: ignore[no-any-return]
+            out, end = layer(x_bti, before[0])
+            return out, [end]
+        # the functional call takes masked weights as a plain list, so the fast path stays and no parameter is replaced
+        weights = [
+            layer.weight_ih_l0,
+            F.dropout(layer.weight_hh_l0, self.weight_drop),
+            layer.bias_ih_l0,
+            layer.bias_hh_l0,
+        ]
+        if x_bti.is_cuda:
+            one_chunk: Any = _OneChunk.apply
+            mode = cudnn_rnn.get_cudnn_mode(layer.mode)  # type: ignore[no-untyped-call]
+            weights = list(one_chunk(mode, *weights))
+        options = (True, 1, 0.0, True, False, True)  # biases, layers, dropout, training, bidirectional, batch first
+        if self.cell == "lstm":
+            out, *ends = torch.lstm(x_bti, before, weights, *options)
+        else:
+            out, *ends = torch.gru(x_bti, before[0], weights, *options)
+        return out, ends
+
+    def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """A function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
+
+        It works on copies of the weights in the layout that single steps read fastest: weights changed afterwards are
+        not seen. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU).
+        """
+        step = [_lstm_step(layer) if self.cell == "lstm" else _gru_step(layer) for layer in self.layers]
+        each = 2 if self.cell == "lstm" else 1
+
+        def run(x: Tensor, state: State) -> tuple[Tensor, State]:
+            after: list[Tensor] = []
+            for number, one in enumerate(step):
+                ends = one(x, state[number * each : (number + 1) * each])
+                after += ends
+                x = ends[0]
+            return x, tuple(after)
+
+        return run
+
+
+class _OneChunk(torch.autograd.Function):
+    """Copies of a layer's weights laid out in one chunk of memory, as cuDNN wants them; without it every call warns."""
+
+    @staticmethod
+    def forward(ctx: Any, mode: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        copies = [weight.clone() for weight in weights]
+        inputs, hidden = weights[0].shape[1], weights[1].shape[1]
+        torch._cudnn_rnn_flatten_weight(copies, 4, inputs, mode, hidden, 0, 1, True, False)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *grad_outputs)
+
+
+# Why the steps below look as they do. Vectorised sigmoid and tanh treat the last few elements of a run of memory with
+# other instructions, whose last bit may differ. Written into columns of a wider buffer, every row is a run of its
+# own, so a row's bits do not depend on how many rows there are.
+
+
+def _lstm_step(layer: Any) -> Callable[[Tensor, State], list[Tensor]]:
+    hidden: int = layer.hidden_size
+    order = [0, 1, 3, 2]  # torch keeps i, f, g, o; the three sigmoids go side by side
+    both = torch.cat([layer.weight_ih_l0, layer.weight_hh_l0], 1).detach()
+    weight_t = torch.cat([both.chunk(4)[k] for k in order]).t().contiguous()
+    bias = (layer.bias_ih_l0 + layer.bias_hh_l0).detach()
+    bias = torch.cat([bias.chunk(4)[k] for k in order])
+
+    def step(x: Tensor, state: State) -> list[Tensor]:
+        h, c = state
+        gates = torch.addmm(bias, torch.cat([x, h], 1), weight_t)
+        i, f, o = gates[:, : 3 * hidden].sigmoid_().chunk(3, 1)
+        g = gates[:, 3 * hidden :].tanh_()
+        c = f * c + i * g
+        return [o * torch.tanh(c, out=g), c]
+
+    return step
+
+
+def _gru_step(layer: Any) -> Callable[[Tensor, State], list[Tensor]]:
+    hidden: int = layer.hidden_size
+    weight_x, weight_h = layer.weight_ih_l0.detach().t().contiguous(), layer.weight_hh_l0.detach().t().contiguous()
+    bias_x, bias_h = layer.bias_ih_l0.detach(), layer.bias_hh_l0.detach()
+
+    def step(x: Tensor, state: State) -> list[Tensor]:
+        (h,) = state
+        from_x, from_h = torch.addmm(bias_x, x, weight_x), torch.addmm(bias_h, h, weight_h)
+        r, u = from_x[:, : 2 * hidden].add_(from_h[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
+        n = from_x[:, 2 * hidden :].add_(r * from_h[:, 2 * hidden :]).tanh_()
+        return [n + u * (h - n)]
+
+    return step

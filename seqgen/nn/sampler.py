@@ -1,0 +1,88 @@
+"""One token per row from logits: filters, and the block inverse CDF, which needs one uniform number per row.
+
+`torch.multinomial` draws V exponentials per row, twenty times the cost of everything else here. Inverting the
+cumulative sum in two levels (blocks, then inside one block) reads the probabilities once. Filters turn what they
+remove into -inf, and zero mass is never picked. Shapes: B rows, V columns (the vocabulary, or fewer candidates).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64  # columns per block of the inverse CDF; also a multiple of every vector width
+CHUNK = 256  # rows whose logits are alive at a time: more would leave the cache and cost page faults
+_MANY = 256  # candidates that are ranked before a whole row is sorted: a sort costs more than the output layer
+
+
+def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
+    """Ids (B,) int64 drawn by inverting the cumulative sum of each row at uniform * total.
+
+    `probabilities_bv` need not sum to 1; V is fastest as a multiple of 64. `uniforms_b` float64 in [0, 1). A column
+    with zero mass is never picked: every comparison is strict.
+    """
+    rows, columns = probabilities_bv.shape
+    if columns % BLOCK:
+        probabilities_bv = F.pad(probabilities_bv, (0, -columns % BLOCK))
+    blocks = probabilities_bv.view(rows, -1, BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)
+    # rounding could bring uniform * total up to the total itself, where no block is left
+    target = torch.minimum(uniforms_b * ends[:, -1], torch.nextafter(ends[:, -1], ends.new_zeros(())))[:, None]
+    block = (ends <= target).sum(-1, keepdim=True)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[torch.arange(rows, device=block.device), block.squeeze(1)].double()
+    offset = (inside.cumsum(-1) <= target - before).sum(-1)
+    # the block's float32 sum may exceed its float64 one by a rounding: then it is the last column with mass
+    last = (torch.arange(1, BLOCK + 1, device=block.device) * (inside > 0)).amax(-1) - 1
+    return block.squeeze(1) * BLOCK + torch.minimum(offset, last)
+
+
+def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:
+    """Exactly the k largest logits of each row, also among ties, the rest -inf."""
+    if k >= logits_bv.shape[1]:
+        return logits_bv
+    values, ids = logits_bv.topk(k)
+    return torch.full_like(logits_bv, -math.inf).scatter_(1, ids, values)
+
+
+def keep_top_p(logits_bv: Tensor, p: float) -> Tensor:
+    """The likeliest tokens until their mass reaches p, the crossing one included (Holtzman et al. 2020)."""
+    return _keep_mass(logits_bv, logits_bv, p)
+
+
+def keep_min_p(logits_bv: Tensor, p: float) -> Tensor:
+    """Tokens at least p times as probable as the likeliest one (Nguyen et al. 2024)."""
+    return logits_bv.masked_fill(logits_bv < logits_bv.amax(-1, keepdim=True) + math.log(p), -math.inf)
+
+
+def keep_typical(logits_bv: Tensor, mass: float) -> Tensor:
+    """Tokens ranked by the distance of their information from the entropy, until `mass` (Meister et al. 2023)."""
+    log_probs = logits_bv.log_softmax(-1)
+    deviation = (log_probs + entropy(log_probs)[:, None]).abs()
+    return _keep_mass(logits_bv, -deviation, mass)
+
+
+def entropy(log_probs_bv: Tensor) -> Tensor:
+    """Entropy of each row in nats, (B,); impossible tokens (-inf) count as 0."""
+    return -(log_probs_bv.exp() * log_probs_bv.clamp(min=torch.finfo(log_probs_bv.dtype).min)).sum(-1)
+
+
+def _keep_mass(logits_bv: Tensor, scores_bv: Tensor, mass: float) -> Tensor:
+    """Each row's tokens by falling score until their probabilities sum to `mass`, the crossing token included."""
+    probabilities = logits_bv.softmax(-1)
+    kept = torch.full_like(logits_bv, -math.inf)
+    rows = torch.arange(len(logits_bv), device=logits_bv.device)
+    ranked = scores_bv.topk(min(_MANY, scores_bv.shape[1])).indices
+    enough = probabilities.gather(1, ranked).double().sum(-1) >= mass
+    # each row chooses for itself whether the short ranking will do, so its result does not depend on its neighbours
+    for chosen, order in ((rows[enough], ranked[enough]), (rows[~enough], None)):
+        if not len(chosen):
+            continue
+        if order is None:
+            order = scores_bv[chosen].sort(descending=True, stable=True).indices
+        sorted_p = probabilities[chosen].gather(1, order).double()
+        sorted_logits = logits_bv[chosen].gather(1, order)
+        sorted_logits[sorted_p.cumsum(-1) - sorted_p >= mass] = -math.inf
+        kept[chosen] = kept[chosen].scatter_(1, order, sorted_logits)
+    return kept
