@@ -120,8 +120,8 @@ class Writer:
         prompt: every text begins with it. sources: conditions, one text (or `count` each) per source. stop: a text ends
         before the first of these strings. forbid: words that must not appear. unique, novel_against, match: texts that
         repeat an earlier one, stand in the given lines, or do not match the regular expression are rejected, and
-        further indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled in.
-        fast: the quick path for few rows, whose last bits may depend on the batch size. Other options are those of
+        further indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled
+        in. fast: the quick path for few rows, whose last bits may depend on the batch size. Other options are those of
         `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy, min_length, max_length,
         repetition_penalty, no_repeat_ngram). ValueError for options out of range, DataError for a prompt or a source
         that cannot be read, RunError where too few texts pass the filters.

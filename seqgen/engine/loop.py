@@ -121,7 +121,7 @@ def _prepare(
     device: torch.device,
     extra_input: Iterable[str] | None,
 ) -> Any:
-    """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, an old one if there is."""
+    """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
     room = runs.data_room(chapter.DATA)
     common = {"batch": settings.train.batch, "seed": settings.seed, "device": device, "extra_input": extra_input}
     if chapter.DATA != "text":

@@ -26,9 +26,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     with files.new_folder(tmp_path / "f") as folder:
         (folder / "x").write_text("1")
-    with pytest.raises(KeyError), files.new_folder(tmp_path / "f") as folder:
-        (folder / "x").write_text("2")
-        raise KeyError
+
+    def fill_and_fail() -> None:
+        with files.new_folder(tmp_path / "f") as folder:
+            (folder / "x").write_text("2")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill_and_fail()
     assert (tmp_path / "f" / "x").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
