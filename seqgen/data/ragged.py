@@ -1,0 +1,176 @@
+"""Ragged: rows of different length in one packed tensor. Shapes: R rows, T values, L longest row."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+from numbers import Integral
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seqgen.core.errors import DataError
+
+_BLOCK = 1 << 20
+"""Offsets checked at once, so that a corpus larger than memory can be opened."""
+
+
+class Ragged:
+    """R rows of ids or bytes: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    `values` is (T,) int32 ids, uint8 bytes, or int16 holding the bit patterns of ids below 65,536 (as a corpus on
+    disk has them); `offsets` is (R+1,) int64, first 0, last T, never falling. Raises DataError if it is not so, and
+    TypeError for other dtypes. Both tensors are kept, not copied.
+    """
+
+    __slots__ = ("offsets", "values")
+
+    def __init__(self, values: Tensor, offsets: Tensor) -> None:
+        if values.dtype not in (torch.int32, torch.uint8, torch.int16) or values.dim() != 1:
+            raise TypeError(
+                f"values must be (T,) int32, uint8 or int16, got {tuple(values.shape)} {values.dtype}; "
+                "build rows of Python integers with Ragged.from_lists"
+            )
+        if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.numel() == 0:
+            raise TypeError(f"offsets must be (R+1,) int64, got {tuple(offsets.shape)} {offsets.dtype}")
+        if int(offsets[0]) != 0 or int(offsets[-1]) != values.numel():
+            raise DataError(
+                f"offsets must run from 0 to the number of values, {values.numel()}; "
+                f"they run from {int(offsets[0])} to {int(offsets[-1])}"
+            )
+        for first in range(0, offsets.numel() - 1, _BLOCK):
+            falling = offsets[first : first + _BLOCK + 1].diff() < 0
+            if bool(falling.any()):
+                row = first + int(falling.nonzero()[0])
+                raise DataError(
+                    f"offsets must not fall, but row {row} runs from {int(offsets[row])} to {int(offsets[row + 1])}"
+                )
+        self.values = values
+        self.offsets = offsets
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+        """Rows of Python integers, packed as int32. Raises TypeError for anything but integers, bool included."""
+        flat = list(chain.from_iterable(rows))
+        wrong = {kind for kind in set(map(type, flat)) if kind is bool or not issubclass(kind, Integral)}
+        if wrong:
+            first = next(value for value in flat if type(value) in wrong)
+            raise TypeError(f"ids must be integers, got {first!r} ({type(first).__name__})")
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
+        torch.cumsum(torch.tensor([len(row) for row in rows], dtype=torch.int64), 0, out=offsets[1:])
+        return cls(torch.tensor(flat, dtype=torch.int32), offsets)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, R."""
+        return self.offsets.numel() - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """(R,) int64, the length of every row."""
+        return self.offsets.diff()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.values.device
+
+    def row(self, i: int) -> Tensor:
+        """(length,) int64, the values of row i; a negative i counts from the end."""
+        if not -self.rows <= i < self.rows:
+            raise IndexError(f"row {i} of {self.rows}")
+        i %= self.rows
+        return widen(self.values[int(self.offsets[i]) : int(self.offsets[i + 1])])
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.row(i) for i in range(self.rows))
+
+    def tolist(self) -> list[list[int]]:
+        """The rows as lists of Python integers."""
+        values, offsets = widen(self.values).tolist(), self.offsets.tolist()
+        return [values[first:end] for first, end in pairwise(offsets)]
+
+    def take(self, rows: Tensor) -> "Ragged":
+        """The given rows, (N,) int64, in that order, as a new Ragged."""
+        rows = rows.to(self.device)
+        first = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - first
+        offsets = torch.zeros(rows.numel() + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        total = int(offsets[-1])
+        index = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
+        index += torch.arange(total, device=self.device)
+        return Ragged(self.values[index], offsets)
+
+    def cut(self, max_len: int) -> "Ragged":
+        """The first `max_len` values of every row."""
+        lengths = self.lengths
+        column = torch.arange(self.values.numel(), device=self.device)
+        column -= torch.repeat_interleave(self.offsets[:-1], lengths, output_size=self.values.numel())
+        offsets = torch.zeros_like(self.offsets)
+        torch.cumsum(lengths.clamp(max=max_len), 0, out=offsets[1:])
+        return Ragged(self.values[column < max_len], offsets)
+
+    def padded(
+        self,
+        pad: int,
+        max_len: int | None = None,
+        left: bool = False,
+        *,
+        truncate: Literal["error", "cut", "drop"] = "error",
+    ) -> tuple[Tensor, Tensor]:
+        """All rows as (R, L) int64 filled with `pad`, and their (R,) int64 lengths.
+
+        Padding stands on the right, or on the left if asked. Rows longer than `max_len` are an error (DataError)
+        unless `truncate` says to cut their end or to drop them.
+        """
+        rows = self
+        if max_len is not None:
+            too_long = self.lengths > max_len
+            if truncate == "error" and bool(too_long.any()):
+                raise DataError(
+                    f"{int(too_long.sum())} of {self.rows} rows are longer than max_len = {max_len}, "
+                    f"the first is row {int(too_long.nonzero()[0])}; state truncate='cut' or 'drop', or raise max_len"
+                )
+            if truncate == "drop":
+                rows = self.take((~too_long).nonzero()[:, 0])
+        lengths = rows.lengths if max_len is None else rows.lengths.clamp(max=max_len)
+        width = int(lengths.max()) if rows.rows else 0
+        column = torch.arange(width, device=self.device)
+        if left:
+            column = column - (width - lengths)[:, None]
+        else:
+            column = column.expand(rows.rows, width)
+        real = (column >= 0) & (column < lengths[:, None])
+        ids = torch.full((rows.rows, width), pad, dtype=torch.int64, device=self.device)
+        ids[real] = widen(rows.values[(rows.offsets[:-1, None] + column)[real]])
+        return ids, lengths
+
+    def to(self, device: torch.device | str) -> "Ragged":
+        """The same rows on another device."""
+        return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+def widen(values: Tensor) -> Tensor:
+    """Stored values as int64 ids: int16 holds the bit patterns of unsigned ids."""
+    wide = values.to(torch.int64)
+    return wide.bitwise_and_(0xFFFF) if values.dtype == torch.int16 else wide
+
+
+def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
+    """Rows put together from left to right: row i is row i of every Ragged, and an int stands as itself in all rows."""
+    counts = [part.lengths if isinstance(part, Ragged) else torch.ones(rows, dtype=torch.int64) for part in parts]
+    offsets = torch.zeros(rows + 1, dtype=torch.int64)
+    torch.cumsum(sum(counts, start=torch.zeros(rows, dtype=torch.int64)), 0, out=offsets[1:])
+    values = torch.empty(int(offsets[-1]), dtype=torch.int32)
+    at = offsets[:-1].clone()
+    for part, count in zip(parts, counts, strict=True):
+        if isinstance(part, Ragged):
+            moved = torch.repeat_interleave(at - part.offsets[:-1], count)
+            values[moved + torch.arange(part.values.numel())] = part.values
+        else:
+            values[at] = part
+        at += count
+    return Ragged(values, offsets)

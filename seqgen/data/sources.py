@@ -1,0 +1,433 @@
+"""From files to what a text model trains on: rows read, split, tokenised, packed and batched.
+
+Sentence mode: a line is a sample, `[bos, x1..xn, eos]`. Stream and window mode: the text runs on over its newlines,
+which are characters (byte, char) or eos (word, bpe, unigram); it is read column by column with carried state, or in
+windows from random places. Conditions: a row is `[bos, field, sep, field, sep, text, eos]`, the loss is on the text.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from seqgen.core.batch import SequenceBatch
+from seqgen.core.errors import ConfigError, DataError
+from seqgen.data.batches import (
+    Batches,
+    SentenceBatches,
+    StreamBatches,
+    WindowBatches,
+    sentence_evaluation,
+    stream_evaluation,
+    window_evaluation,
+)
+from seqgen.data.corpus import Corpus
+from seqgen.data.ragged import Ragged, joined
+from seqgen.data.text import Records, has_fields, read_records, records_of
+from seqgen.data.tokenizers import (
+    Tokenizer,
+    TokenizerConfig,
+    choose_kind,
+    load_tokenizer,
+    resolved,
+    train_tokenizer,
+)
+
+Mode: TypeAlias = Literal["sentence", "stream", "window"]
+
+_LOG = logging.getLogger("seqgen")
+
+_AUTOMATIC_LENGTH = 1024
+"""Tokens a row may have where `data.max_length` is 0: more is rarely a sentence, and costs memory for each batch."""
+
+_AUTOMATIC_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text is learnt and how it is cut into samples: the section `data`."""
+
+    files: tuple[str, ...] = ()
+    """Training text: files, folders, .gz, .jsonl, .tsv, or - for standard input."""
+    valid: tuple[str, ...] = ()
+    """Held-out text; none: a part of the training text is held out."""
+    mode: Literal["auto", "sentence", "stream", "window"] = "auto"
+    """A sample is a line (sentence), or the text runs on (stream: state carried; window: random places)."""
+    field: str = "text"
+    """Field of .jsonl and .tsv rows that is the text."""
+    source: str = ""
+    """Fields of the condition, comma-separated; the model reads them before the text, without loss."""
+    target: str = ""
+    """Field of the text, where `source` is given."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Longest row in tokens, condition and end included (sentence mode); 0: as long as the text needs, up to 1024."""
+    long: Literal["error", "cut", "drop"] = "error"
+    """What happens to longer rows: an error that names them, their end is cut off, or they are left out."""
+    valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share held out where `valid` is empty: by a hash of the line, or the end of running text."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Tokens per row and step (stream, window); 0: 64."""
+    jitter: bool = False
+    """Random window lengths around `window` (stream)."""
+    bucket: Annotated[int, Field(ge=1)] = 50
+    """Batches whose rows are sorted by length together (sentence)."""
+
+
+@dataclass(frozen=True)
+class TextData:
+    """All that training and evaluation need to know of a text."""
+
+    tokenizer: Tokenizer
+    mode: Mode
+    train: Corpus
+    valid: Corpus
+    train_lines: list[str]
+    """Texts of the training rows; running text is cut at its newlines."""
+    valid_lines: list[str]
+    """Texts of the held-out rows, likewise."""
+    valid_sources: list[str] | None
+    """Conditions of the held-out rows, several fields joined by tabs."""
+    fingerprint: str
+    """SHA-256 of the text and of how it was read."""
+    resolved: tuple[DataConfig, TokenizerConfig]
+    """The settings with what was chosen in the place of auto and 0."""
+    facts: dict[str, Any]
+    """vocab_size, pad, sep, start, stop (-1: none), never (ids not to sample), max_length (tokens of a row)."""
+    batches: Batches
+    batch: int
+    """Rows of a batch over all processes."""
+    valid_characters: int
+    """Characters of the held-out text, newlines included: what nats per character are divided by."""
+
+    def validation(self) -> Iterator[SequenceBatch]:
+        """The held-out text, every target counted once."""
+        data, pad = self.resolved[0], self.tokenizer.pad
+        if self.mode == "sentence":
+            return sentence_evaluation(self.valid, self.batch, pad=pad)
+        evaluation = stream_evaluation if self.mode == "stream" else window_evaluation
+        return evaluation(self.valid, self.batch, data.window, pad=pad)
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None = None,
+    extra_input: Iterable[str] | None = None,
+) -> TextData:
+    """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
+
+    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. Raises
+    DataError for text that cannot be used, ConfigError for settings that contradict each other.
+    """
+    records = _read(data, extra_input)
+    mode = choose_mode(data, records)
+    _report_unused(data, mode)
+    held_out = _read_files(data, data.valid) if data.valid else None
+    data = replace(data, mode=mode)
+    if mode == "sentence":
+        return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
+    return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
+
+
+def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
+    """The ids of conditions as a model reads them after its start id: every field followed by `sep`.
+
+    Several fields stand in one string, separated by tabs; each string must have as many as the first.
+    """
+    fields = [source.split("\t") for source in sources]
+    count = len(fields[0]) if fields else 0
+    for number, values in enumerate(fields, 1):
+        if len(values) != count:
+            raise DataError(f"condition {number} has {len(values)} fields (separated by tabs), the first has {count}")
+    columns = [tokenizer.encode([values[i] for values in fields]) for i in range(count)]
+    return joined([part for column in columns for part in (column, tokenizer.sep)], len(fields))
+
+
+def choose_mode(data: DataConfig, records: Records) -> Mode:
+    """The mode, auto replaced: running text is one that is cut into lines for other reasons than its sentences.
+
+    That is: one line alone, blank lines between paragraphs (2 % of the lines and more), or more than 1 % of lines
+    over 1,000 characters. Rows of .jsonl and .tsv are samples.
+    """
+    if data.source and data.mode not in ("auto", "sentence"):
+        raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
+    if data.mode != "auto":
+        return data.mode
+    if data.source or has_fields(data.files):
+        return "sentence"
+    lines = records.texts
+    blank = sum(not line.strip() for line in lines)
+    long = sum(len(line) > 1000 for line in lines)
+    running = len(lines) - blank == 1 or blank >= 0.02 * len(lines) or long > 0.01 * len(lines)
+    return "stream" if running else "sentence"
+
+
+def _report_unused(data: DataConfig, mode: Mode) -> None:
+    """Say which settings take no effect in this mode."""
+    only = {
+        "max_length": "sentence",
+        "long": "sentence",
+        "bucket": "sentence",
+        "window": "stream window",
+        "jitter": "stream",
+        "valid_share": "" if data.valid else mode,
+    }
+    for name, modes in only.items():
+        if getattr(data, name) != getattr(DataConfig, name) and mode not in modes.split():
+            because = "with data.valid" if name == "valid_share" else f"with data.mode = {mode}"
+            _LOG.warning("data.%s takes no effect %s", name, because)
+
+
+def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
+    if extra_input is None:
+        if not data.files:
+            raise DataError("no training text; give --data FILE, a folder, or - for standard input")
+        return _read_files(data, data.files)
+    extra = records_of(extra_input)
+    if not data.files:
+        return extra
+    records = _read_files(data, data.files)
+    if records.sources is not None:
+        raise ConfigError("data.source needs rows with fields; lines from Python have none")
+    first = len(records.texts)
+    return Records(
+        records.texts + extra.texts, None, records.numbers + extra.numbers, (*records.places, (first, "input"))
+    )
+
+
+def _read_files(data: DataConfig, files: Sequence[str]) -> Records:
+    return read_records(files, field=data.field, source=data.source, target=data.target)
+
+
+# --------------------------------------------------------------------------------------------------------- sentences
+
+
+def _prepare_sentences(
+    data: DataConfig,
+    config: TokenizerConfig,
+    records: Records,
+    held_out: Records | None,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+) -> TextData:
+    rows = [row for row, text in enumerate(records.texts) if text.strip()]
+    if not rows:
+        raise DataError(f"{records.where(0)}: only blank lines; expected text")
+    fingerprint = _fingerprint(data, records)
+    if held_out is None:
+        held_out, train_rows, valid_rows = records, *split_by_hash(records, rows, data.valid_share)
+    else:
+        train_rows, valid_rows = rows, [row for row, text in enumerate(held_out.texts) if text.strip()]
+    texts = [records.texts[row] for row in train_rows]
+    sources = None if records.sources is None else [records.sources[row] for row in train_rows]
+    tokenizer = (
+        load_tokenizer(tokenizer_folder)
+        if tokenizer_folder is not None
+        else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
+    )
+    train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
+    valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
+    train, valid = train.to(device), valid.to(device)
+    longest = max(longest, longest_valid)
+    data = replace(data, max_length=data.max_length or longest)
+    valid_lines = [held_out.texts[row] for row in valid_rows]
+    return TextData(
+        tokenizer=tokenizer,
+        mode="sentence",
+        train=train,
+        valid=valid,
+        train_lines=[records.texts[row] for row in train_rows],
+        valid_lines=valid_lines,
+        valid_sources=None if held_out.sources is None else [held_out.sources[row] for row in valid_rows],
+        fingerprint=fingerprint,
+        resolved=(data, resolved(config, tokenizer)),
+        facts=_facts(tokenizer, "sentence", longest),
+        batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
+        batch=batch,
+        valid_characters=sum(len(line) + 1 for line in valid_lines),
+    )
+
+
+def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
+    """Training and held-out rows by a hash of the text: equal texts fall on one side, whatever the order of files.
+
+    White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
+    """
+    hashes = {row: _hash(records.texts[row]) for row in rows}
+    lowest, highest = min(hashes.values()), max(hashes.values())
+    if lowest == highest:
+        raise DataError(
+            f"{records.where(rows[0])}: the only line, or equal to all others, so none can be held out; "
+            "give more lines, data.valid, or data.mode=stream for running text"
+        )
+    limit = max(lowest + 1, int(share * 2**64))
+    if highest < limit:
+        limit = highest
+    return [row for row in rows if hashes[row] >= limit], [row for row in rows if hashes[row] < limit]
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+def _pack(
+    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], side: str
+) -> tuple[Corpus, list[int], int]:
+    """Corpus of the rows, the rows that are in it, and the input positions of the longest."""
+    ids = tokenizer.encode([records.texts[row] for row in rows])
+    parts: list[Ragged | int] = [tokenizer.bos, ids, tokenizer.eos]
+    loss_from: Tensor | None = None
+    if records.sources is not None:
+        conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
+        parts.insert(1, conditions)
+        loss_from = conditions.lengths
+    packed = joined(parts, len(rows))
+    limit = data.max_length or _AUTOMATIC_LENGTH
+    lengths = packed.lengths - 1
+    too_long = (lengths > limit).nonzero().view(-1)
+    if len(too_long):
+        first = int(too_long[0])
+        where = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
+        what = f"{len(too_long)} of {len(rows)} {side} rows are longer than {limit} tokens"
+        if data.long == "error":
+            raise DataError(
+                f"{what}, {where}; set data.max_length higher, data.long=cut or data.long=drop, "
+                "or data.mode=stream for running text"
+            )
+        _LOG.warning("%s and %s; %s", what, "are cut" if data.long == "cut" else "are left out", where)
+        keep = lengths <= limit
+        if data.long == "cut":
+            # A condition that fills the row leaves no text to learn.
+            keep = torch.ones_like(keep) if loss_from is None else loss_from < limit
+            packed = packed.cut(limit + 1)
+        kept = keep.nonzero().view(-1)
+        if not len(kept):
+            raise DataError(f"{what}, and none are left; set data.max_length higher")
+        packed = packed.take(kept)
+        loss_from = None if loss_from is None else loss_from[kept]
+        rows = [rows[row] for row in kept.tolist()]
+    return Corpus(packed, loss_from, tokenizer.fingerprint), rows, int((packed.lengths - 1).max())
+
+
+# ------------------------------------------------------------------------------------------------------ running text
+
+
+def _prepare_stream(
+    data: DataConfig,
+    config: TokenizerConfig,
+    records: Records,
+    held_out: Records | None,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+) -> TextData:
+    fingerprint = _fingerprint(data, records)
+    data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+    text = _running(records)
+    tokenizer = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
+    if tokenizer is None:
+        config = replace(config, kind=choose_kind(config, records.texts))
+    kind = config.kind if tokenizer is None else tokenizer.kind
+    if held_out is not None:
+        valid_text = _running(held_out)
+    else:
+        cut = _cut_place(text, data.valid_share, anywhere=kind in ("byte", "char"))
+        text, valid_text = text[:cut], text[cut:]
+        if not text.strip() or not valid_text.strip():
+            raise DataError(
+                f"{records.where(0)}: running text of {len(text) + len(valid_text)} characters is too short "
+                f"to hold out {data.valid_share:.0%} of it; give more text or data.valid"
+            )
+    if tokenizer is None:
+        # A whole text has its newlines as characters, and one has to be there for a text to start with.
+        parts = [text, "\n"] if kind == "char" else text.split("\n")
+        tokenizer = train_tokenizer(config, parts, seed=seed)
+    start = tokenizer.token_to_id("\n") if tokenizer.kind in ("byte", "char") else tokenizer.eos
+    train = _stream_corpus(tokenizer, text, start).to(device)
+    valid = _stream_corpus(tokenizer, valid_text, start).to(device)
+    batches: Batches
+    if data.mode == "stream":
+        batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
+    else:
+        batches = WindowBatches(train, batch, data.window, seed=seed)
+    mode: Mode = "stream" if data.mode == "stream" else "window"
+    return TextData(
+        tokenizer=tokenizer,
+        mode=mode,
+        train=train,
+        valid=valid,
+        train_lines=text.removesuffix("\n").split("\n"),
+        valid_lines=valid_text.removesuffix("\n").split("\n"),
+        valid_sources=None,
+        fingerprint=fingerprint,
+        resolved=(data, resolved(config, tokenizer)),
+        facts=_facts(tokenizer, mode, data.window),
+        batches=batches,
+        batch=batch,
+        valid_characters=len(valid_text),
+    )
+
+
+def _running(records: Records) -> str:
+    """The rows as one text, each ended by a newline."""
+    return "\n".join([*records.texts, ""])
+
+
+def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
+    """Where the held-out tail begins: at its character, or after the newline or space that follows."""
+    cut = int(len(text) * (1 - share))
+    if anywhere:
+        return cut
+    newline = text.find("\n", cut, len(text) - 1)
+    return (newline if newline >= 0 else max(cut - 1, text.find(" ", cut))) + 1
+
+
+def _stream_corpus(tokenizer: Tokenizer, text: str, start: int) -> Corpus:
+    ids = torch.cat([torch.tensor([start], dtype=torch.int32), tokenizer.encode_stream(text)])
+    return Corpus(Ragged(ids, torch.tensor([0, ids.numel()])), None, tokenizer.fingerprint)
+
+
+# ------------------------------------------------------------------------------------------------------- both modes
+
+
+def _facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
+    """What a model has to know of the ids."""
+    if mode == "sentence":
+        start, stop, written = tokenizer.bos, tokenizer.eos, {tokenizer.eos}
+    elif tokenizer.kind in ("byte", "char"):
+        start, stop, written = tokenizer.token_to_id("\n"), -1, set()
+    else:
+        start, stop, written = tokenizer.eos, -1, {tokenizer.eos}
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "pad": tokenizer.pad,
+        "sep": tokenizer.sep,
+        "start": start,
+        "stop": stop,
+        "never": tuple(i for i, text in enumerate(tokenizer.surfaces()) if not text and i not in written),
+        "max_length": max_length,
+    }
+
+
+def _fingerprint(data: DataConfig, records: Records) -> str:
+    """Content and way of reading, not the place: a moved file is the same text."""
+    digest = hashlib.sha256(repr((data.mode, data.source, data.target, len(records.texts))).encode())
+    for rows in (records.texts, records.sources or ()):
+        for text in rows:
+            line = text.encode()
+            digest.update(len(line).to_bytes(8, "little"))
+            digest.update(line)
+    return digest.hexdigest()

@@ -1,0 +1,857 @@
+"""Tokenizers: lines of text to packed ids and back. Bytes, characters, words, and SentencePiece's BPE and unigram.
+
+Ids 0 pad, 1 unk, 2 bos, 3 eos, 4 sep stand before the symbols; a given SentencePiece model keeps its own ids, and the
+specials it lacks come after its last. What a round trip `decode(encode(line))` gives back:
+
+    byte            the line
+    char            the line; characters outside the vocabulary become U+FFFD
+    word, split     the words joined by single spaces; unknown words become <unk>
+    word, nltk      the tokens joined by single spaces ("do n't"; double quotes become `` and '')
+    word, pattern   the line, where the pattern's tokens tile the training text (joined by nothing); else the tokens
+                    joined by single spaces
+    bpe, unigram    the line if trained here (no normalisation, all spaces kept, unseen characters as bytes); U+2581,
+                    SentencePiece's word marker, becomes a space. A given model normalises as it was trained to
+
+With `lower` the line is lower-cased first. Saved as JSON and text files, never as pickles.
+"""
+
+import io
+import json
+import logging
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from seqgen.core.errors import ConfigError, DataError
+from seqgen.core.files import read_json, write_bytes, write_json, write_text
+from seqgen.data.ragged import Ragged
+from seqgen.data.spmodel import MARKER, read_model
+from seqgen.data.text import check_unicode
+
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<sep>")
+"""Names of the ids 0 to 4: padding, unknown, start, end, separator of a condition and of its fields."""
+
+Kind: TypeAlias = Literal["auto", "byte", "char", "word", "bpe", "unigram"]
+
+_PAD, _UNK, _BOS, _EOS, _SEP = range(5)
+_FIRST = len(SPECIALS)
+_FORMAT = 1
+_LOG = logging.getLogger("seqgen")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes ids: the section `tokenizer`."""
+
+    kind: Kind = "auto"
+    """Units. auto: word for tokenised text, char for text with hardly any spaces, else bpe."""
+    vocab_size: Annotated[int, Field(ge=0)] = 0
+    """Ids in all, the five special ones included (byte: always 261); 0: chosen from the text."""
+    min_count: Annotated[int, Field(ge=0)] = 0
+    """Fewest occurrences of a word or character that gets an id; 0: 2 where rare ones are rare in all, else 1."""
+    words: Literal["split", "nltk"] = "split"
+    """Words (kind word): split at white space, or nltk's Treebank-style word tokenizer."""
+    pattern: str = ""
+    """Regular expression whose matches are the words (kind word), for example SMILES atoms or item ids."""
+    model: str = ""
+    """A SentencePiece .model file to use as it is, instead of training one."""
+    lower: bool = False
+    """Lower-case the text first."""
+    symbols: tuple[str, ...] = ()
+    """Words, characters or pieces that get an id whether the text holds them or not."""
+
+
+class Tokenizer(Protocol):
+    """What every tokenizer offers. Text exists only on its two sides."""
+
+    @property
+    def kind(self) -> str:
+        """byte, char, word, bpe or unigram."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, specials included."""
+
+    @property
+    def pad(self) -> int:
+        """Id that fills rows."""
+
+    @property
+    def unk(self) -> int:
+        """Id of everything outside the vocabulary."""
+
+    @property
+    def bos(self) -> int:
+        """Id a sentence starts with."""
+
+    @property
+    def eos(self) -> int:
+        """Id a line ends with."""
+
+    @property
+    def sep(self) -> int:
+        """Id after each field of a condition."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that changes ids."""
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """The ids of every line, int32, without special ids around them. DataError for lone surrogates."""
+
+    def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
+        """The text of every row, special ids left out. DataError for ids out of range, TypeError for no integers."""
+
+    def encode_stream(self, text: str) -> Tensor:
+        """Running text as (N,) int32 ids: newlines are characters (byte, char), or each is an eos (word, pieces)."""
+
+    def decode_stream(self, ids: Sequence[int]) -> str:
+        """The running text of ids from a stream."""
+
+    def id_to_token(self, i: int) -> str:
+        """The token of an id, as it is stored."""
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a stored token, or `unk`."""
+
+    def surfaces(self) -> list[str]:
+        """The text each id adds in the middle of a line; "" for specials, U+FFFD for bytes that are no character."""
+
+    def unknown(self, line: str) -> list[str]:
+        """The parts of a line that would become `unk`, in order."""
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files into a folder, made if need be."""
+
+
+# ------------------------------------------------------------------------------------------------------------- bytes
+
+
+class ByteTokenizer:
+    """UTF-8 bytes: id = byte + 5. Any text, lossless, 261 ids."""
+
+    kind = "byte"
+    vocab_size = _FIRST + 256
+    pad, unk, bos, eos, sep = _PAD, _UNK, _BOS, _EOS, _SEP
+
+    def __init__(self, *, lower: bool = False) -> None:
+        self.lower = lower
+        self.fingerprint = _fingerprint(self._options())
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """The bytes of every line as ids."""
+        rows = [line.encode() for line in _prepared(lines, self.lower)]
+        values = np.frombuffer(b"".join(rows), np.uint8).astype(np.int32) + _FIRST
+        return Ragged(torch.from_numpy(values), _offsets([len(row) for row in rows]))
+
+    def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
+        """The text of every row; bytes that are not UTF-8 become U+FFFD."""
+        values, offsets = _checked(ids, self.vocab_size)
+        values, offsets = _kept(values, offsets, values >= _FIRST)
+        text = (values - _FIRST).astype(np.uint8).tobytes()
+        return [text[first:end].decode(errors="replace") for first, end in _spans(offsets)]
+
+    def encode_stream(self, text: str) -> Tensor:
+        """The bytes of the text, newlines included."""
+        return self.encode([text]).values
+
+    def decode_stream(self, ids: Sequence[int]) -> str:
+        """The text of the bytes."""
+        return self.decode([ids])[0]
+
+    def id_to_token(self, i: int) -> str:
+        """`<0x41>` for the byte 0x41."""
+        return SPECIALS[i] if i < _FIRST else f"<0x{i - _FIRST:02X}>"
+
+    def token_to_id(self, token: str) -> int:
+        """The id of `<0x41>`, of a special, or of a one-byte character itself."""
+        if token in SPECIALS:
+            return SPECIALS.index(token)
+        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", token):
+            return _FIRST + int(match[1], 16)
+        return _FIRST + ord(token) if len(token) == 1 and token.isascii() else _UNK
+
+    def surfaces(self) -> list[str]:
+        """ASCII characters; U+FFFD for the bytes of longer ones."""
+        return [""] * _FIRST + [_byte_surface(byte) for byte in range(256)]
+
+    def unknown(self, line: str) -> list[str]:
+        """Nothing: every byte has an id."""
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json."""
+        _save(folder, self._options(), self.fingerprint)
+
+    def _options(self) -> dict[str, Any]:
+        return {"kind": self.kind, "lower": self.lower}
+
+
+# -------------------------------------------------------------------------------------------------------- characters
+
+
+class CharTokenizer:
+    """Unicode characters: `symbols[k]` has the id k + 5.
+
+    Encoding is one UTF-32 conversion and one table look-up over all code points.
+    """
+
+    kind = "char"
+    pad, unk, bos, eos, sep = _PAD, _UNK, _BOS, _EOS, _SEP
+
+    def __init__(self, symbols: Sequence[str], *, lower: bool = False) -> None:
+        self.symbols = tuple(symbols)
+        self.lower = lower
+        self.vocab_size = _FIRST + len(self.symbols)
+        codes = np.frombuffer("".join(self.symbols).encode("utf-32-le"), np.uint32)
+        self._ids = np.full(0x110000, _UNK, np.int32)
+        self._ids[codes] = np.arange(_FIRST, self.vocab_size)
+        self._codes = np.concatenate([np.full(_FIRST, 0xFFFD, np.uint32), codes])
+        self.fingerprint = _fingerprint(self._options(), *self.symbols)
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """The characters of every line as ids."""
+        lines = _prepared(lines, self.lower)
+        codes = np.frombuffer("".join(lines).encode("utf-32-le"), np.uint32)
+        return Ragged(torch.from_numpy(self._ids[codes]), _offsets([len(line) for line in lines]))
+
+    def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
+        """The text of every row; `unk` is U+FFFD."""
+        values, offsets = _checked(ids, self.vocab_size)
+        values, offsets = _kept(values, offsets, (values >= _FIRST) | (values == _UNK))
+        text = self._codes[values].tobytes().decode("utf-32-le")
+        return [text[first:end] for first, end in _spans(offsets)]
+
+    def encode_stream(self, text: str) -> Tensor:
+        """The characters of the text, newlines included."""
+        return self.encode([text]).values
+
+    def decode_stream(self, ids: Sequence[int]) -> str:
+        """The text of the characters."""
+        return self.decode([ids])[0]
+
+    def id_to_token(self, i: int) -> str:
+        """The character."""
+        return _token(i, self.symbols)
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a character or special."""
+        if token in SPECIALS:
+            return SPECIALS.index(token)
+        return int(self._ids[ord(token)]) if len(token) == 1 else _UNK
+
+    def surfaces(self) -> list[str]:
+        """The characters."""
+        return [""] * _FIRST + list(self.symbols)
+
+    def unknown(self, line: str) -> list[str]:
+        """The characters outside the vocabulary."""
+        line = line.lower() if self.lower else line
+        return [character for character in line if self._ids[ord(character)] == _UNK]
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and vocab.txt."""
+        _save(folder, self._options(), self.fingerprint, self.symbols)
+
+    def _options(self) -> dict[str, Any]:
+        return {"kind": self.kind, "lower": self.lower}
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+
+
+class WordTokenizer:
+    """Words: `symbols[k]` has the id k + 5. The word `<unk>` in a text is `unk` itself, as WikiText writes it.
+
+    `joiner` stands between words in decoded text. With a pattern and the joiner "" the tokens tile the text: what the
+    pattern leaves out is `unk`, so nothing vanishes silently. With the joiner " " what it leaves out is dropped.
+    """
+
+    kind = "word"
+    pad, unk, bos, eos, sep = _PAD, _UNK, _BOS, _EOS, _SEP
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        words: Literal["split", "nltk"] = "split",
+        pattern: str = "",
+        joiner: str = " ",
+        lower: bool = False,
+    ) -> None:
+        self.symbols = tuple(symbols)
+        self.words = words
+        self.pattern = pattern
+        self.joiner = joiner
+        self.lower = lower
+        self.vocab_size = _FIRST + len(self.symbols)
+        self._cut = word_cutter(words, pattern, keep_gaps=joiner == "")
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols, _FIRST)}
+        self._ids[SPECIALS[_UNK]] = _UNK
+        self.fingerprint = _fingerprint(self._options(), *self.symbols)
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """The words of every line as ids."""
+        ids, cut = self._ids, self._cut
+        rows = [[ids.get(word, _UNK) for word in cut(line)] for line in _prepared(lines, self.lower)]
+        return Ragged.from_lists(rows)
+
+    def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
+        """The words of every row, joined; `unk` is `<unk>`."""
+        values, offsets = _checked(ids, self.vocab_size)
+        values, offsets = _kept(values, offsets, (values >= _FIRST) | (values == _UNK))
+        tokens = [*SPECIALS, *self.symbols]
+        texts = [tokens[i] for i in values.tolist()]
+        return [self.joiner.join(texts[first:end]) for first, end in _spans(offsets)]
+
+    def encode_stream(self, text: str) -> Tensor:
+        """The words of the text, every newline as eos."""
+        return _lines_to_stream(self, text)
+
+    def decode_stream(self, ids: Sequence[int]) -> str:
+        """The text of the words, every eos as a newline."""
+        return _stream_to_lines(self, ids)
+
+    def id_to_token(self, i: int) -> str:
+        """The word."""
+        return _token(i, self.symbols)
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a word or special."""
+        return SPECIALS.index(token) if token in SPECIALS else self._ids.get(token, _UNK)
+
+    def surfaces(self) -> list[str]:
+        """The words, each with the joiner before it."""
+        return [""] * _FIRST + [self.joiner + symbol for symbol in self.symbols]
+
+    def unknown(self, line: str) -> list[str]:
+        """The words outside the vocabulary."""
+        return [word for word in self._cut(line.lower() if self.lower else line) if word not in self._ids]
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and vocab.txt."""
+        _save(folder, self._options(), self.fingerprint, self.symbols)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "lower": self.lower,
+            "words": self.words,
+            "pattern": self.pattern,
+            "joiner": self.joiner,
+        }
+
+
+def word_cutter(words: str, pattern: str, *, keep_gaps: bool) -> Callable[[str], list[str]]:
+    """A function that cuts a line into words: by white space, by nltk, or into the matches of a pattern.
+
+    `keep_gaps` makes what lies between two matches a word too. nltk's is `NLTKWordTokenizer`, which needs no downloaded
+    data; the line is taken as one sentence, so only its last full stop is cut off.
+    """
+    if pattern:
+        compiled = _compiled(pattern)
+        return lambda line: _matches(compiled, line, keep_gaps)
+    if words == "nltk":
+        from nltk.tokenize import NLTKWordTokenizer
+
+        cut: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
+        return cut
+    return str.split
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"tokenizer.pattern = {pattern!r} is no regular expression: {error}") from None
+
+
+def _matches(pattern: re.Pattern[str], line: str, keep_gaps: bool) -> list[str]:
+    words, end = [], 0
+    for match in pattern.finditer(line):
+        if match.start() == match.end():
+            continue
+        if keep_gaps and match.start() > end:
+            words.append(line[end : match.start()])
+        words.append(match[0])
+        end = match.end()
+    if keep_gaps and end < len(line):
+        words.append(line[end:])
+    return words
+
+
+# ----------------------------------------------------------------------------------------------------- SentencePiece
+
+
+class PieceTokenizer:
+    """A SentencePiece model, its own ids untouched; pad, bos, eos or sep that it lacks get the ids after its last."""
+
+    def __init__(self, model: bytes, *, lower: bool = False) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.kind = read_model(model).model_type
+        self.model = model
+        self.lower = lower
+        self._sp = SentencePieceProcessor(model_proto=model)
+        size = int(self._sp.get_piece_size())
+        self.unk = int(self._sp.unk_id())
+        own = {"<pad>": self._sp.pad_id(), "<s>": self._sp.bos_id(), "</s>": self._sp.eos_id(), "<sep>": -1}
+        sep = self._sp.piece_to_id("<sep>")
+        if self._sp.is_control(sep):
+            own["<sep>"] = sep
+        self._added = tuple(name for name, i in own.items() if i < 0)
+        added = dict(zip(self._added, range(size, size + len(self._added)), strict=True))
+        self.pad, self.bos, self.eos, self.sep = (added.get(name, int(i)) for name, i in own.items())
+        self.vocab_size = size + len(added)
+        self._size = size
+        self.fingerprint = _fingerprint({**self._options(), "kind": "sentencepiece"}, sha256(model).hexdigest())
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """SentencePiece's ids of every line."""
+        rows: list[list[int]] = self._sp.encode(list(_prepared(lines, self.lower)))
+        return Ragged.from_lists(rows)
+
+    def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
+        """SentencePiece's text of every row; `unk` is the model's unknown surface, U+2047 between spaces by default."""
+        values, offsets = _checked(ids, self.vocab_size)
+        special = np.array([self.pad, self.bos, self.eos, self.sep])
+        values, offsets = _kept(values, offsets, (values < self._size) & ~np.isin(values, special))
+        flat = values.tolist()
+        texts: list[str] = self._sp.decode([flat[first:end] for first, end in _spans(offsets)])
+        return texts
+
+    def encode_stream(self, text: str) -> Tensor:
+        """The pieces of the text, every newline as eos."""
+        return _lines_to_stream(self, text)
+
+    def decode_stream(self, ids: Sequence[int]) -> str:
+        """The text of the pieces, every eos as a newline."""
+        return _stream_to_lines(self, ids)
+
+    def id_to_token(self, i: int) -> str:
+        """The piece, its word marker U+2581 as stored."""
+        return self._added[i - self._size] if i >= self._size else str(self._sp.id_to_piece(i))
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a piece."""
+        return self._size + self._added.index(token) if token in self._added else int(self._sp.piece_to_id(token))
+
+    def surfaces(self) -> list[str]:
+        """The pieces with spaces for markers; "" for control and unused ones."""
+        return [self._surface(i) for i in range(self._size)] + [""] * len(self._added)
+
+    def unknown(self, line: str) -> list[str]:
+        """The parts of the line that no piece holds."""
+        line = line.lower() if self.lower else line
+        pieces: list[str] = self._sp.encode_as_pieces(line)
+        return [piece for piece, i in zip(pieces, self._sp.encode(line), strict=True) if i == self.unk]
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and spm.model, the model byte for byte."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / "spm.model", self.model)
+        _save(folder, self._options(), self.fingerprint)
+
+    def _surface(self, i: int) -> str:
+        if self._sp.is_control(i) or self._sp.is_unknown(i) or self._sp.is_unused(i):
+            return ""
+        piece = str(self._sp.id_to_piece(i))
+        return _byte_surface(int(piece[3:5], 16)) if self._sp.is_byte(i) else piece.replace(MARKER, " ")
+
+    def _options(self) -> dict[str, Any]:
+        return {"kind": self.kind, "lower": self.lower}
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def train_tokenizer(config: TokenizerConfig, lines: Sequence[str], *, seed: int) -> Tokenizer:
+    """A tokenizer for the text, the same for the same lines, settings and seed on every machine.
+
+    Where sizes are 0 and the kind is auto they are chosen from the text; `resolved` tells what was chosen. The seed
+    only matters for SentencePiece on more than 20 million characters, of which that many are drawn. DataError if the
+    text does not support the vocabulary asked for, ConfigError if settings contradict each other.
+    """
+    kind = choose_kind(config, lines)
+    _report_unused(config, kind)
+    if config.model:
+        return _given_model(config)
+    if kind == "byte":
+        return ByteTokenizer(lower=config.lower)
+    if kind == "char":
+        return _train_char(config, lines)
+    if kind == "word":
+        return _train_word(config, lines)
+    return _train_pieces(config, kind, lines, seed)
+
+
+def resolved(config: TokenizerConfig, tokenizer: Tokenizer) -> TokenizerConfig:
+    """The settings with what was chosen in the place of auto and 0."""
+    kind: Any = tokenizer.kind if tokenizer.kind in ("byte", "char", "word", "bpe", "unigram") else config.kind
+    return replace(config, kind=kind, vocab_size=tokenizer.vocab_size)
+
+
+def choose_kind(config: TokenizerConfig, lines: Sequence[str]) -> Kind:
+    """The kind, auto replaced: word for tokenised text, char for text with hardly any spaces, else bpe.
+
+    Looks at up to 5,000 lines spread over the text. Text counts as tokenised if nearly all of its punctuation stands
+    alone, or if it has none and its words recur often.
+    """
+    if config.pattern and config.words == "nltk":
+        raise ConfigError("tokenizer.pattern and tokenizer.words = nltk are two ways to cut words; give one")
+    if config.pattern or config.words == "nltk":
+        given = "tokenizer.pattern" if config.pattern else "tokenizer.words = nltk"
+        if config.kind not in ("auto", "word") or config.model:
+            other = "tokenizer.model" if config.model else f"tokenizer.kind = {config.kind}"
+            raise ConfigError(f"{given} makes words, but {other} is given; leave one out")
+        return "word"
+    if config.kind != "auto" or config.model:
+        return config.kind
+    sample = [line for line in islice(lines, 0, None, max(1, len(lines) // 5000)) if line.strip()]
+    text = "\n".join(sample)
+    spaces = sum(map(text.count, " \t\u3000"))
+    if spaces < 0.02 * len(text):
+        return "char"
+    words = text.split()
+    punctuation = len(re.findall(_PUNCTUATION, text))
+    if punctuation >= 0.01 * len(words):
+        alone = sum(re.fullmatch(_PUNCTUATION, word) is not None for word in words)
+        return "word" if alone >= 0.9 * punctuation else "bpe"
+    return "word" if len(words) >= 5 * len(set(words)) else "bpe"
+
+
+_PUNCTUATION = "[.,;:!?\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u3001]"
+
+
+def _report_unused(config: TokenizerConfig, kind: str) -> None:
+    """Say which settings take no effect with this kind."""
+    given = {
+        "vocab_size": config.vocab_size > 0 and (kind == "byte" or config.model),
+        "min_count": config.min_count > 0 and (kind not in ("char", "word") or config.model),
+        "symbols": config.symbols and (kind == "byte" or config.model),
+    }
+    for name, unused in given.items():
+        if unused:
+            because = "with a given tokenizer.model" if config.model else f"with tokenizer.kind = {kind}"
+            _LOG.warning("tokenizer.%s takes no effect %s", name, because)
+
+
+def _given_model(config: TokenizerConfig) -> PieceTokenizer:
+    path = Path(config.model)
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"tokenizer.model: {path} cannot be read ({error.strerror})") from None
+    try:
+        tokenizer = PieceTokenizer(model, lower=config.lower)
+    except DataError as error:
+        raise DataError(f"tokenizer.model: {path}: {error}") from None
+    if config.kind not in ("auto", tokenizer.kind):
+        raise ConfigError(f"tokenizer.kind = {config.kind}, but {path} is a {tokenizer.kind} model")
+    return tokenizer
+
+
+def _train_char(config: TokenizerConfig, lines: Sequence[str]) -> CharTokenizer:
+    long = next((symbol for symbol in config.symbols if len(symbol) != 1), None)
+    if long is not None:
+        raise ConfigError(
+            f"tokenizer.symbols holds {long!r}, but kind char takes single characters; use kind word or bpe"
+        )
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line.lower() if config.lower else line)
+    # Few letters and digits may be rare by chance; of a thousand and more characters the rare ones train `unk`.
+    symbols = _frequent(counts, config, "characters", rare=1000)
+    return CharTokenizer(symbols, lower=config.lower)
+
+
+def _train_word(config: TokenizerConfig, lines: Sequence[str]) -> WordTokenizer:
+    lines = _prepared(lines, config.lower)
+    joiner = " "
+    if config.pattern:
+        joiner = _joiner(_compiled(config.pattern), lines)
+    cut = word_cutter(config.words, config.pattern, keep_gaps=False)
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(cut(line))
+    counts.pop(SPECIALS[_UNK], None)
+    if not counts:
+        raise DataError(f"tokenizer.pattern = {config.pattern!r} matches nothing in the text")
+    symbols = _frequent(counts, config, "words", rare=0)
+    return WordTokenizer(symbols, words=config.words, pattern=config.pattern, joiner=joiner, lower=config.lower)
+
+
+def _joiner(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
+    """ "" where the matches tile the lines, " " where white space stands between them."""
+    gaps: Counter[str] = Counter()
+    for line in lines:
+        if sum(map(len, _matches(pattern, line, keep_gaps=False))) < len(line):
+            gaps.update(set(_matches(pattern, line, keep_gaps=True)) - set(_matches(pattern, line, keep_gaps=False)))
+    if any(any(map(str.isspace, gap)) for gap in gaps):
+        return " "
+    if gaps:
+        gap, count = gaps.most_common(1)[0]
+        _LOG.warning(
+            "tokenizer.pattern does not match all of the text: %d different parts become unk, most often %r (%d lines)",
+            len(gaps),
+            gap,
+            count,
+        )
+    return ""
+
+
+def _frequent(counts: Counter[str], config: TokenizerConfig, noun: str, *, rare: int) -> list[str]:
+    """The units that get ids, by falling count, then by code points: independent of the order of lines.
+
+    With an automatic `min_count`, units seen once get none if there are more than `rare` units and those seen once
+    make at most 5 % of the text: then they are what `unk` is learnt from.
+    """
+    least = config.min_count
+    if not least:
+        once = sum(count == 1 for count in counts.values())
+        least = 2 if len(counts) > rare and once <= 0.05 * counts.total() else 1
+    extra = list(dict.fromkeys(config.symbols))
+    extra_set = set(extra)
+    kept = sorted(
+        (unit for unit, n in counts.items() if n >= least and unit not in extra_set), key=lambda u: (-counts[u], u)
+    )
+    symbols = extra + kept
+    if config.vocab_size > _FIRST + len(symbols):
+        raise DataError(
+            f"tokenizer.vocab_size = {config.vocab_size}, but the text has only {len(symbols)} {noun} seen "
+            f"{least} times or more, and {_FIRST} ids are special; use 0 (automatic) or at most {_FIRST + len(symbols)}"
+        )
+    if config.vocab_size and config.vocab_size <= _FIRST + len(extra):
+        raise DataError(
+            f"tokenizer.vocab_size = {config.vocab_size} leaves no room for {noun} beside {_FIRST} special ids "
+            f"and {len(extra)} tokenizer.symbols; use 0 (automatic) or more"
+        )
+    limit = config.vocab_size - _FIRST if config.vocab_size else _MOST_UNITS
+    return symbols[:limit]
+
+
+_MOST_UNITS = 32_000
+"""Words or characters that get an id when the size is automatic."""
+
+
+def _train_pieces(config: TokenizerConfig, kind: str, lines: Sequence[str], seed: int) -> PieceTokenizer:
+    """SentencePiece without normalisation, with all spaces, unseen characters as bytes: text comes back as it was."""
+    from sentencepiece import SentencePieceTrainer
+
+    text = _training_pieces(_prepared(lines, config.lower), seed)
+    characters = sum(map(len, text))
+    # Grows with the square root of the text, as its distinct words roughly do: 8,000 for a million characters.
+    size = config.vocab_size or max(512, min(_MOST_UNITS, int(8 * math.sqrt(characters)) + 261))
+    needed = 261 + len(config.symbols) + len(set().union(*text)) + 1
+    if config.vocab_size == 0:
+        size = max(size, needed + needed // 4)
+    elif size < needed:
+        raise DataError(
+            f"tokenizer.vocab_size = {size} is too small for {kind}: the text has {needed - 262 - len(config.symbols)} "
+            f"characters, and 256 bytes and 5 special ids come on top; use 0 (automatic) or at least {needed}"
+        )
+    while True:
+        writer = io.BytesIO()
+        try:
+            SentencePieceTrainer.train(
+                sentence_iterator=iter(text),
+                model_writer=writer,
+                model_type=kind,
+                vocab_size=size,
+                pad_id=_PAD,
+                unk_id=_UNK,
+                bos_id=_BOS,
+                eos_id=_EOS,
+                control_symbols=[SPECIALS[_SEP]],
+                user_defined_symbols=list(config.symbols),
+                character_coverage=1.0,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                max_sentence_length=4 * _LONGEST,
+                # More threads would change the order of floating-point sums, and with it pieces of the unigram model.
+                num_threads=1,
+                minloglevel=3,
+            )
+        except RuntimeError as error:
+            limit = re.search(r"Vocabulary size too high.*<= (\d+)", str(error))
+            if limit is None:
+                raise DataError(f"SentencePiece cannot be trained on this text: {error}") from None
+            if config.vocab_size:
+                raise DataError(
+                    f"tokenizer.vocab_size = {size} is more than the text supports; "
+                    f"use 0 (automatic) or at most {limit[1]}"
+                ) from None
+            size = int(limit[1])
+        else:
+            return PieceTokenizer(writer.getvalue(), lower=config.lower)
+
+
+_LONGEST = 4000
+"""Characters of a line SentencePiece's trainer sees at once; longer lines are cut, it would leave them out."""
+
+_MOST_CHARACTERS = 20_000_000
+"""Characters SentencePiece is trained on at most."""
+
+
+def _training_pieces(lines: Sequence[str], seed: int) -> list[str]:
+    """The lines to train on: long ones cut, blank ones left out, and a drawn part where there are too many."""
+    pieces = [line[at : at + _LONGEST] for line in lines for at in range(0, len(line), _LONGEST)]
+    pieces = [piece for piece in pieces if piece.strip()]
+    if not pieces:
+        raise DataError("the text holds nothing but white space; a tokenizer cannot be trained on it")
+    characters = sum(map(len, pieces))
+    if characters > _MOST_CHARACTERS:
+        count = max(1, len(pieces) * _MOST_CHARACTERS // characters)
+        pieces = random.Random(seed).sample(pieces, count)
+    return pieces
+
+
+# ------------------------------------------------------------------------------------------------------ save and load
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer saved in a folder. DataError if its files are missing or altered."""
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no tokenizer.json; expected a folder that a tokenizer was saved in")
+    stored = read_json(path)
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        raise DataError(f"{path}: expected format {_FORMAT}; it was written by another version or altered")
+    try:
+        tokenizer = _built(stored, folder)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: {error} is missing or wrong; the file is altered") from None
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror}); the tokenizer's folder is not whole"
+        ) from None
+    if tokenizer.fingerprint != stored.get("fingerprint"):
+        raise DataError(f"{folder}: altered: the files' fingerprint is not the one stored in tokenizer.json")
+    return tokenizer
+
+
+def _built(stored: dict[str, Any], folder: Path) -> Tokenizer:
+    kind, lower = stored["kind"], stored["lower"]
+    if kind == "byte":
+        return ByteTokenizer(lower=lower)
+    if kind == "char":
+        return CharTokenizer(_load_symbols(folder), lower=lower)
+    if kind == "word":
+        return WordTokenizer(
+            _load_symbols(folder),
+            words=stored["words"],
+            pattern=stored["pattern"],
+            joiner=stored["joiner"],
+            lower=lower,
+        )
+    return PieceTokenizer((folder / "spm.model").read_bytes(), lower=lower)
+
+
+def _save(folder: Path, options: dict[str, Any], fingerprint: str, symbols: Sequence[str] | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if symbols is not None:
+        # One JSON string per line, so that a token may hold a newline and the file can still be read by eye.
+        write_text(folder / "vocab.txt", "".join(json.dumps(symbol, ensure_ascii=False) + "\n" for symbol in symbols))
+    write_json(folder / "tokenizer.json", {"format": _FORMAT, **options, "fingerprint": fingerprint})
+
+
+def _load_symbols(folder: Path) -> list[str]:
+    path = folder / "vocab.txt"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path}: not one JSON string per line ({error}); the file is altered") from None
+
+
+def _fingerprint(options: dict[str, Any], *parts: str) -> str:
+    described = json.dumps([_FORMAT, options, parts], sort_keys=True)
+    return sha256(described.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- shared by the kinds
+
+
+def _prepared(lines: Sequence[str], lower: bool) -> Sequence[str]:
+    if isinstance(lines, str):
+        raise TypeError("lines must be a list of str, got one str; put it into a list")
+    for number, line in enumerate(lines, 1):
+        if not line.isascii():
+            check_unicode(line, f"line {number}")
+    return [line.lower() for line in lines] if lower else lines
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+    torch.cumsum(torch.tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])
+    return offsets
+
+
+def _checked(ids: Ragged | Sequence[Sequence[int]], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and offsets of ids as int64 arrays, every id in [0, vocab_size)."""
+    ragged = ids if isinstance(ids, Ragged) else Ragged.from_lists(ids)
+    values, offsets = ragged.values.cpu().numpy(), ragged.offsets.cpu().numpy()
+    values = values.astype(np.int64) & 0xFFFF if values.dtype == np.int16 else values.astype(np.int64)
+    wrong = (values < 0) | (values >= vocab_size)
+    if wrong.any():
+        at = int(wrong.argmax())
+        row = int(np.searchsorted(offsets, at, side="right")) - 1
+        raise DataError(
+            f"id {values[at]} at row {row}, position {at - offsets[row]} is outside the vocabulary, "
+            f"0 to {vocab_size - 1}"
+        )
+    return values, offsets
+
+
+def _kept(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and offsets with only the marked ones left."""
+    before = np.concatenate([[0], np.cumsum(keep)])
+    return values[keep], before[offsets]
+
+
+def _spans(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    ends = offsets.tolist()
+    return pairwise(ends)
+
+
+def _token(i: int, symbols: Sequence[str]) -> str:
+    return SPECIALS[i] if 0 <= i < _FIRST else symbols[i - _FIRST]
+
+
+def _byte_surface(byte: int) -> str:
+    return chr(byte) if byte < 0x80 else "\ufffd"
+
+
+def _lines_to_stream(tokenizer: "WordTokenizer | PieceTokenizer", text: str) -> Tensor:
+    """Lines with an eos in the place of every newline; a last line without newline has none."""
+    lines = text.split("\n")
+    ids = tokenizer.encode(lines)
+    # Row k of the lines is followed by one eos, except the last one.
+    at = torch.arange(ids.values.numel()) + torch.repeat_interleave(torch.arange(ids.rows), ids.lengths)
+    stream = torch.full((ids.values.numel() + ids.rows - 1,), tokenizer.eos, dtype=torch.int32)
+    stream[at] = ids.values
+    return stream
+
+
+def _stream_to_lines(tokenizer: "WordTokenizer | PieceTokenizer", ids: Sequence[int]) -> str:
+    rows: list[list[int]] = [[]]
+    for i in ids:
+        if i == tokenizer.eos:
+            rows.append([])
+        else:
+            rows[-1].append(i)
+    return "\n".join(tokenizer.decode(rows))
