@@ -19,13 +19,15 @@ weight (1 if left out); `<name>` stands for another rule, everything else for it
     '''
 
 A rule may take other rules as arguments: `"pair(thing)" = "<thing.a> and <thing.a>"` is used as `<pair(dog)>`.
-A backslash takes the meaning from `<`, `>`, `|`, `/`, `:` or itself. In place of `start`, a table `[labels]` with one
-alternative for each label makes labelled text: a line is then the label, a tab and the text.
+An entry of a word list may keep what is common outside braces: `{rides/ride} <bike> at night`.
+A backslash takes the meaning from `<`, `>`, `|`, `/`, `:`, `{`, `}` or itself.
+In place of `start`, a table `[labels]` with one alternative for each label makes labelled text: a line is then the label,
+a tab and the text.
 
-No rule may lead back to itself, so a grammar generates finitely many lines. That costs little (captions and verse need no
-recursion) and buys much: every quantity has a closed form, no derivation is endless, and a line is read by one memoised
-pass over (rule, position). An automaton would be as exact, but it copies a noun phrase into each place that uses it, while
-the pass reads it once wherever it stands.
+No rule may lead back to itself, so a grammar generates finitely many lines. That costs little (captions and verse need
+no recursion) and buys much: every quantity has a closed form, no derivation is endless, and a line is read by one
+memoised pass over (rule, position). An automaton would be as exact, but it copies a noun phrase into each place that uses
+it, while the pass reads it once wherever it stands.
 """
 
 import difflib
@@ -35,7 +37,7 @@ import re
 import struct
 import tomllib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -48,7 +50,7 @@ _KEYS = ("about", "join", "start", "labels", "rules", "words")
 _NAME = r"[^\s<>|/:\\(),.]+(?:\.[^\s<>|/:\\(),.]+)*"
 _CALL = re.compile(rf"({_NAME})(?:\(\s*({_NAME}(?:\s*,\s*{_NAME})*)\s*\))?")
 _WEIGHT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)):(?:\s+|$)")
-_PIECE = re.compile(r"<([^<>]*)>|((?:\\[<>|/:\\]|[^<>\s])+)|([<>])")
+_PIECE = re.compile(r"<([^<>]*)>|((?:\\[<>|/:{}\\]|[^<>\s])+)|([<>])")
 
 
 @dataclass(frozen=True)
@@ -68,61 +70,119 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """Stands for the rule of that name; a plain string in an alternative is a token and stands for itself."""
-
-    name: str
-
-
-_Items = tuple[str | _Reference, ...]
-
-
-@dataclass(frozen=True)
 class _Alternative:
     log_probability: float
-    items: _Items
+    items: tuple["str | _Rule", ...]  # tokens, and rules to be written out in their place
 
 
 class _Rule:
     """One rule ready for use: cumulative probabilities to draw from, alternatives by the token they may begin with."""
 
-    def __init__(self, weighted: list[tuple[float, _Items]], rules: dict[str, "_Rule"]) -> None:
-        """`rules` holds the rules that the alternatives refer to."""
+    def __init__(self, name: str, weighted: list[tuple[float, tuple["str | _Rule", ...]]]) -> None:
         total = math.fsum(weight for weight, _ in weighted)
+        self.name = name
         self.probabilities = [weight / total for weight, _ in weighted]
+        self.cumulative = _bounds(self.probabilities)
         self.alternatives = [_Alternative(math.log(weight / total), items) for weight, items in weighted]
-        # the last bound is exactly 1, so that no uniform below 1 falls past it
-        self.cumulative = [*list(accumulate(self.probabilities))[:-1], 1.0]
-        firsts = [_first(alternative.items, rules) for alternative in self.alternatives]
+        firsts = [_first(alternative.items) for alternative in self.alternatives]
         readings = list(zip(self.alternatives, firsts, strict=True))
-        self.if_nothing_fits = [alternative for alternative, (_, may_be_empty) in readings if may_be_empty]
+        self.may_be_empty = [alternative for alternative, (_, empty) in readings if empty]
+        # in the order of the file, and what may be empty fits before any token
         self.by_first = {
-            token: [alternative for alternative, (tokens, may_be_empty) in readings if may_be_empty or token in tokens]
+            token: [alternative for alternative, (tokens, empty) in readings if empty or token in tokens]
             for token in set().union(*(tokens for tokens, _ in firsts))
         }
 
-    def fitting(self, tokens: list[str], start: int) -> list[_Alternative]:
-        """The alternatives that tokens[start:] may begin with, in the order of the file."""
-        return self.by_first.get(tokens[start], self.if_nothing_fits) if start < len(tokens) else self.if_nothing_fits
+
+def _bounds(probabilities: Iterable[float]) -> list[float]:
+    """Cumulative sums; the last is exactly 1, so that no uniform below 1 falls past it."""
+    return [*list(accumulate(probabilities))[:-1], 1.0]
 
 
-def _first(items: _Items, rules: dict[str, _Rule]) -> tuple[set[str], bool]:
+def _first(items: tuple[str | _Rule, ...]) -> tuple[set[str], bool]:
     """The tokens that `items` may begin with, and whether they may be the empty text."""
     tokens: set[str] = set()
     for item in items:
         if isinstance(item, str):
             return tokens | {item}, False
-        tokens |= rules[item.name].by_first.keys()
-        if not rules[item.name].if_nothing_fits:
+        tokens |= item.by_first.keys()
+        if not item.may_be_empty:
             return tokens, False
     return tokens, True
+
+
+class _Chart:
+    """What each rule can write from each position of one line (the inside algorithm, memoised).
+
+    `merge` joins two derivations of one span: `_log_add` for their sum, `max` for the best.
+    """
+
+    def __init__(self, tokens: list[str], merge: Callable[[float, float], float]) -> None:
+        self.end = len(tokens)
+        self.tokens = [*tokens, ""]  # no rule begins with "": one look-up less at the end of the line
+        self.merge = merge
+        self.memo: list[dict[_Rule, dict[int, float]]] = [{} for _ in self.tokens]
+
+    def spans(self, rule: _Rule, start: int) -> dict[int, float]:
+        """Log-probability of `rule` over tokens[start:end], for each end it can reach."""
+        known = self.memo[start].get(rule)
+        if known is not None:
+            return known
+        found: dict[int, float] = {}
+        for alternative in rule.by_first.get(self.tokens[start], rule.may_be_empty):
+            ends = {start: alternative.log_probability}
+            for item in alternative.items:
+                ends = self.after(item, ends)
+                if not ends:
+                    break
+            for end, value in ends.items():
+                found[end] = self.merge(found[end], value) if end in found else value
+        self.memo[start][rule] = found
+        return found
+
+    def after(self, item: str | _Rule, ends: dict[int, float]) -> dict[int, float]:
+        """The ends that can be reached, and their log-probabilities, when `item` follows what ended at `ends`."""
+        if isinstance(item, str):
+            return {end + 1: value for end, value in ends.items() if self.tokens[end] == item}
+        following: dict[int, float] = {}
+        for end, value in ends.items():
+            for reached, inner in self.spans(item, end).items():
+                both = value + inner
+                following[reached] = self.merge(following[reached], both) if reached in following else both
+        return following
+
+    def tree(self, rule: _Rule, start: int, end: int) -> Tree:
+        """The best derivation of tokens[start:end] by `rule`, which must reach `end`; of a chart merged with `max`."""
+        best: tuple[float, _Alternative, list[dict[int, float]]] | None = None
+        for alternative in rule.by_first.get(self.tokens[start], rule.may_be_empty):
+            steps = [{start: alternative.log_probability}]
+            for item in alternative.items:
+                steps.append(self.after(item, steps[-1]))
+            value = steps[-1].get(end)
+            if value is not None and (best is None or value > best[0]):
+                best = (value, alternative, steps)
+        assert best is not None, "a tree is asked for only where a span was found"
+        value, alternative, steps = best
+        children: list[Tree | str] = []
+        for item, before in zip(reversed(alternative.items), reversed(steps[:-1]), strict=True):
+            if isinstance(item, str):
+                children.append(item)
+                end -= 1
+            else:
+                inner = {at: self.spans(item, at).get(end, -math.inf) for at in before}
+                at = max(before, key=lambda at: before[at] + inner[at])
+                children.append(self.tree(item, at, end))
+                end = at
+        return Tree(rule.name, tuple(reversed(children)), value)
 
 
 class Grammar:
     """A weighted grammar: lines of text, the exact log-probability of any line, and its best derivation.
 
-    `labels` maps each label to its probability (empty where the grammar has none), `vocabulary` holds the distinct tokens,
-    `derivations` counts the ways to write a line, `longest` and `shortest` are lengths in tokens without label.
+    `labels` maps each label to its probability (empty where the grammar has none). `vocabulary` holds the distinct
+    tokens, `derivations` counts the ways to write a line, `longest` and `shortest` are lengths in tokens, label not
+    counted. `entropy` is that of the derivations in nats per line (label included): the entropy of the lines themselves
+    where no line has two derivations, else an upper bound of it.
     """
 
     def __init__(self, source: str, *, where: str = "grammar") -> None:
@@ -131,22 +191,26 @@ class Grammar:
         self.about: str = plan.about
         self.join: str = plan.join
         self.labels: dict[str, float] = plan.labels
-        self._start = plan.start
-        self._rules: dict[str, _Rule] = {}
-        self.derivations, self.longest, self.shortest = 0, 0, 0
-        self.entropy: float = 0.0
-        """Entropy of the derivations in nats per line (label included): the entropy of the lines themselves where no line
-        has two derivations, else an upper bound of it."""
-        self._measure(plan)
-        self.vocabulary: list[str] = sorted(
-            {
-                item
-                for rule in self._rules.values()
-                for alternative in rule.alternatives
-                for item in alternative.items
-                if isinstance(item, str)
-            }
+        rules: dict[str, _Rule] = {}
+        sizes: dict[str, _Size] = {}
+        for name in plan.order:
+            weighted = [
+                (weight, tuple(item if isinstance(item, str) else rules[item.name] for item in items))
+                for weight, items in plan.rules[name]
+            ]
+            rules[name] = _Rule(name, weighted)
+            sizes[name] = _size(rules[name], sizes)
+        self._start = {label: rules[name] for label, name in plan.start.items()}
+        ends = {label: sizes[name] for label, name in plan.start.items()}
+        priors = self.labels or {"": 1.0}
+        self.entropy: float = sum(
+            priors[label] * (size.entropy - math.log(priors[label])) for label, size in ends.items()
         )
+        self.derivations: int = sum(size.derivations for size in ends.values())
+        self.longest: int = max(size.longest for size in ends.values())
+        self.shortest: int = min(size.shortest for size in ends.values())
+        alternatives = [alternative for rule in rules.values() for alternative in rule.alternatives]
+        self.vocabulary: list[str] = sorted({item for a in alternatives for item in a.items if isinstance(item, str)})
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> "Grammar":
@@ -187,12 +251,12 @@ class Grammar:
         """
         total = -math.inf
         for log_prior, rule, tokens in self._readings(line, label):
-            spans = self._spans(rule, 0, tokens, {}, _log_add)
-            total = _log_add(total, log_prior + spans.get(len(tokens), -math.inf))
+            chart = _Chart(tokens, _log_add)
+            total = _log_add(total, log_prior + chart.spans(rule, 0).get(chart.end, -math.inf))
         return total
 
     def grammatical(self, line: str) -> bool:
-        """Whether the grammar can write `line`: for a labelled one with its label (`label TAB text`) or under any label."""
+        """Whether the grammar can write `line`; where it has labels, `label TAB text` or text under any of them."""
         return self.log_probability(line) > -math.inf
 
     def parse(self, line: str, *, label: str | None = None) -> Tree | None:
@@ -202,37 +266,30 @@ class Grammar:
         """
         best: Tree | None = None
         for log_prior, rule, tokens in self._readings(line, label):
-            memo: dict[tuple[str, int], dict[int, float]] = {}
-            spans = self._spans(rule, 0, tokens, memo, max)
-            if len(tokens) in spans and (best is None or log_prior + spans[len(tokens)] > best.log_probability):
-                tree = self._tree(rule, 0, len(tokens), tokens, memo)
-                best = Tree(tree.rule, tree.children, log_prior + tree.log_probability)
+            chart = _Chart(tokens, max)
+            value = log_prior + chart.spans(rule, 0).get(chart.end, -math.inf)
+            if value > (best.log_probability if best else -math.inf):
+                best = Tree(rule.name, chart.tree(rule, 0, chart.end).children, value)
         return best
 
     def _line(self, seed: int, k: int) -> str:
         """Line `k` of `seed`, written out from the start rule, leftmost rule first."""
         uniforms = _uniforms(seed, k)
-        prefix, start = "", self._start[""] if not self.labels else ""
-        if self.labels:
-            names = list(self.labels)
-            bounds = [*list(accumulate(self.labels.values()))[:-1], 1.0]
-            chosen = names[bisect_right(bounds, next(uniforms))]
-            prefix, start = f"{chosen}\t", self._start[chosen]
+        label = list(self._start)[bisect_right(_bounds(self.labels.values()), next(uniforms))] if self.labels else ""
         tokens: list[str] = []
-        stack: list[str | _Reference] = [_Reference(start)]
+        stack: list[str | _Rule] = [self._start[label]]
         while stack:
             item = stack.pop()
             if isinstance(item, str):
                 tokens.append(item)
-                continue
-            rule = self._rules[item.name]
-            if len(rule.alternatives) == 1:
-                stack.extend(reversed(rule.alternatives[0].items))
             else:
-                stack.extend(reversed(rule.alternatives[bisect_right(rule.cumulative, next(uniforms))].items))
-        return prefix + self.join.join(tokens)
+                # one number for every rule, a single alternative too: a second one then leaves other lines as they were
+                chosen = item.alternatives[bisect_right(item.cumulative, next(uniforms))]
+                stack.extend(reversed(chosen.items))
+        text = self.join.join(tokens)
+        return f"{label}\t{text}" if self.labels else text
 
-    def _readings(self, line: str, label: str | None) -> Iterator[tuple[float, str, list[str]]]:
+    def _readings(self, line: str, label: str | None) -> Iterator[tuple[float, _Rule, list[str]]]:
         """(log-probability of the label, start rule, tokens) for each label that `line` may be read under."""
         if label is not None and label not in self.labels:
             known = ", ".join(self.labels) or "none, this grammar has no labels"
@@ -254,111 +311,42 @@ class Grammar:
         # not split(): two spaces in a row are no line of this grammar
         return text.split(self.join) if text else []
 
-    def _spans(
-        self,
-        name: str,
-        start: int,
-        tokens: list[str],
-        memo: dict[tuple[str, int], dict[int, float]],
-        merge: Callable[[float, float], float],
-    ) -> dict[int, float]:
-        """Log-probability of rule `name` over tokens[start:end] for each end it can reach (the inside algorithm).
 
-        `merge` joins two derivations of one span: `_log_add` for their sum, `max` for the best.
-        """
-        key = (name, start)
-        known = memo.get(key)
-        if known is not None:
-            return known
-        found: dict[int, float] = {}
-        for alternative in self._rules[name].fitting(tokens, start):
-            for end, value in self._ends(alternative, start, tokens, memo, merge)[-1].items():
-                found[end] = merge(found[end], value) if end in found else value
-        memo[key] = found
-        return found
+@dataclass(frozen=True)
+class _Size:
+    """Closed-form counts of a rule; entropy in nats, lengths in tokens."""
 
-    def _ends(
-        self,
-        alternative: _Alternative,
-        start: int,
-        tokens: list[str],
-        memo: dict[tuple[str, int], dict[int, float]],
-        merge: Callable[[float, float], float],
-    ) -> list[dict[int, float]]:
-        """After each item of the alternative, the log-probability of each position that can be reached."""
-        ends = {start: alternative.log_probability}
-        reached = [ends]
-        for item in alternative.items:
-            following: dict[int, float] = {}
-            if isinstance(item, str):
-                for end, value in ends.items():
-                    if end < len(tokens) and tokens[end] == item:
-                        following[end + 1] = value
-            else:
-                for end, value in ends.items():
-                    for after, inner in self._spans(item.name, end, tokens, memo, merge).items():
-                        both = value + inner
-                        following[after] = merge(following[after], both) if after in following else both
-            ends = following
-            reached.append(ends)
-            if not ends:
-                break
-        return reached
+    entropy: float
+    derivations: int
+    longest: int
+    shortest: int
 
-    def _tree(
-        self, name: str, start: int, end: int, tokens: list[str], memo: dict[tuple[str, int], dict[int, float]]
-    ) -> Tree:
-        """The best derivation of tokens[start:end] by rule `name`; `memo` holds the best spans."""
-        best: tuple[float, _Alternative, list[dict[int, float]]] | None = None
-        for alternative in self._rules[name].fitting(tokens, start):
-            reached = self._ends(alternative, start, tokens, memo, max)
-            value = reached[-1].get(end)
-            if value is not None and (best is None or value > best[0]):
-                best = (value, alternative, reached)
-        assert best is not None, "a tree is asked for only where a span was found"
-        value, alternative, reached = best
-        children: list[Tree | str] = []
-        at = end
-        for item, before in zip(reversed(alternative.items), reversed(reached[:-1]), strict=True):
-            if isinstance(item, str):
-                children.append(item)
-                at -= 1
-                continue
-            choices = [
-                (before_value + memo[item.name, begin][at], begin)
-                for begin, before_value in before.items()
-                if at in memo.get((item.name, begin), {})
-            ]
-            _, begin = max(choices)
-            children.append(self._tree(item.name, begin, at, tokens, memo))
-            at = begin
-        return Tree(name, tuple(reversed(children)), value)
 
-    def _measure(self, plan: "_Plan") -> None:
-        """Build the rules from the innermost outwards and take the closed-form counts along."""
-        sizes: dict[str, tuple[float, int, int, int]] = {}  # entropy, derivations, longest, shortest
-        for name in plan.order:
-            self._rules[name] = rule = _Rule(plan.rules[name], self._rules)
-            entropy, derivations, longest, shortest = 0.0, 0, 0, []
-            for probability, alternative in zip(rule.probabilities, rule.alternatives, strict=True):
-                inner = [sizes[item.name] for item in alternative.items if not isinstance(item, str)]
-                literal = len(alternative.items) - len(inner)
-                entropy += probability * (sum(size[0] for size in inner) - alternative.log_probability)
-                derivations += math.prod(size[1] for size in inner)
-                longest = max(longest, literal + sum(size[2] for size in inner))
-                shortest.append(literal + sum(size[3] for size in inner))
-            sizes[name] = (entropy, derivations, longest, min(shortest))
-        starts = {label: sizes[rule] for label, rule in self._start.items()}
-        self.derivations = sum(size[1] for size in starts.values())
-        self.longest = max(size[2] for size in starts.values())
-        self.shortest = min(size[3] for size in starts.values())
-        priors = self.labels or {"": 1.0}
-        self.entropy = sum(priors[label] * (size[0] - math.log(priors[label])) for label, size in starts.items())
+def _size(rule: _Rule, sizes: dict[str, _Size]) -> _Size:
+    entropy, derivations, longest, shortest = 0.0, 0, 0, []
+    for probability, alternative in zip(rule.probabilities, rule.alternatives, strict=True):
+        inner = [sizes[item.name] for item in alternative.items if not isinstance(item, str)]
+        literal = len(alternative.items) - len(inner)
+        entropy += probability * (sum(size.entropy for size in inner) - alternative.log_probability)
+        derivations += math.prod(size.derivations for size in inner)
+        longest = max(longest, literal + sum(size.longest for size in inner))
+        shortest.append(literal + sum(size.shortest for size in inner))
+    return _Size(entropy, derivations, longest, min(shortest))
 
 
 def grammars() -> dict[str, Path]:
     """The grammars that come with the package: name -> file."""
     return {path.stem: path for path in sorted(corpora_folder().glob("*.toml")) if path.stem != "known"}
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Stands for the rule of that name; a plain string beside it is a token and stands for itself."""
+
+    name: str
+
+
+_Items = tuple[str | _Reference, ...]
 
 
 @dataclass(frozen=True)
@@ -488,7 +476,7 @@ class _Plan:
         self.definitions[name] = definition
 
     def _alternatives(self, text: str, name: str) -> list[tuple[float, str]]:
-        """The weighted alternatives of a rule's text; blank lines of a block are layout, a blank between bars is empty."""
+        """The weighted alternatives of a rule's text. Blank lines are layout; nothing between two bars is the empty text."""
         weighted: list[tuple[float, str]] = []
         block = "\n" in text
         for line in text.split("\n"):
@@ -556,7 +544,7 @@ class _Plan:
         items: list[str | _Reference] = []
         for reference, literal, stray in _PIECE.findall(text):
             if literal:
-                written = re.sub(r"\\([<>|/:\\])", r"\1", literal)
+                written = re.sub(r"\\([<>|/:{}\\])", r"\1", literal)
                 items.extend([written] if self.join else written)
             elif stray or not _CALL.fullmatch(reference.strip()):
                 self._fault(f"expected <rule>, got {text.strip()!r}; write \\< for the sign itself", text.strip())
