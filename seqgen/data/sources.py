@@ -253,7 +253,7 @@ def _prepare_sentences(
         valid_sources=None if held_out.sources is None else [held_out.sources[row] for row in valid_rows],
         fingerprint=fingerprint,
         resolved=(data, resolved(config, tokenizer)),
-        facts=_facts(tokenizer, "sentence", longest),
+        facts=facts(tokenizer, "sentence", longest),
         batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
         batch=batch,
         valid_characters=sum(len(line) + 1 for line in valid_lines),
@@ -374,7 +374,7 @@ def _prepare_stream(
         valid_sources=None,
         fingerprint=fingerprint,
         resolved=(data, resolved(config, tokenizer)),
-        facts=_facts(tokenizer, mode, data.window),
+        facts=facts(tokenizer, mode, data.window),
         batches=batches,
         batch=batch,
         valid_characters=len(valid_text),
@@ -403,7 +403,7 @@ def _stream_corpus(tokenizer: Tokenizer, text: str, start: int) -> Corpus:
 # ------------------------------------------------------------------------------------------------------- both modes
 
 
-def _facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
+def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
     """What a model has to know of the ids."""
     if mode == "sentence":
         start, stop, written = tokenizer.bos, tokenizer.eos, {tokenizer.eos}

@@ -19,6 +19,10 @@ import torch
 
 from seqgen.core import rng
 from seqgen.core.errors import DataError, RunError
+from seqgen.data.batches import sentence_evaluation
+from seqgen.data.corpus import Corpus
+from seqgen.data.ragged import Ragged, joined
+from seqgen.data.sources import encode_sources, facts, load_tokenizer
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
@@ -26,6 +30,9 @@ from seqgen.nn.decode import Samples, Sampling
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
+
+_RUNNING_LENGTH = 500
+"""Tokens of a text where the model itself never ends one, unless max_length says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class Writer:
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.device, self.folder = device, folder
+        known = facts(tokenizer, settings.data.mode, settings.model.max_length)
+        self._start, self._stop = int(known["start"]), int(known["stop"])
 
     def generate(self, count: int = 1, **options: Any) -> list[str]:
         """`count` texts; the options are those of `texts`."""
@@ -128,7 +137,7 @@ class Writer:
         """
         if count < 1:
             raise ValueError(f"count must be an integer >= 1, got {count}")
-        options = self._sampling(sampling)
+        options = self._sampling({**sampling, "details": details})
         prompts = self._prompts(prompt, sources, count)
         pattern = re.compile(match) if match is not None else None
         known = set(novel_against or ())
@@ -137,12 +146,11 @@ class Writer:
         accepted: list[Text] = []
         seen: set[str] = set()
         rejected = {"repeated": 0, "not novel": 0, "no match": 0}
-        automaton = self._automaton(forbid)
         first, limit = 0, wanted * attempts if filtered else wanted
         while len(accepted) < wanted and first < limit:
             size = min(_ROWS, limit - first, wanted if filtered else wanted - first)
             rows = [prompts[k % wanted] for k in range(first, first + size)]
-            for text in self._decode(rows, seed, first, options, automaton, stop, details, fast):
+            for text in self._decode(rows, seed, first, options, stop, fast):
                 if unique and text.text in seen:
                     rejected["repeated"] += 1
                 elif text.text in known:
@@ -163,33 +171,40 @@ class Writer:
             )
         return accepted
 
-    def stream(self, *, seed: int = 0, index: int = 0, prompt: str = "", **options: Any) -> Iterator[str]:
+    def stream(
+        self,
+        *,
+        seed: int = 0,
+        index: int = 0,
+        prompt: str = "",
+        stop: Sequence[str] = (),
+        fast: bool = False,
+        **sampling: Any,
+    ) -> Iterator[str]:
         """The text of one index, piece by piece as it is written; joined, `generate`'s text without the prompt."""
-        stop, forbid = tuple(options.pop("stop", ())), tuple(options.pop("forbid", ()))
-        sampling = self._sampling(options)
-        prompts = self._prompts(prompt, None, 1)
-        ids: list[int] = []
-        shown = self._decoded([prompts[0][1]])[0]
-        with torch.inference_mode():
-            for token in self.model.stream(
-                prompts[0][0], rng.text_seeds(seed, index, 1), sampling, automaton=self._automaton(forbid)
-            ):
-                ids.append(token)
-                text = self._decoded([prompts[0][1] + ids])[0]
-                cut = _first_of(text, stop, len(shown))
-                # a piece may end inside a character (bytes) or before its space is known: show what will not change
-                stable = text[:cut] if cut is not None else text.removesuffix("�")
-                if stable.startswith(shown) and len(stable) > len(shown):
-                    yield stable[len(shown) :]
-                    shown = stable
-                if cut is not None:
-                    return
+        options = self._sampling(sampling)
+        (ids, own), seeds = self._prompts(prompt, None, 1)[0], rng.text_seeds(seed, index, 1).to(self.device)
+        written: list[int] = []
+        shown = begin = self._decoded([own])[0]
+        for step in self.model.decoder(fast=fast).steps([ids], seeds, options):
+            if not bool(step.ended):
+                written.append(int(step.ids))
+            text = self._decoded([own + written])[0]
+            cut = _first_of(text, stop, len(begin))
+            # a piece may end inside a character (bytes): show only what will not change
+            stable = text[:cut] if cut is not None else text if bool(step.ended) else text.removesuffix("\ufffd")
+            if len(stable) > len(shown) and stable.startswith(shown):
+                yield stable[len(shown) :]
+                shown = stable
+            if cut is not None:
+                return
 
     def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
-        """The log-probability of every token of given lines; with `sources`, of each line after its condition."""
-        batches = runs.data_room("text").scoring_batches(
-            lines, sources, self.tokenizer, start=self._fact("start"), stop=self._fact("stop")
-        )
+        """The log-probability of every token of given lines; with `sources`, of each line after its condition.
+
+        A run on running text scores each line on its own, as if a newline stood before it. DataError for no lines.
+        """
+        batches = sentence_evaluation(self._corpus(lines, sources), _ROWS, pad=self.tokenizer.pad)
         log_probs: list[list[float]] = [[] for _ in lines]
         ids: list[list[int]] = [[] for _ in lines]
         with torch.inference_mode():
@@ -205,26 +220,39 @@ class Writer:
         tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
         return LineScores(list(lines), log_probs, tokens)
 
-    def _fact(self, name: str) -> int:
-        return int(getattr(self.settings.model, name))
+    def _corpus(self, lines: Sequence[str], sources: Sequence[str] | None) -> Corpus:
+        if not lines:
+            raise DataError("no lines to score")
+        self._check_sources(sources)
+        end = self._stop if self._stop >= 0 else self._start
+        parts: list[Ragged | int] = [self._start, self.tokenizer.encode(lines), end]
+        conditions = encode_sources(self.tokenizer, sources) if sources is not None else None
+        if conditions is not None:
+            if len(conditions) != len(lines):
+                raise DataError(f"{len(lines)} lines but {len(conditions)} sources; give one source per line")
+            parts.insert(1, conditions)
+        loss_from = conditions.lengths if conditions is not None else None
+        return Corpus(joined(parts, len(lines)), loss_from, self.tokenizer.fingerprint)
+
+    def _check_sources(self, sources: Sequence[str] | None) -> None:
+        wanted = self.settings.data.source
+        if wanted and sources is None:
+            raise DataError(f"this run was trained with data.source = {wanted}: give the sources to answer (--source)")
+        if sources is not None and not wanted:
+            raise DataError("this run was trained without data.source and cannot take sources")
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
         known = {f.name for f in dataclasses.fields(Sampling)}
         for name in options:
             if name not in known:
                 raise TypeError(f"unknown sampling option {name}; known: {', '.join(sorted(known))}")
+        if self._stop < 0 and not options.get("max_length"):
+            options["max_length"] = _RUNNING_LENGTH
         return Sampling(**options)
 
     def _prompts(self, prompt: str, sources: Sequence[str] | None, count: int) -> list[tuple[list[int], list[int]]]:
         """Per text: the ids the model reads first, and those of them that are part of the text."""
-        conditional = bool(self.settings.data.source)
-        if conditional and sources is None:
-            raise DataError(
-                f"this run was trained with data.source = {self.settings.data.source}: "
-                "give the sources to answer (--source)"
-            )
-        if sources is not None and not conditional:
-            raise DataError("this run was trained without data.source and cannot take sources")
+        self._check_sources(sources)
         unknown = self.tokenizer.unknown(prompt) if prompt else []
         if unknown:
             raise DataError(
@@ -232,13 +260,10 @@ class Writer:
                 f"{self.tokenizer.vocab_size} does not; use words or characters of its training text"
             )
         text_ids = self.tokenizer.encode([prompt]).row(0).tolist() if prompt else []
-        start = [self._fact("start")]
+        start = [self._start]
         if sources is None:
             return [(start + text_ids, text_ids)] * count
-        heads = [
-            start + ids.tolist() + [self.tokenizer.sep]
-            for ids in runs.data_room("text").encode_sources(sources, self.tokenizer)
-        ]
+        heads = [start + ids.tolist() for ids in encode_sources(self.tokenizer, sources)]
         return [(head + text_ids, text_ids) for head in heads for _ in range(count)]
 
     def _automaton(self, forbid: Sequence[str]) -> Any:
@@ -254,34 +279,29 @@ class Writer:
         seed: int,
         first: int,
         sampling: Sampling,
-        automaton: Any,
         stop: Sequence[str],
-        details: bool,
         fast: bool,
     ) -> list[Text]:
         seeds = rng.text_seeds(seed, first, len(rows)).to(self.device)
         with torch.inference_mode():
-            samples: Samples = self.model.sample(
-                [prompt for prompt, _ in rows], seeds, sampling, automaton=automaton, fast=fast, details=details
-            )
+            samples: Samples = self.model.sample([prompt for prompt, _ in rows], seeds, sampling, fast=fast)
         texts = self._decoded([own + ids for (_, own), ids in zip(rows, samples.ids, strict=True)])
         begins = self._decoded([own for _, own in rows]) if stop else []
         made = []
         for i, ids in enumerate(samples.ids):
             text, finished = texts[i], samples.finished[i]
+            told = samples.details[i] if samples.details is not None else None
             cut = _first_of(text, stop, len(begins[i])) if stop else None
             if cut is not None:
                 text, finished = text[:cut], True
-            end = [self._fact("stop")] if samples.finished[i] and self._fact("stop") >= 0 else []
+            end = [self._stop] if samples.finished[i] else []
             made.append(
                 Text(
                     text,
                     first + i,
                     finished,
-                    [self.tokenizer.id_to_token(t) for t in [*ids, *end]] if details else [],
-                    samples.log_prob[i].tolist() if details else [],
-                    samples.sampling_log_prob[i].tolist() if details else [],
-                    samples.entropy[i].tolist() if details else [],
+                    [self.tokenizer.id_to_token(t) for t in [*ids, *end]] if told else [],
+                    *((x.tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)) if told else ()),
                 )
             )
         return made
@@ -304,5 +324,5 @@ def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = 
     place = runs.choose_device(device)
     model = chapter.Model(settings.model)
     checkpoint.load_model(folder, checkpoint.best_step(folder) if step is None else step, model)
-    tokenizer = runs.data_room("text").load_tokenizer(folder / "tokenizer") if chapter.DATA == "text" else None
+    tokenizer = load_tokenizer(folder / "tokenizer")
     return Writer(model.to(place).eval(), tokenizer, settings, place, folder)

@@ -89,7 +89,7 @@ def train(
 
     origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
     data = _prepare(chapter, settings, folder, origin, device, extra_input)
-    settings = runs.with_facts(settings, data.facts, data.resolved_data, data.resolved_tokenizer)
+    settings = runs.with_facts(settings, data.facts, *data.resolved)
     model = _new_model(chapter, settings, device)
     optimizers = chapter.optimizers(model, settings.train)
 

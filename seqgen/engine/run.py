@@ -20,6 +20,9 @@ from seqgen.core import files
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One path or several."""
+
 _DATA_ROOMS = {"text": "seqgen.data.sources", "images": "seqgen.images.data"}
 
 MAY_CHANGE = frozenset(
@@ -103,11 +106,11 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def config(
     model: str = "",
-    data: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    data: Paths | None = None,
     *,
     preset: str | None = None,
     file: str | os.PathLike[str] | None = None,
-    valid: str | os.PathLike[str] | None = None,
+    valid: Paths | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     module: Any = None,
 ) -> Settings:
@@ -135,10 +138,11 @@ def config(
 
     asked = _nested(overrides)
     given: dict[str, Any] = {}
-    if data is not None:
-        given["files"] = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(d) for d in data]
-    if valid is not None:
-        given["valid"] = os.fspath(valid)
+    for option, paths in (("files", data), ("valid", valid)):
+        if paths is not None:
+            given[option] = (
+                [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(p) for p in paths]
+            )
     return build(settings_of.merge(base, {"name": name}, {"data": given}, asked), module=module)
 
 

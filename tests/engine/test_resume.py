@@ -1,0 +1,127 @@
+"""A run that was killed and started again ends with the same bytes as one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqgen.core import log, rng
+from seqgen.engine import checkpoint, loop
+from seqgen.engine.run import config
+
+SMALL = ("model.hidden=16", "model.embedding=16", "train.samples=20", "train.log_every=2", "train.batch=8")
+KINDS: dict[str, tuple[str, ...]] = {
+    "sentences": ("data.mode=sentence", "model.input_dropout=0.3", "model.weight_drop=0.3"),
+    "stream": ("data.mode=stream", "data.window=8", "data.jitter=true", "model.output_dropout=0.3"),
+    "windows": ("data.mode=window", "data.window=8", "model.cell=gru", "model.layers=2"),
+    "averaged": ("train.optimizer=sgd", "train.lr=1", "train.average_from=8", "data.mode=sentence"),
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_at(step: int) -> Callable[[loop.Progress], None]:
+    def watch(progress: loop.Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return watch
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
+    lines = [f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def settings(text: Path, *words: str) -> Any:
+    return config(
+        "lm", text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words]
+    )
+
+
+def outcome(run: Path) -> dict[str, bytes]:
+    """What must not differ: the last checkpoint's tensors, the logs, the samples."""
+    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
+    paths = [*last.glob("*.safetensors"), last / "state.json", *(run / "samples").iterdir()]
+    paths += [run / "log.jsonl", run / "scores.jsonl"]
+    found = {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+    # the times in timing.jsonl differ, and so may its size
+    return {name: b"" if name.endswith("state.json") else content for name, content in found.items()}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("killed_at", [(3,), (7, 13, 23)])
+def test_resume_after_kill_is_byte_identical(kind: str, killed_at: tuple[int, ...], text: Path, tmp_path: Path) -> None:
+    chosen = settings(text, *KINDS[kind])
+    loop.train(chosen, tmp_path / "whole")
+    for step in killed_at:
+        with pytest.raises(Killed):
+            loop.train(chosen, tmp_path / "broken", progress=kill_at(step))
+    loop.train(chosen, tmp_path / "broken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: were randomness carried from step to step, the comparison above would notice."""
+    chosen = settings(text, *KINDS["sentences"])
+    enter = rng.enter_step
+    monkeypatch.setattr(rng, "enter_step", lambda seed, step, rank: enter(seed, 0, rank) if step == 0 else None)
+    loop.train(chosen, tmp_path / "whole")
+    with pytest.raises(Killed):
+        loop.train(chosen, tmp_path / "broken", progress=kill_at(7))
+    loop.train(chosen, tmp_path / "broken")
+    a, b = outcome(tmp_path / "whole"), outcome(tmp_path / "broken")
+    assert {name for name in a if a[name] != b[name]} >= {
+        "log.jsonl",
+        "checkpoints/step-00000024/model.safetensors",
+        "checkpoints/step-00000024/optimizer.safetensors",
+    }
+
+
+def command(run: Path, text: Path, *words: str, processes: int = 1) -> list[str]:
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "-m"]
+    return [*start, "seqgen", "train", "lm", "--data", str(text), "--out", str(run), *SMALL, *words]
+
+
+def wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
+    limit = time.monotonic() + 120
+    while not any(row["step"] >= step for row in log.read(run / "log.jsonl")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < limit, "no progress"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigkill_at_observed_progress(processes: int, text: Path, tmp_path: Path) -> None:
+    words = ("train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", "data.mode=sentence")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(whole, text, *words, processes=processes), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(
+        command(broken, text, *words, processes=processes),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for_step(broken, 24, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.steps(broken)[-1] < 120
+    subprocess.run(command(broken, text, *words, processes=processes), check=True, env=environment, capture_output=True)
+    assert outcome(broken) == outcome(whole)
