@@ -1,10 +1,11 @@
-"""BLEU and Self-BLEU, exact and near-linear (Papineni et al. 2002; smoothing of Chen and Cherry 2014; Self-BLEU of Zhu et al. 2018).
+"""BLEU and Self-BLEU, exact and near-linear.
 
-Two identities replace the comparison of every sentence with every other. Multi-reference clip: the matches of a hypothesis are
-sum over its grams of min(own count, largest count in any one reference). Leave-one-out: the largest count among the *other*
-sentences is the second-largest over all of them (multiplicity kept), or, below the largest, irrelevant to the minimum; so
-Self-BLEU clips with the second-largest and nothing is ever removed. An n-gram can only match if both (n-1)-grams inside it do,
-so each order looks only at positions where the one before matched.
+BLEU is Papineni et al. 2002, its smoothings Chen and Cherry 2014, Self-BLEU Zhu et al. 2018 (Texygen).
+Two identities replace the comparison of every sentence with every other. Multi-reference clip: the matches of a
+hypothesis are the sum over its grams of min(own count, largest count in any one reference). Leave-one-out: min(own
+count, largest count among the *other* sentences) = min(own count, second-largest count over all sentences, multiplicity
+kept), so Self-BLEU clips with the second-largest and nothing is ever removed. And an n-gram can only match if both
+(n-1)-grams inside it do, so each order looks only at positions where the one before matched.
 
 Statistics are integers, scores float64; one set of statistics feeds every smoothing and level.
 Shapes: N hypotheses, K orders, T tokens.
@@ -28,7 +29,6 @@ from seqgen.metrics.ngrams import (
     Packed,
     Runs,
     Sentences,
-    check_key_range,
     encode_with,
     join,
     ngram_ids,
@@ -37,8 +37,8 @@ from seqgen.metrics.ngrams import (
     sentence_index,
     tokens_left,
 )
-from seqgen.metrics.score import Score, Signature, input_hash, mean_rows, ratio_of_sums
-from seqgen.metrics.tokens import Text, Tokenizer, as_sentences
+from seqgen.metrics.score import Score, Signature, Statistic, input_hash, mean_rows, ratio_of_sums
+from seqgen.metrics.tokens import Text, Tokenizer, pack_texts
 
 Level: TypeAlias = Literal["sentence", "corpus", "sacrebleu"]
 _Alive: TypeAlias = Callable[[Runs], Bools]  # which grams can still match one order up, (G,)
@@ -72,7 +72,7 @@ class BleuStats(NamedTuple):
     """Length of the closest reference, ties to the shorter, (N,)."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # statistics
 
 
@@ -81,8 +81,9 @@ def bleu_stats(
 ) -> BleuStats:
     """`BleuStats` of every hypothesis against all of `refs`, or of hypothesis i against refs_per_hyp[i] alone.
 
-    Sentences are token lists or `Packed` ids. Raises ValueError for no hypotheses, no references, an empty reference list (index
-    named), a number of reference lists that is not the number of hypotheses, max_n < 1; TypeError for strings instead of tokens.
+    Sentences are token lists or `Packed` ids. Raises ValueError for no hypotheses, no references, an empty reference
+    list (index named), a number of reference lists that is not the number of hypotheses, max_n < 1; TypeError for
+    strings instead of tokens.
     """
     _check_order(max_n, limit=None)
     if (refs is None) == (refs_per_hyp is None):
@@ -108,7 +109,7 @@ def bleu_stats(
 
 
 def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
-    """`BleuStats` of every sentence against all others (leave-one-out). Raises ValueError for fewer than two sentences."""
+    """`BleuStats` of every sentence against all others (leave-one-out). Raises ValueError for fewer than 2."""
     _check_order(max_n, limit=None)
     (corpus,), vocabulary = packed(sents)
     lengths = corpus.lengths
@@ -123,7 +124,7 @@ def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
 
 
 def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, group: Ints | None = None) -> Ints:
-    """Matches (N, K) of the hypotheses; `group` names the hypothesis each reference belongs to, None if it serves all."""
+    """Matches (N, K) of the hypotheses; `group` names the hypothesis each reference serves, None if it serves all."""
     refs = ref.lengths.size
     if group is not None:
         group = np.concatenate([group, np.arange(hyp.lengths.size)])
@@ -151,7 +152,6 @@ def _matching_runs(
     positions = np.arange(tokens.size)
     living = np.zeros(tokens.size + 1, dtype=bool)
     for n in range(1, max_n + 1):
-        check_key_range(grams, vocabulary)
         key = previous[positions]
         key *= vocabulary
         key += tokens[positions + n - 1]
@@ -172,13 +172,15 @@ def _matching_runs(
 
 def _repeated_grams(runs: Runs) -> Bools:
     """Grams that at least two sentences hold."""
-    return np.diff(runs.first_run, append=runs.run_gram.size) > 1
+    several: Bools = np.diff(runs.first_run, append=runs.run_gram.size) > 1
+    return several
 
 
 def _shared_grams(runs: Runs, *, refs: int) -> Bools:
     """Grams that a reference and a hypothesis hold: references come first, so the first and the last run tell."""
     last = np.append(runs.first_run[1:], runs.run_gram.size) - 1
-    return (runs.run_sentence[runs.first_run] < refs) & (runs.run_sentence[last] >= refs)
+    both: Bools = (runs.run_sentence[runs.first_run] < refs) & (runs.run_sentence[last] >= refs)
+    return both
 
 
 def _second_largest(runs: Runs) -> Ints:
@@ -227,10 +229,10 @@ def _check_filled(hyp: Packed, ref: Packed) -> None:
         raise ValueError("there are no references; give at least one")
 
 
-def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[object]) -> None:
+def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[Sentences]) -> None:
     if not hyps:
         raise ValueError("there are no hypotheses; give at least one")
-    sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in refs_per_hyp]  # type: ignore[arg-type]
+    sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in refs_per_hyp]
     if len(sizes) != hyps:
         transposed = bool(sizes) and set(sizes) == {hyps}
         hint = (
@@ -248,16 +250,19 @@ def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[object]) -> None:
 class ReferenceIndex:
     """References prepared once, for many sets of hypotheses: `ReferenceIndex(refs, max_n)(hyps)` equals `bleu_stats`.
 
-    Holds, per order, the sorted keys of the references' grams with their clips; hypotheses look theirs up by binary search.
-    References are token lists or `Packed` ids, and the hypotheses must be of the same kind. Raises ValueError for no references.
+    Holds, per order, the sorted keys of the references' grams with their clips; hypotheses look theirs up by binary
+    search. References are token lists or `Packed` ids, and the hypotheses must be of the same kind. Raises
+    ValueError for no references.
     """
 
     def __init__(self, refs: Sentences, max_n: int = 5) -> None:
         _check_order(max_n, limit=None)
         self.max_n = max_n
+        self._vocabulary: dict[Hashable, int] | None = None
+        self._ids = np.zeros(0, dtype=np.int64)
         if isinstance(refs, Packed):
-            self._vocabulary: dict[Hashable, int] | None = None
-            (ref,), size = packed(refs)
+            self._ids, dense = np.unique(refs.tokens, return_inverse=True)
+            ref, size = Packed(dense.astype(np.int64), refs.lengths), self._ids.size
         else:
             vocabulary: defaultdict[Hashable, int] = defaultdict(count().__next__)
             ref = encode_with(vocabulary.__getitem__, refs, "references")
@@ -275,7 +280,7 @@ class ReferenceIndex:
             self._clips.append(np.maximum.reduceat(runs.run_length, runs.first_run) if grams.size else runs.run_length)
 
     def __call__(self, hyps: Sentences, max_n: int | None = None) -> BleuStats:
-        """`BleuStats` of the hypotheses against the index, for orders 1..max_n; ValueError above the order it was built for."""
+        """`BleuStats` of the hypotheses, orders 1..max_n; ValueError above the order the index was built for."""
         max_n = self.max_n if max_n is None else max_n
         _check_order(max_n, limit=None)
         if max_n > self.max_n:
@@ -312,22 +317,24 @@ class ReferenceIndex:
             kind = "Packed ids" if self._vocabulary is None else "token lists"
             raise TypeError(f"the index was built from {kind}; give hypotheses of the same kind")
         if isinstance(hyps, Packed):
-            (hyp,), _ = packed(hyps)
-            return Packed(np.where(hyp.tokens < self._size, hyp.tokens, -1), hyp.lengths)
+            if not self._ids.size:
+                return Packed(np.full_like(hyps.tokens, -1), hyps.lengths)
+            place = np.minimum(np.searchsorted(self._ids, hyps.tokens), self._ids.size - 1)
+            return Packed(np.where(self._ids[place] == hyps.tokens, place, -1), hyps.lengths)
         known = self._vocabulary or {}
         return encode_with(lambda token: known.get(token, -1), hyps, "hypotheses")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # scores
 
 
 def smoothed_precisions(num: Floats, den: Floats, hyp_len: Floats, method: str, order: int) -> Floats:
     """Smoothed precisions p' of orders 1..order, (..., order) float64, from counts (..., K) and lengths (...).
 
-    Chen and Cherry 2014 as nltk computes them, with its quirks: method 4 leaves 0 for hypotheses of one token, methods 5 and 7
-    append the 5-gram precision whatever the order (so K >= 5), method 6 needs a trigram match. Rows without a unigram match
-    score 0 whatever stands here.
+    Chen and Cherry 2014 as nltk computes them, with its quirks: method 4 leaves 0 for hypotheses of one token,
+    methods 5 and 7 append the 5-gram precision whatever the order (so K >= 5), method 6 needs a trigram match. Rows
+    without a unigram match score 0 whatever stands here.
     """
     m, d = num[..., :order], den[..., :order]
     p = m / d
@@ -407,8 +414,9 @@ def sentence_scores(
 ) -> Floats:
     """BLEU-`order` of every hypothesis, (N,) float64 in 0..1, as nltk's `sentence_bleu` with this smoothing.
 
-    Raises ValueError if the statistics hold too few orders, for an unknown smoothing, for weights of the wrong number or sum, and
-    for method6 with order < 3 or where a hypothesis with a unigram match has no trigram match (indices listed).
+    Raises ValueError if the statistics hold too few orders, for an unknown smoothing, for weights of the wrong
+    number or sum, and for method6 with order < 3 or where a hypothesis with a unigram match has no trigram match
+    (indices listed).
     """
     _check_order(order)
     _check_smoothing(smoothing, order)
@@ -440,9 +448,9 @@ def corpus_bleu(
 ) -> float:
     """One BLEU of the whole set, 0..1: counts and lengths are summed first, then scored once.
 
-    `nltk` sums max(1, length - n + 1) per sentence and knows methods 0-4. `sacrebleu` sums the true counts and knows methods 0, 1,
-    2, 3, which it calls none, floor (0.1), add-k (1) and exp. Raises ValueError for other methods: in nltk 5-7 read the last
-    sentence only there, so the order of lines would change the score.
+    `nltk` sums max(1, length - n + 1) per sentence and knows methods 0-4. `sacrebleu` sums the true counts and knows
+    methods 0, 1, 2, 3, which it calls none, floor (0.1), add-k (1) and exp. Raises ValueError for other methods: in
+    nltk 5-7 read the last sentence only there, so the order of lines would change the score.
     """
     _check_order(order)
     if stats.num.shape[1] < order:
@@ -493,7 +501,7 @@ def _pooled_sacrebleu(sums: Floats, *, smoothing: str, weights: Floats) -> Float
     return np.where(counted.all(axis=-1), _combine(p, num, hyp_len, ref_len, weights), 0.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # text in, scores out
 
 
@@ -509,12 +517,13 @@ def bleu(
     refs_per_hyp: Sequence[Text] | None = None,
     lower: bool = False,
 ) -> Score:
-    """BLEU-`order` of the hypotheses, 0..1, with `.orders` for 1..order: by default the mean over hypotheses, each against all refs.
+    """BLEU-`order` of the hypotheses against all references, 0..1, mean over hypotheses, with `.orders` for 1..order.
 
-    `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). `level` is `sentence` (mean),
-    `corpus` (nltk's pooled form) or `sacrebleu`. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds
-    `order` alone; method6 starts at order 3.
-    Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`, `corpus_bleu`.
+    `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). `level` is `sentence`
+    (mean), `corpus` (nltk's pooled form) or `sacrebleu`. An empty hypothesis scores 0 and is counted. With
+    `weights`, `.orders` holds `order` alone; method6 starts at order 3.
+    Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`,
+    `corpus_bleu`.
     """
     return bleu_orders(
         hyps,
@@ -542,23 +551,20 @@ def bleu_orders(
     lower: bool = False,
 ) -> dict[int, Score]:
     """`bleu` at several orders from one pass over the text, order -> Score."""
-    top = _check_orders(orders, smoothing)
-    hyp, kind = as_sentences(hyps, "hypotheses", tokenizer, lower=lower)
-    if refs_per_hyp is not None and refs is None:
-        lists = [
-            as_sentences(one, f"refs_per_hyp[{i}]", tokenizer, lower=lower)[0] for i, one in enumerate(refs_per_hyp)
-        ]
-        stats = bleu_stats(hyp, None, needed_order(top, smoothing), refs_per_hyp=lists)
-        references = f"{sum(_size(one) for one in lists)}(own)"
-        inputs = input_hash(hyps, _end_to_end(refs_per_hyp))
-    elif refs is not None and refs_per_hyp is None:
-        ref, ref_kind = as_sentences(refs, "references", tokenizer, lower=lower)
-        if hyps and refs and kind != ref_kind:
-            raise TypeError("hypotheses and references must both be lines or both be token lists; got one of each")
-        stats = bleu_stats(hyp, ref, needed_order(top, smoothing))
-        references, inputs = str(_size(ref)), input_hash(hyps, refs)
-    else:
+    top = needed_order(_check_orders(orders, smoothing), smoothing)
+    if (refs is None) == (refs_per_hyp is None):
         raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")
+    if refs is not None:
+        (hyp, ref), kind = pack_texts({"hypotheses": hyps, "references": refs}, tokenizer, lower=lower)
+        stats = bleu_stats(hyp, ref, top)
+        references, inputs = str(ref.lengths.size), input_hash(hyps, refs)
+    else:
+        assert refs_per_hyp is not None
+        named = {f"refs_per_hyp[{i}]": one for i, one in enumerate(refs_per_hyp)}
+        (hyp, *lists), kind = pack_texts({"hypotheses": hyps, **named}, tokenizer, lower=lower)
+        stats = bleu_stats(hyp, None, top, refs_per_hyp=lists)
+        references = f"{sum(one.lengths.size for one in lists)}(own)"
+        inputs = input_hash(hyps, _end_to_end(refs_per_hyp))
     fields = {"hyp": str(stats.hyp_len.size), "ref": references, "tok": kind, "case": "lower" if lower else "given"}
     return _score_orders("bleu", stats, orders, smoothing, level, weights, fields, inputs)
 
@@ -576,12 +582,13 @@ def self_bleu(
     against: Text | None = None,
     keep_self: bool = False,
 ) -> Score:
-    """Self-BLEU-`order`, 0..1: the mean over lines of BLEU against all other lines; lower is more diverse, real text is the measure.
+    """Self-BLEU-`order`, 0..1: the mean over lines of BLEU against all other lines.
 
-    `sample` scores a subset of that many lines, drawn with `seed`, among themselves. `against` scores the lines against another
-    set of samples instead (the split form). `keep_self` leaves every line among its own references, the known fault of two
-    toolkits: the result is 1 or nearly so. Input as for `bleu`. Raises ValueError for fewer than two lines, `sample` above their
-    number or below 2, or options that exclude each other.
+    Lower is more diverse, and real text of the same size is the measure: below it is not better.
+    `sample` scores a subset of that many lines, drawn with `seed`, among themselves. `against` scores the lines
+    against another set of samples instead (the split form). `keep_self` leaves every line among its own references,
+    the known fault of two toolkits: the result is 1 or nearly so. Input as for `bleu`. Raises ValueError for fewer
+    than two lines, `sample` above their number or below 2, or options that exclude each other.
     """
     return self_bleu_orders(
         lines,
@@ -614,21 +621,18 @@ def self_bleu_orders(
     top = needed_order(_check_orders(orders, smoothing), smoothing)
     if against is not None and (keep_self or sample is not None):
         raise ValueError("against scores one set of samples against another; it excludes sample and keep_self")
-    sents, kind = as_sentences(lines, "lines", tokenizer, lower=lower)
-    inputs = input_hash(lines)
-    fields = {"hyp": str(_size(sents)), "ref": "others", "self": "loo"}
+    texts = {"lines": lines} if against is None else {"lines": lines, "against": against}
+    (sents, *others), kind = pack_texts(texts, tokenizer, lower=lower)
+    size = sents.lengths.size
+    fields = {"hyp": str(size), "ref": "others", "self": "loo"}
     if sample is not None:
-        if not 2 <= sample <= _size(sents):
-            raise ValueError(f"sample must be in 2..{_size(sents)}, the number of lines, got {sample}")
-        sents = take(sents, np.sort(np.random.default_rng(seed).choice(_size(sents), sample, replace=False)))
-        fields["hyp"] = f"{sample} of {fields['hyp']}"
-    if against is not None:
-        others, other_kind = as_sentences(against, "against", tokenizer, lower=lower)
-        if kind != other_kind:
-            raise TypeError("lines and against must both be lines or both be token lists; got one of each")
-        stats = bleu_stats(sents, others, top)
-        fields |= {"ref": str(_size(others)), "self": "split"}
-        inputs = input_hash(lines, against)
+        if not 2 <= sample <= size:
+            raise ValueError(f"sample must be in 2..{size}, the number of lines, got {sample}")
+        sents = take(sents, np.sort(np.random.default_rng(seed).choice(size, sample, replace=False)))
+        fields["hyp"] = f"{sample} of {size}"
+    if others:
+        stats = bleu_stats(sents, others[0], top)
+        fields |= {"ref": str(others[0].lengths.size), "self": "split"}
     elif keep_self:
         stats = bleu_stats(sents, sents, top)
         fields |= {"ref": "all", "self": "included"}
@@ -636,13 +640,12 @@ def self_bleu_orders(
         stats = self_bleu_stats(sents, top)
     fields |= {"tok": kind, "case": "lower" if lower else "given"}
     drawn = seed if sample is not None else None
+    inputs = input_hash(*texts.values())
     return _score_orders("self-bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
 
 
-def take(sents: Sentences, rows: Ints) -> Sentences:
+def take(sents: Packed, rows: Ints) -> Packed:
     """The sentences at `rows`, in that order."""
-    if not isinstance(sents, Packed):
-        return [sents[i] for i in rows]
     lengths = sents.lengths[rows]
     start = np.cumsum(sents.lengths) - sents.lengths
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -662,10 +665,11 @@ def _score_orders(
 ) -> dict[int, Score]:
     lowest = max(orders) if weights is not None else 3 if smoothing == "method6" else 1
     values: dict[int, float] = {}
-    parts: dict[int, tuple[Floats, Callable[[Floats], Floats]]] = {}
+    parts: dict[int, tuple[Floats, Statistic]] = {}
     for n in range(lowest, max(orders) + 1):
         if level == "sentence":
-            rows, statistic = mean_rows(sentence_scores(stats, n, smoothing, weights)), ratio_of_sums
+            rows = mean_rows(sentence_scores(stats, n, smoothing, weights))
+            statistic: Statistic = ratio_of_sums
         elif level in ("corpus", "sacrebleu"):
             style = "nltk" if level == "corpus" else "sacrebleu"
             rows, statistic = corpus_rows(stats, n, style), pooled_statistic(n, style, smoothing, weights)
@@ -695,12 +699,8 @@ def _check_orders(orders: Sequence[int], smoothing: str) -> int:
     return max(orders)
 
 
-def _size(sents: Sentences) -> int:
-    return int(sents.lengths.size) if isinstance(sents, Packed) else len(sents)
-
-
 def _end_to_end(lists: Sequence[Text]) -> Text:
     packed_lists = [one for one in lists if isinstance(one, Packed)]
     if packed_lists:
         return join(packed_lists)
-    return [item for one in lists if not isinstance(one, Packed) for item in one]  # type: ignore[return-value]
+    return [item for one in lists if not isinstance(one, Packed) for item in one]

@@ -1,7 +1,7 @@
 """A number that says how it was made: `Score` with its `Signature`, its 95 % interval where rows allow one, and JSON.
 
-Rows hold additive statistics of one hypothesis each; a score is a function of their sum. So an interval, a paired test and the
-score itself share one definition (the bootstrap of Efron 1979; Koehn 2004 for its use on BLEU).
+Rows hold additive statistics of one hypothesis each; a score is a function of their sum. So an interval, a paired
+test and the score itself share one definition (the bootstrap of Efron 1979; Koehn 2004 for its use on BLEU).
 Shapes: N rows, C statistics a row, B resamples.
 """
 
@@ -64,7 +64,7 @@ class Signature:
 
 
 def ratio_of_sums(sums: Floats) -> Floats:
-    """First column over second, (..., 2) -> (...): the mean where the second counts rows, a pooled share where it counts units."""
+    """First column over second, (..., 2) -> (...): a mean if the second counts rows, a share if it counts units."""
     numerator, denominator = sums[..., 0], sums[..., 1]
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
@@ -125,7 +125,8 @@ class Score:
     def interval(self) -> tuple[float, float] | None:
         """The 95 % percentile bootstrap interval over hypotheses, seed 0; None where rows allow none.
 
-        Self-BLEU's rows share their references, so its interval states the spread over hypotheses, not over whole sample sets.
+        Self-BLEU's rows share their references, so its interval states the spread over hypotheses, not over whole
+        sample sets.
         """
         if self.rows is None or len(self.rows) < 2:
             return self.stored_interval
@@ -169,7 +170,7 @@ class Score:
 
 
 def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Sums of `rows` (N, C) over `resamples` draws of N rows with replacement, (B, C) float64; the same draws for a seed and N."""
+    """Sums of `rows` (N, C) over B draws of N rows with replacement, (B, C) float64; same seed and N, same draws."""
     random = np.random.default_rng(seed)
     size = len(rows)
     sums = np.empty((resamples, rows.shape[1]))

@@ -10,10 +10,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
 from typing import TypeAlias
 
-from seqgen.metrics.ngrams import Packed, Sentences, Tokens
+import numpy as np
+
+from seqgen.metrics.ngrams import Packed, Sentences, encode_with, packed
 
 Tokenizer: TypeAlias = str | Callable[[str], Sequence[Hashable]]
 Text: TypeAlias = Sequence[str] | Sentences
@@ -29,35 +34,45 @@ def tokenizer_name(tokenizer: Tokenizer) -> str:
 
 
 def tokenize(lines: Sequence[str], tokenizer: Tokenizer = "split") -> list[Sequence[Hashable]]:
-    """One token list per line. Raises ValueError for an unknown name, TypeError for a bare string or a line that is none."""
+    """One token list per line. Raises ValueError for an unknown name, TypeError for what is no list of str."""
     if isinstance(lines, str):
         raise TypeError(f"lines must be a list of str, got one str of {len(lines)} characters; split it into lines")
     for i, line in enumerate(lines):
         if not isinstance(line, str):
             raise TypeError(f"line {i}: must be a str, got {type(line).__name__}")
+    return list(map(splitter(tokenizer), lines))
+
+
+def splitter(tokenizer: Tokenizer) -> Callable[[str], Sequence[Hashable]]:
+    """The function from a line to its tokens. Raises ValueError for an unknown name, which lists the known ones."""
     if not isinstance(tokenizer, str):
-        return [tokenizer(line) for line in lines]
+        return tokenizer
     match tokenizer:
         case "split":
-            return [line.split() for line in lines]
+            return str.split
         case "nltk":
-            # late and by name: nltk takes half a second to import, and only the protocols that ask for its words need it
+            # late: nltk takes half a second to import, and only the protocols that ask for its words need it
             from nltk.tokenize import word_tokenize
 
-            return [word_tokenize(line, preserve_line=True) for line in lines]
+            return partial(word_tokenize, preserve_line=True)
         case "13a":
-            return [tokens_13a(line) for line in lines]
+            return tokens_13a
         case "zh":
-            return [tokens_zh(line) for line in lines]
+            return tokens_zh
         case "char":
-            return [list("".join(line.split())) for line in lines]
+            return tokens_char
     raise ValueError(
-        f"unknown tokenizer {tokenizer!r}; known: {', '.join(NAMES)}, or a callable from str to a list of tokens"
+        f"unknown tokenizer {tokenizer!r}; known: {', '.join(NAMES)}, or a callable from a line to its tokens"
     )
 
 
-# mteval-v13a: ASCII punctuation other than ' , - . always stands alone; period and comma do unless a digit is on both sides
-# of them, and a dash does after a digit.
+def tokens_char(line: str) -> list[str]:
+    """Characters of one line, white space left out."""
+    return list("".join(line.split()))
+
+
+# mteval-v13a: ASCII punctuation other than ' , - . always stands alone; period and comma do unless a digit is on both
+# sides of them, and a dash does after a digit.
 _PUNCTUATION = re.compile(r"([{|}~\[\\\]^_` !\"#$%&()*+:;<=>?@/])")
 _STOP_AFTER_TEXT = re.compile(r"([^0-9])([.,])")
 _STOP_BEFORE_TEXT = re.compile(r"([.,])([^0-9])")
@@ -81,9 +96,9 @@ def tokens_13a(line: str) -> list[str]:
     return _western(f" {line} ")
 
 
-# Symbols, CJK radicals, punctuation, strokes, syllables and ideographs. The first range looks odd: the published list writes
-# the ideographs beyond U+FFFF with four-digit escapes, so it means punctuation and arrows from U+2001 on; scores in the
-# literature were computed with that, and so are ours.
+# Symbols, CJK radicals, punctuation, strokes, syllables and ideographs. The first range looks odd: the published list
+# writes the ideographs beyond U+FFFF with four-digit escapes, so it means punctuation and arrows from U+2001 on; scores
+# in the literature were computed with that, and so are ours.
 _CHINESE = re.compile(
     "(["
     "\u2001-\u2a6d\u3400-\u4db5\u4e00-\u9fbb\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\uff00-\uffef"
@@ -97,34 +112,65 @@ def tokens_zh(line: str) -> list[str]:
     return _western(_CHINESE.sub(r" \1 ", line.strip()))
 
 
-def as_sentences(text: Text, name: str, tokenizer: Tokenizer, *, lower: bool = False) -> tuple[Sentences, str]:
-    """Token lists (or the packed ids as given), and which tokens they are: the tokenizer's name, "given" or "ids".
+def pack_texts(
+    texts: Mapping[str, Text], tokenizer: Tokenizer = "split", *, lower: bool = False
+) -> tuple[list[Packed], str]:
+    """Every text as `Packed` ids of one vocabulary, and what its tokens are: the tokenizer's name, "given" or "ids".
 
-    Lines go through `tokenizer`; token lists are left as they are, but for `lower`. Raises TypeError, naming `name` and the
-    index, for a bare string, a mix of lines and token lists, anything else, and for `lower` on tokens that are no strings.
+    Lines go through `tokenizer`; token lists and ids are left as they are, but for `lower`. The keys name the texts
+    in messages. Raises TypeError, with name and index, for a bare string, for lines and token lists side by side,
+    and for `lower` on what has no case.
     """
-    if isinstance(text, Packed):
+    kinds = {name: _kind(text, name) for name, text in texts.items()}
+    found = [(name, kind) for name, kind in kinds.items() if kind]
+    for name, kind in found[1:]:
+        if kind != found[0][1]:
+            raise TypeError(f"{found[0][0]} are {found[0][1]}, but {name} are {kind}; give both in the same form")
+    kind = found[0][1] if found else "lines"
+    if kind == "ids":
         if lower:
-            raise TypeError(f"{name}: packed ids have no case; lower the text before it is encoded")
-        return text, "ids"
-    if isinstance(text, str):
-        raise TypeError(f"{name} must be a list of lines or of token lists, got one str; split it into lines")
-    if not isinstance(text, Sequence):
-        text = list(text)
+            raise TypeError("packed ids have no case; lower the text before it is encoded")
+        empty = Packed(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return packed(*(text if isinstance(text, Packed) else empty for text in texts.values()))[0], "ids"
+    vocabulary: defaultdict[Hashable, int] = defaultdict(count().__next__)
+    split = splitter(tokenizer)
+    corpora = []
+    for name, text in texts.items():
+        sentences: Iterable[Sequence[Hashable]]
+        if kind == "lines":
+            lines: Iterable[str] = text  # type: ignore[assignment]
+            sentences = map(split, map(str.lower, lines) if lower else lines)
+        else:
+            sentences = _lowered(text, name) if lower else text  # type: ignore[arg-type,assignment]
+        corpora.append(encode_with(vocabulary.__getitem__, sentences, name))
+    return corpora, tokenizer_name(tokenizer) if kind == "lines" else "given"
+
+
+def _kind(text: Text, name: str) -> str:
+    """What a text is made of: "lines", "token lists", "ids", or "" if it is empty."""
+    if isinstance(text, Packed):
+        return "ids"
+    if isinstance(text, str) or not isinstance(text, Sequence):
+        raise TypeError(
+            f"{name} must be a list of lines or of token lists, got {type(text).__name__}; split it into lines"
+        )
     if not text:
-        return [], "given"
+        return ""
     lines = isinstance(text[0], str)
     for i, item in enumerate(text):
         if isinstance(item, str) is not lines:
-            kind = "a line (str)" if lines else "a token list"
-            raise TypeError(f"{name}: item 0 is {kind}, but item {i} is {type(item).__name__}; give one kind only")
-    if lines:
-        chosen: list[str] = [line.lower() for line in text] if lower else list(text)  # type: ignore[union-attr,arg-type]
-        return tokenize(chosen, tokenizer), tokenizer_name(tokenizer)
-    tokens: Tokens = text  # type: ignore[assignment]
-    if lower:
-        try:
-            tokens = [[token.lower() for token in sentence] for sentence in tokens]  # type: ignore[attr-defined]
-        except AttributeError:
-            raise TypeError(f"{name}: lower=True needs tokens that are str") from None
-    return tokens, "given"
+            first = "a line (str)" if lines else f"a {type(text[0]).__name__}"
+            raise TypeError(f"{name}: item 0 is {first}, but item {i} is a {type(item).__name__}; give one kind only")
+    return "lines" if lines else "token lists"
+
+
+def _lowered(sentences: Iterable[Sequence[Hashable]], name: str) -> Iterator[list[str]]:
+    for i, sentence in enumerate(sentences):
+        lowered = []
+        for token in sentence:
+            if not isinstance(token, str):
+                raise TypeError(
+                    f"{name}, sentence {i}: lower=True needs tokens that are str, got {type(token).__name__}"
+                )
+            lowered.append(token.lower())
+        yield lowered

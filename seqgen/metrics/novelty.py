@@ -1,0 +1,173 @@
+"""What a generator took from its training text: novel n-grams, copied lines, the longest copied span and its source.
+
+One array answers all of it: for every position of the samples, the longest run of tokens from there that stands
+inside one training sentence. It comes from the sorted order of all suffixes (prefix doubling, Manber and Myers 1993;
+log2 of the longest sentence sorts), so the cost is O(T log T log L) for T tokens in sentences of at most L, whatever
+was copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from seqgen.metrics.ngrams import (
+    Bools,
+    Floats,
+    Ints,
+    Packed,
+    Sentences,
+    join,
+    packed,
+    sentence_index,
+    stable_sort,
+    tokens_left,
+)
+
+
+class Matches(NamedTuple):
+    """Overlap of a corpus with a training corpus. Shapes: T tokens and N sentences of the samples."""
+
+    length: Ints
+    """Longest run of tokens from each position that stands inside one training sentence, (T,)."""
+    source: Ints
+    """A training sentence that holds that run, (T,); meaningless where length is 0."""
+    copied: Bools
+    """Whether the whole sentence is a training sentence, (N,)."""
+    lengths: Ints
+    """Tokens of each sentence, (N,)."""
+
+
+def match_training(sents: Sentences, train: Sentences) -> Matches:
+    """`Matches` of every sentence in the training text. Raises ValueError if either is empty."""
+    (own, other), vocabulary = packed(sents, train)
+    if not own.lengths.size:
+        raise ValueError("there are no samples; give at least one sentence")
+    if not other.lengths.size:
+        raise ValueError("the training text is empty; give at least one sentence")
+    whole = join([own, other])
+    left = tokens_left(whole.lengths)
+    ranks = _suffix_ranks(whole, left, vocabulary)
+    size = own.tokens.size
+    suffix = ranks[-1]
+
+    # the best match of a suffix is one of its two neighbours among the training suffixes in sorted order
+    by_rank = size + np.argsort(suffix[size:], kind="stable")
+    if by_rank.size and size:
+        place = np.searchsorted(suffix[by_rank], suffix[:size])
+        above, below = by_rank[np.minimum(place, by_rank.size - 1)], by_rank[np.maximum(place - 1, 0)]
+        mine = np.arange(size)
+        length_above = _common_prefix(ranks, left, mine, above)
+        length_below = _common_prefix(ranks, left, mine, below)
+        length = np.maximum(length_above, length_below)
+        source = sentence_index(whole.lengths)[np.where(length_above >= length_below, above, below)] - own.lengths.size
+    else:
+        length = source = np.zeros(size, dtype=np.int64)
+
+    starts = np.cumsum(whole.lengths) - whole.lengths
+    empty = whole.lengths == 0
+    name = np.where(empty, -1, np.append(suffix, 0)[np.where(empty, whole.tokens.size, starts)])
+    copied = np.isin(name[: own.lengths.size], name[own.lengths.size :])
+    return Matches(length, source, copied, own.lengths)
+
+
+def _suffix_ranks(corpus: Packed, left: Ints, vocabulary: int) -> list[Ints]:
+    """Ranks of all windows of 1, 2, 4, ... tokens, cut at the sentence's end, each (T,); the last ranks whole suffixes.
+
+    Equal rank, equal window; a window that ends sorts before one that goes on.
+    """
+    size = corpus.tokens.size
+    ranks = [corpus.tokens]
+    bound, width = max(1, vocabulary), 1
+    longest = int(corpus.lengths.max(initial=0))
+    positions = np.arange(size)
+    while True:
+        # one more symbol than ranks: 0 stands for "the sentence has ended"
+        follows = np.where(left > width, ranks[-1][np.minimum(positions + width, max(0, size - 1))] + 1, 0)
+        key, order = stable_sort(ranks[-1] * (bound + 1) + follows, bound * (bound + 1))
+        new = np.ones(size, dtype=bool)
+        new[1:] = key[1:] != key[:-1]
+        rank = np.empty(size, dtype=np.int64)
+        rank[order] = np.cumsum(new) - 1
+        ranks.append(rank)
+        width *= 2
+        bound = max(1, int(new.sum()))
+        if width >= longest:
+            return ranks
+
+
+def _common_prefix(ranks: list[Ints], left: Ints, a: Ints, b: Ints) -> Ints:
+    """Length of the longest common prefix of the suffixes at `a` and at `b`, (P,), by descent over window sizes."""
+    length = np.zeros(a.size, dtype=np.int64)
+    last = left.size - 1
+    for k in reversed(range(len(ranks))):
+        rank = ranks[k]
+        equal = rank[np.minimum(a + length, last)] == rank[np.minimum(b + length, last)]
+        # windows beyond either sentence's end must not count: what was equal so far already reached it
+        equal &= (length < left[a]) & (length < left[b])
+        length += np.where(equal, 1 << k, 0)
+    return np.minimum(length, np.minimum(left[a], left[b]))
+
+
+def novelty_rows(matches: Matches, n: int) -> Floats:
+    """Per sentence the n-gram positions that are absent from the training text, and all positions, (N, 2)."""
+    sentence, left = sentence_index(matches.lengths), tokens_left(matches.lengths)
+    absent = (matches.length < n) & (left >= n)
+    size = matches.lengths.size
+    return np.column_stack([np.bincount(sentence, absent, size), np.maximum(0, matches.lengths - n + 1)]).astype(
+        np.float64
+    )
+
+
+def novelty_n(sents: Sentences, train: Sentences, n: int) -> float:
+    """Share of the n-gram positions of the samples whose n-gram is absent from the training text, 0..1.
+
+    Raises ValueError on empty input, or where no sample has n tokens.
+    """
+    rows = novelty_rows(match_training(sents, train), n)
+    if n < 1 or not rows[:, 1].sum():
+        raise ValueError(f"n must be >= 1 and some sample must have n tokens, got n = {n} for {len(rows)} samples")
+    return float(rows[:, 0].sum() / rows[:, 1].sum())
+
+
+def copied_share(sents: Sentences, train: Sentences) -> float:
+    """Share of samples that are training sentences word for word, 0..1. Raises ValueError on empty input."""
+    return float(match_training(sents, train).copied.mean())
+
+
+@dataclass(frozen=True)
+class CopiedSpan:
+    """The longest run of tokens that a sample shares with one training sentence."""
+
+    length: int
+    """Tokens in the run; 0 where not even a token is shared."""
+    start: int
+    """Where it begins in the sample, in tokens."""
+    source: int
+    """Index of a training sentence that holds it; -1 where length is 0."""
+
+
+def copied_spans(sents: Sentences, train: Sentences) -> list[CopiedSpan]:
+    """The `CopiedSpan` of every sample, the earliest of equally long ones. Raises ValueError on empty input."""
+    return spans_of(match_training(sents, train))
+
+
+def spans_of(matches: Matches) -> list[CopiedSpan]:
+    """The `CopiedSpan` of every sample, from its matches."""
+    spans = []
+    end = 0
+    for size in matches.lengths.tolist():
+        start, end = end, end + size
+        at = int(matches.length[start:end].argmax()) if size else 0
+        length = int(matches.length[start + at]) if size else 0
+        spans.append(CopiedSpan(length, at, int(matches.source[start + at])) if length else CopiedSpan(0, 0, -1))
+    return spans
+
+
+def span_lengths(matches: Matches) -> Ints:
+    """Length of the longest copied span of every sample, (N,)."""
+    longest = np.zeros(matches.lengths.size, dtype=np.int64)
+    np.maximum.at(longest, sentence_index(matches.lengths), matches.length)
+    return longest
