@@ -217,7 +217,9 @@ class _Session:
         train = self.settings.train
         began, began_step = time.perf_counter(), self.step
         reason = "finished"
-        with self._signals():
+        with self._signals(), contextlib.ExitStack() as at_the_end:
+            for lines in self.logs.values():
+                at_the_end.callback(lines.close)
             while self.step < train.steps and not self._stops_early():
                 step = self.step
                 rng.enter_step(self.settings.seed, step, dist.rank())
@@ -258,8 +260,6 @@ class _Session:
         if dist.is_main():
             self._remember_time(time.perf_counter() - began)
             report.write_report(self.folder)
-        for lines in self.logs.values():
-            lines.close()
         return Outcome(self.folder, self.step, reason)
 
     def _stops_early(self) -> bool:

@@ -40,15 +40,15 @@ def kill_at(step: int) -> Callable[[loop.Progress], None]:
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
-    lines = [f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")]
+    lines = [
+        f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")
+    ]
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
 
 def settings(text: Path, *words: str) -> Any:
-    return config(
-        "lm", text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words]
-    )
+    return config("lm", text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
 
 
 def outcome(run: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, mo
     """The control: were randomness carried from step to step, the comparison above would notice."""
     chosen = settings(text, *KINDS["sentences"])
     enter = rng.enter_step
-    monkeypatch.setattr(rng, "enter_step", lambda seed, step, rank: enter(seed, 0, rank) if step == 0 else None)
+    monkeypatch.setattr(rng, "enter_step", lambda seed, step, rank=0: enter(seed, 0, rank) if step == 0 else None)
     loop.train(chosen, tmp_path / "whole")
     with pytest.raises(Killed):
         loop.train(chosen, tmp_path / "broken", progress=kill_at(7))
