@@ -41,8 +41,11 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, float]]:
     """Texts from fixed seeds and what they are worth as text.
 
-    Every number is over `train.samples` lines, or as many held-out lines as there are.
+    Every number is over `train.samples` lines, or as many held-out lines as there are. A run on running text has no
+    lines to score: the few texts that are shown are all that is written.
     """
+    if data.mode != "sentence":
+        return writer.generate(train.show) if train.show else [], {}
     count = min(train.samples, len(data.valid_lines))
     sources = data.valid_sources[:count] if data.valid_sources is not None else None
     texts = writer.generate(1 if sources else count, sources=sources)
