@@ -21,13 +21,13 @@ weight (1 if left out); `<name>` stands for another rule, everything else for it
 A rule may take other rules as arguments: `"pair(thing)" = "<thing.a> and <thing.a>"` is used as `<pair(dog)>`.
 An entry of a word list may keep what is common outside braces: `{rides/ride} <bike> at night`.
 A backslash takes the meaning from `<`, `>`, `|`, `/`, `:`, `{`, `}` or itself.
-In place of `start`, a table `[labels]` with one alternative for each label makes labelled text: a line is then the label,
-a tab and the text.
+In place of `start`, a table `[labels]` with one alternative for each label makes labelled text: a line is then the
+label, a tab and the text.
 
 No rule may lead back to itself, so a grammar generates finitely many lines. That costs little (captions and verse need
 no recursion) and buys much: every quantity has a closed form, no derivation is endless, and a line is read by one
-memoised pass over (rule, position). An automaton would be as exact, but it copies a noun phrase into each place that uses
-it, while the pass reads it once wherever it stands.
+memoised pass over (rule, position). An automaton would be as exact, but it copies a noun phrase into each place that
+uses it, while the pass reads it once wherever it stands.
 """
 
 import difflib
@@ -223,13 +223,14 @@ class Grammar:
                     f"no grammar {str(path_or_name)!r}: expected a TOML file or one of {', '.join(sorted(here))}"
                 )
             path = here[str(path_or_name)]
+        where = path.name if path.parent == corpora_folder() else str(path)
         try:
             source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from None
+            raise DataError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from None
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls(source, where=path.name)
+            raise DataError(f"{where}: cannot be read: {error.strerror}") from None
+        return cls(source, where=where)
 
     def sample(self, count: int, seed: int = 0) -> list[str]:
         """`count` lines drawn independently; a labelled grammar's are `label TAB text`.
@@ -375,16 +376,11 @@ class _Plan:
             raise DataError(f"{where}: not valid TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
         for key in table:
             if key not in _KEYS:
-                close = difflib.get_close_matches(key, _KEYS, 1)
-                self._fault(
-                    f"unknown key {key!r}"
-                    + (f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(_KEYS)}"),
-                    key,
-                )
+                self._fault(f"unknown key {key!r}; {_meant(key, _KEYS) or 'known: ' + ', '.join(_KEYS)}", rule=key)
         self.about = self._text(table, "about", "")
         self.join = self._text(table, "join", " ")
         if self.join not in ("", " "):
-            self._fault(f'join must be " " (words) or "" (characters), got {self.join!r}', "join")
+            self._fault(f'join must be " " (words) or "" (characters), got {self.join!r}', rule="join")
         self._read_rules(self._table(table, "rules"), "")
         for name, value in self._table(table, "words").items():
             self._read_words(name, value)
@@ -399,13 +395,14 @@ class _Plan:
             if definition.group not in used:
                 used.add(definition.group)
                 self._fault(
-                    f"rule {definition.group!r} is never used; remove it, or refer to <{name}>", definition.group
+                    f"rule {definition.group!r} is never used; remove it, or refer to <{name}>", rule=definition.group
                 )
         self._stop_at_faults()
 
-    def _fault(self, message: str, sought: str) -> None:
-        """Note a fault, with the first line on which `sought` stands."""
-        number = next((n for n, line in enumerate(self.lines, 1) if sought in line), None)
+    def _fault(self, message: str, *, rule: str = "", written: str = "") -> None:
+        """Note a fault, with the line on which `rule` is defined, or the first on which `written` stands."""
+        pattern = rf"^\s*(\[words\.|[\"'])?{re.escape(rule)}\b" if rule else re.escape(written)
+        number = next((n for n, line in enumerate(self.lines, 1) if re.search(pattern, line)), None)
         self.faults.append(f"line {number}: {message}" if number else message)
 
     def _stop_at_faults(self) -> None:
@@ -416,14 +413,14 @@ class _Plan:
         value = table.get(key, default)
         if isinstance(value, str):
             return value
-        self._fault(f"{key} must be a string, got {value!r}", key)
+        self._fault(f"{key} must be a string, got {value!r}", rule=key)
         return default
 
     def _table(self, table: dict[str, object], key: str) -> dict[str, object]:
         value = table.get(key, {})
         if isinstance(value, dict):
             return value
-        self._fault(f"{key} must be a table, got {value!r}", key)
+        self._fault(f"{key} must be a table, got {value!r}", rule=key)
         return {}
 
     def _read_rules(self, table: dict[str, object], prefix: str) -> None:
@@ -434,10 +431,10 @@ class _Plan:
                 self._read_rules(value, name + ".")
                 continue
             if not isinstance(value, str):
-                self._fault(f"rule {name!r} must be a string with its alternatives, got {value!r}", key)
+                self._fault(f"rule {name!r} must be a string with its alternatives, got {value!r}", rule=key)
                 continue
             if not _CALL.fullmatch(name):
-                self._fault(f"rule name {name!r} must be a word, or a word with parameters in brackets", key)
+                self._fault(f"rule name {name!r} must be a word, or a word with parameters in brackets", written=key)
                 continue
             head, parameters = _call(name)
             self._define(head, _Definition(parameters, self._alternatives(value, name), name))
@@ -445,7 +442,7 @@ class _Plan:
     def _read_words(self, name: str, value: object) -> None:
         """Take a word list: one rule for each form."""
         if not isinstance(value, dict) or value.keys() != {"forms", "words"}:
-            self._fault(f"words.{name} must be a table with `forms` and `words`", name)
+            self._fault(f"words.{name} must be a table with `forms` and `words`", rule=name)
             return
         forms = [form.strip() for form in self._text(value, "forms", "").split("/")]
         columns: list[list[tuple[float, str]]] = [[] for _ in forms]
@@ -462,9 +459,8 @@ class _Plan:
         for part in parts:
             cells = _split(part[1:-1], "/") if part.startswith("{") else [part]
             if len(forms) % len(cells) or (len(cells) == 1 and len(forms) > 1 and part.startswith("{")):
-                self._fault(
-                    f"words.{name}: expected {len(forms)} forms ({' / '.join(forms)}), got {text.strip()!r}", text
-                )
+                wanted = f"{len(forms)} forms ({' / '.join(forms)})"
+                self._fault(f"words.{name}: expected {wanted}, got {text.strip()!r}", written=text)
                 break
             # {bike/bikes} serves four forms too: its cells are taken in turn
             written = [before + cells[number % len(cells)] for number, before in enumerate(written)]
@@ -472,11 +468,11 @@ class _Plan:
 
     def _define(self, name: str, definition: _Definition) -> None:
         if name in self.definitions:
-            self._fault(f"rule {name!r} is defined twice", name)
+            self._fault(f"rule {name!r} is defined twice", rule=name)
         self.definitions[name] = definition
 
     def _alternatives(self, text: str, name: str) -> list[tuple[float, str]]:
-        """The weighted alternatives of a rule's text. Blank lines are layout; nothing between two bars is the empty text."""
+        """The weighted alternatives of a rule. Blank lines are layout; nothing between two bars is the empty text."""
         weighted: list[tuple[float, str]] = []
         block = "\n" in text
         for line in text.split("\n"):
@@ -486,10 +482,10 @@ class _Plan:
                 match = _WEIGHT.match(part)
                 weight = float(match[1]) if match else 1.0
                 if not 0 < weight < math.inf:
-                    self._fault(f"rule {name!r}: a weight must be above 0, got {part.strip()!r}", part.strip())
+                    self._fault(f"rule {name!r}: a weight must be above 0, got {part.strip()!r}", written=part.strip())
                 weighted.append((weight, part[match.end() :] if match else part))
         if not weighted:
-            self._fault(f"rule {name!r} has no alternative", name)
+            self._fault(f"rule {name!r} has no alternative", rule=name)
         return weighted
 
     def _read_start(self, table: dict[str, object]) -> None:
@@ -507,7 +503,7 @@ class _Plan:
         for label, value in labels.items():
             alternatives = self._alternatives(value, label) if isinstance(value, str) else []
             if len(alternatives) != 1 or "\t" in label or not label:
-                self._fault(f"label {label!r} must be one alternative, got {value!r}", label)
+                self._fault(f"label {label!r} must be one alternative, got {value!r}", rule=label)
                 continue
             weights[label] = alternatives[0][0]
             # a space keeps the name apart from every name that a file can hold
@@ -522,12 +518,12 @@ class _Plan:
             return
         if name in path:
             circle = " -> ".join([*path[path.index(name) :], name])
-            self._fault(f"rule {name!r} leads back to itself ({circle}); spell the repetition out", f"<{name}>")
+            self._fault(f"rule {name!r} leads back to itself ({circle}); spell the repetition out", written=f"<{name}>")
             return
-        if len(path) > _NESTING:
-            self._fault(f"rules are nested more than {_NESTING} deep at {name!r}", name)
+        if len(path) >= _NESTING:
+            self._fault(f"rules are nested more than {_NESTING} deep at {name!r}", rule=name)
             return
-        head, given = _call(name)
+        head, given = (name, []) if name in self.definitions else _call(name)
         definition = self.definitions[head]
         used.add(definition.group)
         arguments = dict(zip(definition.parameters, given, strict=True))
@@ -547,7 +543,8 @@ class _Plan:
                 written = re.sub(r"\\([<>|/:{}\\])", r"\1", literal)
                 items.extend([written] if self.join else written)
             elif stray or not _CALL.fullmatch(reference.strip()):
-                self._fault(f"expected <rule>, got {text.strip()!r}; write \\< for the sign itself", text.strip())
+                got = text.strip()
+                self._fault(f"expected <rule>, got {got!r}; write \\< for the sign itself", written=got)
             else:
                 head, given = _call(reference.strip())
                 name, given = _filled(head, arguments), [_filled(argument, arguments) for argument in given]
@@ -560,15 +557,20 @@ class _Plan:
         before = len(self.faults)
         definition = self.definitions.get(name)
         if definition is None:
-            close = difflib.get_close_matches(name, self.definitions, 1)
-            self._fault(f"undefined rule <{name}>" + (f"; did you mean <{close[0]}>?" if close else ""), written)
+            meant = _meant(name, self.definitions)
+            self._fault(f"undefined rule <{name}>" + (meant and f"; {meant}"), written=written)
         elif len(given) != len(definition.parameters):
-            self._fault(f"{written} has {len(given)} arguments, but the rule is {definition.group!r}", written)
+            self._fault(f"{written} has {len(given)} arguments, but the rule is {definition.group!r}", written=written)
         for argument in given:
             # an argument must exist, or a rule that passes on x.y for its x would never end
             if not any(f"{known}.".startswith(f"{argument}.") for known in self.definitions):
-                self._fault(f"undefined rule {argument!r} as an argument in {written}", written)
+                self._fault(f"undefined rule {argument!r} as an argument in {written}", written=written)
         return len(self.faults) == before
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """A question with the known name most like `name`; empty where none is."""
+    return "".join(f"did you mean {close!r}?" for close in difflib.get_close_matches(name, known, 1))
 
 
 def _split(text: str, sign: str) -> list[str]:
