@@ -14,10 +14,8 @@ Shapes: N hypotheses, K orders, T tokens.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,10 +24,10 @@ from seqgen.metrics.ngrams import (
     Bools,
     Floats,
     Ints,
+    KnownTokens,
     Packed,
     Runs,
     Sentences,
-    encode_with,
     join,
     ngram_ids,
     packed,
@@ -258,18 +256,11 @@ class ReferenceIndex:
     def __init__(self, refs: Sentences, max_n: int = 5) -> None:
         _check_order(max_n, limit=None)
         self.max_n = max_n
-        self._vocabulary: dict[Hashable, int] | None = None
-        self._ids = np.zeros(0, dtype=np.int64)
-        if isinstance(refs, Packed):
-            self._ids, dense = np.unique(refs.tokens, return_inverse=True)
-            ref, size = Packed(dense.astype(np.int64), refs.lengths), self._ids.size
-        else:
-            vocabulary: defaultdict[Hashable, int] = defaultdict(count().__next__)
-            ref = encode_with(vocabulary.__getitem__, refs, "references")
-            self._vocabulary, size = dict(vocabulary), len(vocabulary)
+        self._known = KnownTokens(refs, "references")
+        ref = self._known.corpus
         if not ref.lengths.size:
             raise ValueError("there are no references; give at least one")
-        self._size = max(1, size)
+        self._size = max(1, self._known.size)
         self._lengths = np.unique(ref.lengths)
         self._keys: list[Ints] = []
         self._clips: list[Ints] = []
@@ -287,7 +278,7 @@ class ReferenceIndex:
             raise ValueError(
                 f"the index holds orders up to {self.max_n}, got {max_n}; build it with ReferenceIndex(refs, {max_n})"
             )
-        hyp = self._encode(hyps)
+        hyp = self._known(hyps, "hypotheses")
         if not hyp.lengths.size:
             raise ValueError("there are no hypotheses; give at least one")
         num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
@@ -310,19 +301,6 @@ class ReferenceIndex:
             share = np.minimum(own, clips[pairs % keys.size])
             num[:, n - 1] = np.bincount(pairs // keys.size, share, hyp.lengths.size)
         return _with_lengths(num, hyp, closest_length(hyp.lengths, self._lengths))
-
-    def _encode(self, hyps: Sentences) -> Packed:
-        """Hypotheses in the references' ids, -1 for a token the references do not have."""
-        if isinstance(hyps, Packed) is not (self._vocabulary is None):
-            kind = "Packed ids" if self._vocabulary is None else "token lists"
-            raise TypeError(f"the index was built from {kind}; give hypotheses of the same kind")
-        if isinstance(hyps, Packed):
-            if not self._ids.size:
-                return Packed(np.full_like(hyps.tokens, -1), hyps.lengths)
-            place = np.minimum(np.searchsorted(self._ids, hyps.tokens), self._ids.size - 1)
-            return Packed(np.where(self._ids[place] == hyps.tokens, place, -1), hyps.lengths)
-        known = self._vocabulary or {}
-        return encode_with(lambda token: known.get(token, -1), hyps, "hypotheses")
 
 
 # ------------------------------------------------------------------------------

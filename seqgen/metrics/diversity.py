@@ -153,7 +153,7 @@ def frequency_stats(sents: Sentences) -> Summary:
 
 
 def wasserstein_1(a: Floats | Ints, b: Floats | Ints) -> float:
-    """Wasserstein-1 distance of two samples (N,) and (M,), in their unit: the area between their distribution functions.
+    """Wasserstein-1 distance of two samples (N,) and (M,), in their unit: the area between the distribution functions.
 
     Raises ValueError for an empty sample or values that are not finite.
     """

@@ -127,6 +127,46 @@ def packed(*corpora: Sentences) -> tuple[list[Packed], int]:
     return given, size
 
 
+class KnownTokens:
+    """The tokens of one corpus, numbered once, to read other corpora by: `known(sents, name)` has -1 for all others.
+
+    `corpus` is the first corpus as `Packed`, `size` its vocabulary. Token lists and `Packed` ids do not mix: TypeError.
+    """
+
+    def __init__(self, sents: Sentences, name: str) -> None:
+        self.name = name
+        self._numbers: dict[Hashable, int] | None = None
+        self._ids = np.zeros(0, dtype=np.int64)
+        if isinstance(sents, Packed):
+            self._ids, dense = np.unique(sents.tokens, return_inverse=True)
+            self.corpus, self.size = Packed(dense.astype(np.int64), sents.lengths), int(self._ids.size)
+        else:
+            numbers: defaultdict[Hashable, int] = defaultdict(count().__next__)
+            self.corpus = encode_with(numbers.__getitem__, sents, name)
+            self._numbers, self.size = dict(numbers), len(numbers)
+
+    def __call__(self, sents: Sentences, name: str) -> Packed:
+        """Sentences in the numbers of the first corpus, -1 for a token it does not have."""
+        if isinstance(sents, Packed) is not (self._numbers is None):
+            kind = "Packed ids" if self._numbers is None else "token lists"
+            raise TypeError(f"{name} must be {kind}, as the {self.name} were")
+        if isinstance(sents, Packed):
+            if not self.size:
+                return Packed(np.full_like(sents.tokens, -1), sents.lengths)
+            place = np.minimum(np.searchsorted(self._ids, sents.tokens), self.size - 1)
+            return Packed(np.where(self._ids[place] == sents.tokens, place, -1), sents.lengths)
+        numbers = self._numbers or {}
+        return encode_with(lambda token: numbers.get(token, -1), sents, name)
+
+    def decode(self, corpus: Packed) -> list[list[Hashable]]:
+        """Token lists of what is numbered as the first corpus is."""
+        names: list[Hashable] = []
+        names.extend(self._numbers if self._numbers is not None else self._ids.tolist())
+        tokens = [names[i] for i in corpus.tokens.tolist()]
+        ends = np.cumsum(corpus.lengths).tolist()
+        return [tokens[end - length : end] for end, length in zip(ends, corpus.lengths.tolist(), strict=True)]
+
+
 def join(corpora: Sequence[Packed]) -> Packed:
     """All corpora end to end, in order."""
     return Packed(np.concatenate([c.tokens for c in corpora]), np.concatenate([c.lengths for c in corpora]))

@@ -1,0 +1,231 @@
+"""How far a corpus, or a cloud of features, lies from another: Jensen-Shannon, KL, MS-Jaccard, Frechet distance, MAUVE.
+
+The first three compare n-gram distributions of text. The last two compare feature arrays, one row a text or an image:
+whatever `encode` made the rows. A Frechet distance is named after its features, and both are biased for few rows.
+Shapes: N and M rows, D features, G distinct n-grams, K clusters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seqgen.metrics.diversity import check_n
+from seqgen.metrics.ngrams import Floats, Ints, Sentences, ngram_counts, packed
+
+# ------------------------------------------------------------------------------
+# n-gram distributions
+
+
+def paired_counts(a: Sentences, b: Sentences, max_n: int) -> list[Ints]:
+    """For each order 1..max_n the counts of every n-gram found in either corpus, (2, G).
+
+    Raises ValueError where one of the corpora has no sentence of max_n tokens.
+    """
+    corpora, vocabulary = packed(a, b)
+    tables = list(ngram_counts(corpora, vocabulary, check_n(max_n)))
+    for n, table in enumerate(tables, 1):
+        for name, row in zip(("first", "second"), table, strict=True):
+            if not row.any():
+                raise ValueError(f"the {name} corpus has no sentence of {n} tokens; compare lower orders")
+    return tables
+
+
+def jensen_shannon(a: Sentences, b: Sentences, n: int) -> float:
+    """Jensen-Shannon divergence of the n-gram distributions of two corpora, 0..ln 2 nats. ValueError on empty input."""
+    return js_of_counts(paired_counts(a, b, n)[-1])
+
+
+def js_of_counts(counts: Ints) -> float:
+    """Jensen-Shannon divergence in nats of the two distributions with counts (2, G)."""
+    p = counts / counts.sum(axis=1, keepdims=True)
+    middle = p.mean(axis=0)
+    terms = np.where(p > 0, p * np.log(np.where(p > 0, p / middle, 1.0)), 0.0)
+    return max(0.0, float(terms.sum()) / 2)
+
+
+def ngram_kl(a: Sentences, b: Sentences, n: int, *, alpha: float = 1.0) -> float:
+    """KL divergence of the n-gram distribution of `a` from that of `b`, KL(a || b), in nats.
+
+    Both are smoothed: `alpha` is added to every n-gram that either corpus holds, so the divergence is finite.
+    Raises ValueError on empty input or alpha <= 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be > 0, or unseen n-grams make the divergence infinite; got {alpha}")
+    return kl_of_counts(paired_counts(a, b, n)[-1], alpha)
+
+
+def kl_of_counts(counts: Ints, alpha: float) -> float:
+    """KL divergence in nats of the first from the second distribution with counts (2, G), alpha added to each."""
+    smoothed = counts + alpha
+    p, q = smoothed / smoothed.sum(axis=1, keepdims=True)
+    return max(0.0, float(p @ np.log(p / q)))
+
+
+def ms_jaccard(a: Sentences, b: Sentences, n: int) -> float:
+    """MS-Jaccard-n (Montahaei et al. 2019), 0..1: geometric mean over orders 1..n of sum min(a, b) / sum max(a, b).
+
+    Counts are divided by the number of sentences of their corpus. Raises ValueError on empty input.
+    """
+    (first, second), _ = packed(a, b)
+    tables = paired_counts(first, second, n)
+    sizes = np.array([[first.lengths.size], [second.lengths.size]])
+    return ms_jaccard_of_counts(tables, sizes)
+
+
+def ms_jaccard_of_counts(tables: list[Ints], sizes: Ints) -> float:
+    """MS-Jaccard from counts (2, G) per order and the number of sentences of each side, (2, 1)."""
+    shares = []
+    for table in tables:
+        per_sentence = table / sizes
+        shares.append(per_sentence.min(axis=0).sum() / per_sentence.max(axis=0).sum())
+    return float(np.prod(shares) ** (1 / len(shares)))
+
+
+# ------------------------------------------------------------------------------
+# features
+
+
+def check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Both arrays as float64 (N, D) and (M, D). Raises ValueError: shape, D, fewer than 2 rows, values not finite."""
+    arrays = []
+    for name, given in (("first", a), ("second", b)):
+        array = np.asarray(given, dtype=np.float64)
+        if array.ndim != 2:
+            raise ValueError(f"the {name} features must be (rows, features), got shape {array.shape}")
+        if len(array) < 2:
+            raise ValueError(f"the {name} features must have at least 2 rows, got {len(array)}")
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if bad.size:
+            raise ValueError(f"the {name} features hold NaN or infinity in {bad.size} rows, the first is row {bad[0]}")
+        arrays.append(array)
+    if arrays[0].shape[1] != arrays[1].shape[1]:
+        raise ValueError(f"features must have one width, got D = {arrays[0].shape[1]} and {arrays[1].shape[1]}")
+    return arrays[0], arrays[1]
+
+
+def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) -> float:
+    """Squared Frechet distance of two Gaussians fitted to feature rows (N, D) and (M, D); >= 0, never complex.
+
+    |mu1 - mu2|^2 + Tr S1 + Tr S2 - 2 Tr sqrt(S1^(1/2) S2 S1^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017) by two
+    symmetric eigenvalue problems in float64; `eps` is added to the diagonals. Warns where a side has fewer than 2 D
+    rows, since the estimate is then biased. Raises ValueError as `check_features`.
+    """
+    first, second = check_features(a, b)
+    fewest, width = min(len(first), len(second)), first.shape[1]
+    if fewest < 2 * width:
+        warnings.warn(
+            f"Frechet distance of {fewest} rows with {width} features is biased upward; give at least {2 * width} rows",
+            stacklevel=2,
+        )
+    mean_a, cov_a = _moments(first, eps)
+    mean_b, cov_b = _moments(second, eps)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T  # the eigenvalues below do not see the rotation back
+    product = root @ cov_b @ root.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0.0)).sum()
+    gap = mean_a - mean_b
+    return max(0.0, float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
+
+
+def _moments(rows: Floats, eps: float) -> tuple[Floats, Floats]:
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    cov = centred.T @ centred / (len(rows) - 1)
+    cov[np.diag_indices_from(cov)] += eps
+    return mean, cov
+
+
+@dataclass(frozen=True, eq=False)
+class Mauve:
+    """MAUVE over several clusterings."""
+
+    value: float
+    """Mean over seeds, 0..1; higher is closer."""
+    deviation: float
+    """Standard deviation over seeds (n - 1)."""
+    curve: Floats
+    """Divergence curve, (25, 2): mean over seeds of (exp(-c KL(q, r)), exp(-c KL(p, r)))."""
+    clusters: int
+    """Number of clusters."""
+
+
+MIXTURES = 25
+
+
+def mauve(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    k: int | Literal["auto"] = "auto",
+    seeds: int = 5,
+    scale: float = 5.0,
+    unit_rows: bool = False,
+) -> Mauve:
+    """MAUVE of Pillutla et al. 2021, section 3, between feature rows (N, D) and (M, D).
+
+    Principal components up to 90 % of the variance, k-means of both sets together into `k` clusters (auto: a tenth of
+    the smaller set), histograms p and q, then the area under the curve of the two divergences from the mixtures
+    r = t p + (1 - t) q, t = 1/26 .. 25/26, closed at (0, 1) and (1, 0); `scale` is the paper's c. `unit_rows` scales
+    every row to length 1 first. Clusterings are seeded 0, 1, ...
+    Warns for fewer than 1,000 rows. Raises ValueError as `check_features`, for k < 2 or above all rows, for seeds < 1.
+    """
+    first, second = check_features(a, b)
+    fewest = min(len(first), len(second))
+    clusters = max(2, round(fewest / 10)) if k == "auto" else k
+    if not 2 <= clusters <= len(first) + len(second):
+        raise ValueError(f"k must be in 2..{len(first) + len(second)}, got {clusters}")
+    if seeds < 1:
+        raise ValueError(f"seeds must be >= 1, got {seeds}")
+    if fewest < 1000:
+        warnings.warn(f"MAUVE of {fewest} rows is unreliable; give at least 1,000 on each side", stacklevel=2)
+    rows = np.concatenate([first, second])
+    if unit_rows:
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows / np.where(lengths > 0, lengths, 1.0)
+    rows = _principal_components(rows, 0.9)
+    clusters = min(clusters, len(np.unique(rows, axis=0)))
+    curves = np.stack([_divergence_curve(rows, len(first), clusters, seed, scale) for seed in range(seeds)])
+    values = np.array([area_under(curve) for curve in curves])
+    deviation = float(values.std(ddof=1)) if seeds > 1 else 0.0
+    return Mauve(float(values.mean()), deviation, curves.mean(axis=0), clusters)
+
+
+def _principal_components(rows: Floats, share: float) -> Floats:
+    centred = rows - rows.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    if not values.sum():
+        kept = 1
+    else:
+        kept = int(np.searchsorted(np.cumsum(values) / values.sum(), share)) + 1
+    components: Floats = centred @ vectors[:, :kept]
+    return components
+
+
+def _divergence_curve(rows: Floats, size: int, clusters: int, seed: int, scale: float) -> Floats:
+    from sklearn.cluster import KMeans  # late: a second to import
+
+    label = KMeans(clusters, n_init=1, random_state=seed).fit_predict(rows)
+    p = np.bincount(label[:size], minlength=clusters) / size
+    q = np.bincount(label[size:], minlength=clusters) / (len(rows) - size)
+    return divergence_curve(p, q, scale)
+
+
+def divergence_curve(p: Floats, q: Floats, scale: float = 5.0) -> Floats:
+    """Points (exp(-c KL(q, r)), exp(-c KL(p, r))), r = t p + (1 - t) q for t = 1/26 .. 25/26, from histograms p, q."""
+    t = np.arange(1, MIXTURES + 1)[:, None] / (MIXTURES + 1)
+    r = t * p + (1 - t) * q
+    divergences = [np.where(h > 0, h * np.log(np.where(h > 0, h / np.where(r > 0, r, 1), 1)), 0).sum(1) for h in (q, p)]
+    curve: Floats = np.exp(-scale * np.stack(divergences, axis=1))
+    return curve
+
+
+def area_under(curve: Floats) -> float:
+    """Area under a divergence curve (P, 2), closed at (0, 1) and (1, 0), by the trapezoid rule."""
+    points = np.concatenate([[[0.0, 1.0]], curve[np.lexsort((-curve[:, 1], curve[:, 0]))], [[1.0, 0.0]]])
+    return float(((points[1:, 0] - points[:-1, 0]) * (points[1:, 1] + points[:-1, 1])).sum() / 2)
