@@ -22,11 +22,11 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: #444 }
 
 def write_report(folder: Path) -> Path:
     """Write report.html into a run folder from what lies there, and return its path."""
-    settings = runs.read_settings(folder)
+    name = runs.stored_sections(folder)["name"]
     scores = log.read(folder / "scores.jsonl")
     lines = log.read(folder / "log.jsonl")
     parts = [
-        f"<h1>{html.escape(settings.name)} · {html.escape(folder.name)}</h1>",
+        f"<h1>{html.escape(name)} · {html.escape(folder.name)}</h1>",
         _curves(lines, scores),
         _section("Scores", _score_table(scores)),
         _section("Evaluation", _evaluation(folder)),

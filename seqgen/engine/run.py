@@ -134,6 +134,7 @@ def config(
     if base.get("name", name) != name:
         raise ConfigError(f"{preset or file} is for {base['name']}, not for {name}")
     if not base and module is None:
+        chapter(name)  # an unknown model is to be told by its own name, not by that of its preset
         base = read_preset(name if name in preset_names() else f"{name}-small")
 
     asked = _nested(overrides)
@@ -190,8 +191,8 @@ def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
     return Settings(str(sections["name"]), seed, **parts)
 
 
-def read_settings(folder: Path, *, module: Any = None) -> Settings:
-    """The settings of a run as they stand: config.toml and what later sittings changed."""
+def stored_sections(folder: Path) -> dict[str, Any]:
+    """The settings of a run as they stand, as nested values: config.toml and what later sittings changed."""
     path = folder / "config.toml"
     if not path.is_file():
         raise RunError(
@@ -200,7 +201,12 @@ def read_settings(folder: Path, *, module: Any = None) -> Settings:
     sections = settings_of.read_toml(path.read_text(encoding="utf-8"), name=str(path))
     for change in read_changes(folder):
         sections = settings_of.merge(sections, _nested({key: new for key, (_, new) in change["settings"].items()}))
-    return build(sections, module=module)
+    return sections
+
+
+def read_settings(folder: Path, *, module: Any = None) -> Settings:
+    """The settings of a run as they stand; `module` is needed for a chapter of one's own."""
+    return build(stored_sections(folder), module=module)
 
 
 def read_changes(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,120 @@
+"""Text k is a function of (weights, options, seed, k); likelihoods are those of the model taken step by step."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import loop
+from seqgen.engine.generate import Writer, load
+from seqgen.engine.run import config
+
+
+@pytest.fixture(scope="module")
+def writer(trained: Path) -> Writer:
+    return load(trained)
+
+
+def test_text_k_does_not_depend_on_the_count(writer: Writer) -> None:
+    assert writer.generate(3, seed=5) == writer.generate(17, seed=5)[:3]
+    assert writer.generate(3, seed=5) != writer.generate(3, seed=6)
+
+
+def test_a_streamed_text_is_the_generated_one(writer: Writer) -> None:
+    for index, text in enumerate(writer.generate(4, seed=2)):
+        pieces = list(writer.stream(seed=2, index=index))
+        assert "".join(pieces) == text
+        assert len(pieces) > 3
+
+
+def test_a_prompt_begins_every_text(writer: Writer) -> None:
+    assert all(text.startswith("the dog") for text in writer.generate(5, prompt="the dog"))
+
+
+def test_log_probabilities_of_a_text_are_those_its_score_gives(writer: Writer) -> None:
+    text = next(t for t in writer.texts(20, seed=3, details=True, temperature=1.5) if t.finished)
+    scored = writer.score([text.text])
+    assert scored.tokens[0] == text.tokens
+    assert text.log_probs == pytest.approx(scored.log_probs[0], abs=1e-4)
+
+
+def test_perplexity_and_nats_are_their_definitions(writer: Writer) -> None:
+    lines = ["the cat sees the dog here .", "the man likes the man now ."]
+    scored = writer.score(lines)
+    total = sum(map(sum, scored.log_probs))
+    assert scored.total_tokens == sum(len(writer.tokenizer.encode([line]).row(0)) + 1 for line in lines)
+    assert scored.perplexity == pytest.approx(math.exp(-total / scored.total_tokens))
+    assert scored.nats_per_character == pytest.approx(-total / (len(lines[0]) + len(lines[1]) + 2))
+
+
+def test_a_score_is_the_chain_rule_over_single_steps(writer: Writer) -> None:
+    ids = writer.tokenizer.encode(["the cat sees the dog here ."]).row(0).long().tolist()
+    model, total = writer.model, 0.0
+    for t, target in enumerate([*ids, writer.tokenizer.eos]):
+        with torch.no_grad():
+            hidden, _ = model.scan(torch.tensor([[writer.tokenizer.bos, *ids[:t]]]))
+            weight, bias = model.head()
+            total += float((model.features(hidden[0, -1]) @ weight.T + bias).log_softmax(-1)[target])
+    assert writer.score(["the cat sees the dog here ."]).per_line[0] == pytest.approx(total, abs=1e-4)
+
+
+def test_a_stop_string_ends_the_text_before_it(writer: Writer) -> None:
+    whole = writer.generate(6, seed=4)
+    cut = writer.generate(6, seed=4, stop=["the"], prompt="")
+    assert cut == [text.split("the")[0] for text in whole]
+    after = writer.generate(3, seed=4, prompt="the cat", stop=[" the"])
+    assert all(text.startswith("the cat") and " the" not in text[7:] for text in after)
+    assert "".join(writer.stream(seed=4, index=2, stop=["the"])) == cut[2]
+
+
+def test_filters_reject_and_report(writer: Writer) -> None:
+    texts = writer.generate(8, seed=1, unique=True)
+    assert len(set(texts)) == 8
+    assert all("dog" in text for text in writer.generate(5, match="dog", attempts=200))
+    known = writer.generate(30, seed=1)
+    assert not set(writer.generate(3, seed=1, novel_against=known, attempts=200)) & set(known)
+    with pytest.raises(RunError, match=r"only 0 of 2 texts passed after 40 attempts \(rejected: 40 no match\)"):
+        writer.generate(2, match="zebra")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
+        ({"temprature": 1.0}, TypeError, "unknown sampling option temprature; known: "),
+        ({"top_p": 0.0}, ValueError, "sample.top_p must be a number > 0 and <= 1, got 0.0"),
+        ({"sources": ["x"]}, DataError, "this run was trained without data.source and cannot take sources"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    options: dict[str, object], error: type[Exception], message: str, writer: Writer
+) -> None:
+    with pytest.raises(error) as caught:
+        writer.generate(**options)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+
+
+def test_a_prompt_with_characters_never_seen_names_them(trained: Path, text: Path, tmp_path: Path) -> None:
+    small = ["model.hidden=8", "train.steps=1", "train.samples=0", "tokenizer.kind=char"]
+    loop.train(config("lm", text, overrides=small), tmp_path / "r")
+    with pytest.raises(DataError, match=r"^the prompt holds 'ß', which this run's vocabulary of \d+ does not; use"):
+        load(tmp_path / "r").generate(prompt="the ß")
+
+
+def test_conditions_are_read_and_the_text_is_what_follows(tmp_path: Path) -> None:
+    rows = [f"{label}\tthe {label} thing is {word} ." for label in ("good", "bad") for word in "abcdefghijklmnop"]
+    (tmp_path / "r.tsv").write_text("label\ttext\n" + "\n".join(rows) + "\n")
+    words = ["data.source=label", "data.target=text", "tokenizer.kind=word", "train.steps=300", "train.batch=16"]
+    small = ["model.hidden=64", "model.embedding=32", "train.samples=0", "train.lr=0.01"]
+    loop.train(config("lm", tmp_path / "r.tsv", overrides=[*words, *small]), tmp_path / "run")
+    writer = load(tmp_path / "run")
+    texts = writer.generate(1, sources=["good", "bad"] * 10, temperature=0.5)
+    assert len(texts) == 20
+    right = sum(label in text for label, text in zip(["good", "bad"] * 10, texts, strict=True))
+    assert right >= 18
+    better = writer.score(["the good thing is a ."] * 2, sources=["good", "bad"]).per_line
+    assert better[0] > better[1] + 1
+    with pytest.raises(DataError, match="trained with data.source = label: give the sources to answer"):
+        writer.generate(1)

@@ -1,0 +1,248 @@
+"""Run folders: what may change, what is refused, and that nothing on disk is lost."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, small_text
+from safetensors.torch import load_file
+
+from seqgen.core import log
+from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
+from seqgen.engine import checkpoint, loop
+from seqgen.engine import run as runs
+from seqgen.engine.generate import load
+from seqgen.engine.run import config
+
+
+def short(text: Path, *words: str) -> Any:
+    return config("lm", text, overrides=[*SMALL, "train.steps=6", "train.save_every=3", "train.eval_every=3", *words])
+
+
+# ---- settings
+
+
+def test_overrides_beat_the_preset_and_the_preset_beats_the_defaults(text: Path) -> None:
+    chosen = config("lm", text, preset="lm-char", overrides=["train.lr=0.5"])
+    assert (chosen.train.lr, chosen.model.hidden, chosen.train.beta1) == (0.5, 384, 0.9)
+
+
+def test_every_preset_is_valid() -> None:
+    for name in runs.preset_names():
+        assert config(preset=name).name == runs.read_preset(name)["name"]
+
+
+def test_faults_of_all_sections_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config("lm", overrides=["train.batch=0", "model.hiden=3", "data.modus=x"])
+    message = str(caught.value)
+    assert "train.batch must be an integer >= 1, got 0" in message
+    assert "unknown option model.hiden; did you mean model.hidden?" in message
+    assert "unknown option data.modus; did you mean data.mode?" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "lmm"}, "unknown model lmm; did you mean lm?"),
+        ({"preset": "lm-smal"}, "unknown preset lm-smal; did you mean lm-small?"),
+        ({"model": "lm", "preset": "lm-char", "file": "x.toml"}, "give --preset lm-char or --config x.toml, not both"),
+        ({"model": "lm", "file": "absent.toml"}, "absent.toml: no such settings file"),
+    ],
+)
+def test_a_start_that_does_not_exist_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**arguments)
+    assert str(caught.value) == message
+
+
+def test_stored_settings_are_a_valid_input_again(trained: Path) -> None:
+    stored = runs.read_settings(trained)
+    assert config(file=trained / "config.toml") == stored
+
+
+# ---- the same folder again
+
+
+def test_a_finished_run_started_again_changes_nothing(text: Path, tmp_path: Path) -> None:
+    loop.train(short(text), tmp_path / "r")
+    before = {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()}
+    assert loop.train(short(text), tmp_path / "r").reason == "finished"
+    assert {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").rglob("*") if p.is_file()} == before
+
+
+def test_other_settings_are_refused_one_by_one(text: Path, tmp_path: Path) -> None:
+    loop.train(short(text), tmp_path / "r")
+    with pytest.raises(RunError) as caught:
+        loop.train(short(text, "model.hidden=24", "train.lr=0.5"), tmp_path / "r")
+    assert str(caught.value) == (
+        f"{tmp_path / 'r'} was trained with model.hidden = 16, now 24; train.lr = 0.004, now 0.5; "
+        "use another --out, or the stored settings"
+    )
+
+
+def test_training_longer_is_recorded_and_equals_a_run_that_knew_it(text: Path, tmp_path: Path) -> None:
+    constant = "train.schedule=constant"
+    loop.train(short(text, constant), tmp_path / "r")
+    loop.train(None, tmp_path / "r", overrides=["train.steps=12"])
+    loop.train(short(text, constant, "train.steps=12"), tmp_path / "whole")
+    assert runs.read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 12]}}]
+    assert runs.read_settings(tmp_path / "r").train.steps == 12
+    a, b = (load_file(checkpoint.folder_of(tmp_path / n, 12) / "model.safetensors") for n in ("r", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    # a third sitting with the stored settings knows the new length
+    assert loop.train(None, tmp_path / "r").step == 12
+
+
+def test_a_schedule_that_depended_on_the_end_is_announced(text: Path, tmp_path: Path) -> None:
+    loop.train(short(text), tmp_path / "r")
+    said: list[str] = []
+    loop.train(None, tmp_path / "r", overrides=["train.steps=8"], progress=lambda p: said.append(p.message))
+    assert "the cosine schedule ends at the new train.steps: the learning rate jumps here" in said
+
+
+def test_other_text_is_refused_and_a_moved_file_is_not(text: Path, tmp_path: Path) -> None:
+    own = small_text(tmp_path / "own.txt")
+    loop.train(short(own), tmp_path / "r")
+    with own.open("a") as file:
+        file.write("one line more .\n")
+    with pytest.raises(RunError, match=r"r was trained on other text \(SHA-256 .*--from .*/r --out ANOTHER$"):
+        loop.train(None, tmp_path / "r")
+
+
+def test_a_folder_of_something_else_is_left_alone(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("x")
+    with pytest.raises(RunError, match="exists and is not a run folder; use another --out, or remove it$"):
+        loop.train(short(text), tmp_path / "photos")
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["a.jpg"]
+
+
+def test_no_model_and_no_run_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not a run folder yet; name a model: seqgen train MODEL --data FILE --out"):
+        loop.train(None, tmp_path / "r")
+
+
+def test_bad_text_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match=r"empty\.txt"):
+        loop.train(short(tmp_path / "empty.txt"), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+# ---- from another run
+
+
+def test_from_starts_with_the_other_run_s_weights_and_tokenizer(trained: Path, text: Path, tmp_path: Path) -> None:
+    chosen = config("lm", text, overrides=[*SMALL, "model.hidden=32", "train.steps=1", "train.lr=1e-9"])
+    loop.train(chosen, tmp_path / "r", source_run=trained)
+    a = load_file(checkpoint.folder_of(trained, checkpoint.best_step(trained)) / "model.safetensors")
+    b = load_file(checkpoint.folder_of(tmp_path / "r", 1) / "model.safetensors")
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+    assert (tmp_path / "r" / "tokenizer" / "tokenizer.json").read_bytes() == (
+        trained / "tokenizer" / "tokenizer.json"
+    ).read_bytes()
+    assert json.loads((tmp_path / "r" / "env.json").read_text())["from"]["run"] == str(trained)
+
+
+def test_from_a_model_of_another_size_names_the_tensor(trained: Path, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"embedding\.weight is \(.*, 16\), the model needs \(.*, 24\)$"):
+        loop.train(short(text, "model.embedding=24", "model.hidden=32"), tmp_path / "r", source_run=trained)
+
+
+# ---- when things go wrong
+
+
+@pytest.mark.parametrize("harm", ["truncate", "alter", "remove"])
+def test_a_damaged_checkpoint_is_named(harm: str, text: Path, tmp_path: Path) -> None:
+    loop.train(short(text, "train.keep=2"), tmp_path / "r")
+    path = checkpoint.folder_of(tmp_path / "r", 6) / "optimizer.safetensors"
+    if harm == "truncate":
+        os.truncate(path, path.stat().st_size // 2)
+    elif harm == "alter":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    with pytest.raises(RunError, match=r"optimizer\.safetensors is (truncated or altered|missing).*step 3") as caught:
+        loop.train(None, tmp_path / "r", overrides=["train.steps=9"])
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(checkpoint.folder_of(tmp_path / "r", 6))
+    assert loop.train(None, tmp_path / "r").step == 9
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop.train(short(text, "train.steps=3"), tmp_path / "r")
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match=r"\(the disk is full\); the checkpoint of step 3"),
+    ):
+        patch.setattr(checkpoint, "save_file", full)
+        loop.train(None, tmp_path / "r", overrides=["train.steps=6"])
+    assert [p.name for p in (tmp_path / "r" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert loop.train(None, tmp_path / "r").step == 6
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_state_kept(text: Path, tmp_path: Path) -> None:
+    chosen = short(text, "train.optimizer=sgd", "train.lr=1e38", "train.clip=0", "train.schedule=constant")
+    with pytest.raises(NonFiniteError, match=r"^step \d: the .* is not finite .*no checkpoint had been written yet$"):
+        loop.train(chosen, tmp_path / "r")
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_saves_and_leaves(number: signal.Signals, reason: str, text: Path, tmp_path: Path) -> None:
+    def interrupt(progress: loop.Progress) -> None:
+        if progress.step == 4:
+            signal.raise_signal(number)
+
+    outcome = loop.train(short(text), tmp_path / "r", progress=interrupt)
+    assert (outcome.reason, outcome.step) == (reason, 5)
+    assert checkpoint.steps(tmp_path / "r")[-1] == 5
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+# ---- what a validation decides
+
+
+def test_patience_stops_and_the_best_checkpoint_is_kept(text: Path, tmp_path: Path) -> None:
+    chosen = config(
+        "lm",
+        text,
+        overrides=[*SMALL, "train.steps=400", "train.eval_every=4", "train.lr=0.3", "train.patience=3", "train.keep=1"],
+    )
+    outcome = loop.train(chosen, tmp_path / "r")
+    assert outcome.reason == "stopped early"
+    scores = log.read(tmp_path / "r" / "scores.jsonl")
+    best = min(scores, key=lambda row: row["nll_per_token"])["step"]
+    assert outcome.step == best + 12
+    assert checkpoint.best_step(tmp_path / "r") == best
+    assert loop.train(None, tmp_path / "r").step == outcome.step
+
+
+def test_averaging_begins_when_validation_no_longer_falls(text: Path, tmp_path: Path) -> None:
+    words = ["train.steps=200", "train.eval_every=4", "train.optimizer=sgd", "train.lr=30", "train.average_trigger=2"]
+    said: list[str] = []
+    chosen = config("lm", text, overrides=[*SMALL, *words, "train.samples=0", "train.schedule=constant"])
+    loop.train(chosen, tmp_path / "r", progress=lambda p: said.append(p.message))
+    values = [row["nll_per_token"] for row in log.read(tmp_path / "r" / "scores.jsonl")]
+    first = next(i for i in range(3, len(values)) if values[i] > min(values[: i - 2]))
+    assert f"step {4 * (first + 1)}: validation no longer falls, averaging begins" in said
+
+
+def test_a_chapter_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> None:
+    from seqgen.models import lm
+
+    chosen = config("mine", text, overrides=[*SMALL, "train.steps=2"], module=lm)
+    loop.train(chosen, tmp_path / "r", module=lm)
+    assert len(load(tmp_path / "r", module=lm).generate(2)) == 2
