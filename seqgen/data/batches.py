@@ -1,13 +1,15 @@
 """Batches as gathers from a packed corpus; each is a function of (seed, step, rank, world) and nothing else.
 
-No loader, no workers, no position to save: `at(step)` draws the plan of the part of the epoch it falls into, the same
-on every device and for every number of processes, and keeps it until a step falls outside. `batch` is the number of
-rows over all processes; each takes its share. Shapes: B rows, T input positions, N tokens, P counted positions.
+No loader, no workers, no position to save. `at(step)` finds the group of steps it falls into, draws the group's plan
+(the same on every device and for every number of processes), gathers all of its batches at once, and keeps them until
+a step falls outside: small batches cost more in calls than in copies. `batch` counts rows over all processes, each
+takes its share. Batches are contiguous views of the group; do not write into them.
+Shapes: B rows, T input positions, N tokens, P counted positions, G batches of a group.
 """
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,9 @@ from seqgen.core.errors import DataError
 from seqgen.core.rng import generator, hash64
 from seqgen.data.corpus import Corpus
 from seqgen.data.ragged import widen
+
+_GROUP_TOKENS = 1 << 16
+"""Positions gathered at once, roughly: what lies in a processor's second cache costs least."""
 
 
 class Batches(Protocol):
@@ -57,107 +62,106 @@ class SentenceBatches:
         self.seed = seed
         self.bucket = bucket
         self.steps_per_epoch = corpus.ids.rows // batch
-        self._column = torch.arange(int(corpus.ids.lengths.max()), device=corpus.ids.device)
-        self._pool = _Pool(-1, -1, torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
+        tokens = corpus.ids.values.numel()
+        self._group = max(1, min(bucket, _GROUP_TOKENS * corpus.ids.rows // (batch * tokens)))
+        self._pool: tuple[tuple[int, int], Tensor, Tensor] = ((-1, -1), torch.empty(0), torch.empty(0))
+        self._made: tuple[tuple[int, ...], list[SequenceBatch]] = ((), [])
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
         """The batch of a step; process `rank` of `world` takes every world-th row of it."""
         _check_share(self.batch, rank, world)
         epoch, at = divmod(step, self.steps_per_epoch)
         pool, at = divmod(at, self.bucket)
-        if (self._pool.epoch, self._pool.number) != (epoch, pool):
-            self._pool = self._draw(epoch, pool)
-        share = slice(rank, None, world)
-        plan = self._pool
-        return _gather(
-            self.corpus,
-            plan.rows[at, share],
-            plan.first[at, share],
-            plan.lengths[at, share],
-            int(plan.widths[at, share][-1]),
-            self._column,
-            self.pad,
-        )
+        group, at = divmod(at, self._group)
+        key = (epoch, pool, group, rank, world)
+        if self._made[0] != key:
+            if self._pool[0] != (epoch, pool):
+                self._pool = ((epoch, pool), *self._draw(epoch, pool))
+            share = slice(group * self._group, (group + 1) * self._group), slice(rank, None, world)
+            rows, lengths = self._pool[1][share], self._pool[2][share]
+            first = self.corpus.ids.offsets[rows.to(self.corpus.ids.device)].cpu()
+            self._made = (key, _gather(self.corpus, rows, first, lengths, self.pad))
+        return self._made[1][at]
 
-    def _draw(self, epoch: int, pool: int) -> "_Pool":
-        """Rows, first values and input lengths of a pool's batches, (batches, B), each batch rising in length."""
-        first_step = pool * self.bucket
-        batches = min(self.bucket, self.steps_per_epoch - first_step)
-        at = np.arange(first_step * self.batch, (first_step + batches) * self.batch)
-        rows = torch.from_numpy(permuted(at, self.corpus.ids.rows, hash64("sentences", self.seed, epoch)))
-        offsets = self.corpus.ids.offsets
-        first = offsets[rows.to(offsets.device)]
-        lengths = (offsets[rows.to(offsets.device) + 1] - first).cpu() - 1
+    def _draw(self, epoch: int, pool: int) -> tuple[Tensor, Tensor]:
+        """Rows of a pool's batches and their input lengths, (batches, B) on the CPU, every batch rising in length."""
+        first = pool * self.bucket
+        batches = min(self.bucket, self.steps_per_epoch - first)
+        places = np.arange(first * self.batch, (first + batches) * self.batch)
+        rows = torch.from_numpy(permuted(places, self.corpus.ids.rows, hash64("sentences", self.seed, epoch)))
+        lengths = self.corpus.ids.lengths_of(rows) - 1
         order = torch.argsort(lengths, stable=True).view(batches, self.batch)
-        shuffle = torch.randperm(batches, generator=generator("batches", self.seed, epoch, pool))
-        order = order[shuffle]
-        device = self.corpus.ids.device
-        widths = lengths[order]
-        return _Pool(epoch, pool, rows[order].to(device), first[order.to(device)], widths.to(device), widths)
+        order = order[torch.randperm(batches, generator=generator("batches", self.seed, epoch, pool))]
+        return rows[order], lengths[order]
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """The plan of `bucket` batches: (batches, B) tensors on the corpus's device, `widths` the lengths on the CPU."""
+def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Where a keyed permutation of range(size) takes the numbers `places`, int64.
 
-    epoch: int
-    number: int
-    rows: Tensor
-    first: Tensor
-    lengths: Tensor
-    widths: Tensor
-
-
-def permuted(at: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(size) takes the numbers `at`, int64.
-
-    A balanced Feistel network of eight rounds over the next even number of bits, walked until the result falls inside
-    (Black, Rogaway 2002, "cycle walking"; at most four walks are needed on average).
+    A balanced Feistel network of six rounds over an even number of bits, walked until the result falls inside
+    ("cycle walking", Black and Rogaway 2002); at most four walks are needed on average. The round functions are
+    multiply-add-shift hashes (Dietzfelbinger 1996) with keyed odd factors.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = [np.uint64(hash64("round", key, i)) for i in range(8)]
-    result = at.astype(np.uint64)
+    # Fewer than eight bits would reach too few of the permutations.
+    half = max(4, ((size - 1).bit_length() + 1) // 2)
+    bits, mask, down = np.uint64(half), np.uint64((1 << half) - 1), np.uint64(64 - half)
+    keys = [hash64("round", key, i) for i in range(12)]
+    factors, offsets = [np.uint64(2 * k + 1) for k in keys[:6]], [np.uint64(k) for k in keys[6:]]
+    result = places.astype(np.uint64)
     outside = np.arange(len(result))
     while len(outside):
-        x = result[outside]
-        left, right = x >> half, x & mask
-        for round_key in keys:
-            left, right = right, left ^ (_mixed(right ^ round_key) & mask)
-        result[outside] = (left << half) | right
-        outside = outside[result[outside] >= size]
+        left, right = result[outside] >> bits, result[outside] & mask
+        for factor, offset in zip(factors, offsets, strict=True):
+            left, right = right, left ^ ((right * factor + offset) >> down)
+        walked = (left << bits) | right
+        result[outside] = walked
+        outside = outside[walked >= size]
     return result.astype(np.int64)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """splitmix64's output function (Steele, Lea, Flood 2014); products wrap."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed
+def _gather(corpus: Corpus, rows_gb: Tensor, first_gb: Tensor, lengths_gb: Tensor, pad: int) -> list[SequenceBatch]:
+    """G padded batches in one gather: row (g, b) has `lengths` input positions from value `first` on; all (G, B), CPU.
 
-
-def _gather(
-    corpus: Corpus, rows: Tensor, first: Tensor, lengths: Tensor, width: int, column: Tensor, pad: int
-) -> SequenceBatch:
-    """Rows of a corpus as a padded batch: `first` is each row's first value, `lengths` its input positions."""
-    values = corpus.ids.values
-    index = (first[:, None] + column[: width + 1]).clamp_(max=values.numel() - 1)
-    ids = widen(values.index_select(0, index.view(-1))).view(index.shape)
-    real = column[:width] < lengths[:, None]
-    counted = real
+    The group is laid out batch after batch, each as wide as its longest row, so that batches are views of it. The
+    layout is made by numpy for every device (its `repeat` takes a fifth of torch's time), the ids are gathered there.
+    """
+    batches, size = rows_gb.shape
+    device, values = corpus.ids.device, corpus.ids.values
+    loss_from = np.zeros(batches * size, np.int64)
     if corpus.loss_from is not None:
-        counted = real & (column[:width] >= corpus.loss_from[rows][:, None])
-    return SequenceBatch(
-        inputs=torch.where(real, ids[:, :-1], pad),
-        targets=torch.where(real, ids[:, 1:], pad),
-        positions=counted.view(-1).nonzero().view(-1),
-        lengths=lengths,
-        rows=rows,
+        loss_from = corpus.loss_from[rows_gb.to(device)].view(-1).cpu().numpy()
+    lengths = lengths_gb.reshape(-1).numpy()
+    widths = lengths_gb.amax(1).numpy()
+    row_widths = widths.repeat(size)
+    starts = row_widths.cumsum() - row_widths
+    place = np.arange(row_widths.sum())
+    at = (first_gb.reshape(-1).numpy() - starts).repeat(row_widths) + place
+    # Padding after the last row would be looked up behind the values' end.
+    np.minimum(at, values.numel() - 2, out=at)
+    real = torch.from_numpy(place < (starts + lengths).repeat(row_widths)).to(device)
+    index = torch.from_numpy(at).to(device)
+    inputs = torch.where(real, widen(values.index_select(0, index)), pad)
+    targets = torch.where(real, widen(values[1:].index_select(0, index)), pad)
+    # A row's counted positions are a run that begins at `loss_from` of its place in its own batch.
+    counts = lengths - loss_from
+    own = np.arange(size) * widths[:, None]
+    positions = (own.reshape(-1) + loss_from - (counts.cumsum() - counts)).repeat(counts) + np.arange(counts.sum())
+    cells = (widths * size).tolist()
+    made = zip(
+        inputs.split_with_sizes(cells),
+        targets.split_with_sizes(cells),
+        torch.from_numpy(positions).to(device).split_with_sizes(counts.reshape(batches, size).sum(1).tolist()),
+        lengths_gb.to(device).unbind(),
+        rows_gb.to(device).unbind(),
+        strict=True,
     )
+    return [
+        SequenceBatch(inputs_n.view(size, -1), targets_n.view(size, -1), positions_p, lengths_b, rows_b)
+        for inputs_n, targets_n, positions_p, lengths_b, rows_b in made
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------- streams
+# ------------------------------------------------------------------------------------------------------ running text
 
 
 class StreamBatches:
@@ -169,72 +173,75 @@ class StreamBatches:
     """
 
     def __init__(self, corpus: Corpus, batch: int, window: int, *, seed: int, jitter: bool = False) -> None:
-        if batch < 1 or window < 1:
-            raise ValueError(f"batch and window must be at least 1, got {batch} and {window}")
-        tokens = corpus.ids.values.numel()
-        _check_tokens(tokens, batch, window)
+        _check_running(corpus, batch, window)
         self.corpus = corpus
         self.batch = batch
         self.window = window
         self.seed = seed
         self.jitter = jitter
-        self.column = (tokens - 1) // batch
+        self.column = (corpus.ids.values.numel() - 1) // batch
         """Targets of each column."""
-        self._plan: tuple[int, list[int]] = (-1, [])
+        self._group = 1 if jitter else max(1, min(64, _GROUP_TOKENS // (batch * window)))
+        self._made: tuple[tuple[int, ...], list[SequenceBatch]] = ((), [])
+        self._starts: tuple[int, list[int]] = (-1, [])
         self._ends: list[int] = []
-        self._constant: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
         """Windows of a column; with `jitter` those of the first epoch."""
-        return len(self._starts(0)) - 1 if self.jitter else -(-self.column // self.window)
+        return len(self._drawn_starts(0)) - 1 if self.jitter else -(-self.column // self.window)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
         """The windows of a step; process `rank` of `world` takes a contiguous share of the columns."""
         _check_share(self.batch, rank, world)
-        start, end = self._window(step)
+        if self.jitter:
+            return self._windows(*self._drawn_window(step), 1, rank, world)[0]
+        group, at = divmod(step % self.steps_per_epoch, self._group)
+        full = self.column // self.window - group * self._group
+        if at == full:
+            # What is left at the end of the column is no full window.
+            start = self.column // self.window * self.window
+            return self._windows(start, self.column, 1, rank, world)[0]
+        key = (group, rank, world)
+        if self._made[0] != key:
+            start = group * self._group * self.window
+            made = self._windows(start, start + self.window, min(self._group, full), rank, world)
+            self._made = (key, made)
+        return self._made[1][at]
+
+    def _windows(self, start: int, end: int, count: int, rank: int, world: int) -> list[SequenceBatch]:
+        """`count` windows in a row, as long as the first, which is `start` to `end` of every column."""
         width = end - start
         first, last = self.batch * rank // world, self.batch * (rank + 1) // world
-        size, at = (last - first, width), first * self.column + start
-        values = self.corpus.ids.values
-        positions, lengths = self._constants(*size)
-        return SequenceBatch(
-            inputs=widen(values.as_strided(size, (self.column, 1), at)),
-            targets=widen(values.as_strided(size, (self.column, 1), at + 1)),
-            positions=positions,
-            lengths=lengths,
-            rows=torch.arange(at, at + (last - first) * self.column, self.column, device=values.device),
-            carried=start > 0,
-            weight=width / self.window,
-        )
+        size, strides = (count, last - first, width), (width, self.column, 1)
+        values, at = self.corpus.ids.values, first * self.column + start
+        inputs = widen(values.as_strided(size, strides, at))
+        targets = widen(values.as_strided(size, strides, at + 1))
+        positions = torch.arange((last - first) * width, device=values.device)
+        lengths = torch.full((last - first,), width, device=values.device)
+        rows = torch.arange(at, at + count * width, width, device=values.device)[:, None]
+        rows = rows + torch.arange(last - first, device=values.device) * self.column
+        return [
+            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, start + g > 0, width / self.window)
+            for g, (inputs_bt, targets_bt, rows_b) in enumerate(
+                zip(inputs.unbind(), targets.unbind(), rows.unbind(), strict=True)
+            )
+        ]
 
-    def _constants(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
-        """Positions and lengths of a full batch, kept while the shape stays."""
-        positions, lengths = self._constant
-        if lengths.numel() != rows or positions.numel() != rows * width:
-            device = self.corpus.ids.device
-            positions = torch.arange(rows * width, device=device)
-            lengths = torch.full((rows,), width, device=device)
-            self._constant = (positions, lengths)
-        return positions, lengths
-
-    def _window(self, step: int) -> tuple[int, int]:
-        """Where a step's window starts and ends in every column."""
-        if not self.jitter:
-            start = step % self.steps_per_epoch * self.window
-            return start, min(start + self.window, self.column)
+    def _drawn_window(self, step: int) -> tuple[int, int]:
+        """Where a step's window of random length starts and ends in every column."""
         # Epochs differ in length, so those before have to be counted once.
         while not self._ends or self._ends[-1] <= step:
             done = self._ends[-1] if self._ends else 0
-            self._ends.append(done + len(self._starts(len(self._ends))) - 1)
+            self._ends.append(done + len(self._drawn_starts(len(self._ends))) - 1)
         epoch = bisect.bisect_right(self._ends, step)
         at = step - (self._ends[epoch - 1] if epoch else 0)
-        starts = self._starts(epoch)
+        starts = self._drawn_starts(epoch)
         return starts[at], starts[at + 1]
 
-    def _starts(self, epoch: int) -> list[int]:
+    def _drawn_starts(self, epoch: int) -> list[int]:
         """Where the windows of an epoch with random lengths start, and the column's end."""
-        if self._plan[0] != epoch:
+        if self._starts[0] != epoch:
             draws = generator("windows", self.seed, epoch)
             count = 16 + 2 * self.column // self.window
             starts = [0]
@@ -245,65 +252,62 @@ class StreamBatches:
                 starts += (starts[-1] + lengths.cumsum(0)).tolist()
             # No last window of fewer than five tokens.
             inside = [start for start in starts if start == 0 or start <= self.column - 5]
-            self._plan = (epoch, [*inside, self.column])
-        return self._plan[1]
+            self._starts = (epoch, [*inside, self.column])
+        return self._starts[1]
 
 
 class WindowBatches:
     """Windows of T tokens from seeded random places, each a sample of its own: no state is carried."""
 
-    _DRAWN = 1024
-    """Steps whose places are drawn at once."""
-
     def __init__(self, corpus: Corpus, batch: int, window: int, *, seed: int) -> None:
-        if batch < 1 or window < 1:
-            raise ValueError(f"batch and window must be at least 1, got {batch} and {window}")
-        tokens = corpus.ids.values.numel()
-        _check_tokens(tokens, batch, window)
+        _check_running(corpus, batch, window)
         self.corpus = corpus
         self.batch = batch
         self.window = window
         self.seed = seed
-        self.steps_per_epoch = tokens // (batch * window)
-        device = corpus.ids.device
-        self._column = torch.arange(window + 1, device=device)
-        self._positions = torch.arange(batch * window, device=device)
-        self._lengths = torch.full((batch,), window, device=device)
-        self._plan: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.steps_per_epoch = corpus.ids.values.numel() // (batch * window)
+        self._group = max(1, min(64, _GROUP_TOKENS // (batch * window)))
+        self._made: tuple[tuple[int, ...], list[SequenceBatch]] = ((), [])
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
         """The windows of a step; process `rank` of `world` takes every world-th of them."""
         _check_share(self.batch, rank, world)
-        block, at = divmod(step, self._DRAWN)
-        if self._plan[0] != block:
-            last = self.corpus.ids.values.numel() - self.window
-            draws = generator("places", self.seed, block)
-            starts = torch.randint(last, (self._DRAWN, self.batch), generator=draws)
-            self._plan = (block, starts.to(self.corpus.ids.device))
-        starts = self._plan[1][at, rank::world]
-        index = starts[:, None] + self._column
-        ids = widen(self.corpus.ids.values.index_select(0, index.view(-1))).view(index.shape)
-        return SequenceBatch(
-            inputs=ids[:, :-1],
-            targets=ids[:, 1:],
-            positions=self._positions[: len(starts) * self.window],
-            lengths=self._lengths[: len(starts)],
-            rows=starts,
+        group, at = divmod(step, self._group)
+        key = (group, rank, world)
+        if self._made[0] != key:
+            self._made = (key, self._draw(group, rank, world))
+        return self._made[1][at]
+
+    def _draw(self, group: int, rank: int, world: int) -> list[SequenceBatch]:
+        values = self.corpus.ids.values
+        draws = generator("places", self.seed, group)
+        starts = torch.randint(values.numel() - self.window, (self._group, self.batch), generator=draws)
+        starts = starts[:, rank::world].to(values.device)
+        batches, size = starts.shape
+        # Row i of the unfolded view is the window that starts at i, so one look-up copies whole windows.
+        inputs, targets = (
+            widen(text.unfold(0, self.window, 1).index_select(0, starts.reshape(-1))).view(batches, size, -1)
+            for text in (values, values[1:])
         )
+        positions = torch.arange(size * self.window, device=values.device)
+        lengths = torch.full((size,), self.window, device=values.device)
+        return [
+            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b)
+            for inputs_bt, targets_bt, rows_b in zip(inputs.unbind(), targets.unbind(), starts.unbind(), strict=True)
+        ]
 
 
-# ------------------------------------------------------------------------------------------------------- evaluation
+# -------------------------------------------------------------------------------------------------------- evaluation
 
 
 def sentence_evaluation(corpus: Corpus, batch: int, *, pad: int) -> Iterator[SequenceBatch]:
     """Every row once, sorted by length, `batch` rows at a time."""
-    lengths = corpus.ids.lengths - 1
+    lengths = corpus.ids.lengths.cpu() - 1
+    first = corpus.ids.offsets.cpu()
     order = torch.argsort(lengths, stable=True)
-    column = torch.arange(int(lengths.max()) + 1, device=corpus.ids.device)
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        width = int(lengths[rows[-1]])
-        yield _gather(corpus, rows, corpus.ids.offsets[rows], lengths[rows], width, column, pad)
+        yield from _gather(corpus, rows[None], first[rows][None], lengths[rows][None], pad)
 
 
 def stream_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> Iterator[SequenceBatch]:
@@ -313,19 +317,18 @@ def stream_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> I
     """
     tokens = corpus.ids.values.numel() - 1
     columns = max(1, min(batch, tokens // (8 * window)))
-    device = corpus.ids.device
+    text = replace(corpus, loss_from=None)
     # Columns differ by at most one token, the longer ones first.
-    ends = torch.arange(1, columns + 1) * (tokens // columns) + torch.arange(1, columns + 1).clamp(max=tokens % columns)
-    sizes = ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
-    starts, sizes = (ends - sizes).to(device), sizes.to(device)
-    longest, start = -(-tokens // columns), 0
-    column = torch.arange(window + 2, device=device)
+    numbers = torch.arange(columns)
+    starts = numbers * (tokens // columns) + numbers.clamp(max=tokens % columns)
+    sizes = tokens // columns + (numbers < tokens % columns).long()
+    start, longest = 0, -(-tokens // columns)
     while start < longest:
         # A rest of one token joins the window before it, so that no column is empty at the end.
         width = longest - start if longest - start <= window + 1 else window
         lengths = (sizes - start).clamp(max=width)
-        text = Corpus(corpus.ids, None, corpus.fingerprint)
-        made = _gather(text, starts + start, starts + start, lengths, width, column, pad)
+        first = starts + start
+        (made,) = _gather(text, first[None], first[None], lengths[None], pad)
         yield replace(made, carried=start > 0)
         start += width
 
@@ -337,15 +340,14 @@ def window_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> I
     """
     tokens = corpus.ids.values.numel() - 1
     context = window // 2
-    starts = torch.arange(0, max(1, tokens - context), window - context, device=corpus.ids.device)
-    lengths = (tokens - starts).clamp(max=window)
-    column = torch.arange(window + 1, device=corpus.ids.device)
-    loss_from = torch.where(starts > 0, context, 0)
-    text = Corpus(corpus.ids, loss_from, corpus.fingerprint)
-    for first in range(0, len(starts), batch):
-        at = torch.arange(first, min(first + batch, len(starts)), device=corpus.ids.device)
-        made = _gather(text, at, starts[at], lengths[at], int(lengths[first]), column, pad)
-        yield replace(made, rows=starts[at])
+    first = torch.arange(0, max(1, tokens - context), window - context)
+    lengths = (tokens - first).clamp(max=window)
+    loss_from = torch.where(first > 0, context, 0).to(corpus.ids.device)
+    text = replace(corpus, loss_from=loss_from)
+    for at in range(0, len(first), batch):
+        rows = torch.arange(at, min(at + batch, len(first)))
+        (made,) = _gather(text, rows[None], first[rows][None], lengths[rows][None], pad)
+        yield replace(made, rows=first[rows].to(corpus.ids.device))
 
 
 def _check_share(batch: int, rank: int, world: int) -> None:
@@ -357,8 +359,10 @@ def _check_share(batch: int, rank: int, world: int) -> None:
         )
 
 
-def _check_tokens(tokens: int, batch: int, window: int) -> None:
-    needed = batch * (window + 1)
+def _check_running(corpus: Corpus, batch: int, window: int) -> None:
+    if batch < 1 or window < 1:
+        raise ValueError(f"batch and window must be at least 1, got {batch} and {window}")
+    tokens, needed = corpus.ids.values.numel(), batch * (window + 1)
     if tokens < needed:
         raise DataError(
             f"the training text has {tokens} tokens, fewer than train.batch * (data.window + 1) = "

@@ -69,6 +69,17 @@ class Ragged:
         """(R,) int64, the length of every row."""
         return self.offsets.diff()
 
+    def lengths_of(self, rows: Tensor) -> Tensor:
+        """(N,) int64 on the CPU, the lengths of the given rows."""
+        rows = rows.to(self.offsets.device)
+        return (self.offsets[rows + 1] - self.offsets[rows]).cpu()
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row, 0 if there is none."""
+        blocks = (self.offsets[first : first + _BLOCK + 1].diff() for first in range(0, self.rows, _BLOCK))
+        return max((int(block.max()) for block in blocks), default=0)
+
     @property
     def device(self) -> torch.device:
         """Where the values are."""

@@ -71,8 +71,8 @@ def read_records(files: Sequence[str | Path], *, field: str = "text", source: st
     places: list[tuple[int, str]] = []
     for file in _expand(files):
         name, first = _name(file), len(texts)
-        kind = _kind(file)
-        if kind == "lines" and not (conditions and name == STDIN):
+        kind = "jsonl" if conditions and file == STDIN else _kind(file)
+        if kind == "lines":
             if conditions:
                 raise DataError(f"{name} has no named fields, but data.source asks for {source}; use .jsonl or .tsv")
             for number, block in text_blocks(file):
