@@ -107,10 +107,13 @@ def train(
     dist.barrier()
 
     session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
-    session.resume(last[-1] if last else None)
-    for sentence in said:
-        session.say(sentence)
-    return session.run()
+    with contextlib.ExitStack() as at_the_end:
+        for lines in session.logs.values():
+            at_the_end.callback(lines.close)
+        session.resume(last[-1] if last else None)
+        for sentence in said:
+            session.say(sentence)
+        return session.run()
 
 
 def _prepare(
@@ -217,9 +220,7 @@ class _Session:
         train = self.settings.train
         began, began_step = time.perf_counter(), self.step
         reason = "finished"
-        with self._signals(), contextlib.ExitStack() as at_the_end:
-            for lines in self.logs.values():
-                at_the_end.callback(lines.close)
+        with self._signals():
             while self.step < train.steps and not self._stops_early():
                 step = self.step
                 rng.enter_step(self.settings.seed, step, dist.rank())

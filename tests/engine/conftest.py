@@ -3,20 +3,10 @@
 from pathlib import Path
 
 import pytest
+from small_run import SMALL, small_text
 
 from seqgen.engine import loop
 from seqgen.engine.run import config
-
-SMALL = ("model.hidden=16", "model.embedding=16", "train.samples=10", "train.log_every=2", "train.batch=8")
-
-
-def small_text(path: Path) -> Path:
-    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
-    lines = [
-        f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")
-    ]
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
 
 
 @pytest.fixture(scope="session")

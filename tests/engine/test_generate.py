@@ -116,5 +116,5 @@ def test_conditions_are_read_and_the_text_is_what_follows(tmp_path: Path) -> Non
     assert right >= 18
     better = writer.score(["the good thing is a ."] * 2, sources=["good", "bad"]).per_line
     assert better[0] > better[1] + 1
-    with pytest.raises(DataError, match="trained with data.source = label: give the sources to answer"):
+    with pytest.raises(DataError, match=r"trained with data\.source = label: give the sources to answer"):
         writer.generate(1)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_run import SMALL
 
 from seqgen.core import log, rng
 from seqgen.engine import checkpoint, loop
 from seqgen.engine.run import config
 
-SMALL = ("model.hidden=16", "model.embedding=16", "train.samples=20", "train.log_every=2", "train.batch=8")
 KINDS: dict[str, tuple[str, ...]] = {
     "sentences": ("data.mode=sentence", "model.input_dropout=0.3", "model.weight_drop=0.3"),
     "stream": ("data.mode=stream", "data.window=8", "data.jitter=true", "model.output_dropout=0.3"),
@@ -34,17 +34,6 @@ def kill_at(step: int) -> Callable[[loop.Progress], None]:
             raise Killed
 
     return watch
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
-    lines = [
-        f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")
-    ]
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
 
 
 def settings(text: Path, *words: str) -> Any:

@@ -119,7 +119,7 @@ def test_other_text_is_refused_and_a_moved_file_is_not(text: Path, tmp_path: Pat
 def test_a_folder_of_something_else_is_left_alone(text: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("x")
-    with pytest.raises(RunError, match="exists and is not a run folder; use another --out, or remove it$"):
+    with pytest.raises(RunError, match=r"exists and is not a run folder; use another --out, or remove it$"):
         loop.train(short(text), tmp_path / "photos")
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["a.jpg"]
 
@@ -184,12 +184,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(text: Path, tmp_path: Path, monke
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(RunError, match=r"\(the disk is full\); the checkpoint of step 3"),
-    ):
-        patch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match=r"\(the disk is full\); the checkpoint of step 3"):
         loop.train(None, tmp_path / "r", overrides=["train.steps=6"])
+    monkeypatch.undo()
     assert [p.name for p in (tmp_path / "r" / "checkpoints").iterdir()] == ["step-00000003"]
     assert loop.train(None, tmp_path / "r").step == 6
 

@@ -1,0 +1,15 @@
+"""What the engine's tests train on, and how small."""
+
+from pathlib import Path
+
+SMALL = ("model.hidden=16", "model.embedding=16", "train.samples=10", "train.log_every=2", "train.batch=8")
+
+
+def small_text(path: Path) -> Path:
+    """144 sentences of a tiny grammar, written to `path`."""
+    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
+    lines = [
+        f"the {a} {v} the {b} {n} ." for a in nouns for v in verbs for b in nouns for n in ("here", "there", "now")
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
