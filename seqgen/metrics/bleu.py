@@ -544,7 +544,7 @@ def bleu_orders(
         references = f"{sum(one.lengths.size for one in lists)}(own)"
         inputs = input_hash(hyps, _end_to_end(refs_per_hyp))
     fields = {"hyp": str(stats.hyp_len.size), "ref": references, "tok": kind, "case": "lower" if lower else "given"}
-    return _score_orders("bleu", stats, orders, smoothing, level, weights, fields, inputs)
+    return scores_of_stats("bleu", stats, orders, smoothing, level, weights, fields, inputs)
 
 
 def self_bleu(
@@ -602,7 +602,7 @@ def self_bleu_orders(
     texts = {"lines": lines} if against is None else {"lines": lines, "against": against}
     (sents, *others), kind = pack_texts(texts, tokenizer, lower=lower)
     size = sents.lengths.size
-    fields = {"hyp": str(size), "ref": "others", "self": "loo"}
+    fields = {"hyp": str(size), "self": "loo"}
     if sample is not None:
         if not 2 <= sample <= size:
             raise ValueError(f"sample must be in 2..{size}, the number of lines, got {sample}")
@@ -613,13 +613,13 @@ def self_bleu_orders(
         fields |= {"ref": str(others[0].lengths.size), "self": "split"}
     elif keep_self:
         stats = bleu_stats(sents, sents, top)
-        fields |= {"ref": "all", "self": "included"}
+        fields |= {"self": "included"}
     else:
         stats = self_bleu_stats(sents, top)
     fields |= {"tok": kind, "case": "lower" if lower else "given"}
     drawn = seed if sample is not None else None
     inputs = input_hash(*texts.values())
-    return _score_orders("self-bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
+    return scores_of_stats("self-bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
 
 
 def take(sents: Packed, rows: Ints) -> Packed:
@@ -630,7 +630,7 @@ def take(sents: Packed, rows: Ints) -> Packed:
     return Packed(sents.tokens[np.repeat(start[rows], lengths) + within], lengths)
 
 
-def _score_orders(
+def scores_of_stats(
     metric: str,
     stats: BleuStats,
     orders: Sequence[int],
@@ -640,7 +640,9 @@ def _score_orders(
     fields: Mapping[str, str],
     inputs: str,
     seed: int | None = None,
+    temperature: float | None = None,
 ) -> dict[int, Score]:
+    """One Score per order from counts, signed with how they are combined and with `fields`."""
     lowest = max(orders) if weights is not None else 3 if smoothing == "method6" else 1
     values: dict[int, float] = {}
     parts: dict[int, tuple[Floats, Statistic]] = {}
@@ -662,7 +664,7 @@ def _score_orders(
             "lvl": {"sentence": "sent-mean", "corpus": "corpus", "sacrebleu": "corpus-sacrebleu"}[level],
             "smooth": SMOOTHING[smoothing],
         }
-        signature = Signature(metric, how | dict(fields), inputs, seed)
+        signature = Signature(metric, how | dict(fields), inputs, seed, temperature)
         rows, statistic = parts[n]
         scores[n] = Score(values[n], signature, {k: v for k, v in values.items() if k <= n}, rows, statistic)
     return scores

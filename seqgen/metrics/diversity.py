@@ -110,9 +110,15 @@ def zipf_exponent(sents: Sentences) -> float:
 
     Raises ValueError where fewer than two different tokens occur.
     """
-    counts = np.sort(counts_of_order(sents, 1))[::-1]
+    counts = counts_of_order(sents, 1)
     if counts.size < 2:
         raise ValueError("zipf_exponent needs at least 2 different tokens, got 1")
+    return zipf_of_counts(counts)
+
+
+def zipf_of_counts(counts: Ints) -> float:
+    """Minus the slope of ln count on ln rank, (G,) counts of at least two tokens; zeros are left out."""
+    counts = np.sort(counts[counts > 0])[::-1]
     x, y = np.log(np.arange(1, counts.size + 1)), np.log(counts)
     x = x - x.mean()
     return float(-(x @ y) / (x @ x))
@@ -184,9 +190,12 @@ def token_frequency_distance(a: Sentences, b: Sentences) -> float:
     """
     (first, second), vocabulary = packed(a, b)
     counts = next(ngram_counts([first, second], vocabulary, 1))
-    curves = []
-    for row in counts:
-        if not row.sum():
-            raise ValueError("token_frequency_distance needs at least one token in each corpus")
-        curves.append(np.cumsum(np.sort(row)[::-1]) / row.sum())
+    if not counts.any(axis=1).all():
+        raise ValueError("token_frequency_distance needs at least one token in each corpus")
+    return frequency_distance_of_counts(counts)
+
+
+def frequency_distance_of_counts(counts: Ints) -> float:
+    """The same from token counts of both corpora, (2, G), each with at least one token."""
+    curves = [np.cumsum(np.sort(row)[::-1]) / row.sum() for row in counts]
     return float(np.abs(curves[0] - curves[1]).sum())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -90,7 +91,7 @@ class Score:
     statistic: Statistic = field(default=ratio_of_sums, repr=False)
     """From sums of rows, (..., C), to the score, (...)."""
     stored_interval: tuple[float, float] | None = field(default=None, repr=False)
-    """The interval of a score that was read back from a file, where the rows are gone."""
+    """The interval, where it was computed before or read back from a file."""
     note: str = ""
     """What the reader must know, such as that a toolkit's own bug makes this number meaningless."""
 
@@ -128,19 +129,16 @@ class Score:
         Self-BLEU's rows share their references, so its interval states the spread over hypotheses, not over whole
         sample sets.
         """
-        if self.rows is None or len(self.rows) < 2:
-            return self.stored_interval
-        low, high = np.quantile(self.statistic(resampled_sums(self.rows, seed=0)), [0.025, 0.975])
-        return float(low), float(high)
+        return with_intervals([self])[0].stored_interval
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: metric, value, orders, interval, signature (text and parts), note."""
+    def to_dict(self, *, interval: bool = True) -> dict[str, Any]:
+        """Return what JSON can hold: metric, value (null where undefined), orders, interval, signature, note."""
         signature = self.signature
         return {
             "metric": signature.metric,
-            "value": self.value,
+            "value": self.value if math.isfinite(self.value) else None,
             "orders": {str(n): value for n, value in self.orders.items()},
-            "interval": list(self.interval) if self.interval else None,
+            "interval": list(self.interval) if interval and self.interval else None,
             "signature": str(signature),
             "fields": dict(signature.fields),
             "inputs": signature.inputs,
@@ -161,7 +159,7 @@ class Score:
         )
         interval = stored["interval"]
         return cls(
-            float(stored["value"]),
+            math.nan if stored["value"] is None else float(stored["value"]),
             signature,
             {int(n): float(value) for n, value in stored["orders"].items()},
             stored_interval=(float(interval[0]), float(interval[1])) if interval else None,
@@ -169,14 +167,38 @@ class Score:
         )
 
 
+def with_intervals(scores: Sequence[Score]) -> list[Score]:
+    """The same scores, each with its interval computed: scores with equally many rows share their resamples."""
+    by_size: dict[int, list[int]] = {}
+    for i, score in enumerate(scores):
+        if score.stored_interval is None and score.rows is not None and len(score.rows) > 1:
+            by_size.setdefault(len(score.rows), []).append(i)
+    done = list(scores)
+    for members in by_size.values():
+        widths = [rows.shape[1] for i in members if (rows := scores[i].rows) is not None]
+        sums = resampled_sums(
+            np.concatenate([rows for i in members if (rows := scores[i].rows) is not None], axis=1), seed=0
+        )
+        for i, piece in zip(members, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True):
+            low, high = np.quantile(scores[i].statistic(piece), [0.025, 0.975])
+            done[i] = replace(scores[i], stored_interval=(float(low), float(high)))
+    return done
+
+
 def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
     """Sums of `rows` (N, C) over B draws of N rows with replacement, (B, C) float64; same seed and N, same draws."""
     random = np.random.default_rng(seed)
     size = len(rows)
     sums = np.empty((resamples, rows.shape[1]))
-    for b in range(resamples):
-        drawn = np.bincount(random.integers(0, size, size), minlength=size)
-        sums[b] = drawn @ rows
+    block = max(
+        1, min(resamples, 500_000 // size)
+    )  # draws at once: enough for one matrix product, small enough for memory
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        drawn = random.integers(0, size, (count, size))
+        drawn += np.arange(count)[:, None] * size
+        times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+        sums[start : start + count] = times.astype(np.float64) @ rows
     return sums
 
 
