@@ -5,15 +5,20 @@ against references, the same figures for real text at the same size and for a Kn
 """
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from seqgen import metrics
-from seqgen.core import dist
+from seqgen.core import dist, files, rng
 from seqgen.core.config import Train
-from seqgen.engine.generate import Text, Writer
+from seqgen.core.errors import DataError
+from seqgen.data.sources import prepare
+from seqgen.data.tokenizers import TokenizerConfig, choose_kind
+from seqgen.engine.generate import Writer, load
 
 
 def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
@@ -53,13 +58,183 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
 
 
 def cheap_scores(lines: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, float]:
-    """What is computed at every validation, fast enough to be done at full size."""
-    names = {
-        "bleu_4": lambda: metrics.bleu(lines, references),
-        "self_bleu_4": lambda: metrics.self_bleu(lines),
-        "copied": lambda: len(set(train).intersection(lines)) / len(set(lines)),
+    """What is computed at every validation, fast enough to be done at full size; {} for fewer than two lines."""
+    if len(lines) < 2:
+        return {}
+    tokenizer = metric_tokenizer(references)
+    return {
+        "bleu_4": float(metrics.bleu(lines, references, tokenizer=tokenizer)),
+        "self_bleu_4": float(metrics.self_bleu(lines, tokenizer=tokenizer)),
+        "unique": len(set(lines)) / len(lines),
+        "copied": sum(line in known for line in lines) / len(lines) if (known := set(train)) else 0.0,
     }
-    return {name: float(compute()) for name, compute in names.items() if lines} if len(lines) > 1 else {}
 
 
-__all__ = ["Text", "cheap_scores", "sample_and_score", "validate"]
+def metric_tokenizer(lines: Sequence[str]) -> str:
+    """How metrics cut lines where nobody says: at spaces, or into characters where text has hardly any spaces."""
+    return "char" if choose_kind(TokenizerConfig(), lines) == "char" else "split"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of scores."""
+
+    name: str
+    """"samples", "real text", "kneser-ney-5"."""
+    about: str
+    """Where its lines come from, in words."""
+    scores: dict[str, metrics.Score]
+    likelihood: dict[str, float]
+    """Held-out figures of the model behind the column; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples beside real text of the same size and a Kneser-Ney 5-gram model, by one protocol."""
+
+    protocol: str
+    columns: list[Column]
+
+    def rows(self) -> Iterator[tuple[str, list[float | None]]]:
+        """Each metric with its value in every column, None where a column has none."""
+        names = list(dict.fromkeys(n for c in self.columns for n in (*c.likelihood, *c.scores)))
+        for name in names:
+            yield name, [c.likelihood.get(name, _value(c.scores.get(name))) for c in self.columns]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: every number with its signature."""
+        return {
+            "protocol": self.protocol,
+            "columns": [
+                {
+                    "name": c.name,
+                    "about": c.about,
+                    "likelihood": c.likelihood,
+                    "scores": {name: score.to_dict(interval=False) for name, score in c.scores.items()},
+                }
+                for c in self.columns
+            ],
+        }
+
+
+def _value(score: metrics.Score | None) -> float | None:
+    return None if score is None else float(score)
+
+
+def evaluate(
+    subject: Writer | str | os.PathLike[str] | Sequence[str],
+    references: Sequence[str],
+    *,
+    train: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+    protocol: str = "default",
+    tokenizer: str = "auto",
+    count: int = 0,
+    seed: int = 0,
+    temperature: float = 1.0,
+    yardsticks: bool = True,
+) -> Table:
+    """The whole table of a run, or of given lines, against references.
+
+    A run (a folder or a loaded `Writer`) writes `count` samples (0: as many as there are references, at most 10,000)
+    and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
+    With `yardsticks` and training text two columns stand beside: `real text`, drawn from the training text by `seed`
+    and scored as if it were samples (its novelty and copying are those of held-out references, because its own would be
+    trivial), and `kneser-ney-5`, samples of a 5-gram model of the same training text.
+    Raises ValueError for an unknown protocol or too few lines, DataError where a run's training text has moved.
+    """
+    if not references:
+        raise DataError("no references to score against")
+    writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
+    if isinstance(writer, Writer):
+        if train is None and writer.folder is not None:
+            train = training_lines(writer)
+        size = count or min(len(references), 10_000)
+        conditions = None if sources is None else [sources[i % len(sources)] for i in range(size)]
+        lines = writer.generate(1 if conditions else size, seed=seed, temperature=temperature, sources=conditions)
+        likelihood = _likelihood(writer, references, sources)
+        about = f"{size} samples, seed {seed}, temperature {temperature:g}"
+    else:
+        lines, likelihood, about = list(writer)[: count or None], {}, f"{len(writer)} given lines"
+    chosen = metric_tokenizer(references) if tokenizer == "auto" else tokenizer
+    how: dict[str, Any] = {"protocol": protocol, "seed": seed}
+    if protocol == "default":
+        how["tokenizer"] = chosen
+
+    def column(name: str, about: str, lines: Sequence[str], likelihood: dict[str, float], **more: Any) -> Column:
+        scores = metrics.evaluate_text(lines, references, train=train, **more, **how).scores
+        return Column(name, about, scores, likelihood)
+
+    columns = [column("samples", about, lines, likelihood, temperature=temperature if likelihood else None)]
+    if yardsticks and train:
+        columns += [
+            _real_column(column, train, references, len(lines), seed, how),
+            _ngram_column(column, train, references, len(lines), seed, chosen),
+        ]
+    return Table(protocol, columns)
+
+
+def _likelihood(writer: Writer, references: Sequence[str], sources: Sequence[str] | None) -> dict[str, float]:
+    scored = writer.score(references, sources)
+    return {
+        "nll-per-token": scored.nats / scored.total_tokens,
+        "perplexity": scored.perplexity,
+        "nll-per-line": scored.nats / len(references),
+        "nll-per-character": scored.nats_per_character,
+    }
+
+
+def _real_column(
+    column: Callable[..., Column],
+    train: Sequence[str],
+    references: Sequence[str],
+    size: int,
+    seed: int,
+    how: dict[str, Any],
+) -> Column:
+    """Training lines as if they were samples; what compares with the training text is taken from held-out lines."""
+    drawn = torch.randperm(len(train), generator=rng.generator("real text", seed)).tolist()[:size]
+    real = column("real text", f"{len(drawn)} training lines, drawn with seed {seed}", [train[i] for i in drawn], {})
+    held_out = metrics.evaluate_text(references[:size], references, train=train, **how).scores
+    swapped = {name: held_out[name] if _compares_with_training(name) else score for name, score in real.scores.items()}
+    return replace(real, scores=swapped)
+
+
+def _compares_with_training(name: str) -> bool:
+    return name.startswith(("novelty", "copied", "kn-forward"))
+
+
+def _ngram_column(
+    column: Callable[..., Column], train: Sequence[str], references: Sequence[str], size: int, seed: int, tokenizer: str
+) -> Column:
+    """Samples of a Kneser-Ney 5-gram model of the training text, and what it gives the references."""
+    model = metrics.KneserNey(metrics.tokenize(train, tokenizer))
+    drawn = model.sample(size, seed)
+    joint = "" if tokenizer == "char" else " "
+    lines = [joint.join(map(str, tokens)) for tokens in drawn]
+    nats = -float(model.log_probability(metrics.tokenize(references, tokenizer)).sum())
+    likelihood = {
+        "nll-per-line": nats / len(references),
+        "nll-per-character": nats / sum(len(line) + 1 for line in references),
+    }
+    return column("kneser-ney-5", f"{size} samples of a 5-gram model of the training text", lines, likelihood)
+
+
+def training_lines(writer: Writer) -> list[str]:
+    """The training side of a run's own text, read again and compared by content with what it was trained on."""
+    data = prepare(
+        writer.settings.data,
+        writer.settings.tokenizer,
+        batch=1,
+        seed=writer.settings.seed,
+        device="cpu",
+        tokenizer_folder=writer.folder / "tokenizer" if writer.folder else None,
+    )
+    if writer.folder is not None:
+        trained_on = files.read_json(writer.folder / "env.json")["data_sha256"]
+        if data.fingerprint != trained_on:
+            raise DataError(
+                f"{', '.join(writer.settings.data.files)} is no longer the text of {writer.folder}; "
+                "give the training text with --train FILE"
+            )
+    return data.train_lines

@@ -22,7 +22,8 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
 from seqgen.data.ragged import Ragged, joined
-from seqgen.data.sources import encode_sources, facts, load_tokenizer
+from seqgen.data.sources import encode_sources, facts
+from seqgen.data.tokenizers import load_tokenizer
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings

@@ -90,16 +90,17 @@ def _evaluation(folder: Path) -> str:
     path = folder / "evaluation.json"
     if not path.is_file():
         return ""
-    table = files.read_json(path)
-    columns = table["columns"]
-    head = "<th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    columns = files.read_json(path)["columns"]
+    head = "<th></th>" + "".join(f"<th>{html.escape(column['name'])}</th>" for column in columns)
+    values = [c["likelihood"] | {name: score["value"] for name, score in c["scores"].items()} for c in columns]
     body = ""
-    for row in table["rows"]:
-        cells = "".join(f'<td class="number">{_number(row["values"].get(name))}</td>' for name in columns)
-        body += f"<tr><th>{html.escape(row['name'])}</th>{cells}</tr>"
-    signatures = "\n".join(f"{row['name']}: {row['signature']}" for row in table["rows"] if row.get("signature"))
-    details = f"<details><summary>How each number was made</summary><pre>{html.escape(signatures)}</pre></details>"
-    return f"<table><tr>{head}</tr>{body}</table>{details}"
+    for name in dict.fromkeys(name for column in values for name in column):
+        cells = "".join(f'<td class="number">{_number(column.get(name))}</td>' for column in values)
+        body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
+    made = "\n".join(score["signature"] for column in columns for score in column["scores"].values())
+    about = "".join(f"<li>{html.escape(c['name'])}: {html.escape(c['about'])}</li>" for c in columns)
+    details = f"<details><summary>How each number was made</summary><pre>{html.escape(made)}</pre></details>"
+    return f"<table><tr>{head}</tr>{body}</table><ul>{about}</ul>{details}"
 
 
 def _samples(folder: Path) -> str:
