@@ -165,8 +165,8 @@ class Ragged:
 
 
 def widen(values: Tensor) -> Tensor:
-    """Stored values as int64 ids: int16 holds the bit patterns of unsigned ids."""
-    wide = values.to(torch.int64)
+    """Stored values as contiguous int64 ids: int16 holds the bit patterns of unsigned ids."""
+    wide = values.to(torch.int64, memory_format=torch.contiguous_format)
     return wide.bitwise_and_(0xFFFF) if values.dtype == torch.int16 else wide
 
 
