@@ -1,0 +1,233 @@
+"""Public sets by name, against a server on this machine that breaks off, lies and answers with errors."""
+
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seqgen.core.errors import DataError
+from seqgen.data import known
+
+CONTENT = b"".join(b"line %d of a public set\n" % number for number in range(40_000))
+SHA = hashlib.sha256(CONTENT).hexdigest()
+PACKED = gzip.compress(CONTENT, 1)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT under any name, as told by what it was given; remembers the ranges asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body = CONTENT
+        self.break_off_after = 0  # bytes of the next answer, 0: answer in full
+        self.ranges = True
+        self.status = 200
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/set.txt"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.headers["Range"])
+        body, start = self.server.body, 0
+        if self.headers["Range"] and self.server.ranges:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if self.server.status != 200 or start >= len(body):
+            self.send_error(self.server.status if self.server.status != 200 else 416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        end, self.server.break_off_after = self.server.break_off_after or len(body), 0
+        self.wfile.write(body[start:end])
+
+    def log_message(self, *args: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def catalogue(
+    tmp_path: Path, url: str, sha256: str = SHA, key: str = "sha256", path: str = "text/set.txt"
+) -> dict[str, known.KnownSet]:
+    file = tmp_path / "known.toml"
+    head = '[set]\nabout = "a set"\nkind = "text"\nlicence = "free"\npage = "its page"\nread = "lines"\n'
+    entry = f'[[set.files]]\npart = "all"\npath = "{path}"\n{key} = "{sha256}"\n' + (f'url = "{url}"\n' if url else "")
+    file.write_text(head + entry, encoding="utf-8")
+    return known.read_catalogue(file)
+
+
+def test_a_set_is_fetched_once_and_then_found(server: Server, tmp_path: Path) -> None:
+    sets, out = catalogue(tmp_path, server.url), tmp_path / "out"
+    calls: list[tuple[str, int, int]] = []
+    paths = known.get("set", out, catalogue=sets, progress=lambda *call: calls.append(call))
+    assert paths == {"all": out / "text" / "set.txt"}
+    assert paths["all"].read_bytes() == CONTENT
+    assert calls[-1] == ("set.txt", len(CONTENT), len(CONTENT))
+    assert [path.name for path in (out / "text").iterdir()] == ["set.txt"]
+    assert known.get("set", out, catalogue=sets) == paths
+    assert server.asked == [None]
+    assert known.find("set", folder=out, catalogue=sets) == paths
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_is_continued(server: Server, tmp_path: Path, ranges: bool) -> None:
+    sets, out = catalogue(tmp_path, server.url), tmp_path / "out"
+    server.break_off_after, server.ranges = 300_000, ranges
+    with pytest.raises(DataError) as caught:
+        known.get("set", out, catalogue=sets)
+    assert str(caught.value) == (
+        f"set: cannot fetch {server.url} (broke off after 300000 of {len(CONTENT)} bytes); "
+        f"try again later to continue, or put a copy with SHA-256 {SHA} at {out}/text/set.txt (see its page)"
+    )
+    assert not (out / "text" / "set.txt").exists()
+    assert known.get("set", out, catalogue=sets)["all"].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-"]
+
+
+def test_a_part_that_is_whole_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "out" / "text" / ".set.txt.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT)
+    paths = known.get("set", tmp_path / "out", catalogue=catalogue(tmp_path, server.url))
+    assert paths["all"].read_bytes() == CONTENT
+    assert not part.exists()
+
+
+def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+    sets, out = catalogue(tmp_path, server.url), tmp_path / "out"
+    server.body = CONTENT.replace(b"line 7 ", b"line 8 ")
+    actual = hashlib.sha256(server.body).hexdigest()
+    message = f"{server.url}: SHA-256 is {actual}, expected {SHA}; the source has changed; see its page"
+    with pytest.raises(DataError) as caught:
+        known.get("set", out, catalogue=sets)
+    assert str(caught.value) == message
+    assert list((out / "text").iterdir()) == []
+    server.body = CONTENT
+    assert known.get("set", out, catalogue=sets)["all"].read_bytes() == CONTENT
+
+
+def test_the_content_of_a_gz_counts_not_its_wrapper(server: Server, tmp_path: Path) -> None:
+    sets, out = catalogue(tmp_path, server.url, key="unpacked_sha256", path="images/set.gz"), tmp_path / "out"
+    server.body = PACKED
+    path = known.get("set", out, catalogue=sets)["all"]
+    path.write_bytes(gzip.compress(CONTENT, 9))
+    assert known.find("set", folder=out, catalogue=sets) == {"all": path}
+    path.write_bytes(PACKED[:-10])
+    with pytest.raises(DataError, match=r"set\.gz: not a whole gzip file \(.*\); replace it by a good copy$"):
+        known.find("set", folder=out, catalogue=sets)
+
+
+def test_the_offline_error_says_how_to_put_a_copy(tmp_path: Path) -> None:
+    with Server() as closed:
+        url = closed.url
+    sets = catalogue(tmp_path, url)
+    with pytest.raises(DataError) as caught:
+        known.get("set", tmp_path / "out", catalogue=sets)
+    message = str(caught.value)
+    assert message.startswith(f"set: cannot fetch {url} (")
+    assert message.endswith(
+        f"; try again later to continue, or put a copy with SHA-256 {SHA} at {tmp_path}/out/text/set.txt (see its page)"
+    )
+    assert "\n" not in message
+
+
+def test_an_answer_of_the_server_is_told(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(DataError, match=r"\(the server answers 404 Not Found\)"):
+        known.get("set", tmp_path / "out", catalogue=catalogue(tmp_path, server.url))
+
+
+def test_a_set_without_address_must_be_put_there(tmp_path: Path) -> None:
+    sets, out = catalogue(tmp_path, ""), tmp_path / "out"
+    with pytest.raises(DataError) as caught:
+        known.get("set", out, catalogue=sets)
+    assert str(caught.value) == (
+        f"set cannot be fetched; see its page, and put a copy with SHA-256 {SHA} at {out}/text/set.txt"
+    )
+    (out / "text").mkdir(parents=True)
+    (out / "text" / "set.txt").write_bytes(CONTENT)
+    assert known.get("set", out, catalogue=sets) == {"all": out / "text" / "set.txt"}
+
+
+def test_find_names_what_is_missing_or_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = catalogue(tmp_path, "http://x")
+    monkeypatch.delenv("SEQGEN_DATA", raising=False)
+    with pytest.raises(DataError) as caught:
+        known.find("set", catalogue=sets)
+    assert str(caught.value) == (
+        "set: no copy at hand; set SEQGEN_DATA to a folder with text/set.txt, or run: seqgen corpus get set"
+    )
+    monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        known.find("set", catalogue=sets)
+    assert str(caught.value) == f"set: no {tmp_path}/text/set.txt; put a copy there, or run: seqgen corpus get set"
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "set.txt").write_bytes(b"")
+    empty = hashlib.sha256(b"").hexdigest()
+    with pytest.raises(DataError) as caught:
+        known.find("set", catalogue=sets)
+    assert str(caught.value) == (
+        f"{tmp_path}/text/set.txt: SHA-256 is {empty}, expected {SHA}; replace it by a good copy"
+    )
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(DataError, match=r"^unknown set 'image-cocoa'; did you mean 'image-coco'\?$"):
+        known.find("image-cocoa")
+    with pytest.raises(DataError, match=r"^unknown set 'q'; known: image-coco, snli, wikitext-2, "):
+        known.get("q", "somewhere")
+
+
+def test_the_catalogue_is_sound() -> None:
+    sets = known.read_catalogue()
+    text = {"image-coco", "snli", "wikitext-2", "tinyshakespeare", "tang-poems", "names", "zinc-smiles"}
+    assert set(sets) == text | {"mnist", "fashion-mnist"}
+    assert {name for name, entry in sets.items() if entry.kind == "text"} == text
+    files = [file for entry in sets.values() for file in entry.files]
+    assert len({file.path for file in files}) == len({file.sha256 for file in files}) == len(files)
+    for file in files:
+        assert len(bytes.fromhex(file.sha256)) == 32
+        assert file.unpacked == file.path.endswith(".gz")
+        assert file.path.startswith(("text/", "images/"))
+        assert ".." not in file.path
+        assert not file.url or file.url.startswith(("https://", "http://"))
+
+
+@pytest.mark.parametrize("name", sorted(known.read_catalogue()))
+def test_copies_at_hand_are_those_of_the_catalogue(name: str) -> None:
+    try:
+        paths = known.find(name)
+    except DataError as error:
+        pytest.skip(str(error))
+    assert paths
+
+
+def test_corpora_are_found_in_a_checkout_and_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"captions", "verse-zh", "reviews"} <= set(known.shipped())
+    for place in ("seqgen", "."):  # as the wheel has them, and as a checkout has them
+        root = tmp_path / place.replace(".", "checkout")
+        module = root / "seqgen" / "data" / "known.py"
+        module.parent.mkdir(parents=True)
+        (root / place / "corpora").mkdir()
+        monkeypatch.setattr(known, "__file__", str(module))
+        assert known.corpora_folder() == (root / place / "corpora").resolve()
