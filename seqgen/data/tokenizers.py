@@ -78,7 +78,7 @@ class Tokenizer(Protocol):
 
     @property
     def kind(self) -> str:
-        """byte, char, word, bpe or unigram."""
+        """byte, char, word, bpe or unigram; sentencepiece for a given model of another type."""
 
     @property
     def vocab_size(self) -> int:
@@ -401,7 +401,9 @@ class PieceTokenizer:
     def __init__(self, model: bytes, *, lower: bool = False) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self.kind = read_model(model).model_type
+        model_type = read_model(model).model_type
+        # SentencePiece's own char and word models keep spaces as markers: not this package's kinds of the same name.
+        self.kind = model_type if model_type in ("bpe", "unigram") else "sentencepiece"
         self.model = model
         self.lower = lower
         self._sp = SentencePieceProcessor(model_proto=model)
@@ -429,8 +431,8 @@ class PieceTokenizer:
         special = np.array([self.pad, self.bos, self.eos, self.sep])
         values, offsets = _kept(values, offsets, (values < self._size) & ~np.isin(values, special))
         flat = values.tolist()
-        texts: list[str] = self._sp.decode([flat[first:end] for first, end in _spans(offsets)])
-        return texts
+        # Row by row: for a list without rows SentencePiece gives one text.
+        return [self._sp.decode(flat[first:end]) for first, end in _spans(offsets)]
 
     def encode_stream(self, text: str) -> Tensor:
         """The pieces of the text, every newline as eos."""
@@ -773,7 +775,7 @@ def _save(folder: Path, options: dict[str, Any], fingerprint: str, symbols: Sequ
 def _load_symbols(folder: Path) -> list[str]:
     path = folder / "vocab.txt"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_bytes().decode().removesuffix("\n").split("\n")]
     except ValueError as error:
         raise DataError(f"{path}: not one JSON string per line ({error}); the file is altered") from None
 
