@@ -23,6 +23,7 @@ from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
 
 DATA = "text"
+_TABLE = 1 << 23  # tokens times width up to which fast sampling tabulates input products; 4 gates of 4 bytes each
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,18 @@ class Model(nn.Module):
         """The state before a prompt."""
         return self.rnn.zeros(rows)
 
-    def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights."""
-        step = self.rnn.stepper()
+    def stepper(self, *, fast: bool = False) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights.
+
+        `fast` makes a table of every token's input product, if it stays below 128 MB in float32.
+        """
+        embedding = self.embedding.weight.detach()
+        use_table = fast and len(embedding) * self.rnn.widths[0] <= _TABLE
+        step = self.rnn.stepper(embedding if use_table else None)
         projection_t = None if self.projection is None else self.projection.weight.detach().t().contiguous()
 
         def run(ids: Tensor, state: State) -> tuple[Tensor, State]:
-            hidden, state = step(self.embedding.weight[ids], state)
+            hidden, state = step(ids if use_table else embedding[ids], state)
             return hidden if projection_t is None else hidden @ projection_t, state
 
         return run

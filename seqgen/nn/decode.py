@@ -23,6 +23,7 @@ from seqgen.nn import sampler
 from seqgen.nn.rnn import State
 
 TILE = 8  # rows are padded to a multiple of this
+_AHEAD = 32  # steps whose uniform numbers are made at once
 
 
 class Recurrent(Protocol):
@@ -31,8 +32,8 @@ class Recurrent(Protocol):
     def start(self, rows: int) -> State:
         """The state before the first token of a prompt."""
 
-    def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (ids (B,), state) -> (features (B, H), state); it may work on copies of the weights."""
+    def stepper(self, *, fast: bool) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """A function (ids (B,), state) -> (features (B, H), state) on copies of weights; `fast` may spend memory."""
 
     def head(self) -> tuple[Tensor, Tensor | None]:
         """The output layer as (weight (V, H), bias (V,) or None): logits = features @ weight.T + bias."""
@@ -118,7 +119,7 @@ class Decoder:
     def __init__(
         self, model: Recurrent, *, stop: int = -1, never: Sequence[int] = (), max_length: int = 0, fast: bool = False
     ) -> None:
-        self._model, self._step = model, model.stepper()
+        self._model, self._step = model, model.stepper(fast=fast)
         self._stop, self._never, self._max_length = stop, list(never), max_length
         self._tile = 1 if fast else TILE
         weight, bias = model.head()
@@ -160,7 +161,8 @@ class Decoder:
         last, state = self._encode(prompts, state)
         texts = torch.arange(len(prompts), device=device)
         slots = self._tiled(texts)  # texts at work, then repeats of the last one that fill the tile
-        rows = _Rows(last[slots], seeds.to(device)[slots], _history(prompts, sampling, device)[slots])
+        seeds = seeds.to(device)
+        rows = _Rows(last, seeds, seeds[:, None], _history(prompts, sampling, device)).select(slots)
         state = tuple(s[slots] for s in state)
         for t in range(limit):
             features, state = self._step(rows.last, state)
@@ -224,7 +226,9 @@ class Decoder:
         self, features_bh: Tensor, rows: "_Rows", t: int, bias: Tensor, blocked: Tensor, sampling: Sampling
     ) -> tuple[Tensor, Details | None]:
         """The next token of every row, in chunks whose logits stay in the cache."""
-        draws = uniforms(rows.seeds, t)
+        if t % _AHEAD == 0:
+            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + _AHEAD, device=bias.device))
+        draws = rows.draws[:, t % _AHEAD]
         size = min(len(features_bh), sampler.CHUNK)
         if len(self._logits) < size:  # kept from step to step: fresh memory of this size costs page faults
             self._logits = torch.empty(size, len(bias), dtype=features_bh.dtype, device=bias.device)
@@ -287,11 +291,13 @@ class _Rows:
     """(B,) int64: the token to be fed next."""
     seeds: Tensor
     """(B,) int64."""
+    draws: Tensor
+    """(B, 32) float64: the uniform numbers of this stretch of steps; hashing many costs little more than one."""
     history: Tensor
     """(B, L) int64: prompt and text so far, -1 before a short prompt; L = 0 if no option looks at it."""
 
     def select(self, slots: Tensor) -> "_Rows":
-        return _Rows(self.last[slots], self.seeds[slots], self.history[slots])
+        return _Rows(self.last[slots], self.seeds[slots], self.draws[slots], self.history[slots])
 
 
 def _history(prompts: Sequence[Sequence[int]], sampling: Sampling, device: torch.device) -> Tensor:

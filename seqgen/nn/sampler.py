@@ -22,20 +22,19 @@ def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
     `probabilities_bv` need not sum to 1; V is fastest as a multiple of 64. `uniforms_b` float64 in [0, 1). A column
     with zero mass is never picked: every comparison is strict.
     """
-    rows, columns = probabilities_bv.shape
-    if columns % BLOCK:
-        probabilities_bv = F.pad(probabilities_bv, (0, -columns % BLOCK))
-    blocks = probabilities_bv.view(rows, -1, BLOCK)
-    ends = blocks.sum(-1).double().cumsum(-1)
-    # rounding could bring uniform * total up to the total itself, where no block is left
-    target = torch.minimum(uniforms_b * ends[:, -1], torch.nextafter(ends[:, -1], ends.new_zeros(())))[:, None]
-    block = (ends <= target).sum(-1, keepdim=True)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks[torch.arange(rows, device=block.device), block.squeeze(1)].double()
-    offset = (inside.cumsum(-1) <= target - before).sum(-1)
+    if probabilities_bv.shape[1] % BLOCK:
+        probabilities_bv = F.pad(probabilities_bv, (0, -probabilities_bv.shape[1] % BLOCK))
+    blocks = probabilities_bv.view(len(probabilities_bv), -1, BLOCK)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    target = uniforms_b[:, None] * ends[:, -1:]  # below the total: u <= 1 - 2^-53, and the product rounds to nearest
+    passed = ends <= target
+    block = passed.sum(-1)
+    before = (ends * passed).amax(-1, keepdim=True)
+    inside = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
+    offset = (inside <= target - before).sum(-1)
     # the block's float32 sum may exceed its float64 one by a rounding: then it is the last column with mass
-    last = (torch.arange(1, BLOCK + 1, device=block.device) * (inside > 0)).amax(-1) - 1
-    return block.squeeze(1) * BLOCK + torch.minimum(offset, last)
+    last = (inside < inside[:, -1:]).sum(-1)
+    return block * BLOCK + torch.minimum(offset, last)
 
 
 def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:

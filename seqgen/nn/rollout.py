@@ -1,0 +1,139 @@
+"""Texts drawn from a recurrent policy for training it: whole ones, and completions of every prefix (Monte-Carlo rollouts).
+
+The usual way feeds each prefix again for each completion. Here the given texts are read once, one token a step, and at
+every step their completions from there join one batch that grows, so T - 1 steps make all N * B * (T - 1) of them.
+Nothing records gradients. Shapes: B texts, T tokens (the end of the text counted), N rollouts, R completions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqgen.nn import sampler
+from seqgen.nn.decode import Decoder, Recurrent, Sampling
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token rows with their ends: what a critic reads."""
+
+    ids: Tensor
+    """(B, T) int64; a text's own end token is part of it, anything after its length is not."""
+    lengths: Tensor
+    """(B,) int64, tokens of every text, at least 1."""
+
+
+def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
+    """Whole texts of at most `length` tokens; text k is a function of the weights and seed k alone."""
+    ids = torch.zeros(len(seeds), length, dtype=torch.int64, device=seeds.device)
+    lengths = torch.zeros(len(seeds), dtype=torch.int64, device=seeds.device)
+    for t, step in enumerate(decoder.steps([[start]] * len(seeds), seeds, Sampling(max_length=length))):
+        ids[step.texts, t] = step.ids
+        lengths[step.texts] += 1
+    return Texts(ids, lengths)
+
+
+@torch.inference_mode()
+def rollout_values(
+    policy: Recurrent,
+    score: Callable[[Texts], Tensor],
+    texts: Texts,
+    *,
+    rollouts: int,
+    start: int,
+    stop: int,
+    never: Sequence[int] = (),
+) -> Tensor:
+    """Expected score of every proper prefix, (B, T) float32 (Yu et al. 2017, equation 4).
+
+    Column t is the mean of `score` over `rollouts` completions of tokens 0 .. t drawn from `policy`, for t + 1 below
+    the text's length; elsewhere 0, because the score of a finished text needs no rollout. Completions are as long as T
+    at most and draw from torch's default generator. Raises ValueError if rollouts < 1.
+    """
+    if rollouts < 1:
+        raise ValueError(f"rollouts must be at least 1 for values by rollouts, got {rollouts}")
+    completions, cells = complete(policy, texts, rollouts=rollouts, start=start, stop=stop, never=never)
+    rows, length = texts.ids.shape
+    values = torch.zeros(rows * length, device=texts.ids.device)
+    if len(cells):
+        values.index_add_(0, cells, score(completions) / rollouts)
+    return values.view(rows, length)
+
+
+@torch.inference_mode()
+def complete(
+    policy: Recurrent, texts: Texts, *, rollouts: int, start: int, stop: int, never: Sequence[int] = ()
+) -> tuple[Texts, Tensor]:
+    """All completions of all proper prefixes, and the flat index b * T + t of the last given token of each, (R,).
+
+    `never` ids are not drawn; `stop` (-1: none) ends a completion.
+    """
+    ids_bt, lengths_b = texts.ids, texts.lengths
+    rows, length = ids_bt.shape
+    device = ids_bt.device
+    total = rollouts * int((lengths_b - 1).sum())
+    ids = torch.empty(total, length, dtype=torch.int64, device=device)
+    lengths = torch.full((total,), length, dtype=torch.int64, device=device)
+    cells = torch.empty(total, dtype=torch.int64, device=device)
+
+    step = policy.stepper(fast=False)
+    output = _Output(*policy.head(), never)
+    given = torch.arange(rows, device=device)  # texts that are still being read: the first rows of the batch
+    going = torch.empty(0, dtype=torch.int64, device=device)  # completions at work: the rows after them
+    last = torch.empty(0, dtype=torch.int64, device=device)
+    _, state = step(torch.full((rows,), start, device=device), policy.start(rows))
+    made = 0
+    for t in range(length - 1):
+        kept = lengths_b[given] > t + 1
+        if not kept.all():
+            state = tuple(torch.cat([s[: len(given)][kept], s[len(given) :]]) for s in state)
+            given = given[kept]
+        features, state = step(torch.cat([ids_bt[given, t], last]), state)
+        count = len(given)
+        if count:
+            # every prefix that ends here sends out its completions, as copies of one state
+            new = torch.arange(made, made + rollouts * count, device=device)
+            ids[new] = ids_bt[given].repeat(rollouts, 1)
+            cells[new] = (given * length + t).repeat(rollouts)
+            made += len(new)
+            going = torch.cat([going, new])
+            features = torch.cat([features[count:], features[:count].repeat(rollouts, 1)])
+            state = tuple(torch.cat([s, s[:count].repeat(rollouts, 1)]) for s in state)
+        last = output.draw(features)
+        ids[going, t + 1] = last
+        ended = last == stop
+        if ended.any():
+            lengths[going[ended]] = t + 2
+            on = ~ended
+            going, last = going[on], last[on]
+            state = tuple(torch.cat([s[:count], s[count:][on]]) for s in state)
+    return Texts(ids, lengths), cells
+
+
+class _Output:
+    """The output layer prepared for drawing: one token per row of features, in chunks that stay in the cache."""
+
+    def __init__(self, weight_vh: Tensor, bias_v: Tensor | None, never: Sequence[int]) -> None:
+        columns = -len(weight_vh) % sampler.BLOCK
+        bias = weight_vh.new_zeros(len(weight_vh)) if bias_v is None else bias_v.clone()
+        bias[list(never)] = -math.inf
+        self._weight_t = F.pad(weight_vh.t(), (0, columns)).contiguous()
+        self._bias = F.pad(bias, (0, columns), value=-math.inf)
+        self._logits = self._weight_t.new_empty(sampler.CHUNK, len(self._bias))
+        self._probabilities = torch.empty_like(self._logits)
+
+    def draw(self, features_rh: Tensor) -> Tensor:
+        """(R,) int64; the uniform numbers come from torch's default generator of the device."""
+        uniforms = torch.rand(len(features_rh), dtype=torch.float64, device=features_rh.device)
+        ids = []
+        for features, numbers in zip(
+            features_rh.split(sampler.CHUNK), uniforms.split(sampler.CHUNK), strict=True
+        ):
+            logits = torch.addmm(self._bias, features, self._weight_t, out=self._logits[: len(features)])
+            probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(features)])
+            ids.append(sampler.pick(probabilities, numbers))
+        return torch.cat(ids) if ids else features_rh.new_empty(0, dtype=torch.int64)
