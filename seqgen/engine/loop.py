@@ -38,7 +38,7 @@ class Progress:
     """Updates in all."""
     scalars: dict[str, float]
     """The latest line of log.jsonl."""
-    scores: dict[str, float]
+    scores: dict[str, Any]
     """The latest validation."""
     message: str = ""
     """A sentence worth keeping on the screen, or ""."""
@@ -191,7 +191,7 @@ class _Session:
         self.step = 0
         self.state: dict[str, Any] = {"best_nll": None, "best_step": None, "since_best": 0, "history": []}
         self.scalars: dict[str, float] = {}
-        self.scores: dict[str, float] = {}
+        self.scores: dict[str, Any] = {}
         self.signal: int | None = None
         self.logs = {name: log.JsonLines(folder / name) for name in _LOGS} if dist.is_main() else {}
 
@@ -287,7 +287,7 @@ class _Session:
         with contextlib.ExitStack() as stack, torch.inference_mode():
             for optimizer in self.optimizers.values():
                 stack.enter_context(optimizer.averaged())
-            scores = evaluate.validate(self.chapter, self.model, self.data, self.device)
+            scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
             if dist.is_main() and self.settings.train.samples and self.data.tokenizer is not None:
                 writer = generate.Writer(self.model, self.data.tokenizer, self.settings, self.device, self.folder)
                 texts, sampled = evaluate.sample_and_score(writer, self.data, self.settings.train)
@@ -298,6 +298,8 @@ class _Session:
         self.scores = scores
         if dist.is_main():
             self.logs["scores.jsonl"].write({"step": self.step, **scores})
+            for sign in scores.get("signs", ()):
+                self.say(f"step {self.step}: {sign}")
         self._judge(scores["nll_per_token"])
         observe = getattr(self.chapter, "observe", None)  # the one optional name of a chapter
         if observe is not None:

@@ -20,6 +20,13 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: #444 }
 """
 
 
+_SHOWN = (
+    *("step", "nll_per_token", "perplexity", "nll_per_character"),
+    *("bleu_4", "self_bleu_4", "real_self_bleu_4", "unique", "distinct_2", "novelty_4", "copied"),
+)
+"""What the table of validations shows; scores.jsonl holds all of it."""
+
+
 def write_report(folder: Path) -> Path:
     """Write report.html into a run folder from what lies there, and return its path."""
     name = runs.stored_sections(folder)["name"]
@@ -76,7 +83,7 @@ def png(figure: Any) -> str:
 def _score_table(scores: list[dict[str, Any]]) -> str:
     if not scores:
         return ""
-    names = list(dict.fromkeys(name for row in scores for name in row))
+    names = [name for name in _SHOWN if any(name in row for row in scores)]
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
     body = "".join(
         "<tr>" + "".join(f'<td class="number">{_number(row.get(name))}</td>' for name in names) + "</tr>"

@@ -97,7 +97,7 @@ class Score:
 
     def __float__(self) -> float:
         """Return the number alone."""
-        return self.value
+        return float(self.value)
 
     def __str__(self) -> str:
         """Return `0.3438 [0.3391, 0.3484] bleu|n:1-4|...`."""
