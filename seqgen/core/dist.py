@@ -4,7 +4,9 @@
 Without it there is one process and every function is free.
 """
 
+import json
 import os
+from typing import Any
 
 import torch
 import torch.distributed as torch_dist
@@ -55,6 +57,18 @@ def any_(flag: bool, device: torch.device) -> bool:
     if world() == 1:
         return flag
     return bool(sum_(torch.tensor([float(flag)], device=device)).item())
+
+
+def from_main(value: Any, device: torch.device) -> Any:
+    """The first process's value on every process; plain JSON values only."""
+    if world() == 1:
+        return value
+    sent = json.dumps(value).encode() if is_main() else b""
+    size = int(sum_(torch.tensor([len(sent)], device=device)).item())
+    text = torch.zeros(size, dtype=torch.uint8, device=device)
+    if is_main():
+        text += torch.tensor(list(sent), dtype=torch.uint8, device=device)
+    return json.loads(bytes(sum_(text).tolist()))
 
 
 def barrier() -> None:

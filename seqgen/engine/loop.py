@@ -5,6 +5,7 @@ that is killed and started again ends with the same bytes as one that was not: n
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -88,16 +89,21 @@ def train(
     dist.start(device)
 
     origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
+    settings, part = _inherited(chapter, settings, source_run)
     data = _prepare(chapter, settings, folder, origin, device, extra_input)
-    settings = runs.with_facts(settings, data.facts, *data.resolved)
+    settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
     model = _new_model(chapter, settings, device)
+    attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
+    if attach is not None:
+        attach(model, data)
     optimizers = chapter.optimizers(model, settings.train)
 
     said: list[str] = []
     last = checkpoint.steps(folder)
     if stored is None:
         if origin is not None:
-            checkpoint.fill(model, checkpoint.read_tensors(*origin, "model.safetensors"), str(origin[0]))
+            tensors = checkpoint.read_tensors(*origin, "model.safetensors")
+            checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
         if dist.is_main():
             _create(folder, settings, data, origin, device)
     else:
@@ -147,6 +153,19 @@ def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path
     return folder, checkpoint.best_step(folder)
 
 
+def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[str] | None) -> tuple[Settings, str]:
+    """The settings of a run that starts from another, and the name of the submodule that takes its weights ("": all).
+
+    A chapter may say both by an optional `inherit(config, name, other_config) -> (config, submodule)`.
+    """
+    inherit = getattr(chapter, "inherit", None)
+    if source_run is None or inherit is None:
+        return settings, ""
+    source = runs.read_settings(Path(source_run))
+    config, part = inherit(settings.model, source.name, source.model)
+    return dataclasses.replace(settings, model=config), part
+
+
 def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
     """A new run folder; config.toml comes last, because it is what makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +208,13 @@ class _Session:
         self.folder, self.settings, self.chapter, self.model = folder, settings, chapter, model
         self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
         self.step = 0
-        self.state: dict[str, Any] = {"best_nll": None, "best_step": None, "since_best": 0, "history": []}
+        self.state: dict[str, Any] = {
+            "best_nll": None,
+            "best_step": None,
+            "since_best": 0,
+            "history": [],
+            "events": [],
+        }
         self.scalars: dict[str, float] = {}
         self.scores: dict[str, Any] = {}
         self.signal: int | None = None
@@ -300,13 +325,15 @@ class _Session:
             self.logs["scores.jsonl"].write({"step": self.step, **scores})
             for sign in scores.get("signs", ()):
                 self.say(f"step {self.step}: {sign}")
-        self._judge(scores["nll_per_token"])
-        observe = getattr(self.chapter, "observe", None)  # the one optional name of a chapter
-        if observe is not None:
-            observe(self.model, scores)
+        observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
+        said = observe(self.model, dist.from_main(scores, self.device)) if observe is not None else None
+        self._judge(scores["nll_per_token"], said or {})
 
-    def _judge(self, nll: float) -> None:
-        """What a validation decides: a new best, the averaging trigger. Equal on every process."""
+    def _judge(self, nll: float, said: dict[str, Any]) -> None:
+        """What a validation decides: a new best, the averaging trigger. Equal on every process.
+
+        `said` is what `observe` gave: "best" replaces the comparison of likelihoods, "event" is kept in state.json.
+        """
         state, train = self.state, self.settings.train
         history = state["history"]
         n = train.average_trigger
@@ -317,7 +344,10 @@ class _Session:
                     optimizer.start_averaging()
                     self.say(f"step {self.step}: validation no longer falls, averaging begins")
         history.append(nll)
-        if math.isfinite(nll) and (state["best_nll"] is None or nll < state["best_nll"]):
+        if "event" in said:
+            state["events"].append({"step": self.step, "event": said["event"]})
+            self.say(f"step {self.step}: {said['event']}")
+        if said.get("best", math.isfinite(nll) and (state["best_nll"] is None or nll < state["best_nll"])):
             state |= {"best_nll": nll, "best_step": self.step, "since_best": 0}
         else:
             state["since_best"] += 1

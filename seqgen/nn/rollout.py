@@ -1,4 +1,4 @@
-"""Texts drawn from a recurrent policy for training it: whole ones, and completions of every prefix (Monte-Carlo rollouts).
+"""Texts drawn from a recurrent policy: whole ones, and completions of every prefix (Monte-Carlo rollouts).
 
 The usual way feeds each prefix again for each completion. Here the given texts are read once, one token a step, and at
 every step their completions from there join one batch that grows, so T - 1 steps make all N * B * (T - 1) of them.
@@ -130,10 +130,10 @@ class _Output:
         """(R,) int64; the uniform numbers come from torch's default generator of the device."""
         uniforms = torch.rand(len(features_rh), dtype=torch.float64, device=features_rh.device)
         ids = []
-        for features, numbers in zip(
-            features_rh.split(sampler.CHUNK), uniforms.split(sampler.CHUNK), strict=True
-        ):
+        for begin in range(0, len(features_rh), sampler.CHUNK):
+            rows = slice(begin, begin + sampler.CHUNK)
+            features = features_rh[rows]
             logits = torch.addmm(self._bias, features, self._weight_t, out=self._logits[: len(features)])
             probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(features)])
-            ids.append(sampler.pick(probabilities, numbers))
+            ids.append(sampler.pick(probabilities, uniforms[rows]))
         return torch.cat(ids) if ids else features_rh.new_empty(0, dtype=torch.int64)

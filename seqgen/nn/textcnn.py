@@ -133,9 +133,9 @@ class FrozenCnn:
         ids = _ended(ids_bt, lengths_b, self._end)
         order = lengths_b.argsort(stable=True)
         scores = torch.empty(len(ids), device=ids.device)
-        for block in order.split(_BLOCK):
+        for block in torch.split(order, _BLOCK):
             parts = []
-            for rows in block.split(_CHUNK):
+            for rows in torch.split(block, _CHUNK):
                 lengths = lengths_b[rows]
                 parts.append(self._pooled(ids[rows, : int(lengths[-1])], lengths))
             scores[block] = self._head(torch.cat(parts))
@@ -163,7 +163,8 @@ class FrozenCnn:
             windows = windows.gather(1, start.unsqueeze(-1).expand(-1, -1, width))
         if self._tables is None:
             vectors = self._critic.embedding.weight[windows].flatten(2)
-            return vectors @ self._critic.filters[number]
+            responses: Tensor = vectors @ self._critic.filters[number]
+            return responses
         shift = torch.arange(width, device=ids_bt.device) * (self._end + 1)
         bags = F.embedding_bag((windows + shift).reshape(-1, width), self._tables[number], mode="sum")
         return bags.view(rows, count, -1)
@@ -220,7 +221,8 @@ class GruCritic(nn.Module):
         return logit.squeeze(1).float()
 
     def _states(self, x_bte: Tensor) -> Tensor:
-        states: Tensor = self.rnn(x_bte.to(self.rnn.weight_hh_l0.dtype))[0]
+        # under autocast x may arrive in low precision, which the GRU's own check refuses beside float32 weights
+        states: Tensor = self.rnn(x_bte.to(self.embedding.weight.dtype))[0]
         return states
 
     def penalty(self) -> Tensor:
@@ -242,7 +244,7 @@ class FrozenGru:
     def __call__(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """The critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         scores = torch.empty(len(ids_bt), device=ids_bt.device)
-        for rows in lengths_b.argsort(stable=True).split(4 * _CHUNK):
+        for rows in torch.split(lengths_b.argsort(stable=True), 4 * _CHUNK):
             lengths = lengths_b[rows]
             states = self._states(ids_bt[rows, : int(lengths[-1])], lengths)
             last = states[torch.arange(len(rows), device=states.device), lengths - 1]

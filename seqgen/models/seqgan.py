@@ -1,0 +1,696 @@
+"""SeqGAN: a recurrent policy trained by policy gradient against a critic of whole texts (Yu et al. 2017).
+
+Phases by step (Algorithm 1): `mle`, the policy learns from text; `critic`, a critic learns to tell text from what the
+policy writes; then turns of `policy` and `critic`. One step is one update of one network. Tokens are discrete, so the
+reward cannot be differentiated: grad J = E[sum over t of A_t grad log p(x_t | x_<t)], where A_t says how much better
+than expected the text became by its token t. The advantages are under `advantages`.
+Shapes: B rows, T tokens (the end of the text counted), V vocabulary, H hidden, P counted positions, F features.
+Run: seqgen train seqgan --data captions.txt --out runs/captions
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from seqgen.core.batch import SequenceBatch
+from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError
+from seqgen.core.rng import hash64, text_seeds
+from seqgen.core.update import Optimizer, update
+from seqgen.models import lm
+from seqgen.nn.decode import Decoder, Samples, Sampling
+from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
+from seqgen.nn.rollout import Texts, draw, rollout_values
+from seqgen.nn.textcnn import CnnCritic, Frozen, GruCritic
+
+DATA = "text"
+
+Phase = Literal["mle", "critic", "policy"]
+Score = Callable[[Texts], Tensor]
+"""Texts to one number each, (B,)."""
+
+_FORGET = 0.9  # of the value function's sums per policy step: the critic whose features they hold moves on
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `model` of a SeqGAN."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Kind of layer of the policy."""
+    layers: Annotated[int, Field(ge=1)] = 1
+    """How many recurrent layers the policy has."""
+    embedding: Annotated[int, Field(ge=1)] = 256
+    """Features of a token in the policy."""
+    hidden: Annotated[int, Field(ge=1)] = 512
+    """Features of each layer's state."""
+    last_hidden: Annotated[int, Field(ge=0)] = 0
+    """Features of the last layer; 0: as `hidden`."""
+    tied: bool = True
+    """The policy's output layer shares its embedding's weights."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Dropout before, between and after the policy's layers; in the phase mle only, texts are drawn without."""
+    normal_init: Annotated[float, Field(ge=0)] = 0.0
+    """Every weight of the policy starts from N(0, this squared), as in the paper (0.1); 0: as the language model."""
+
+    mle_steps: Annotated[int, Field(ge=0)] = 2000
+    """Steps of the first phase, maximum likelihood; 0 with `--from` a language model."""
+    critic_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of the critic before the policy's first turn."""
+    policy_turn: Annotated[int, Field(ge=1)] = 1
+    """Steps of the policy in each turn."""
+    critic_turn: Annotated[int, Field(ge=0)] = 5
+    """Steps of the critic in each turn."""
+    round_steps: Annotated[int, Field(ge=1)] = 50
+    """Steps of the critic on one set of drawn texts, counted anew in every turn."""
+    negatives: Annotated[int, Field(ge=1)] = 1000
+    """Texts drawn for such a set; each step takes some at random. They are drawn again on resume, never stored."""
+
+    advantage: Literal["delta", "raw", "reinforce_loo", "critic"] = "delta"
+    """delta: Q_t - Q_(t-1), raw: Q_t (the paper), both by rollouts; reinforce_loo: reward less that of the other rows;
+    critic: reward less a value fitted to what the critic sees of a prefix."""
+    rollouts: Annotated[int, Field(ge=0)] = 4
+    """Completions of every prefix (delta, raw); the paper has 16."""
+    rollout_lag: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Rollouts by a slower policy: this share of it is kept at every policy step (the paper's code: 0.8); 0: none."""
+    rollout_precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the critic's highway layer in bfloat16 when it scores rollouts; moves a probability by less than 0.01."""
+    gae: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """lambda of generalised advantage estimation (critic; Schulman et al. 2016); below 1 is less noisy and biased."""
+    policy_lr: Annotated[float, Field(ge=0)] = 1e-4
+    """Learning rate of the policy after the phase mle; 0: `train.lr`."""
+    mle_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Times the likelihood loss per token of real text, added to the policy's loss: keeps it near the text."""
+    kl_target: Annotated[float, Field(ge=0)] = 0.0
+    """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
+
+    reward: str = "critic"
+    """critic; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
+    file.py:function (list of texts to numbers), grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE."""
+    reward_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a reward of your own; the rest is the critic's."""
+
+    critic: Literal["cnn", "gru"] = "cnn"
+    """Kind of critic."""
+    critic_embedding: Annotated[int, Field(ge=1)] = 64
+    """Features of a token in the critic."""
+    critic_widths: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Words under each kind of filter (cnn)."""
+    critic_maps: tuple[int, ...] = (100, 200, 200, 200, 200)
+    """Filters of each width (cnn)."""
+    critic_hidden: Annotated[int, Field(ge=1)] = 128
+    """Features of the state (gru)."""
+    critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Dropout before the critic's output."""
+    critic_l2: Annotated[float, Field(ge=0)] = 0.2
+    """Times half the squared norm of the critic's output layer, added to its loss."""
+    critic_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the critic."""
+    critic_loss: Literal["bce", "wasserstein-gp", "wasserstein-clip"] = "bce"
+    """bce: the reward is the probability of being real. wasserstein: the reward is the critic's bare score, which is
+    kept smooth by a gradient penalty on mixed embeddings, or by clipping weights."""
+    critic_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the gradient penalty (wasserstein-gp)."""
+    critic_clip: Annotated[float, Field(gt=0)] = 0.01
+    """Largest size of the critic's weights (wasserstein-clip)."""
+
+    alarm: bool = True
+    """Watch for collapse at every validation, and go back to the last healthy policy."""
+
+    seed: int = 0
+    """The run's seed; filled in."""
+    vocab_size: Annotated[int, Field(ge=0)] = 0
+    """Number of tokens; filled from the tokenizer."""
+    start: Annotated[int, Field(ge=0)] = 0
+    """The token before every text; filled from the tokenizer."""
+    stop: Annotated[int, Field(ge=-1)] = -1
+    """The token that ends a text, -1: none, all texts have `max_length` tokens; filled from the tokenizer."""
+    never: tuple[int, ...] = ()
+    """Tokens that are not drawn; filled from the tokenizer."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Tokens of a text at most, its end counted; filled from the data."""
+
+    def policy(self) -> lm.Config:
+        """The settings of the policy as a language model."""
+        return lm.Config(
+            cell=self.cell,
+            layers=self.layers,
+            embedding=self.embedding,
+            hidden=self.hidden,
+            last_hidden=self.last_hidden,
+            tied=self.tied,
+            input_dropout=self.dropout,
+            hidden_dropout=self.dropout,
+            output_dropout=self.dropout,
+            vocab_size=self.vocab_size,
+            stop=self.stop,
+            never=self.never,
+            max_length=self.max_length,
+        )
+
+
+def phase(config: Config, step: int) -> tuple[Phase, int]:
+    """What a step trains, and for the critic the number of its round of drawn texts."""
+    step -= config.mle_steps
+    if step < 0:
+        return "mle", 0
+    if step < config.critic_steps:
+        return "critic", step // config.round_steps
+    turn, place = divmod(step - config.critic_steps, config.policy_turn + config.critic_turn)
+    if place < config.policy_turn:
+        return "policy", 0
+    rounds_before = -(-config.critic_steps // config.round_steps) + turn * -(-config.critic_turn // config.round_steps)
+    return "critic", rounds_before + (place - config.policy_turn) // config.round_steps
+
+
+class Model(nn.Module):
+    """A policy, its critic, and copies of the policy as it was.
+
+    `anchor` is the language model at the end of the phase mle, `healthy` the policy at the last validation without
+    alarm, `lagged` the slower policy of rollouts.
+    """
+
+    rank_local = ("kl_weight", "value_sums")
+    kl_weight: Tensor
+    """Weight of the KL penalty, adapted at every policy step."""
+    value_sums: Tensor | None
+    """Normal equations of the value function, (F + 2, F + 3): forgotten slowly."""
+    began: Tensor
+    """Whether the phase mle is over."""
+    at_start: Tensor
+    """Held-out nats per token and share of unique texts of the language model, NaN until they are known."""
+    rewinds: Tensor
+    """How often the alarm went off; each halves the policy's learning rate."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.policy = lm.Model(config.policy())
+        if config.normal_init:
+            for parameter in self.policy.parameters():
+                nn.init.normal_(parameter, std=config.normal_init)
+        self.critic: CnnCritic | GruCritic
+        if config.critic == "cnn":
+            self.critic = CnnCritic(
+                config.vocab_size,
+                embedding=config.critic_embedding,
+                widths=config.critic_widths,
+                maps=config.critic_maps,
+                dropout=config.critic_dropout,
+            )
+        else:
+            self.critic = GruCritic(
+                config.vocab_size,
+                embedding=config.critic_embedding,
+                hidden=config.critic_hidden,
+                dropout=config.critic_dropout,
+            )
+        self.anchor, self.healthy = self._copied_policy(), self._copied_policy()
+        self.lagged = self._copied_policy() if config.rollout_lag else None
+        self.register_buffer("kl_weight", torch.tensor(0.1))
+        features = sum(config.critic_maps) if config.critic == "cnn" else config.critic_hidden
+        sums = torch.zeros(features + 2, features + 3) if config.advantage == "critic" else None
+        self.register_buffer("value_sums", sums)
+        self.register_buffer("began", torch.tensor(False))
+        self.register_buffer("at_start", torch.full((2,), math.nan))
+        self.register_buffer("rewinds", torch.tensor(0))
+        self.own_reward: Score | None = None
+        self._negatives: tuple[int, Texts | None] = (-1, None)
+
+    def _copied_policy(self) -> lm.Model:
+        return copy.deepcopy(self.policy).requires_grad_(False)
+
+    # What is said of any text model: that of the policy
+
+    def decoder(self, *, fast: bool = False) -> Decoder:
+        """The policy prepared for sampling."""
+        return self.policy.decoder(fast=fast)
+
+    def sample(
+        self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **options: Any
+    ) -> Samples:
+        """Texts that go on from prompts; text k depends on prompt, seed and options alone."""
+        return self.policy.sample(prompts, seeds, sampling, fast=fast, **options)
+
+    def log_probs(self, batch: SequenceBatch) -> Tensor:
+        """The policy's log-probability of every counted target in nats, (P,) float64."""
+        return self.policy.log_probs(batch)
+
+    # The critic's opinion of given text
+
+    @torch.no_grad()
+    def realness(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """The critic's logit of every text, (B,), and what each counted token takes away from it, (P,) float32.
+
+        A token's value is the text's logit less that without the token (its vector replaced by zeros): far below 0
+        means that the text would look more real if this token were something else. Text above 0 looks real.
+        """
+        texts = _written(batch)
+        rows, length = texts.ids.shape
+        x = self.critic.embedded(texts.ids, texts.lengths)
+        whole = self.critic.score_embedded(x, texts.lengths)
+        without = torch.empty(rows, length, device=x.device)
+        for t in range(length):
+            blank = x.clone()
+            blank[:, t] = 0
+            without[:, t] = self.critic.score_embedded(blank, texts.lengths)
+        return whole, (whole[:, None] - without).flatten()[batch.positions]
+
+    # Training
+
+    def reward(self, critic: Frozen) -> Score:
+        """The reward of whole texts, (B,) float32, under a frozen critic and the reward of the settings."""
+        config, own = self.config, self.own_reward
+
+        def score(texts: Texts) -> Tensor:
+            if config.reward == "constant":
+                return torch.ones(len(texts.ids), device=texts.ids.device)
+            if config.reward != "critic" and own is None:
+                raise ConfigError(f"model.reward = {config.reward} needs the training loop's text")
+            if own is not None and config.reward_weight == 1:
+                return own(texts)
+            logits = critic(texts.ids, texts.lengths)
+            values = torch.sigmoid(logits) if config.critic_loss == "bce" else logits
+            return values if own is None else torch.lerp(values, own(texts).to(values), config.reward_weight)
+
+        return score
+
+    def negatives(self, round_number: int) -> Texts:
+        """The drawn texts of a round of the critic: a function of the policy's weights, the seed and the round.
+
+        They are kept in memory, not in checkpoints: the policy stands still while the critic learns.
+        """
+        config = self.config
+        if self._negatives[0] != round_number or self._negatives[1] is None:
+            seeds = text_seeds(hash64("negatives", config.seed, round_number), 0, config.negatives)
+            device = self.policy.output_bias.device
+            texts = draw(self.decoder(), config.start, seeds.to(device), config.max_length)
+            self._negatives = (round_number, texts)
+            return texts
+        return self._negatives[1]
+
+    def forget_negatives(self) -> None:
+        """Drop the drawn texts, because the policy has changed."""
+        self._negatives = (-1, None)
+
+    def copy_policy(self, source: lm.Model, *targets: lm.Model | None) -> None:
+        """Give each target the weights of the source."""
+        with torch.no_grad():
+            for target in targets:
+                if target is not None:
+                    for new, old in zip(target.parameters(), source.parameters(), strict=True):
+                        new.copy_(old)
+
+
+def _check(config: Config) -> None:
+    """What two settings together must hold; ConfigError names them."""
+    faults = []
+    if config.advantage in ("delta", "raw") and config.rollouts < 1:
+        faults.append(
+            f"model.rollouts must be at least 1 with model.advantage = {config.advantage}, got {config.rollouts}; "
+            "or use reinforce_loo or critic, which need none"
+        )
+    if config.critic == "cnn":
+        if len(config.critic_maps) != len(config.critic_widths) or not config.critic_widths:
+            faults.append(
+                f"model.critic_maps must have one number for each of model.critic_widths, got "
+                f"{len(config.critic_maps)} and {len(config.critic_widths)}"
+            )
+        bad = [n for n in (*config.critic_widths, *config.critic_maps) if n < 1]
+        if bad:
+            faults.append(f"model.critic_widths and model.critic_maps must be at least 1, got {bad[0]}")
+        widest = max(config.critic_widths, default=0)
+        if widest > config.max_length > 0:
+            faults.append(
+                f"model.critic_widths has {widest}, but the longest text has {config.max_length} tokens; "
+                f"use widths up to {config.max_length}"
+            )
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
+    """What a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
+
+    From a language model: the policy has its sizes and its weights, and the phase mle is over.
+    """
+    if name == "seqgan":
+        return config, ""
+    if name != "lm":
+        raise ConfigError(f"--from a run of {name}: a seqgan starts from a run of lm or seqgan")
+    sizes = {size: getattr(other, size) for size in ("cell", "layers", "embedding", "hidden", "last_hidden", "tied")}
+    return replace(config, mle_steps=0, **sizes), "policy"
+
+
+def attach(model: Model, data: Any) -> None:
+    """Give a model what only training needs of the data: a reward of text, imported or built now, never on loading."""
+    if model.config.reward not in ("critic", "constant"):
+        rewards = data.reward(model.config.reward)
+        device = model.policy.output_bias.device
+
+        def score(texts: Texts) -> Tensor:
+            rows = [row[:n] for row, n in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
+            return torch.tensor(rewards(rows), dtype=torch.float32, device=device)
+
+        model.own_reward = score
+
+
+def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
+    """One optimizer for the policy, one for the critic, which keeps its learning rate."""
+    critic = replace(train, schedule="constant", warmup=0, weight_decay=0.0, average_from=-1)
+    return {
+        "policy": Optimizer(model.policy.named_parameters(), train),
+        "critic": Optimizer(model.critic.named_parameters(), critic, lr=model.config.critic_lr),
+    }
+
+
+def train_step(
+    model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
+) -> dict[str, float | Tensor]:
+    """One update of one network, by the phase of the step."""
+    config = model.config
+    now, round_number = phase(config, step)
+    if step == config.mle_steps:
+        model.copy_policy(model.policy, model.anchor, model.healthy, model.lagged)
+        model.began.fill_(True)
+    match now:
+        case "mle":
+            return _mle_step(model, optimizers["policy"], batch, step)
+        case "critic":
+            return _critic_step(model, optimizers["critic"], batch, step, round_number)
+        case "policy":
+            model.forget_negatives()
+            return _policy_step(model, optimizers["policy"], batch, step)
+
+
+def _mle_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int) -> dict[str, float | Tensor]:
+    """Maximum likelihood: the language model's own loss."""
+    loss, nll, _ = model.policy.loss(batch)
+    return {**update(optimizer, (loss, batch.count), step), "nll": nll / batch.count}
+
+
+# ------------------------------------------------------------------------------------------------------------ critic
+
+
+def _critic_step(
+    model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int, round_number: int
+) -> dict[str, float | Tensor]:
+    """Half a batch of text against half a batch of drawn texts."""
+    config = model.config
+    real = _real_half(batch, step)
+    with _plain(batch.inputs.device):
+        drawn = model.negatives(round_number)
+    # drawn on the CPU, by the generators of this step and process
+    chosen = torch.randint(len(drawn.ids), (len(real.ids),)).to(drawn.ids.device)
+    fake = Texts(drawn.ids[chosen], drawn.lengths[chosen])
+    if config.critic_loss == "bce":
+        both = _stacked(real, fake)
+        logits = model.critic(both.ids, both.lengths)
+        labels = torch.cat([torch.ones(len(real.ids)), torch.zeros(len(fake.ids))]).to(logits)
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        scalars = {"critic_accuracy": ((logits > 0) == (labels > 0)).float().mean()}
+    else:
+        logits = torch.cat([model.critic(real.ids, real.lengths), model.critic(fake.ids, fake.lengths)])
+        distance = logits[: len(real.ids)].mean() - logits[len(real.ids) :].mean()
+        loss = -distance
+        scalars = {"wasserstein": distance.detach()}
+        if config.critic_loss == "wasserstein-gp":
+            penalty = _gradient_penalty(model.critic, real, fake)
+            loss = loss + config.critic_penalty * penalty
+            scalars["gradient_penalty"] = penalty.detach()
+    loss = loss + config.critic_l2 * model.critic.penalty()
+    count = len(logits)
+    clamp = config.critic_clip if config.critic_loss == "wasserstein-clip" else 0.0
+    done = update(optimizer, (loss * count, count), step, clamp=clamp)
+    return {**{f"critic_{name}": value for name, value in done.items()}, **scalars}
+
+
+def _written(batch: SequenceBatch) -> Texts:
+    """The texts of a batch as a critic reads them: what follows the start token, the end of the text included."""
+    if batch.count != int(batch.lengths.sum()):
+        raise ConfigError("seqgan writes without conditions; leave data.source empty")
+    return Texts(batch.targets, batch.lengths)
+
+
+def _real_half(batch: SequenceBatch, step: int) -> Texts:
+    """Every second text of the batch: a batch of the critic is half real, half drawn, and `train.batch` rows in all."""
+    texts = _written(batch)
+    rows = slice(step % 2, None, 2) if len(texts.ids) > 1 else slice(None)
+    return Texts(texts.ids[rows], texts.lengths[rows])
+
+
+def _stacked(first: Texts, second: Texts) -> Texts:
+    """Both, one under the other."""
+    length = max(int(first.lengths.max()), int(second.lengths.max()))
+    ids = [F.pad(t.ids[:, :length], (0, length - min(length, t.ids.shape[1]))) for t in (first, second)]
+    return Texts(torch.cat(ids), torch.cat([first.lengths, second.lengths]))
+
+
+def _gradient_penalty(critic: CnnCritic | GruCritic, real: Texts, fake: Texts) -> Tensor:
+    """Mean squared distance of the gradient's norm from 1 at mixed embeddings (Gulrajani et al. 2017).
+
+    Tokens cannot be mixed, their vectors can: the critic is kept smooth in the space it reads, not in that of texts.
+    """
+    both = _stacked(real, fake)
+    with torch.autocast(both.ids.device.type, enabled=False):
+        vectors = critic.embedded(both.ids, both.lengths).detach()
+        lengths = torch.maximum(both.lengths[: len(real.ids)], both.lengths[len(real.ids) :])
+        share = torch.rand(len(real.ids), 1, 1).to(vectors)
+        mixed = torch.lerp(vectors[: len(real.ids)], vectors[len(real.ids) :], share).requires_grad_()
+        (slope,) = torch.autograd.grad(critic.score_embedded(mixed, lengths).sum(), mixed, create_graph=True)
+        norms: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+        return (norms - 1).square().mean()
+
+
+# ------------------------------------------------------------------------------------------------------------ policy
+
+
+def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int) -> dict[str, float | Tensor]:
+    """Texts are drawn, rewarded, and made more or less probable, token by token."""
+    config = model.config
+    device = batch.inputs.device
+    with _plain(device):
+        seeds = torch.randint(1 << 62, (len(batch.inputs),)).to(device)
+        texts = draw(model.decoder(), config.start, seeds, config.max_length)
+        rewards, weights = _judged(model, texts)
+    drawn = _as_batch(config, texts)
+    with _without_dropout(model.policy):
+        hidden_bth, _ = model.policy.scan(drawn.inputs)
+    features = model.policy.features(hidden_bth.flatten(0, 1)[drawn.positions])
+    targets = drawn.targets.flatten()[drawn.positions]
+    loss = linear_cross_entropy(
+        features, *model.policy.head(), targets, row_weights=weights.flatten()[drawn.positions].clone()
+    )
+    log_probs = linear_log_probs(features, *model.policy.head(), targets)
+    kl = (log_probs - model.anchor.eval().log_probs(drawn)).mean()
+    if config.kl_target:
+        loss = loss + float(model.kl_weight) * _divergence(model, drawn, features)
+        # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
+        error = (float(kl) / config.kl_target - 1) if config.kl_target else 0.0
+        model.kl_weight *= 1 + 0.1 * max(-0.2, min(0.2, error))
+    if config.mle_weight:
+        loss = loss + config.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
+    slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
+    done = update(optimizer, (loss, drawn.count), step, weight=slower)
+    if model.lagged is not None:
+        with torch.no_grad():
+            for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
+                slow.lerp_(new, 1 - config.rollout_lag)
+    return {
+        **{f"policy_{name}": value for name, value in done.items()},
+        "reward": rewards.mean(),
+        "reward_sd": rewards.std(correction=0),
+        "entropy": -log_probs.mean(),
+        "kl": kl,
+        "length": texts.lengths.float().mean(),
+    }
+
+
+def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
+    """The rewards of whole texts, (B,), and the advantages of their tokens, (B, T), without gradient."""
+    config = model.config
+    critic = model.critic.frozen(low=config.rollout_precision == "bf16")
+    score = model.reward(critic)
+    rewards = score(texts)
+    values: Tensor | None = None
+    if config.advantage in ("delta", "raw"):
+        values = rollout_values(
+            model.policy if model.lagged is None else model.lagged,
+            score,
+            texts,
+            rollouts=config.rollouts,
+            start=config.start,
+            stop=config.stop,
+            never=config.never,
+        )
+    elif config.advantage == "critic":
+        assert model.value_sums is not None, "made with the model"
+        features = _value_features(critic.prefix_features(texts.ids, texts.lengths))
+        # fitted to earlier texts only, so that the advantage stays unbiased; then these are added
+        values = fitted_values(model.value_sums, features)
+        inside = _inside(texts)
+        add_to_sums(model.value_sums, features[inside], rewards[:, None].expand_as(inside)[inside])
+    return rewards, advantages(config.advantage, rewards, texts.lengths, values, gae=config.gae)
+
+
+def advantages(
+    kind: Literal["delta", "raw", "reinforce_loo", "critic"],
+    rewards_b: Tensor,
+    lengths_b: Tensor,
+    values_bt: Tensor | None,
+    *,
+    gae: float = 1.0,
+) -> Tensor:
+    """How much better than expected a text became by each of its tokens, A_t, (B, T); 0 after a text's end.
+
+    raw: Q_t, the mean reward of completions of tokens 0 .. t (`values_bt`), which at the last token is the reward
+    itself (Yu et al. 2017). delta: Q_t - Q_(t-1); completions of the shorter prefix do not depend on token t, so they
+    are a free baseline; Q_(-1) is the mean reward of the other rows. reinforce_loo: the reward less that mean (Kool et
+    al. 2019). critic: the reward less `values_bt`, a prediction from the tokens before t; with gae = lambda < 1
+    the sum over l of lambda^l (V_(t+l+1) - V_(t+l)). All but gae < 1 are unbiased. Values are not looked at where a
+    text is finished; kinds without rollouts take T from `values_bt` or from the longest text.
+    """
+    length = int(lengths_b.max()) if values_bt is None else values_bt.shape[1]
+    t = torch.arange(length, device=lengths_b.device)
+    inside = t < lengths_b[:, None]
+    at_end = t == lengths_b[:, None] - 1
+    others = (rewards_b.sum() - rewards_b) / max(1, len(rewards_b) - 1)
+    if kind == "reinforce_loo" or values_bt is None:
+        result = (rewards_b - others)[:, None].expand(-1, length)
+    elif kind == "critic":
+        after = torch.where(at_end, rewards_b[:, None], F.pad(values_bt[:, 1:], (0, 1)))
+        result = torch.where(inside, after - values_bt, 0.0)
+        for k in range(length - 2, -1, -1):
+            result[:, k] += gae * result[:, k + 1]
+    else:
+        result = torch.where(at_end, rewards_b[:, None], values_bt)
+        if kind == "delta":
+            result = result - torch.cat([others[:, None], result[:, :-1]], 1)
+    return torch.where(inside, result, 0.0)
+
+
+def _value_features(seen_btf: Tensor) -> Tensor:
+    """What predicts the reward before token t, (B, T, F + 2): what the critic saw of tokens 0 .. t - 1, 1, and t."""
+    before = F.pad(seen_btf[:, :-1], (0, 0, 1, 0))
+    rows, length, _ = before.shape
+    place = torch.linspace(0, 1, length, device=before.device).expand(rows, -1)
+    return torch.cat([before, torch.ones_like(place)[..., None], place[..., None]], 2)
+
+
+def fitted_values(sums: Tensor, features_btf: Tensor) -> Tensor:
+    """Ridge regression from the normal equations in `sums` (F, F + 1), applied to features, (B, T); 0 before any."""
+    gram, target = sums[:, :-1], sums[:, -1]
+    ridge = 1e-3 * gram.diagonal().mean() + 1e-6
+    weights: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), target)
+    return features_btf @ weights
+
+
+def add_to_sums(sums: Tensor, features_nf: Tensor, rewards_n: Tensor) -> None:
+    """Let `sums` forget a little and add these rows."""
+    sums *= _FORGET
+    sums += features_nf.t() @ torch.cat([features_nf, rewards_n[:, None]], 1)
+
+
+def _divergence(model: Model, drawn: SequenceBatch, features_ph: Tensor) -> Tensor:
+    """Sum over positions of KL(policy || language model) of the next token, with gradient, nats."""
+    with torch.no_grad():
+        hidden_bth, _ = model.anchor.eval().scan(drawn.inputs)
+        weight, bias = model.anchor.head()
+        anchored = model.anchor.features(hidden_bth.flatten(0, 1)[drawn.positions])
+        reference = F.linear(anchored, weight, bias).float().log_softmax(-1)
+    log_probs = F.linear(features_ph, *model.policy.head()).float().log_softmax(-1)
+    return (log_probs.exp() * (log_probs - reference)).sum()
+
+
+def _inside(texts: Texts) -> Tensor:
+    """Which cells hold a token, (B, T) bool."""
+    return torch.arange(texts.ids.shape[1], device=texts.ids.device) < texts.lengths[:, None]
+
+
+def _as_batch(config: Config, texts: Texts) -> SequenceBatch:
+    """Drawn texts as a batch that a language model reads."""
+    length = int(texts.lengths.max())
+    targets = texts.ids[:, :length]
+    inside = _inside(texts)
+    return SequenceBatch(
+        inputs=F.pad(targets[:, :-1], (1, 0), value=config.start),
+        targets=targets,
+        positions=inside[:, :length].flatten().nonzero().squeeze(1),
+        lengths=texts.lengths,
+        rows=torch.arange(len(targets), device=targets.device),
+    )
+
+
+@contextlib.contextmanager
+def _without_dropout(policy: lm.Model) -> Iterator[None]:
+    """The policy as it draws. Its layers stay in training mode, which cuDNN wants of what is to be differentiated."""
+    policy.eval()
+    policy.rnn.layers.train()
+    try:
+        yield
+    finally:
+        policy.train()
+
+
+def _plain(device: torch.device) -> torch.autocast:
+    """Texts are drawn and judged in float32, whatever the precision of training."""
+    return torch.autocast(device.type, enabled=False)
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+
+
+def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
+    """The policy's nll of the counted tokens in nats, and the critic's probability that held-out text is real."""
+    scores: dict[str, tuple[Tensor | float, Tensor | int]] = {"nll": (-model.log_probs(batch).sum(), batch.count)}
+    if bool(model.began) and model.config.critic_loss == "bce":
+        texts = _written(batch)
+        scores["critic_on_real"] = (torch.sigmoid(model.critic(texts.ids, texts.lengths)).sum(), len(texts.ids))
+    return scores
+
+
+def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
+    """What a validation means after the phase mle: {"best": the policy is healthy, "event": what was seen or done}.
+
+    Held-out likelihood falls in adversarial training even where texts become better, so the best policy is the latest
+    healthy one. Signs of collapse, against the language model at its end: held-out nats per token and the share of
+    texts that are unique; against real text of the same size: Self-BLEU-4. On collapse the policy goes back to the
+    last healthy one and learns half as fast from then on.
+    """
+    if not bool(model.began):
+        return {}
+    nll, unique = float(scores["nll_per_token"]), float(scores.get("unique", math.nan))
+    if bool(model.at_start[0].isnan()):
+        model.at_start.copy_(torch.tensor([nll, unique]))
+    nll_before, unique_before = model.at_start.tolist()
+    # sign, how far it went, where a warning begins and where the run goes back
+    signs = [
+        ("rise of held-out nats per token", nll - nll_before, 0.3, 1.0),
+        ("loss of unique texts", 1 - unique / unique_before if unique_before else math.nan, 0.05, 0.3),
+        (
+            "Self-BLEU-4 above real text",
+            float(scores.get("self_bleu_4", math.nan)) - float(scores.get("real_self_bleu_4", math.nan)),
+            0.15,
+            0.3,
+        ),
+    ]
+    warned = [f"{name} {value:.2f} (limit {limit})" for name, value, warning, limit in signs if value >= warning]
+    collapsed = any(value >= limit for _, value, _, limit in signs) or not math.isfinite(nll)
+    if collapsed and model.config.alarm:
+        model.copy_policy(model.healthy, model.policy, model.lagged)
+        model.forget_negatives()
+        model.rewinds += 1
+        what = "back to the last healthy policy, which now learns half as fast"
+        return {"best": False, "event": f"collapse: {', '.join(warned)}; {what}"}
+    if not collapsed:
+        model.copy_policy(model.policy, model.healthy)
+    return {"best": not collapsed, **({"event": f"near collapse: {', '.join(warned)}"} if warned else {})}
