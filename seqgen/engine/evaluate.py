@@ -16,7 +16,7 @@ from seqgen import metrics
 from seqgen.core import dist, files, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError
-from seqgen.data.sources import prepare
+from seqgen.data.sources import TextData, prepare
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load
 
@@ -224,8 +224,11 @@ def _ngram_column(
     return column("kneser-ney-5", f"{size} samples of a 5-gram model of the training text", lines, likelihood)
 
 
-def training_lines(writer: Writer) -> list[str]:
-    """The training side of a run's own text, read again and compared by content with what it was trained on."""
+def own_text(writer: Writer) -> TextData:
+    """A run's own text, read and cut again as it was trained on, and compared by content with that.
+
+    DataError where the files have moved or changed.
+    """
     data = prepare(
         writer.settings.data,
         writer.settings.tokenizer,
@@ -241,4 +244,9 @@ def training_lines(writer: Writer) -> list[str]:
                 f"{', '.join(writer.settings.data.files)} is no longer the text of {writer.folder}; "
                 "give the training text with --train FILE"
             )
-    return data.train_lines
+    return data
+
+
+def training_lines(writer: Writer) -> list[str]:
+    """The training side of a run's own text; errors as `own_text`."""
+    return own_text(writer).train_lines
