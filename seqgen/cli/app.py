@@ -1,0 +1,166 @@
+"""The command `seqgen`: its commands, and what becomes of every way in which one can end.
+
+Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input, 3 a missing extra, 130 SIGINT,
+141 whoever read the output has left, 143 SIGTERM.
+"""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from seqgen._version import __version__
+from seqgen.cli import config, corpus, generate, output, report, score, tokenizer, train
+from seqgen.core.errors import SeqgenError
+
+# plain help: rich would take twice as long to draw it as everything else takes together
+app = typer.Typer(name="seqgen", rich_markup_mode=None, pretty_exceptions_enable=False)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    train.train,
+    generate.generate,
+    score.score,
+    score.evaluate,
+    score.bleu,
+    score.self_bleu,
+    report.report,
+    config.config,
+    config.doctor,
+)
+for command in _COMMANDS:
+    app.command()(command)
+app.add_typer(tokenizer.app)
+app.add_typer(corpus.app)
+
+# the root of typer's errors of usage; where it lives depends on the version of typer, its first child does not
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        output.write(f"seqgen {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def seqgen(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="The version.")
+    ] = False,
+) -> None:
+    """Neural sequence generation: train on text, sample, score, compare.
+
+    \b
+    seqgen train lm --data captions.txt --out runs/captions
+    seqgen generate runs/captions --count 5 --seed 1
+    seqgen evaluate runs/captions --references held-out.txt
+    """
+    if context.invoked_subcommand is None:
+        output.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` if none is given) and return its exit code; nothing is raised."""
+    handler = logging.StreamHandler()
+    handler.emit = _say_record  # type: ignore[method-assign]
+    messages = logging.getLogger("seqgen")
+    messages.addHandler(handler)
+    messages.setLevel(logging.INFO)
+    with warnings.catch_warnings():
+        warnings.showwarning = _say_warning
+        try:
+            code = _run(arguments)
+        finally:
+            messages.removeHandler(handler)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = app(args=arguments, prog_name="seqgen", standalone_mode=False)
+        output.flush()
+        return int(code or 0)
+    except SeqgenError as error:
+        if isinstance(error, output.OutputError):
+            output.abandon()
+        return _fail(error, error.exit_code)
+    except _UsageError as error:
+        return _fail(_usage(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except output.PipeClosedError:
+        output.abandon()
+        return 141
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, 2)
+    except UnicodeError as error:
+        return _fail(f"not UTF-8 ({error}); convert the text to UTF-8", 2)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return _fail(f"out of memory ({_first_line(error)}); lower train.batch, --count or the model's size", 2)
+        if os.environ.get("SEQGEN_DEBUG") == "1":
+            traceback.print_exc()
+            return 1
+        return _fail(
+            f"{type(error).__name__}: {_first_line(error)}; this is a fault of seqgen, "
+            "SEQGEN_DEBUG=1 before the command shows where",
+            1,
+        )
+
+
+def _fail(message: object, code: int) -> int:
+    output.say(f"error: {message}")
+    return code
+
+
+def _usage(error: Any) -> str:
+    """typer's words in ours: what was wrong, and where the help is."""
+    kind, context = type(error).__name__, error.ctx
+    where = context.command_path if context is not None else "seqgen"
+    if kind == "NoSuchOption":
+        near = f"; did you mean {sorted(error.possibilities)[0]}?" if error.possibilities else ""
+        return f"unknown option {error.option_name}{near}; see: {where} --help"
+    if kind == "MissingParameter":
+        name = error.param.metavar if error.param.param_type_name == "argument" else error.param.opts[0]
+        return f"{name} is missing; see: {where} --help"
+    if kind == "BadParameter" and error.param is not None:
+        name = error.param.metavar if error.param.param_type_name == "argument" else error.param.opts[0]
+        return f"{name}: {_lower(error.message)}; see: {where} --help"
+    return f"{_lower(error.format_message())}; see: {where} --help"
+
+
+def _lower(text: str) -> str:
+    line = " ".join(text.split()).rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # by name: torch must not be imported for an error that is not its own
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
+def _say_record(record: logging.LogRecord) -> None:
+    prefix = "warning: " if record.levelno >= logging.WARNING else ""
+    output.say(prefix + record.getMessage())
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    output.say(f"warning: {message}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

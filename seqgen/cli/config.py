@@ -1,0 +1,150 @@
+"""`seqgen config`, which explains every setting, and `seqgen doctor`, which says what the machine has."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seqgen._version import __version__
+from seqgen.cli import output
+
+EXTRAS = {
+    "serve": ("starlette", "uvicorn"),
+    "search": ("optuna",),
+    "hub": ("huggingface_hub",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "track": ("tensorboard",),
+    "chem": ("rdkit",),
+}
+"""The optional parts of the package, and the modules that each needs."""
+
+
+def config(
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="lm, ...; without it the models and presets are listed.")
+    ] = "",
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values of this preset.")] = None,
+    file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Values of this TOML file.")] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="As TOML, an input of train --config.")] = False,
+) -> None:
+    """Every setting of a model: value, range, meaning."""
+    from seqgen.core import config as settings_of
+    from seqgen.engine import run as runs
+
+    if not (model or preset or file):
+        output.write(f"models   {' '.join(runs.chapter_names())}\npresets  {' '.join(runs.preset_names())}\n")
+        return
+    settings = runs.config(model, preset=preset, file=file)
+    sections = settings.sections()
+    if toml:
+        sections.pop("version")
+        output.write(settings_of.to_toml(sections))
+        return
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    output.write(f'name = "{settings.name}"\nseed = {settings.seed}\n')
+    parts = {"data": settings.data, "tokenizer": settings.tokenizer, "model": settings.model, "train": settings.train}
+    for section, part in parts.items():
+        if part is None:
+            continue
+        output.write("\n")
+        for name, default, accepted, text in settings_of.describe(type(part), section=section):
+            value = settings_of.to_toml({"v": sections[section][name.partition(".")[2]]}).removeprefix("v = ").strip()
+            changed = "" if value == default else f", default {default}"
+            words = f"{text} [{accepted}{changed}]"
+            output.write(f"{name} = {value}\n")
+            output.write(textwrap.indent(textwrap.fill(words, width - 4, break_on_hyphens=False), "    ") + "\n")
+
+
+def doctor() -> None:
+    """What this machine has, and whether seqgen works on it."""
+    import torch
+
+    from seqgen.engine import run as runs
+
+    device = runs.choose_device("auto")
+    facts = {
+        "seqgen": __version__,
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "torch": str(torch.__version__),
+        "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16 units": _bf16_units(device),
+        **{name: importlib.metadata.version(name) for name in ("numpy", "sentencepiece", "nltk", "safetensors")},
+    }
+    for name, value in facts.items():
+        output.write(f"{name:14} {value}\n")
+    for name, modules in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        word = f"not installed (pip install 'seqgen[{name}]')" if missing else "installed"
+        output.write(f"{'extra ' + name:14} {word}\n")
+    _list_public_sets()
+    for name, check in (("train", _check_run), ("bleu", _check_bleu)):
+        try:
+            check()
+        except Exception as error:
+            output.write(f"{'check ' + name:14} FAILED: {type(error).__name__}: {error}\n")
+            raise typer.Exit(1) from None
+        output.write(f"{'check ' + name:14} ok\n")
+
+
+def _bf16_units(device: Any) -> str:
+    """Whether products in bfloat16 have hardware of their own here, without which they are slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return "unknown"
+    found = sorted({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
+    return f"yes ({', '.join(found)})" if found else "no (train.precision=bf16 will be slower here)"
+
+
+def _list_public_sets() -> None:
+    from seqgen.data import known
+
+    place = os.environ.get("SEQGEN_DATA")
+    if not place:
+        output.write(f"{'public sets':14} SEQGEN_DATA is not set\n")
+        return
+    there = [
+        name
+        for name, public in known.read_catalogue().items()
+        if all((Path(place) / file.path).is_file() for file in public.files)
+    ]
+    output.write(f"{'public sets':14} {' '.join(there) or 'none'} (in {place})\n")
+
+
+def _check_run() -> None:
+    """A few lines become a tiny run, the run is loaded again, writes a line and scores it."""
+    from seqgen.engine import generate, loop
+    from seqgen.engine import run as runs
+
+    lines = [f"{a} {b} {c}" for a in "abcd" for b in "efgh" for c in "ijkl"]
+    small = {"model.hidden": 8, "model.embedding": 8, "train.steps": 2, "train.batch": 8, "train.samples": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.txt"
+        text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        loop.train(runs.config("lm", text, overrides=small), Path(folder) / "run", progress=lambda _: None)
+        writer = generate.load(Path(folder) / "run")
+        nats = writer.score(writer.generate(1, seed=1) and lines[:4]).nats
+    if not 0 < nats < 1000:
+        raise RuntimeError(f"a log-probability of {-nats} cannot be")
+
+
+def _check_bleu() -> None:
+    """A closed case: half of the bigrams match."""
+    from seqgen import metrics
+
+    value = float(metrics.bleu(["a b c"], ["a b d"], order=2, smoothing="method0"))
+    if abs(value - (2 / 3 * 1 / 2) ** 0.5) > 1e-12:
+        raise RuntimeError(f"BLEU-2 of a known case is {value}")

@@ -1,0 +1,98 @@
+"""`seqgen corpus list|inspect|build|sample|get`: text to train on, and what to know of it before."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Json
+
+app = typer.Typer(name="corpus", help="Find, make, fetch and inspect text.", no_args_is_help=True)
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file instead of standard output.")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """What can be had by name: shipped corpora and grammars, what build makes, and known public sets."""
+    from seqgen.data import builders, grammar, known
+
+    place = os.environ.get("SEQGEN_DATA", "")
+    rows = [(name, "shipped", str(path)) for name, path in known.shipped().items()]
+    rows += [(name, "grammar", f"seqgen corpus sample {name}") for name in grammar.grammars()]
+    rows += [(name, "built here", f"seqgen corpus build {name}") for name in builders.BUILDERS]
+    for name, public in known.read_catalogue().items():
+        at_hand = bool(place) and all((Path(place) / file.path).is_file() for file in public.files)
+        where = str(Path(place) / public.files[0].path) if at_hand else f"seqgen corpus get {name}"
+        rows.append((name, f"public {public.kind}", where))
+    if json:
+        for name, kind, where in rows:
+            output.write(output.json_line({"name": name, "kind": kind, "where": where}))
+    else:
+        output.write(output.table(["name", "kind", "where"], rows, left=3))
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="python-docs or python-code.", show_default=False)],
+    out: Out = None,
+) -> None:
+    """Text from this machine's own Python: sentences of its documentation, or its source."""
+    from seqgen.core.config import suggestion
+    from seqgen.data.builders import BUILDERS
+
+    if name not in BUILDERS:
+        raise output.CommandError(f"unknown corpus {name}{suggestion(name, BUILDERS)}")
+    _write(BUILDERS[name](), out)
+
+
+@app.command()
+def sample(
+    grammar: Annotated[
+        str, typer.Argument(metavar="GRAMMAR", help="captions, verse-zh, reviews, or a file.toml.", show_default=False)
+    ],
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Lines.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Line k depends on (seed, k) alone.")] = 1,
+    out: Out = None,
+) -> None:
+    """Lines of a weighted grammar; a labelled one has a header first and is read as .tsv."""
+    from seqgen.data.builders import grammar_lines
+
+    _write(grammar_lines(grammar, count, seed), out)
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A set that `corpus list` names.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The folder of public sets; without it that of SEQGEN_DATA."),
+    ] = None,
+) -> None:
+    """Fetch a public set, check its SHA-256 and print where its files lie; an interrupted fetch goes on."""
+    from seqgen.data import known
+
+    place = out or Path(os.environ.get("SEQGEN_DATA") or "data")
+    for path in known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None).values():
+        output.write(f"{path}\n")
+    output.say(f"SEQGEN_DATA={place} makes it known by name")
+
+
+def _write(lines: Iterable[str], out: Path | None) -> None:
+    from seqgen.data.builders import write_lines
+
+    if out is None:
+        for line in lines:
+            output.write(line + "\n")
+    else:
+        output.say(f"{write_lines(out, lines)} lines written to {out}")
+
+
+def _show_bytes(name: str, done: int, total: int) -> None:
+    of = f" of {total / 1e6:.1f}" if total else ""
+    sys.stderr.write(f"\r\033[K{name}: {done / 1e6:.1f}{of} MB" + ("\n" if done == total else ""))
+    sys.stderr.flush()

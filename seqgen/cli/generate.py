@@ -1,0 +1,193 @@
+"""`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Json, Run, Seed, Step
+
+if TYPE_CHECKING:
+    from seqgen.engine.generate import Text, Writer
+
+_BETWEEN = "\n----\n"
+"""Stands between texts of several lines."""
+
+
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Every text begins with it.")] = "",
+    source: Annotated[
+        str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
+    ] = "",
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many texts.")] = 1,
+    seed: Seed = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="Below 1 surer, above 1 wilder; 0 is greedy.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", metavar="P", help="Only the likeliest tokens that hold this mass.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Only the K likeliest tokens; 0: all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", metavar="P", help="Only tokens at least P times as likely as the likeliest.")
+    ] = 0.0,
+    typical: Annotated[
+        float, typer.Option("--typical", metavar="P", help="Only the tokens of most typical information, to this mass.")
+    ] = 0.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="A text ends before this string; may be repeated."),
+    ] = None,
+    min_length: Annotated[int, typer.Option("--min-length", metavar="N", help="Tokens at least.")] = 0,
+    max_length: Annotated[
+        int, typer.Option("--max-length", metavar="N", help="Tokens at most; 0: the run's own limit.")
+    ] = 0,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option("--forbid", metavar="WORD", help="A word that must not appear; may be repeated."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens already there become rarer.")
+    ] = 1.0,
+    no_repeat_ngram: Annotated[
+        int, typer.Option("--no-repeat-ngram", metavar="N", help="No N tokens in a row appear twice in a text; 0: off.")
+    ] = 0,
+    unique: Annotated[bool, typer.Option("--unique", help="No text twice.")] = False,
+    novel: Annotated[bool, typer.Option("--novel", help="No line of the training text.")] = False,
+    train: Annotated[
+        str, typer.Option("--train", metavar="FILE", help="The training text for --novel, if it has moved.")
+    ] = "",
+    match: Annotated[
+        str | None, typer.Option("--match", metavar="REGEX", help="Only texts in which this is found.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Quicker for one text; last bits may then depend on --count.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file, written whole.")] = None,
+    json: Json = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Show one text while it is written.")] = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Write texts with a trained run.
+
+    One text a line, or with --json one object a line; texts of several lines are separated by a line of four dashes.
+    Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
+    """
+    if prompt and source:
+        raise output.CommandError("give --prompt or --source, not both")
+    if train and not novel:
+        raise output.CommandError("--train takes no effect without --novel")
+    _check_pattern(match)
+    if stream:
+        _check_stream(count=count != 1, source=source, unique=unique, novel=novel, match=match, out=out, json=json)
+    from seqgen.data.text import read_lines
+    from seqgen.engine.evaluate import training_lines
+    from seqgen.engine.generate import load
+
+    writer = load(run, step=step, device=device)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "prompt": prompt,
+        "stop": tuple(stop or ()),
+        "forbid": tuple(forbid or ()),
+        "fast": fast,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical": typical,
+        "greedy": greedy,
+        "min_length": min_length,
+        "max_length": max_length,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram": no_repeat_ngram,
+    }
+    with output.wrong_values():
+        if stream:
+            _stream(writer, prompt, options)
+            return
+        options |= {"unique": unique, "match": match, "details": json}
+        if source:
+            options["sources"] = read_sources(source, writer.settings.data.source)
+        if novel:
+            options["novel_against"] = read_lines(train) if train else training_lines(writer)
+        with _Counter(count * len(options.get("sources", [1]))) as counter:
+            texts = writer.texts(count, on_text=counter, **options)
+    written = _as_json(texts) if json else _as_lines([text.text for text in texts])
+    if out is None:
+        output.write(written)
+    else:
+        from seqgen.core import files
+
+        files.write_text(out, written)
+        output.say(f"{len(texts)} texts written to {out}")
+
+
+def read_sources(file: str, fields: str) -> list[str]:
+    """The conditions in a file: its lines, or of .jsonl and .tsv files the run's source fields, joined by tabs."""
+    from seqgen.data.text import has_fields, read_lines
+
+    if not has_fields([file]):
+        return read_lines(file)
+    columns = [read_lines(file, field=name.strip()) for name in fields.split(",")]
+    return ["\t".join(values) for values in zip(*columns, strict=True)]
+
+
+def _check_pattern(match: str | None) -> None:
+    try:
+        re.compile(match or "")
+    except re.error as error:
+        raise output.CommandError(f"--match {match!r} is no regular expression: {error}") from None
+
+
+def _check_stream(**others: Any) -> None:
+    for name, given in others.items():
+        if given:
+            raise output.CommandError(f"--stream shows one text while it is written; it excludes --{name}")
+
+
+def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:
+    output.write(prompt)
+    for piece in writer.stream(**options):
+        output.write(piece)
+        output.flush()
+    output.write("\n")
+
+
+def _as_json(texts: Sequence["Text"]) -> str:
+    return "".join(output.json_line(dataclasses.asdict(text)) for text in texts)
+
+
+def _as_lines(texts: Sequence[str]) -> str:
+    """One text a line; where any text has lines of its own, a line of dashes between all of them."""
+    if any("\n" in text for text in texts):
+        return _BETWEEN.join(text.rstrip("\n") for text in texts) + "\n"
+    return "".join(f"{text}\n" for text in texts)
+
+
+class _Counter:
+    """How many of many texts are done, on a terminal only."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._shown = wanted > 1000 and sys.stderr.isatty()
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._show
+
+    def _show(self, done: int) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r{done}/{self._wanted} texts")
+            sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            sys.stderr.write("\r\033[K")

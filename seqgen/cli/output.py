@@ -1,0 +1,110 @@
+"""Where everything the command line says goes: results to standard output, the rest to standard error, a line each."""
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from seqgen.core.errors import SeqgenError
+
+
+class CommandError(SeqgenError):
+    """The command line itself is wrong: options that exclude each other, a value that says nothing."""
+
+
+class OutputError(SeqgenError):
+    """Standard output cannot be written, for example because the disk it goes to is full."""
+
+
+class PipeClosedError(Exception):
+    """Whoever read standard output has left, as `head` does: nothing is wrong, nothing more is wanted."""
+
+
+def write(text: str) -> None:
+    """A piece of the result, as it is."""
+    with _standard_output():
+        sys.stdout.write(text)
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON; what is not finite becomes null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def flush() -> None:
+    """Everything written so far, on its way."""
+    with _standard_output():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise PipeClosedError from None
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise OutputError(f"standard output: cannot be written ({reason})") from None
+    except UnicodeEncodeError as error:
+        raise OutputError(f"standard output: {error.encoding} cannot hold {error.object[error.start]!r}") from None
+
+
+def abandon() -> None:
+    """Let nothing more reach standard output, not even what Python flushes when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # a captured stream has no descriptor, and needs none of this
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(message: object) -> None:
+    """A line for the person; under torchrun only the first process speaks."""
+    if is_main():
+        with contextlib.suppress(OSError):  # a closed standard error must not hide the result
+            print(" ".join(str(message).split("\n")), file=sys.stderr, flush=True)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that speaks; core.dist knows too, but imports torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A table as text, the first `left` columns flush left, the others flush right; long cells are never cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, name in enumerate(columns):
+        drawn.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    text = io.StringIO()
+    # width: a table in a file or a pipe must not depend on the terminal it was made in
+    Console(file=text, width=10_000, color_system=None, markup=False, emoji=False, highlight=False).print(drawn)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+@contextlib.contextmanager
+def wrong_values() -> Iterator[None]:
+    """A ValueError of the library means a wrong value of an option, which is named as it was typed."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, UnicodeError):
+            raise
+        raise CommandError(re.sub(r"\bsample\.(\w+)", lambda m: "--" + m[1].replace("_", "-"), str(error))) from None

@@ -1,0 +1,333 @@
+"""How good text is: `seqgen score`, `evaluate`, `bleu`, `self-bleu`. The last two need no run and no torch."""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Json, Run, Step
+
+if TYPE_CHECKING:
+    from seqgen.engine.generate import LineScores, Writer
+    from seqgen.metrics import Score
+
+_HELD_OUT = 2000
+"""Held-out lines that percentiles are taken from, at most."""
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="Lines of text; - is standard input.", show_default=False)]
+Order = Annotated[
+    str, typer.Option("--order", metavar="N", help="n-gram order, or several: 2-5 or 2,4; each gives a line.")
+]
+TokenizerName = Annotated[
+    str, typer.Option("--tokenizer", metavar="NAME", help="How lines are cut: split, nltk, 13a, zh or char.")
+]
+Smoothing = Annotated[str, typer.Option("--smoothing", metavar="NAME", help="nltk's method0 to method7.")]
+Lower = Annotated[bool, typer.Option("--lower", help="Lower-case the text first.")]
+
+
+def score(
+    run: Run,
+    file: File,
+    per_token: Annotated[bool, typer.Option("--per-token", help="Also the log-probability of every token.")] = False,
+    outliers: Annotated[
+        str, typer.Option("--outliers", metavar="SHARE", help="Only the least likely lines: 1% of them, or a number.")
+    ] = "",
+    json: Json = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Log-probability of every line of a file, least likely first.
+
+    Lines are ordered by nats per token. The percentile says how many of the run's held-out lines are less likely still:
+    noise, markup and foreign lines are near 0. Output: tab-separated with a header, or an object a line.
+    """
+    from seqgen.engine.generate import load
+
+    writer = load(run, step=step, device=device)
+    lines, sources = read_for(writer, file)
+    numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbers:
+        raise output.CommandError(f"{file}: only blank lines; expected text to score")
+    kept = [n - 1 for n in numbers]
+    scores = writer.score([lines[i] for i in kept], None if sources is None else [sources[i] for i in kept])
+    means = [_per_token(row) for row in scores.log_probs]
+    order = sorted(range(len(means)), key=means.__getitem__)
+    chosen = order[: _outlier_count(outliers, len(order))]
+    known = _held_out_means(writer)
+    header = [
+        "line",
+        "log_prob",
+        "tokens",
+        "nats_per_token",
+        "percentile",
+        *(["per_token"] if per_token else []),
+        "text",
+    ]
+    if not json:
+        output.write("\t".join(header) + "\n")
+    for i in chosen:
+        record: dict[str, Any] = {
+            "line": numbers[i],
+            "log_prob": scores.per_line[i],
+            "tokens": len(scores.log_probs[i]),
+            "nats_per_token": -means[i],
+            "percentile": None if not known else 100 * sum(mean < means[i] for mean in known) / len(known),
+        }
+        if per_token:
+            record["per_token"] = list(zip(scores.tokens[i], scores.log_probs[i], strict=True))
+        record["text"] = scores.lines[i]
+        output.write(output.json_line(record) if json else _tsv(record))
+    _say_totals(scores)
+
+
+def read_for(writer: "Writer", file: str) -> tuple[list[str], list[str] | None]:
+    """The texts of a file and, for a run with conditions, their conditions, by the fields the run was trained on."""
+    from seqgen.data.text import read_lines, read_records
+
+    data = writer.settings.data
+    if not data.source:
+        return read_lines(file, field=data.field), None
+    records = read_records([file], source=data.source, target=data.target)
+    return records.texts, records.sources
+
+
+def _per_token(log_probs: Sequence[float]) -> float:
+    return sum(log_probs) / len(log_probs)
+
+
+def _outlier_count(outliers: str, lines: int) -> int:
+    """How many lines `1%` or `20` are of so many; all of them for ""."""
+    if not outliers:
+        return lines
+    number, percent = outliers.removesuffix("%"), outliers.endswith("%")
+    try:
+        value = float(number) if percent else int(number)
+    except ValueError:
+        value = -1.0
+    if not (0 < value <= 100 if percent else value >= 1):
+        raise output.CommandError(
+            f"--outliers must be a share such as 1% or a number of lines such as 20, got {outliers!r}"
+        )
+    return max(1, math.ceil(lines * value / 100)) if percent else int(value)
+
+
+def _held_out_means(writer: "Writer") -> list[float]:
+    """Log-probability per token of the run's own held-out lines; none where its text is not at hand."""
+    from seqgen.core.errors import DataError
+    from seqgen.engine.evaluate import own_text
+
+    try:
+        data = own_text(writer)
+    except DataError as error:
+        output.say(f"warning: no percentiles: {error}")
+        return []
+    sources = data.valid_sources[:_HELD_OUT] if data.valid_sources is not None else None
+    return [_per_token(row) for row in writer.score(data.valid_lines[:_HELD_OUT], sources).log_probs]
+
+
+def _tsv(record: dict[str, Any]) -> str:
+    words = dict(record)
+    if "per_token" in words:
+        words["per_token"] = " ".join(f"{token}:{value:.3f}" for token, value in words["per_token"])
+    words["percentile"] = "" if words["percentile"] is None else words["percentile"]
+    cells = (
+        f"{v:.4f}" if isinstance(v, float) else str(v).replace("\t", " ").replace("\n", " ") for v in words.values()
+    )
+    return "\t".join(cells) + "\n"
+
+
+def _say_totals(scores: "LineScores") -> None:
+    output.say(
+        f"{len(scores.lines)} lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per "
+        f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
+    )
+
+
+def evaluate(
+    subject: Annotated[
+        str, typer.Argument(metavar="RUN|FILE", help="A run folder, which writes samples, or a file of texts.")
+    ],
+    references: Annotated[
+        str, typer.Option("--references", metavar="FILE", help="Real text that the run was not trained on.")
+    ],
+    train: Annotated[
+        str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")
+    ] = "",
+    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="Whose rules: default, texygen ...")] = (
+        "default"
+    ),
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="NAME", help="auto, split, nltk, 13a, zh or char (protocol default).")
+    ] = "auto",
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=0, help="Samples; 0: as many as references, at most 10,000.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
+    json: Json = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """The whole table of scores, beside real text and a 5-gram model.
+
+    Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better.
+    """
+    from seqgen.data.text import read_lines
+    from seqgen.engine import evaluate as evaluation
+
+    run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
+    options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
+    with output.wrong_values(), _warnings_said():
+        if run is None:
+            lines = read_lines(subject)
+            held_out = read_lines(references)
+            table = evaluation.evaluate(lines, held_out, train=read_lines(train) if train else None, **options)
+        else:
+            from seqgen.engine.generate import load
+
+            writer = load(run, step=step, device=device)
+            held_out, sources = read_for(writer, references)
+            own = read_for(writer, train)[0] if train else None
+            table = evaluation.evaluate(
+                writer, held_out, train=own, sources=sources, temperature=temperature, **options
+            )
+    if run is not None:
+        _keep(run, table.to_dict())
+    if json:
+        output.write(output.json_line(table.to_dict()))
+        return
+    rows = [[name, *(_number(value) for value in values)] for name, values in table.rows()]
+    output.write(output.table([f"protocol {table.protocol}", *(column.name for column in table.columns)], rows))
+    output.write("\n" + "".join(f"{column.name}: {column.about}\n" for column in table.columns))
+
+
+def _keep(run: Path, table: dict[str, Any]) -> None:
+    """Leave the table in the run's folder, where its report shows it."""
+    from seqgen.core import files
+    from seqgen.engine.report import write_report
+
+    files.write_json(run / "evaluation.json", table)
+    output.say(f"also in {write_report(run)}")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def bleu(
+    hypotheses: Annotated[str, typer.Argument(metavar="HYP", help="Texts to score, one a line.", show_default=False)],
+    references: Annotated[
+        list[str], typer.Argument(metavar="REF...", help="Real text; all lines together.", show_default=False)
+    ],
+    order: Order = "4",
+    tokenizer: TokenizerName = "split",
+    smoothing: Smoothing = "method1",
+    level: Annotated[
+        str, typer.Option("--level", metavar="NAME", help="sentence: the mean; corpus (nltk) or sacrebleu: pooled.")
+    ] = "sentence",
+    lower: Lower = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Line i of every REF is a reference of line i of HYP alone.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """BLEU of the lines of HYP against all lines of REF.
+
+    Each score comes with its 95 % interval and its signature, which says how it was made.
+    """
+    from seqgen import metrics
+    from seqgen.data.text import read_lines
+
+    orders = _orders(order)
+    lines, real = read_lines(hypotheses), [read_lines(file) for file in references]
+    if paired:
+        for file, others in zip(references, real, strict=True):
+            if len(others) != len(lines):
+                raise output.CommandError(
+                    f"--paired: {hypotheses} has {len(lines)} lines, {file} {len(others)}; expected as many"
+                )
+    shared = None if paired else [line for others in real for line in others]
+    own = [list(row) for row in zip(*real, strict=True)] if paired else None
+    with output.wrong_values():
+        scores = metrics.bleu_orders(
+            lines,
+            shared,
+            refs_per_hyp=own,
+            orders=orders,
+            tokenizer=tokenizer,
+            smoothing=smoothing,
+            level=_level(level),
+            lower=lower,
+        )
+    _write_scores(scores, json=json)
+
+
+def self_bleu(
+    file: File,
+    order: Order = "4",
+    tokenizer: TokenizerName = "split",
+    smoothing: Smoothing = "method1",
+    lower: Lower = False,
+    sample: Annotated[
+        int | None, typer.Option("--sample", metavar="N", help="Score N lines, drawn by --seed, among themselves.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws the lines of --sample.")] = 0,
+    json: Json = False,
+) -> None:
+    """Self-BLEU: BLEU of every line against all others.
+
+    Lower is more diverse, and real text of the same size is the measure: below it is not better.
+    """
+    from seqgen import metrics
+    from seqgen.data.text import read_lines
+
+    orders = _orders(order)
+    lines = read_lines(file)
+    with output.wrong_values():
+        scores = metrics.self_bleu_orders(
+            lines, orders=orders, tokenizer=tokenizer, smoothing=smoothing, lower=lower, sample=sample, seed=seed
+        )
+    _write_scores(scores, json=json)
+
+
+def _orders(text: str) -> list[int]:
+    """`4`, `2-5` or `2,4` as numbers."""
+    orders: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise output.CommandError(
+                f"--order must be a number such as 4, a range such as 2-5 or a list, got {text!r}"
+            )
+        orders += range(int(first), int(last or first) + 1)
+    if not orders:
+        raise output.CommandError(f"--order {text} holds no number")
+    return orders
+
+
+def _level(name: str) -> Literal["sentence", "corpus", "sacrebleu"]:
+    if name not in ("sentence", "corpus", "sacrebleu"):
+        raise output.CommandError(f"--level must be sentence, corpus or sacrebleu, got {name!r}")
+    return cast(Literal["sentence", "corpus", "sacrebleu"], name)
+
+
+def _write_scores(scores: "dict[int, Score]", *, json: bool) -> None:
+    for one in scores.values():
+        output.write(f"{one.json() if json else one}\n")
+
+
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    """What a protocol warns of, as lines for the person."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(one.message) for one in caught):
+        output.say(f"warning: {text}")

@@ -1,0 +1,94 @@
+"""`seqgen tokenizer train|encode|decode`: tokenizers by themselves, without a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Json
+
+if TYPE_CHECKING:
+    from seqgen.data.tokenizers import Tokenizer
+
+app = typer.Typer(name="tokenizer", help="Train a tokenizer; turn text into ids and back.", no_args_is_help=True)
+
+Where = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A run, or a folder that `tokenizer train` wrote.", show_default=False)
+]
+File = Annotated[str, typer.Argument(metavar="FILE", help="Lines; - is standard input.")]
+
+
+@app.command()
+def train(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE... [tokenizer.option=value]...", help="Text, and settings such as tokenizer.kind=bpe."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tokenizer goes.", show_default=False)],
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
+) -> None:
+    """Learn a tokenizer from text and save it as a folder of JSON and text."""
+    from seqgen.core import config
+    from seqgen.core.errors import ConfigError
+    from seqgen.data.text import read_records
+    from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
+
+    files = [word for word in words if "=" not in word]
+    if not files:
+        raise output.CommandError("FILE is missing; see: seqgen tokenizer train --help")
+    given = config.parse_overrides(word for word in words if "=" in word)
+    for section, options in given.items():
+        if section != "tokenizer":
+            name = f"{section}.{next(iter(options))}".removeprefix(".")
+            raise ConfigError(f"unknown option {name}; only tokenizer.* matters here: seqgen config lm lists them")
+    chosen = config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer")
+    tokenizer = train_tokenizer(chosen, read_records(files).texts, seed=seed)
+    if out.exists() and any(out.iterdir()):
+        raise output.CommandError(f"{out} exists and is not empty; use another --out, or remove it")
+    tokenizer.save(out)
+    output.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}")
+
+
+@app.command()
+def encode(
+    where: Where,
+    file: File = "-",
+    tokens: Annotated[bool, typer.Option("--tokens", help="Tokens as they are stored, separated by tabs.")] = False,
+    json: Json = False,
+) -> None:
+    """The ids of every line, separated by spaces; special ids are not added."""
+    from seqgen.data.text import read_lines
+
+    tokenizer = _load(where)
+    for row in tokenizer.encode(read_lines(file)):
+        ids = row.tolist()
+        shown = [tokenizer.id_to_token(i) for i in ids] if tokens else ids
+        output.write(output.json_line(shown) if json else ("\t" if tokens else " ").join(map(str, shown)) + "\n")
+
+
+@app.command()
+def decode(where: Where, file: File = "-") -> None:
+    """The text of every line of ids, as `encode` writes them."""
+    from seqgen.data.text import read_lines
+
+    tokenizer = _load(where)
+    rows = []
+    for number, line in enumerate(read_lines(file), 1):
+        words = line.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+        wrong = next((word for word in words if not word.isdecimal()), None)
+        if wrong is not None:
+            raise output.CommandError(
+                f"{file}, line {number}: {wrong!r} is no id; expected numbers, as encode writes them"
+            )
+        rows.append([int(word) for word in words])
+    output.write("".join(f"{text}\n" for text in tokenizer.decode(rows)))
+
+
+def _load(where: Path) -> "Tokenizer":
+    from seqgen.data.tokenizers import load_tokenizer
+
+    inner = where / "tokenizer"
+    return load_tokenizer(inner if inner.is_dir() else where)
