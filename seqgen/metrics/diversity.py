@@ -63,7 +63,7 @@ def ngram_entropy(sents: Sentences, n: int) -> float:
 
 def entropy(counts: Ints) -> float:
     """Entropy in nats of the distribution with these counts; zero counts add nothing."""
-    counts = counts[counts > 0]
+    counts = np.sort(counts[counts > 0])  # so that the numbering of the tokens does not move the last bits
     total = int(counts.sum())
     return float(np.log(total) - (counts * np.log(counts)).sum() / total)
 

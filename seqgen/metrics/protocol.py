@@ -384,7 +384,7 @@ def _ngram_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict
             short = short[:1] if short[:1] == ["sample"] else []
         fields = making.fields(hyp, ref if compared else None, **({"n": str(n)} if n else {}))
         note = f"undefined: no {' and no '.join(short)} has {n or 1} tokens" if short else ""
-        if metric == "zipf" and np.count_nonzero(counted[0]) < 2:
+        if not note and metric == "zipf" and np.count_nonzero(counted[0]) < 2:
             note = "undefined: the samples hold fewer than 2 different tokens"
         value = float("nan") if note else function()
         signature = making.sign(metric, inputs, fields)
