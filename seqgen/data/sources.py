@@ -154,10 +154,10 @@ def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
 
 
 def choose_mode(data: DataConfig, records: Records) -> Mode:
-    """The mode, auto replaced: running text is one that is cut into lines for other reasons than its sentences.
+    """The mode, auto replaced: running text is text that is cut into lines for other reasons than its sentences.
 
-    That is: one line alone, blank lines between paragraphs (2 % of the lines and more), or more than 1 % of lines
-    over 1,000 characters. Rows of .jsonl and .tsv are samples.
+    That is: one line alone, blank lines between paragraphs (5 % of the lines and more), or more than a tenth of the
+    lines over 1,000 characters. Rows of .jsonl and .tsv are samples.
     """
     if data.source and data.mode not in ("auto", "sentence"):
         raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
@@ -165,10 +165,10 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
         return data.mode
     if data.source or has_fields(data.files):
         return "sentence"
-    lines = records.texts
+    lines = "\n".join(records.texts).strip().split("\n")
     blank = sum(not line.strip() for line in lines)
     long = sum(len(line) > 1000 for line in lines)
-    running = len(lines) - blank == 1 or blank >= 0.02 * len(lines) or long > 0.01 * len(lines)
+    running = len(lines) == 1 or (blank >= 2 and blank >= 0.05 * len(lines)) or long > 0.1 * len(lines)
     return "stream" if running else "sentence"
 
 
@@ -194,6 +194,7 @@ def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
             raise DataError("no training text; give --data FILE, a folder, or - for standard input")
         return _read_files(data, data.files)
     extra = records_of(extra_input)
+    _check_not_blank(extra)
     if not data.files:
         return extra
     records = _read_files(data, data.files)
@@ -206,7 +207,14 @@ def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
 
 
 def _read_files(data: DataConfig, files: Sequence[str]) -> Records:
-    return read_records(files, field=data.field, source=data.source, target=data.target)
+    records = read_records(files, field=data.field, source=data.source, target=data.target)
+    _check_not_blank(records)
+    return records
+
+
+def _check_not_blank(records: Records) -> None:
+    if not any(text.strip() for text in records.texts):
+        raise DataError(f"{records.where(0)}: only blank lines; expected text")
 
 
 # --------------------------------------------------------------------------------------------------------- sentences
@@ -222,14 +230,11 @@ def _prepare_sentences(
     device: torch.device | str,
     tokenizer_folder: Path | None,
 ) -> TextData:
-    rows = [row for row, text in enumerate(records.texts) if text.strip()]
-    if not rows:
-        raise DataError(f"{records.where(0)}: only blank lines; expected text")
     fingerprint = _fingerprint(data, records)
     if held_out is None:
-        held_out, train_rows, valid_rows = records, *split_by_hash(records, rows, data.valid_share)
+        held_out, train_rows, valid_rows = records, *split_by_hash(records, _filled(records), data.valid_share)
     else:
-        train_rows, valid_rows = rows, [row for row, text in enumerate(held_out.texts) if text.strip()]
+        train_rows, valid_rows = _filled(records), _filled(held_out)
     texts = [records.texts[row] for row in train_rows]
     sources = None if records.sources is None else [records.sources[row] for row in train_rows]
     tokenizer = (
@@ -237,6 +242,8 @@ def _prepare_sentences(
         if tokenizer_folder is not None
         else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
     )
+    if tokenizer_folder is not None or config.model:
+        _check_fit(tokenizer, texts)
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
     train, valid = train.to(device), valid.to(device)
@@ -258,6 +265,11 @@ def _prepare_sentences(
         batch=batch,
         valid_characters=sum(len(line) + 1 for line in valid_lines),
     )
+
+
+def _filled(records: Records) -> list[int]:
+    """The rows that are not blank."""
+    return [row for row, text in enumerate(records.texts) if text.strip()]
 
 
 def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
@@ -355,6 +367,8 @@ def _prepare_stream(
         # A whole text has its newlines as characters, and one has to be there for a text to start with.
         parts = [text, "\n"] if kind == "char" else text.split("\n")
         tokenizer = train_tokenizer(config, parts, seed=seed)
+    if tokenizer_folder is not None or config.model:
+        _check_fit(tokenizer, text.split("\n"))
     start = tokenizer.token_to_id("\n") if tokenizer.kind in ("byte", "char") else tokenizer.eos
     train = _stream_corpus(tokenizer, text, start).to(device)
     valid = _stream_corpus(tokenizer, valid_text, start).to(device)
@@ -420,6 +434,19 @@ def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
         "never": tuple(i for i, text in enumerate(tokenizer.surfaces()) if not text and i not in written),
         "max_length": max_length,
     }
+
+
+def _check_fit(tokenizer: Tokenizer, lines: Sequence[str]) -> None:
+    """Refuse text that a given tokenizer hardly knows; looks at up to 1,000 lines spread over it."""
+    sample = lines[:: max(1, len(lines) // 1000)]
+    ids = tokenizer.encode(sample).values
+    unknown = int((ids == tokenizer.unk).sum())
+    if unknown > 0.5 * len(ids):
+        parts = dict.fromkeys(part for line in sample[:100] for part in tokenizer.unknown(line))
+        raise DataError(
+            f"the given tokenizer does not know {unknown / len(ids):.0%} of the text, for example "
+            f"{', '.join(map(repr, list(parts)[:3]))}; use text like the one it was made for, or train a new tokenizer"
+        )
 
 
 def _fingerprint(data: DataConfig, records: Records) -> str:
