@@ -1,4 +1,4 @@
-"""Corpora made on the spot: clean prose from documentation, and committed corpora equal to what their grammars write."""
+"""Corpora made on the spot: clean prose from documentation, committed corpora equal to what their grammars write."""
 
 import re
 import sysconfig
