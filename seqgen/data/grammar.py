@@ -562,9 +562,9 @@ class _Plan:
         elif len(given) != len(definition.parameters):
             self._fault(f"{written} has {len(given)} arguments, but the rule is {definition.group!r}", written=written)
         for argument in given:
-            # an argument must exist, or a rule that passes on x.y for its x would never end
-            if not any(f"{known}.".startswith(f"{argument}.") for known in self.definitions):
-                self._fault(f"undefined rule {argument!r} as an argument in {written}", written=written)
+            # an argument must be a part of some name, or a rule that passes on x.y for its x would never end
+            if not any(f".{argument}." in f".{known}." for known in self.definitions):
+                self._fault(f"no rule has {argument!r} in its name, the argument in {written}", written=written)
         return len(self.faults) == before
 
 
@@ -591,9 +591,8 @@ def _call(name: str) -> tuple[str, list[str]]:
 
 
 def _filled(name: str, arguments: dict[str, str]) -> str:
-    """`name` with its first part replaced where that is a parameter: who.one -> person.one."""
-    head, dot, rest = name.partition(".")
-    return arguments.get(head, head) + dot + rest
+    """`name` with each part that is a parameter replaced: who.one -> person.one, state.rhyme -> state.ing."""
+    return ".".join(arguments.get(part, part) for part in name.split("."))
 
 
 def _log_add(a: float, b: float) -> float:

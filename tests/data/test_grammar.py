@@ -301,7 +301,7 @@ def rules_file(body: str) -> str:
         (rules_file("s = '<p>'\n'p(a)' = '<a>'"), "g.toml, line 3: <p> has 0 arguments, but the rule is 'p(a)'"),
         (
             rules_file("s = '<p(q)>'\n'p(a)' = '<a>'"),
-            "g.toml, line 3: undefined rule 'q' as an argument in <p(q)>",
+            "g.toml, line 3: no rule has 'q' in its name, the argument in <p(q)>",
         ),
         (
             rules_file("s = '<v.b>'\n[words.v]\nforms = 'a/b'\nwords = 'x'"),
