@@ -2,12 +2,12 @@
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from seqgen.core import files, log
+from seqgen.engine import pictures
 from seqgen.engine import run as runs
 
 _STYLE = """
@@ -56,10 +56,7 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
     """Training loss and held-out likelihood over the steps, as an inline picture."""
     if not lines:
         return ""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = pictures.plain_figure(9, 3.6)
     points = [(r["step"], r["loss"]) for r in lines if r.get("loss") is not None]
     axes.plot(*zip(*points, strict=True), color="#9ab", linewidth=1, label="training loss")
     held_out = [(r["step"], r["nll_per_token"]) for r in scores if r.get("nll_per_token") is not None]
@@ -69,15 +66,8 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
         )
     axes.set_xlabel("step")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return f'<img alt="loss over steps" src="data:image/png;base64,{png(figure)}">'
-
-
-def png(figure: Any) -> str:
-    """A matplotlib figure as base64 PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    picture = base64.b64encode(pictures.png(figure)).decode()
+    return f'<img alt="loss over steps" src="data:image/png;base64,{picture}">'
 
 
 def _score_table(scores: list[dict[str, Any]]) -> str:

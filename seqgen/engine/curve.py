@@ -1,0 +1,129 @@
+"""Quality against diversity over temperatures: no single point of a model says which of two models is better.
+
+A model sampled colder scores higher BLEU and higher Self-BLEU; a fair comparison is the whole curve (Caccia et al.
+2020), beside the point of real text. Quality is BLEU-4 against references, diversity 1 - Self-BLEU-4.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seqgen import metrics
+from seqgen.core.errors import DataError
+from seqgen.engine import pictures
+from seqgen.engine.evaluate import metric_tokenizer, training_lines
+from seqgen.engine.generate import Writer
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+"""Where a curve is sampled unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on the plane of quality and diversity."""
+
+    name: str
+    temperature: float | None
+    """None for real text."""
+    scores: dict[str, metrics.Score]
+    """bleu-2..5, self-bleu-2..5, unique and so on, each with its signature."""
+
+    @property
+    def quality(self) -> float:
+        """BLEU-4 against the references."""
+        return float(self.scores["bleu-4"])
+
+    @property
+    def diversity(self) -> float:
+        """1 - Self-BLEU-4."""
+        return 1.0 - float(self.scores["self-bleu-4"])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's points by rising temperature, and real text of the same size."""
+
+    run: str
+    points: list[Point]
+    real: Point | None
+
+    def front(self) -> list[Point]:
+        """The points that no other point of the curve beats in both."""
+        indices = metrics.pareto_front([(p.quality, p.diversity) for p in self.points])
+        return [self.points[i] for i in indices]
+
+    def area(self) -> float:
+        """Area of the plane that the points dominate, from (0, 0); larger is better, comparable at equal sizes."""
+        return metrics.dominated_area([(p.quality, p.diversity) for p in self.points], (0.0, 0.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        points = [*self.points, *([self.real] if self.real else [])]
+        return {
+            "run": self.run,
+            "area": self.area(),
+            "front": [p.temperature for p in self.front()],
+            "points": [
+                {
+                    "name": p.name,
+                    "temperature": p.temperature,
+                    "quality": p.quality,
+                    "diversity": p.diversity,
+                    "scores": {name: s.to_dict(interval=False) for name, s in p.scores.items()},
+                }
+                for p in points
+            ],
+        }
+
+
+def curve(
+    writer: Writer,
+    references: Sequence[str],
+    *,
+    temperatures: Sequence[float] = TEMPERATURES,
+    train: Sequence[str] | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    on_point: Callable[[Point], None] | None = None,
+) -> Curve:
+    """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
+
+    The point of real text is made of as many training lines. Raises ValueError for temperatures that are not positive
+    or repeat, DataError for fewer than two references.
+    """
+    if len(references) < 2:
+        raise DataError(f"a curve needs at least 2 references, got {len(references)}")
+    if any(t <= 0 for t in temperatures) or len(set(temperatures)) != len(temperatures):
+        raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
+    if train is None and writer.folder is not None:
+        train = training_lines(writer)
+    how: dict[str, Any] = {"tokenizer": metric_tokenizer(references), "seed": seed}
+
+    def scored(name: str, lines: Sequence[str], temperature: float | None) -> Point:
+        scores = metrics.evaluate_text(lines, references, train=train, temperature=temperature, **how).scores
+        point = Point(name, temperature, scores)
+        if on_point is not None:
+            on_point(point)
+        return point
+
+    points = [scored(f"t = {t:g}", writer.generate(count, seed=seed, temperature=t), t) for t in sorted(temperatures)]
+    real = scored("real text", train[:count], None) if train and len(train) >= 2 else None
+    return Curve(str(writer.folder or ""), points, real)
+
+
+def draw(curves: Sequence[Curve]) -> bytes:
+    """The curves as a PNG: quality to the right, diversity upwards, the Pareto front filled, real text as a star."""
+    figure, axes = pictures.plane()
+    for one in curves:
+        (line,) = axes.plot(
+            [p.quality for p in one.points], [p.diversity for p in one.points], marker="o", mfc="white", label=one.run
+        )
+        axes.plot([p.quality for p in one.front()], [p.diversity for p in one.front()], "o", color=line.get_color())
+        for p in one.points:
+            place = (p.quality, p.diversity)
+            axes.annotate(f"{p.temperature:g}", place, (5, 4), textcoords="offset points", fontsize=8)
+    stars = [one.real for one in curves if one.real is not None]
+    for real in {star.name: star for star in stars}.values():
+        axes.plot(real.quality, real.diversity, "*", color="#222", markersize=14, label=real.name)
+    axes.legend(frameon=False)
+    return pictures.png(figure)
