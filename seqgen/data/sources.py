@@ -7,7 +7,7 @@ windows from random places. Conditions: a row is `[bos, field, sep, field, sep, 
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -28,7 +28,9 @@ from seqgen.data.batches import (
     window_evaluation,
 )
 from seqgen.data.corpus import Corpus
+from seqgen.data.oracle import PREFIX, Oracle, oracle
 from seqgen.data.ragged import Ragged, joined
+from seqgen.data.rewards import reward
 from seqgen.data.text import Records, has_fields, read_records, records_of
 from seqgen.data.tokenizers import (
     Tokenizer,
@@ -39,7 +41,7 @@ from seqgen.data.tokenizers import (
     train_tokenizer,
 )
 
-Mode: TypeAlias = Literal["sentence", "stream", "window"]
+Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
 
 _LOG = logging.getLogger("seqgen")
 
@@ -57,8 +59,9 @@ class DataConfig:
     """Training text: files, folders, .gz, .jsonl, .tsv, or - for standard input."""
     valid: tuple[str, ...] = ()
     """Held-out text; none: a part of the training text is held out."""
-    mode: Literal["auto", "sentence", "stream", "window"] = "auto"
-    """A sample is a line (sentence), or the text runs on (stream: state carried; window: random places)."""
+    mode: Literal["auto", "sentence", "fixed", "stream", "window"] = "auto"
+    """A sample is a line (sentence; fixed: all have the same number of tokens, and no end token is learnt), or the text
+    runs on (stream: state carried; window: random places)."""
     field: str = "text"
     """Field of .jsonl and .tsv rows that is the text."""
     source: str = ""
@@ -104,11 +107,18 @@ class TextData:
     """Rows of a batch over all processes."""
     valid_characters: int
     """Characters of the held-out text, newlines included: what nats per character are divided by."""
+    oracle: Oracle | None = None
+    """Who wrote the text, where the truth about it is known."""
+
+    def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
+        """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
+        judge = reward(spec)
+        return lambda rows: judge(self.tokenizer.decode(rows))
 
     def validation(self) -> Iterator[SequenceBatch]:
         """The held-out text, every target counted once."""
         data, pad = self.resolved[0], self.tokenizer.pad
-        if self.mode == "sentence":
+        if self.mode in ("sentence", "fixed"):
             return sentence_evaluation(self.valid, self.batch, pad=pad)
         evaluation = stream_evaluation if self.mode == "stream" else window_evaluation
         return evaluation(self.valid, self.batch, data.window, pad=pad)
@@ -129,12 +139,20 @@ def prepare(
     With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. Raises
     DataError for text that cannot be used, ConfigError for settings that contradict each other.
     """
-    records = _read(data, extra_input)
+    task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
+    if task is not None:
+        data = replace(data, mode="fixed" if task.fixed else "sentence")
+    records = _read(data, extra_input) if task is None else records_of(task.train, name=task.name)
     mode = choose_mode(data, records)
     _report_unused(data, mode)
     held_out = _read_files(data, data.valid) if data.valid else None
     data = replace(data, mode=mode)
-    if mode == "sentence":
+    if task is not None:
+        held_out = records_of(task.valid, name=task.name)
+        own = None if tokenizer_folder is not None else task.tokenizer
+        args = (batch, seed, device, tokenizer_folder, own)
+        return replace(_prepare_sentences(data, tokenizer, records, held_out, *args), oracle=task)
+    if mode in ("sentence", "fixed"):
         return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
     return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
 
@@ -175,9 +193,9 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
 def _report_unused(data: DataConfig, mode: Mode) -> None:
     """Say which settings take no effect in this mode."""
     only = {
-        "max_length": "sentence",
-        "long": "sentence",
-        "bucket": "sentence",
+        "max_length": "sentence fixed",
+        "long": "sentence fixed",
+        "bucket": "sentence fixed",
         "window": "stream window",
         "jitter": "stream",
         "valid_share": "" if data.valid else mode,
@@ -229,6 +247,7 @@ def _prepare_sentences(
     seed: int,
     device: torch.device | str,
     tokenizer_folder: Path | None,
+    own: Tokenizer | None = None,
 ) -> TextData:
     fingerprint = _fingerprint(data, records)
     if held_out is None:
@@ -237,7 +256,7 @@ def _prepare_sentences(
         train_rows, valid_rows = _filled(records), _filled(held_out)
     texts = [records.texts[row] for row in train_rows]
     sources = None if records.sources is None else [records.sources[row] for row in train_rows]
-    tokenizer = (
+    tokenizer = own or (
         load_tokenizer(tokenizer_folder)
         if tokenizer_folder is not None
         else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
@@ -250,9 +269,10 @@ def _prepare_sentences(
     longest = max(longest, longest_valid)
     data = replace(data, max_length=data.max_length or longest)
     valid_lines = [held_out.texts[row] for row in valid_rows]
+    mode: Mode = "fixed" if data.mode == "fixed" else "sentence"
     return TextData(
         tokenizer=tokenizer,
-        mode="sentence",
+        mode=mode,
         train=train,
         valid=valid,
         train_lines=[records.texts[row] for row in train_rows],
@@ -260,7 +280,7 @@ def _prepare_sentences(
         valid_sources=None if held_out.sources is None else [held_out.sources[row] for row in valid_rows],
         fingerprint=fingerprint,
         resolved=(data, resolved(config, tokenizer)),
-        facts=facts(tokenizer, "sentence", longest),
+        facts=facts(tokenizer, mode, longest),
         batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
         batch=batch,
         valid_characters=sum(len(line) + 1 for line in valid_lines),
@@ -299,7 +319,9 @@ def _pack(
 ) -> tuple[Corpus, list[int], int]:
     """Corpus of the rows, the rows that are in it, and the input positions of the longest."""
     ids = tokenizer.encode([records.texts[row] for row in rows])
-    parts: list[Ragged | int] = [tokenizer.bos, ids, tokenizer.eos]
+    parts: list[Ragged | int] = [tokenizer.bos, ids]
+    if data.mode != "fixed":
+        parts.append(tokenizer.eos)
     loss_from: Tensor | None = None
     if records.sources is not None:
         conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
@@ -330,6 +352,14 @@ def _pack(
         packed = packed.take(kept)
         loss_from = None if loss_from is None else loss_from[kept]
         rows = [rows[row] for row in kept.tolist()]
+    lengths = packed.lengths - 1
+    other = (lengths != (data.max_length or lengths[0])).nonzero().view(-1)
+    if data.mode == "fixed" and len(other):
+        row = int(other[0])
+        raise DataError(
+            f"{records.where(rows[row])}: {int(lengths[row])} tokens, expected {data.max_length or int(lengths[0])}; "
+            "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
+        )
     return Corpus(packed, loss_from, tokenizer.fingerprint), rows, int((packed.lengths - 1).max())
 
 
@@ -419,8 +449,13 @@ def _stream_corpus(tokenizer: Tokenizer, text: str, start: int) -> Corpus:
 
 def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
     """What a model has to know of the ids."""
+    start: int
+    stop: int
+    written: set[int]
     if mode == "sentence":
         start, stop, written = tokenizer.bos, tokenizer.eos, {tokenizer.eos}
+    elif mode == "fixed":
+        start, stop, written = tokenizer.bos, -1, set()
     elif tokenizer.kind in ("byte", "char"):
         start, stop, written = tokenizer.token_to_id("\n"), -1, set()
     else:

@@ -43,6 +43,10 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     if data.valid_characters:
         scores["nll_per_character"] = totals["nll"][0] / data.valid_characters
+    oracle = getattr(data, "oracle", None)  # text data alone has one
+    if oracle is not None:
+        # the mean over the oracle's own lines of log p_oracle - log p_model: an estimate of KL(oracle || model)
+        scores["kl_from_oracle"] = (totals["nll"][0] - sum(oracle.nats(data.valid_lines))) / len(data.valid_lines)
     return scores
 
 
@@ -53,13 +57,14 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
     made, `collapse` counts the signs that samples have left the band of real text and `signs` says them. A run on
     running text has no lines to score: the few texts that are shown are all that is written.
     """
-    if data.mode != "sentence":
+    if data.mode not in ("sentence", "fixed"):
         return writer.generate(train.show) if train.show else [], {}
     count = min(train.samples, len(data.valid_lines))
     if count < 2:
         return [], {}
     sources = data.valid_sources[:count] if data.valid_sources is not None else None
     texts = writer.generate(1 if sources else count, sources=sources)
+    truth = data.oracle.scores(texts) if data.oracle is not None else {}
     tokenizer = metric_tokenizer(data.valid_lines)
     table = metrics.evaluate_text(texts, data.valid_lines, train=data.train_lines, tokenizer=tokenizer).scores
     scores: dict[str, Any] = {name.replace("-", "_"): float(score) for name, score in table.items()}
@@ -71,7 +76,7 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
         repeated = max(scores["self_bleu_4"], real_self_bleu)
         signs = metrics.collapse_signs(repeated, real_self_bleu, scores["unique"], len(set(real)) / count)
     scores |= {"real_self_bleu_4": real_self_bleu, "collapse": len(signs), "signs": signs}
-    return texts, scores | {"signature": str(table["bleu-4"].signature)}
+    return texts, scores | truth | {"signature": str(table["bleu-4"].signature)}
 
 
 def metric_tokenizer(lines: Sequence[str]) -> str:

@@ -225,8 +225,9 @@ class Writer:
         if not lines:
             raise DataError("no lines to score")
         self._check_sources(sources)
-        end = self._stop if self._stop >= 0 else self._start
-        parts: list[Ragged | int] = [self._start, self.tokenizer.encode(lines), end]
+        parts: list[Ragged | int] = [self._start, self.tokenizer.encode(lines)]
+        if self.settings.data.mode != "fixed":
+            parts.append(self._stop if self._stop >= 0 else self._start)
         conditions = encode_sources(self.tokenizer, sources) if sources is not None else None
         if conditions is not None:
             if len(conditions) != len(lines):
@@ -247,7 +248,7 @@ class Writer:
         for name in options:
             if name not in known:
                 raise TypeError(f"unknown sampling option {name}; known: {', '.join(sorted(known))}")
-        if self._stop < 0 and not options.get("max_length"):
+        if self._stop < 0 and self.settings.data.mode != "fixed" and not options.get("max_length"):
             options["max_length"] = _RUNNING_LENGTH
         return Sampling(**options)
 

@@ -1,0 +1,134 @@
+"""Rewards of text: what a line is worth, a number for each. Built in, or a function of your own in a Python file.
+
+    grammatical:captions     1 if the grammar (a name or a TOML file) can write the line, else 0
+    length:5-12              1 if the line has 5 to 12 words
+    regex:^a .* dog          1 if the pattern is found in the line
+    label:positive:FILE      probability of the label by a classifier fitted to FILE (.tsv, .jsonl: label and text)
+    my_rewards.py:score      score(lines: list[str]) -> one number each
+
+A file is imported when training starts, never when a run is loaded.
+"""
+
+import importlib.util
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqgen.core.errors import ConfigError
+from seqgen.data.grammar import Grammar
+from seqgen.data.text import read_records
+
+Reward = Callable[[list[str]], Sequence[float]]
+"""Lines to numbers, as many."""
+
+_KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE or FILE.py:FUNCTION"
+
+
+def reward(spec: str) -> Callable[[list[str]], list[float]]:
+    """The reward that `spec` names. Equal lines are judged once a call.
+
+    ConfigError for a spec that cannot be followed, and, when called, for a function that raises, gives another count
+    of numbers than it was given lines, or a number that is not finite.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind.endswith(".py") and colon:
+        function = _from_file(Path(kind), rest)
+    elif kind == "grammatical" and rest:
+        function = _grammatical(rest)
+    elif kind == "length" and (match := re.fullmatch(r"(\d+)-(\d+)", rest)):
+        function = _length(int(match[1]), int(match[2]))
+    elif kind == "regex" and rest:
+        function = _regex(rest)
+    elif kind == "label" and rest.partition(":")[2]:
+        label, _, file = rest.partition(":")
+        function = _label(label, file)
+    else:
+        raise ConfigError(f"model.reward must be critic, constant, {_KINDS}, got {spec!r}")
+
+    def judged(lines: list[str]) -> list[float]:
+        distinct = list(dict.fromkeys(lines))
+        values = dict(zip(distinct, _checked(spec, function, distinct), strict=True))
+        return [values[line] for line in lines]
+
+    return judged
+
+
+def _checked(spec: str, function: Reward, lines: list[str]) -> list[float]:
+    try:
+        given = function(list(lines))
+    except Exception as error:
+        raise ConfigError(
+            f"model.reward {spec} raised {type(error).__name__}: {error} (given {len(lines)} lines, "
+            f"the first {lines[0]!r})"
+        ) from error
+    try:
+        values = [float(value) for value in given]
+    except (TypeError, ValueError):
+        raise ConfigError(f"model.reward {spec} must return one number for each line, got {given!r:.80}") from None
+    if len(values) != len(lines):
+        raise ConfigError(f"model.reward {spec} returned {len(values)} numbers for {len(lines)} lines")
+    for value, line in zip(values, lines, strict=True):
+        if not math.isfinite(value):
+            raise ConfigError(f"model.reward {spec} returned {value} for {line!r}; expected finite numbers")
+    return values
+
+
+def _from_file(path: Path, name: str) -> Reward:
+    if not path.is_file():
+        raise ConfigError(f"model.reward: {path}: no such file")
+    # a name of its own, so that nothing that is installed is hidden by it
+    spec = importlib.util.spec_from_file_location(f"seqgen_reward_{path.stem}", path)
+    assert spec is not None, "the name ends with .py"
+    assert spec.loader is not None, "the name ends with .py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"model.reward: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"model.reward: {path} has no function {name!r}; it has: {', '.join(known) or 'none'}")
+    result: Reward = function
+    return result
+
+
+def _grammatical(name: str) -> Reward:
+    grammar = Grammar.load(name)
+    return lambda lines: [float(grammar.grammatical(line)) for line in lines]
+
+
+def _length(shortest: int, longest: int) -> Reward:
+    if shortest > longest:
+        raise ConfigError(f"model.reward = length:{shortest}-{longest}: no length is in this range")
+    return lambda lines: [float(shortest <= len(line.split()) <= longest) for line in lines]
+
+
+def _regex(pattern: str) -> Reward:
+    try:
+        found = re.compile(pattern).search
+    except re.error as error:
+        raise ConfigError(f"model.reward = regex:{pattern}: not a regular expression ({error})") from None
+    return lambda lines: [float(found(line) is not None) for line in lines]
+
+
+def _label(label: str, file: str) -> Reward:
+    """Logistic regression on words and pairs of words."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    records = read_records([file], source="label", target="text")
+    labels = records.sources or []
+    known = sorted(set(labels))
+    if label not in known or len(known) < 2:
+        raise ConfigError(f"model.reward = label:{label}:{file}: expected {label} and another label, got {known}")
+    words = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", lowercase=False, binary=True)
+    classifier = make_pipeline(words, LogisticRegression(max_iter=1000))
+    classifier.fit(records.texts, labels)
+    column = list(classifier.classes_).index(label)
+    return lambda lines: [float(row[column]) for row in classifier.predict_proba(lines)]
