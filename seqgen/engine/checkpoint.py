@@ -108,8 +108,13 @@ def _write_shared(
 
 
 def read_state(run: Path, step: int) -> dict[str, Any]:
-    """The state.json of a checkpoint."""
-    return dict(files.read_json(folder_of(run, step) / "state.json"))
+    """The state.json of a checkpoint; RunError where there is no such step."""
+    path = folder_of(run, step) / "state.json"
+    if not path.is_file():
+        raise RunError(
+            f"{run} has no checkpoint of step {step}; there are: {', '.join(map(str, steps(run))) or 'none'}"
+        )
+    return dict(files.read_json(path))
 
 
 def read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:

@@ -169,10 +169,13 @@ def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[s
 def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
     """A new run folder; config.toml comes last, because it is what makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(p.name not in ("tokenizer", "env.json") and not p.name.startswith(".") for p in folder.iterdir()):
+    inner = (folder / "checkpoints", folder / "samples")
+    # what a start that broke off, for example on a full disk, may have left
+    left = {"tokenizer", "env.json", *(p.name for p in inner if p.is_dir() and not any(p.iterdir()))}
+    if any(p.name not in left and not p.name.startswith(".") for p in folder.iterdir()):
         raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
-    (folder / "checkpoints").mkdir()
-    (folder / "samples").mkdir()
+    for place in inner:
+        place.mkdir(exist_ok=True)
     if data.tokenizer is not None:
         data.tokenizer.save(folder / "tokenizer")
     env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world()}

@@ -25,11 +25,9 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _DATA_ROOMS = {"text": "seqgen.data.sources", "images": "seqgen.images.data"}
 
-MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
-)
-"""Options a later sitting of the same run may set anew: they do not rewrite the past."""
+_LATER = ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
+MAY_CHANGE = frozenset(["data.files", *(f"train.{name}" for name in _LATER)])
+"""Options a later sitting may set anew: they do not rewrite the past (moved files are compared by their content)."""
 
 
 @dataclass(frozen=True)
