@@ -1,3 +1,83 @@
-"""Neural sequence generation: language models, SeqGAN and text VAEs on one data pipeline."""
+"""Neural sequence generation: language models, SeqGAN and text VAEs on one data pipeline.
+
+    config = seqgen.config("lm", data="captions.txt", overrides={"model.hidden": 512})
+    seqgen.train(config, out="runs/captions")         # again after a crash: continues, bit for bit
+    writer = seqgen.load("runs/captions")
+    lines = writer.generate(count=1000, temperature=0.9, seed=1)
+    print(seqgen.bleu(lines, seqgen.read_lines("held-out.txt")), seqgen.self_bleu(lines))
+
+Importing this package imports nothing of it: each name is loaded when it is first used, torch with the first that needs
+it. The rooms below (`seqgen.metrics` and the others) load in the same way.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from seqgen._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from seqgen.core.errors import ConfigError as ConfigError
+    from seqgen.core.errors import DataError as DataError
+    from seqgen.core.errors import MissingExtraError as MissingExtraError
+    from seqgen.core.errors import NonFiniteError as NonFiniteError
+    from seqgen.core.errors import RunError as RunError
+    from seqgen.core.errors import SeqgenError as SeqgenError
+    from seqgen.data.grammar import Grammar as Grammar
+    from seqgen.data.ragged import Ragged as Ragged
+    from seqgen.data.text import read_lines as read_lines
+    from seqgen.data.tokenizers import Tokenizer as Tokenizer
+    from seqgen.data.tokenizers import TokenizerConfig as TokenizerConfig
+    from seqgen.data.tokenizers import load_tokenizer as load_tokenizer
+    from seqgen.data.tokenizers import train_tokenizer as train_tokenizer
+    from seqgen.engine.evaluate import Table as Table
+    from seqgen.engine.evaluate import evaluate as evaluate
+    from seqgen.engine.generate import LineScores as LineScores
+    from seqgen.engine.generate import Text as Text
+    from seqgen.engine.generate import Writer as Writer
+    from seqgen.engine.generate import load as load
+    from seqgen.engine.loop import Outcome as Outcome
+    from seqgen.engine.loop import Progress as Progress
+    from seqgen.engine.loop import train as train
+    from seqgen.engine.report import write_report as write_report
+    from seqgen.engine.run import Settings as Settings
+    from seqgen.engine.run import config as config
+    from seqgen.metrics.bleu import bleu as bleu
+    from seqgen.metrics.bleu import self_bleu as self_bleu
+    from seqgen.metrics.score import Score as Score
+
+_NAMES = {
+    "core.errors": ("ConfigError", "DataError", "MissingExtraError", "NonFiniteError", "RunError", "SeqgenError"),
+    "data.grammar": ("Grammar",),
+    "data.ragged": ("Ragged",),
+    "data.text": ("read_lines",),
+    "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
+    "engine.evaluate": ("Table", "evaluate"),
+    "engine.generate": ("LineScores", "Text", "Writer", "load"),
+    "engine.loop": ("Outcome", "Progress", "train"),
+    "engine.report": ("write_report",),
+    "engine.run": ("Settings", "config"),
+    "metrics.bleu": ("bleu", "self_bleu"),
+    "metrics.score": ("Score",),
+}
+"""Where each public name lives; the re-exports above say the same to type checkers."""
+
+_ROOMS = ("core", "data", "engine", "metrics", "models", "nn")
+
+__all__ = ["__version__", *sorted(name for names in _NAMES.values() for name in names)]
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for granted
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name, or a room of the package, when it is first used."""
+        for module, names in _NAMES.items():
+            if name in names:
+                value = getattr(importlib.import_module(f"seqgen.{module}"), name)
+                globals()[name] = value  # the next use is a plain look-up
+                return value
+        if name in _ROOMS:
+            return importlib.import_module(f"seqgen.{name}")
+        raise AttributeError(f"module 'seqgen' has no attribute {name!r}; public names: {', '.join(__all__)}")
+
+    def __dir__() -> list[str]:
+        """The public names, for completion."""
+        return [*__all__, *_ROOMS]

@@ -4,8 +4,10 @@ Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input
 141 whoever read the output has left, 143 SIGTERM.
 """
 
+import difflib
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -15,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import config, corpus, generate, output, report, score, tokenizer, train
+from seqgen.cli import compare, config, corpus, generate, output, report, score, tokenizer, train
 from seqgen.core.errors import SeqgenError
 
 # plain help: rich would take twice as long to draw it as everything else takes together
@@ -27,6 +29,9 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     score.evaluate,
     score.bleu,
     score.self_bleu,
+    compare.compare,
+    compare.curve,
+    compare.blind,
     report.report,
     config.config,
     config.doctor,
@@ -60,9 +65,7 @@ def seqgen(
     seqgen generate runs/captions --count 5 --seed 1
     seqgen evaluate runs/captions --references held-out.txt
     """
-    if context.invoked_subcommand is None:
-        output.write(context.get_help() + "\n")
-        raise typer.Exit(2)
+    output.help_or_command(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,15 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.emit = _say_record  # type: ignore[method-assign]
     messages = logging.getLogger("seqgen")
+    level = messages.level
     messages.addHandler(handler)
     messages.setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
         try:
-            code = _run(arguments)
+            return _run(arguments)
         finally:
             messages.removeHandler(handler)
-    return code
+            messages.setLevel(level)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -91,9 +95,10 @@ def _run(arguments: Sequence[str] | None) -> int:
             output.abandon()
         return _fail(error, error.exit_code)
     except _UsageError as error:
-        return _fail(_usage(error), 2)
+        return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        output.say("interrupted")
+        return 130
     except output.PipeClosedError:
         output.abandon()
         return 141
@@ -119,25 +124,40 @@ def _fail(message: object, code: int) -> int:
     return code
 
 
-def _usage(error: Any) -> str:
-    """typer's words in ours: what was wrong, and where the help is."""
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    """typer's words in ours: what was expected, what came, and where the help is."""
     kind, context = type(error).__name__, error.ctx
     where = context.command_path if context is not None else "seqgen"
+    parameter = getattr(error, "param", None)
+    name = "" if parameter is None else parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
     if kind == "NoSuchOption":
-        near = f"; did you mean {sorted(error.possibilities)[0]}?" if error.possibilities else ""
-        return f"unknown option {error.option_name}{near}; see: {where} --help"
-    if kind == "MissingParameter":
-        name = error.param.metavar if error.param.param_type_name == "argument" else error.param.opts[0]
-        return f"{name} is missing; see: {where} --help"
-    if kind == "BadParameter" and error.param is not None:
-        name = error.param.metavar if error.param.param_type_name == "argument" else error.param.opts[0]
-        return f"{name}: {_lower(error.message)}; see: {where} --help"
-    return f"{_lower(error.format_message())}; see: {where} --help"
+        near = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
+        words = f"unknown option {error.option_name}" + (f"; did you mean {near[0]}?" if near else "")
+    elif kind == "MissingParameter":
+        words = f"{name} is missing"
+    elif kind == "BadParameter" and "valid integer" in error.message:
+        words = f"{name} must be an integer, got {_given(parameter, arguments)}"
+    elif kind == "BadParameter" and re.search("valid (number|float)", error.message):
+        words = f"{name} must be a number, got {_given(parameter, arguments)}"
+    elif unknown := re.match(r"No such command '(.+?)'", error.format_message()):
+        known = context.command.commands
+        near = difflib.get_close_matches(unknown[1], known, n=1)
+        words = f"unknown command {unknown[1]}; " + (
+            f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        )
+    else:
+        line = " ".join(error.format_message().split()).rstrip(".")
+        words = line[:1].lower() + line[1:]
+    return f"{words}; see: {where} --help"
 
 
-def _lower(text: str) -> str:
-    line = " ".join(text.split()).rstrip(".")
-    return line[:1].lower() + line[1:]
+def _given(parameter: Any, arguments: Sequence[str]) -> str:
+    """What was typed for an option: `--count x` or `--count=x`; typer's error does not say."""
+    for i, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if option in parameter.opts:
+            return repr(value if equals else arguments[i + 1])
+    return "something else"
 
 
 def _first_line(error: BaseException) -> str:
@@ -160,7 +180,3 @@ def _say_record(record: logging.LogRecord) -> None:
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     output.say(f"warning: {message}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,12 @@ import typer
 from seqgen.cli import output
 from seqgen.cli.options import Json
 
-app = typer.Typer(name="corpus", help="Find, make, fetch and inspect text.", no_args_is_help=True)
+app = typer.Typer(
+    name="corpus",
+    help="Find, make, fetch and inspect text.",
+    callback=output.help_or_command,
+    invoke_without_command=True,
+)
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file instead of standard output.")]
 
@@ -33,7 +38,26 @@ def list_(json: Json = False) -> None:
         for name, kind, where in rows:
             output.write(output.json_line({"name": name, "kind": kind, "where": where}))
     else:
-        output.write(output.table(["name", "kind", "where"], rows, left=3))
+        output.write(output.table(["name", "kind", "where"], rows, left=(0, 1, 2)))
+
+
+@app.command()
+def inspect(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Text, or folders; - is standard input.", show_default=False)
+    ],
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="The text in .jsonl and .tsv rows.")] = "text",
+    json: Json = False,
+) -> None:
+    """What to know of a text before training on it."""
+    from seqgen.data.inspect import inspect_files
+
+    found = inspect_files(files, field=field)
+    if json:
+        output.write(output.json_line(found.to_dict()))
+    else:
+        rows = [(row.name, row.value, row.advice) for row in found.rows()]
+        output.write(output.table(["", "", ""], rows, left=(0, 1, 2)).split("\n", 2)[2])
 
 
 @app.command()
@@ -55,11 +79,12 @@ def sample(
     grammar: Annotated[
         str, typer.Argument(metavar="GRAMMAR", help="captions, verse-zh, reviews, or a file.toml.", show_default=False)
     ],
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Lines.")] = 10,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Lines.")] = 10,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Line k depends on (seed, k) alone.")] = 1,
     out: Out = None,
 ) -> None:
     """Lines of a weighted grammar; a labelled one has a header first and is read as .tsv."""
+    output.at_least(1, count=count)
     from seqgen.data.builders import grammar_lines
 
     _write(grammar_lines(grammar, count, seed), out)

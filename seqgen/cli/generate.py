@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Seed, Step
+from seqgen.cli.options import Device, Json, Run, Seed, Step, open_run
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
@@ -25,7 +25,7 @@ def generate(
     source: Annotated[
         str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
     ] = "",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many texts.")] = 1,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts.")] = 1,
     seed: Seed = 0,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", help="Below 1 surer, above 1 wilder; 0 is greedy.")
@@ -81,6 +81,7 @@ def generate(
     One text a line, or with --json one object a line; texts of several lines are separated by a line of four dashes.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
     """
+    output.at_least(1, count=count)
     if prompt and source:
         raise output.CommandError("give --prompt or --source, not both")
     if train and not novel:
@@ -90,9 +91,8 @@ def generate(
         _check_stream(count=count != 1, source=source, unique=unique, novel=novel, match=match, out=out, json=json)
     from seqgen.data.text import read_lines
     from seqgen.engine.evaluate import training_lines
-    from seqgen.engine.generate import load
 
-    writer = load(run, step=step, device=device)
+    writer = open_run(run, step, device)
     options: dict[str, Any] = {
         "seed": seed,
         "prompt": prompt,

@@ -1,9 +1,14 @@
 """Arguments and options that several commands share, so that one thing has one name and one help text."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
+
+from seqgen.cli import output
+
+if TYPE_CHECKING:
+    from seqgen.engine.generate import Writer
 
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 Step: TypeAlias = Annotated[
@@ -15,3 +20,22 @@ Step: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... or auto.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+def open_run(run: Path, step: int | None, device: str) -> "Writer":
+    """The trained model of a run folder, faults named by the options above."""
+    from seqgen.engine.generate import load
+
+    with output.wrong_values():
+        return load(run, step=step, device=device)
+
+
+def read_for(writer: "Writer", file: str) -> tuple[list[str], list[str] | None]:
+    """The texts of a file and, for a run with conditions, their conditions, by the fields the run was trained on."""
+    from seqgen.data.text import read_lines, read_records
+
+    data = writer.settings.data
+    if not data.source:
+        return read_lines(file, field=data.field), None
+    records = read_records([file], source=data.source, target=data.target)
+    return records.texts, records.sources

@@ -8,8 +8,11 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import typer
 
 from seqgen.core.errors import SeqgenError
 
@@ -82,15 +85,15 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A table as text, the first `left` columns flush left, the others flush right; long cells are never cut."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """A table as text, the columns in `left` flush left, the others flush right; long cells are never cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+        drawn.add_column(name, justify="left" if i in left else "right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     text = io.StringIO()
@@ -107,4 +110,29 @@ def wrong_values() -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, UnicodeError):
             raise
-        raise CommandError(re.sub(r"\bsample\.(\w+)", lambda m: "--" + m[1].replace("_", "-"), str(error))) from None
+        typed = re.sub(r"\b(?:sample|train(?=\.device))\.(\w+)", lambda m: "--" + m[1].replace("_", "-"), str(error))
+        raise CommandError(typed) from None
+
+
+@contextlib.contextmanager
+def warnings_said() -> Iterator[None]:
+    """What a protocol warns of, as lines for the person."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(one.message) for one in caught):
+        say(f"warning: {text}")
+
+
+def at_least(least: int, **options: int | None) -> None:
+    """CommandError for the first of the options that is below `least`."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise CommandError(f"--{name} must be an integer >= {least}, got {value}")
+
+
+def help_or_command(context: typer.Context) -> None:
+    """A group named without a command: its help, and the exit code of wrong usage."""
+    if context.invoked_subcommand is None:
+        write(context.get_help() + "\n")
+        raise typer.Exit(2)

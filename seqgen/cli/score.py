@@ -1,18 +1,19 @@
 """How good text is: `seqgen score`, `evaluate`, `bleu`, `self-bleu`. The last two need no run and no torch."""
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Step
+from seqgen.cli.options import Device, Json, Run, Step, open_run, read_for
 
 if TYPE_CHECKING:
+    from seqgen.engine.evaluate import Table
     from seqgen.engine.generate import LineScores, Writer
     from seqgen.metrics import Score
 
@@ -46,9 +47,7 @@ def score(
     Lines are ordered by nats per token. The percentile says how many of the run's held-out lines are less likely still:
     noise, markup and foreign lines are near 0. Output: tab-separated with a header, or an object a line.
     """
-    from seqgen.engine.generate import load
-
-    writer = load(run, step=step, device=device)
+    writer = open_run(run, step, device)
     lines, sources = read_for(writer, file)
     numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
     if not numbers:
@@ -83,17 +82,6 @@ def score(
         record["text"] = scores.lines[i]
         output.write(output.json_line(record) if json else _tsv(record))
     _say_totals(scores)
-
-
-def read_for(writer: "Writer", file: str) -> tuple[list[str], list[str] | None]:
-    """The texts of a file and, for a run with conditions, their conditions, by the fields the run was trained on."""
-    from seqgen.data.text import read_lines, read_records
-
-    data = writer.settings.data
-    if not data.source:
-        return read_lines(file, field=data.field), None
-    records = read_records([file], source=data.source, target=data.target)
-    return records.texts, records.sources
 
 
 def _per_token(log_probs: Sequence[float]) -> float:
@@ -165,7 +153,7 @@ def evaluate(
         str, typer.Option("--tokenizer", metavar="NAME", help="auto, split, nltk, 13a, zh or char (protocol default).")
     ] = "auto",
     count: Annotated[
-        int, typer.Option("--count", metavar="N", min=0, help="Samples; 0: as many as references, at most 10,000.")
+        int, typer.Option("--count", metavar="N", help="Samples; 0: as many as references, at most 10,000.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
@@ -180,17 +168,18 @@ def evaluate(
     from seqgen.data.text import read_lines
     from seqgen.engine import evaluate as evaluation
 
+    output.at_least(0, count=count)
+    if subject != "-" and not Path(subject).exists():
+        raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
-    with output.wrong_values(), _warnings_said():
+    with output.wrong_values(), output.warnings_said():
         if run is None:
             lines = read_lines(subject)
             held_out = read_lines(references)
             table = evaluation.evaluate(lines, held_out, train=read_lines(train) if train else None, **options)
         else:
-            from seqgen.engine.generate import load
-
-            writer = load(run, step=step, device=device)
+            writer = open_run(run, step, device)
             held_out, sources = read_for(writer, references)
             own = read_for(writer, train)[0] if train else None
             table = evaluation.evaluate(
@@ -201,9 +190,22 @@ def evaluate(
     if json:
         output.write(output.json_line(table.to_dict()))
         return
+    _write_table(table)
+
+
+def _write_table(table: "Table") -> None:
+    """Every number of the table, and how each was made where the line is wide enough for it."""
+    signed = table.columns[0].scores
     rows = [[name, *(_number(value) for value in values)] for name, values in table.rows()]
-    output.write(output.table([f"protocol {table.protocol}", *(column.name for column in table.columns)], rows))
-    output.write("\n" + "".join(f"{column.name}: {column.about}\n" for column in table.columns))
+    names = [f"protocol {table.protocol}", *(column.name for column in table.columns)]
+    made = [str(signed[row[0]].signature) if row[0] in signed else "" for row in rows]
+    drawn = output.table(
+        [*names, "how"], [[*row, how] for row, how in zip(rows, made, strict=True)], left=(0, len(names))
+    )
+    if sys.stdout.isatty() and max(map(len, drawn.splitlines())) > shutil.get_terminal_size().columns:
+        drawn = output.table(names, rows)
+        output.say("a wider terminal, a pipe or --json shows how each number was made")
+    output.write(drawn + "\n" + "".join(f"{column.name}: {column.about}\n" for column in table.columns))
 
 
 def _keep(run: Path, table: dict[str, Any]) -> None:
@@ -224,7 +226,7 @@ def _number(value: float | None) -> str:
 def bleu(
     hypotheses: Annotated[str, typer.Argument(metavar="HYP", help="Texts to score, one a line.", show_default=False)],
     references: Annotated[
-        list[str], typer.Argument(metavar="REF...", help="Real text; all lines together.", show_default=False)
+        list[str], typer.Argument(metavar="REF", help="Real text; all lines together.", show_default=False)
     ],
     order: Order = "4",
     tokenizer: TokenizerName = "split",
@@ -321,13 +323,3 @@ def _level(name: str) -> Literal["sentence", "corpus", "sacrebleu"]:
 def _write_scores(scores: "dict[int, Score]", *, json: bool) -> None:
     for one in scores.values():
         output.write(f"{one.json() if json else one}\n")
-
-
-@contextlib.contextmanager
-def _warnings_said() -> Iterator[None]:
-    """What a protocol warns of, as lines for the person."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for text in dict.fromkeys(str(one.message) for one in caught):
-        output.say(f"warning: {text}")

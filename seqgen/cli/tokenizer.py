@@ -11,7 +11,12 @@ from seqgen.cli.options import Json
 if TYPE_CHECKING:
     from seqgen.data.tokenizers import Tokenizer
 
-app = typer.Typer(name="tokenizer", help="Train a tokenizer; turn text into ids and back.", no_args_is_help=True)
+app = typer.Typer(
+    name="tokenizer",
+    help="Train a tokenizer; turn text into ids and back.",
+    callback=output.help_or_command,
+    invoke_without_command=True,
+)
 
 Where = Annotated[
     Path, typer.Argument(metavar="DIR", help="A run, or a folder that `tokenizer train` wrote.", show_default=False)
@@ -23,9 +28,7 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="Lines; - is standard 
 def train(
     words: Annotated[
         list[str],
-        typer.Argument(
-            metavar="FILE... [tokenizer.option=value]...", help="Text, and settings such as tokenizer.kind=bpe."
-        ),
+        typer.Argument(metavar="FILE", help="Text, and settings such as tokenizer.kind=bpe."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tokenizer goes.", show_default=False)],
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,

@@ -25,11 +25,14 @@ _QUIET_LINE_S = 30.0
 
 
 def train(
-    words: Annotated[
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="lm, ...; seqgen config lists them.", show_default=False)
+    ] = "",
+    settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL] [section.option=value]...",
-            help="A model (lm, ...) and settings such as model.hidden=512; seqgen config MODEL lists them all.",
+            metavar="section.option=value",
+            help="Settings such as model.hidden=512; seqgen config MODEL explains them all.",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +59,7 @@ def train(
 
     A folder that already holds the run is continued from its last checkpoint, bit for bit; --out alone is enough then.
     """
-    model, settings = _split(words or [], data)
+    model, overrides = _split([word for word in (model, *(settings or ())) if word], data)
     if out is None:
         raise output.CommandError("--out DIR is missing: the folder of the run; see: seqgen train --help")
     from seqgen.core import dist
@@ -66,12 +69,12 @@ def train(
     display = _Bar() if sys.stderr.isatty() else _Lines()
     try:
         if model or preset or file:
-            chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=settings)
+            chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides)
             outcome = loop.train(chosen, out, source_run=source, progress=display.show)
         else:
             paths = {"data.files": data, "data.valid": valid}
-            settings += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
-            outcome = loop.train(None, out, source_run=source, overrides=settings, progress=display.show)
+            overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
+            outcome = loop.train(None, out, source_run=source, overrides=overrides, progress=display.show)
     except KeyboardInterrupt:
         display.close()
         output.say(f"stopped at once; seqgen train --out {out} continues from the last checkpoint, if there is one")

@@ -1,0 +1,192 @@
+"""Models and texts against each other: `seqgen compare`, `curve` and, with people as judges, `blind`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Json, Run, Step, open_run, read_for
+
+if TYPE_CHECKING:
+    from seqgen.engine.curve import Point
+
+References = Annotated[
+    str, typer.Option("--references", metavar="FILE", help="Real text that no run was trained on.", show_default=False)
+]
+Train = Annotated[
+    str, typer.Option("--train", metavar="FILE", help="The training text; a run's own is found by its settings.")
+]
+Count = Annotated[int, typer.Option("--count", metavar="N", help="Texts of each.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="A picture as PNG.", show_default=False)]
+
+
+def compare(
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="RUN|FILE", help="Run folders and files of texts.", show_default=False)
+    ],
+    references: References,
+    train: Train = "",
+    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="Whose rules.")] = "default",
+    count: Count = 1000,
+    seed: Seed = 0,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
+    form: Annotated[str, typer.Option("--format", metavar="NAME", help="md, csv or latex.")] = "md",
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Runs, files and real text in one table.
+
+    Every score has its 95 % interval; runs that differ in their seed alone are one line: mean, deviation and number.
+    """
+    from seqgen.data.text import read_lines
+    from seqgen.engine import compare as comparing
+
+    output.at_least(2, count=count)
+    if form not in ("md", "csv", "latex"):
+        raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
+    with output.wrong_values(), output.warnings_said():
+        table = comparing.compare(
+            subjects,
+            read_lines(references),
+            train=read_lines(train) if train else None,
+            protocol=protocol,
+            count=count,
+            seed=seed,
+            temperature=temperature,
+        )
+    output.write(output.json_line(table.to_dict()) if json else table.table(form) + "\n")
+    if not json:
+        for sentence in table.tests:
+            output.say(sentence)
+        for name, signature in table.signatures.items():
+            output.say(f"{name}: {signature}")
+    if plot is not None:
+        _save(plot, comparing.draw(table))
+
+
+def curve(
+    run: Run,
+    references: References,
+    temperatures: Annotated[
+        str, typer.Option("--temperatures", metavar="T,T...", help="Where to sample; without it 0.5 to 1.2.")
+    ] = "",
+    train: Train = "",
+    count: Count = 1000,
+    seed: Seed = 0,
+    plot: Plot = None,
+    json: Json = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Quality against diversity over temperatures, beside real text.
+
+    Quality is BLEU-4 against the references, diversity is 1 - Self-BLEU-4. A star marks the points that no other point
+    beats in both.
+    """
+    from seqgen.data.text import read_lines
+    from seqgen.engine import curve as curves
+
+    output.at_least(2, count=count)
+    chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
+    writer = open_run(run, step, device)
+    with output.wrong_values():
+        drawn = curves.curve(
+            writer,
+            read_for(writer, references)[0],
+            temperatures=chosen,
+            train=read_lines(train) if train else None,
+            count=count,
+            seed=seed,
+            on_point=_say_point,
+        )
+    if json:
+        output.write(output.json_line(drawn.to_dict()))
+    else:
+        front = drawn.front()
+        points = [*drawn.points, *([drawn.real] if drawn.real else [])]
+        rows = [[p.name, f"{p.quality:.4f}", f"{p.diversity:.4f}", "*" if p in front else ""] for p in points]
+        output.write(output.table(["", "quality", "diversity", ""], rows))
+        output.write(f"\narea under the front {drawn.area():.4f}; quality: {points[0].scores['bleu-4'].signature}\n")
+    if plot is not None:
+        _save(plot, curves.draw([drawn]))
+
+
+def _temperatures(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise output.CommandError(f"--temperatures must be numbers such as 0.7,1.0,1.3, got {text!r}") from None
+
+
+def _say_point(point: "Point") -> None:
+    output.say(f"{point.name}: quality {point.quality:.4f}, diversity {point.diversity:.4f}")
+
+
+def _save(path: Path, picture: bytes) -> None:
+    from seqgen.core import files
+
+    files.write_bytes(path, picture)
+    output.say(f"picture in {path}")
+
+
+def blind(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="A B", help="Two files of texts.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Pairs to judge.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws and shuffles.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page; its key lies beside it.", show_default=False)
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--score", metavar="FILE", help="Answers the page saved.", show_default=False)
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="The key of the page.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """People as judges: which of two texts is better, not knowing whose.
+
+    \b
+    seqgen blind a.txt b.txt --count 50 --out sheet.html     writes sheet.html and sheet.key.json
+    seqgen blind --score answers.json --key sheet.key.json   preference, 95 % interval, binomial test
+    """
+    if answers is not None:
+        if key is None:
+            raise output.CommandError("--score needs --key FILE, the key that lies beside the page")
+        _judge(answers, key, json=json)
+        return
+    if texts is None or len(texts) != 2 or out is None:
+        raise output.CommandError("expected two files and --out FILE, or --score FILE; see: seqgen blind --help")
+    output.at_least(1, count=count)
+    from seqgen.core import files
+    from seqgen.data.text import read_lines
+    from seqgen.engine.blind import sheet
+
+    a, b = (read_lines(file) for file in texts)
+    page, secret = sheet(a, b, names=(texts[0], texts[1]), count=count, seed=seed)
+    place = out.with_suffix(".key.json")
+    files.write_text(out, page)
+    files.write_json(place, secret)
+    output.say(f"{count} pairs in {out}; keep {place} from the judges")
+
+
+def _judge(answers: Path, key: Path, *, json: bool) -> None:
+    import dataclasses
+
+    from seqgen.core import files
+    from seqgen.engine.blind import verdict
+
+    found = verdict(files.read_json(key), files.read_json(answers))
+    if json:
+        output.write(output.json_line(dataclasses.asdict(found)))
+        return
+    low, high = found.interval
+    output.write(
+        f"{found.name_a} is preferred in {found.preferred_a} of {found.preferred_a + found.preferred_b} decided pairs: "
+        f"{found.share_a:.1%} [{low:.1%}, {high:.1%}], p = {found.p_value:.4f} (binomial); "
+        f"{found.undecided} undecided\n"
+    )
