@@ -42,6 +42,8 @@ class Oracle:
     """Every line has the same number of tokens, and no end token is needed."""
     nats: Callable[[Sequence[str]], list[float]]
     """-log p of every line under the oracle, infinite for what it never writes."""
+    valid_nats: float
+    """-log p of all held-out lines together."""
 
     def scores(self, lines: Sequence[str]) -> dict[str, float]:
         """`oracle_share`, the share of lines that the oracle could have written, and `nll_oracle` of these, nats per
@@ -68,7 +70,8 @@ def oracle(name: str) -> Oracle:
     def nats(lines: Sequence[str]) -> list[float]:
         return [-grammar.log_probability(line) for line in lines]
 
-    return Oracle(name, grammar.sample(TRAINING, seed=1), grammar.sample(HELD_OUT, seed=2), None, False, nats)
+    valid = grammar.sample(HELD_OUT, seed=2)
+    return Oracle(name, grammar.sample(TRAINING, seed=1), valid, None, False, nats, sum(nats(valid)))
 
 
 def _lstm_task(name: str, rest: str) -> Oracle:
@@ -86,7 +89,8 @@ def _lstm_task(name: str, rest: str) -> Oracle:
         rows = torch.tensor([[int(word) for word in line.split()] for line in lines])
         return (-target.log_probs(rows).sum(1)).tolist()
 
-    return Oracle(name, written(TRAINING, "training"), written(HELD_OUT, "held-out"), WordTokenizer(tokens), True, nats)
+    valid = written(HELD_OUT, "held-out")
+    return Oracle(name, written(TRAINING, "training"), valid, WordTokenizer(tokens), True, nats, sum(nats(valid)))
 
 
 class LstmOracle:

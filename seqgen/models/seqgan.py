@@ -8,10 +8,9 @@ Shapes: B rows, T tokens (the end of the text counted), V vocabulary, H hidden, 
 Run: seqgen train seqgan --data captions.txt --out runs/captions
 """
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -186,7 +185,7 @@ class Model(nn.Module):
     began: Tensor
     """Whether the phase mle is over."""
     at_start: Tensor
-    """Held-out nats per token and share of unique texts of the language model, NaN until they are known."""
+    """Held-out nats per token, share of unique texts and Self-BLEU-4 of the language model, NaN until known."""
     rewinds: Tensor
     """How often the alarm went off; each halves the policy's learning rate."""
 
@@ -221,7 +220,7 @@ class Model(nn.Module):
         sums = torch.zeros(features + 2, features + 3) if config.advantage == "critic" else None
         self.register_buffer("value_sums", sums)
         self.register_buffer("began", torch.tensor(False))
-        self.register_buffer("at_start", torch.full((2,), math.nan))
+        self.register_buffer("at_start", torch.full((3,), math.nan))
         self.register_buffer("rewinds", torch.tensor(0))
         self.own_reward: Score | None = None
         self._negatives: tuple[int, Texts | None] = (-1, None)
@@ -482,20 +481,19 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         seeds = torch.randint(1 << 62, (len(batch.inputs),)).to(device)
         texts = draw(model.decoder(), config.start, seeds, config.max_length)
         rewards, weights = _judged(model, texts)
-    drawn = _as_batch(config, texts)
-    with _without_dropout(model.policy):
-        hidden_bth, _ = model.policy.scan(drawn.inputs)
-    features = model.policy.features(hidden_bth.flatten(0, 1)[drawn.positions])
+    drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)].clone()
     targets = drawn.targets.flatten()[drawn.positions]
-    loss = linear_cross_entropy(
-        features, *model.policy.head(), targets, row_weights=weights.flatten()[drawn.positions].clone()
-    )
-    log_probs = linear_log_probs(features, *model.policy.head(), targets)
-    kl = (log_probs - model.anchor.eval().log_probs(drawn)).mean()
+    features, head = _features(model.policy, drawn), _drawing_head(model.policy)
+    loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p)
+    log_probs = linear_log_probs(features, *head, targets)
+    with torch.no_grad():
+        anchored = _features(model.anchor, drawn)
+        kl = (log_probs - linear_log_probs(anchored, *_drawing_head(model.anchor), targets)).mean()
     if config.kl_target:
-        loss = loss + float(model.kl_weight) * _divergence(model, drawn, features)
+        reference = F.linear(anchored, *_drawing_head(model.anchor)).detach()
+        loss = loss + float(model.kl_weight) * _divergence(F.linear(features, *head), reference)
         # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
-        error = (float(kl) / config.kl_target - 1) if config.kl_target else 0.0
+        error = float(kl) / config.kl_target - 1
         model.kl_weight *= 1 + 0.1 * max(-0.2, min(0.2, error))
     if config.mle_weight:
         loss = loss + config.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
@@ -600,15 +598,10 @@ def add_to_sums(sums: Tensor, features_nf: Tensor, rewards_n: Tensor) -> None:
     sums += features_nf.t() @ torch.cat([features_nf, rewards_n[:, None]], 1)
 
 
-def _divergence(model: Model, drawn: SequenceBatch, features_ph: Tensor) -> Tensor:
+def _divergence(logits_pv: Tensor, reference_pv: Tensor) -> Tensor:
     """Sum over positions of KL(policy || language model) of the next token, with gradient, nats."""
-    with torch.no_grad():
-        hidden_bth, _ = model.anchor.eval().scan(drawn.inputs)
-        weight, bias = model.anchor.head()
-        anchored = model.anchor.features(hidden_bth.flatten(0, 1)[drawn.positions])
-        reference = F.linear(anchored, weight, bias).float().log_softmax(-1)
-    log_probs = F.linear(features_ph, *model.policy.head()).float().log_softmax(-1)
-    return (log_probs.exp() * (log_probs - reference)).sum()
+    log_probs = logits_pv.float().log_softmax(-1)
+    return (log_probs.exp() * (log_probs - reference_pv.float().log_softmax(-1))).sum()
 
 
 def _inside(texts: Texts) -> Tensor:
@@ -616,13 +609,13 @@ def _inside(texts: Texts) -> Tensor:
     return torch.arange(texts.ids.shape[1], device=texts.ids.device) < texts.lengths[:, None]
 
 
-def _as_batch(config: Config, texts: Texts) -> SequenceBatch:
+def as_batch(texts: Texts, start: int) -> SequenceBatch:
     """Drawn texts as a batch that a language model reads."""
     length = int(texts.lengths.max())
     targets = texts.ids[:, :length]
     inside = _inside(texts)
     return SequenceBatch(
-        inputs=F.pad(targets[:, :-1], (1, 0), value=config.start),
+        inputs=F.pad(targets[:, :-1], (1, 0), value=start),
         targets=targets,
         positions=inside[:, :length].flatten().nonzero().squeeze(1),
         lengths=texts.lengths,
@@ -630,15 +623,24 @@ def _as_batch(config: Config, texts: Texts) -> SequenceBatch:
     )
 
 
-@contextlib.contextmanager
-def _without_dropout(policy: lm.Model) -> Iterator[None]:
-    """The policy as it draws. Its layers stay in training mode, which cuDNN wants of what is to be differentiated."""
+def _features(policy: lm.Model, batch: SequenceBatch) -> Tensor:
+    """What the output layer multiplies at every counted position, (P, H), without dropout: the policy as it draws."""
+    training = policy.training
     policy.eval()
-    policy.rnn.layers.train()
-    try:
-        yield
-    finally:
-        policy.train()
+    policy.rnn.layers.train()  # cuDNN wants this mode of layers that are to be differentiated
+    hidden_bth, _ = policy.scan(batch.inputs)
+    policy.train(training)
+    return policy.features(hidden_bth.flatten(0, 1)[batch.positions])
+
+
+def _drawing_head(policy: lm.Model) -> tuple[Tensor, Tensor]:
+    """The output layer without the tokens that are never drawn, so that probabilities are those of drawing.
+
+    Large and finite in the place of minus infinity: nothing times it is nothing, not NaN.
+    """
+    weight, bias = policy.head()
+    never = torch.tensor(policy.config.never, dtype=torch.int64, device=bias.device)
+    return weight, bias.index_fill(0, never, -1e4)
 
 
 def _plain(device: torch.device) -> torch.autocast:
@@ -662,26 +664,22 @@ def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
     """What a validation means after the phase mle: {"best": the policy is healthy, "event": what was seen or done}.
 
     Held-out likelihood falls in adversarial training even where texts become better, so the best policy is the latest
-    healthy one. Signs of collapse, against the language model at its end: held-out nats per token and the share of
-    texts that are unique; against real text of the same size: Self-BLEU-4. On collapse the policy goes back to the
-    last healthy one and learns half as fast from then on.
+    healthy one. Signs of collapse, against the language model at its end: held-out nats per token, the share of texts
+    that are unique, Self-BLEU-4. On collapse the policy goes back to the last healthy one and learns half as fast from
+    then on.
     """
     if not bool(model.began):
         return {}
-    nll, unique = float(scores["nll_per_token"]), float(scores.get("unique", math.nan))
+    now = [float(scores.get(name, math.nan)) for name in ("nll_per_token", "unique", "self_bleu_4")]
     if bool(model.at_start[0].isnan()):
-        model.at_start.copy_(torch.tensor([nll, unique]))
-    nll_before, unique_before = model.at_start.tolist()
+        model.at_start.copy_(torch.tensor(now))
+    nll, unique, self_bleu = now
+    nll_before, unique_before, self_bleu_before = model.at_start.tolist()
     # sign, how far it went, where a warning begins and where the run goes back
     signs = [
         ("rise of held-out nats per token", nll - nll_before, 0.3, 1.0),
-        ("loss of unique texts", 1 - unique / unique_before if unique_before else math.nan, 0.05, 0.3),
-        (
-            "Self-BLEU-4 above real text",
-            float(scores.get("self_bleu_4", math.nan)) - float(scores.get("real_self_bleu_4", math.nan)),
-            0.15,
-            0.3,
-        ),
+        ("share of unique texts lost", 1 - unique / unique_before if unique_before else math.nan, 0.05, 0.3),
+        ("rise of Self-BLEU-4", self_bleu - self_bleu_before, 0.15, 0.3),
     ]
     warned = [f"{name} {value:.2f} (limit {limit})" for name, value, warning, limit in signs if value >= warning]
     collapsed = any(value >= limit for _, value, _, limit in signs) or not math.isfinite(nll)
@@ -691,6 +689,7 @@ def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
         model.rewinds += 1
         what = "back to the last healthy policy, which now learns half as fast"
         return {"best": False, "event": f"collapse: {', '.join(warned)}; {what}"}
-    if not collapsed:
-        model.copy_policy(model.policy, model.healthy)
-    return {"best": not collapsed, **({"event": f"near collapse: {', '.join(warned)}"} if warned else {})}
+    if collapsed:
+        return {"best": False, "event": f"collapse: {', '.join(warned)}; model.alarm is off"}
+    model.copy_policy(model.policy, model.healthy)
+    return {"best": True, **({"event": f"near collapse: {', '.join(warned)}"} if warned else {})}

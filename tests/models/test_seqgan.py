@@ -1,0 +1,535 @@
+"""SeqGAN: phases are arithmetic, gradients are those of enumeration, a killed run ends with the same bytes."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError
+from seqgen.engine import checkpoint, generate, loop
+from seqgen.engine.run import config
+from seqgen.models import lm, seqgan
+from seqgen.nn.rollout import Texts, complete, draw, rollout_values
+
+START, STOP, A, B = 0, 1, 2, 3
+LONGEST = 3
+
+
+# ------------------------------------------------------------------------------------------------------------- phases
+
+
+def test_phases_and_rounds_follow_the_schedule() -> None:
+    schedule = seqgan.Config(mle_steps=2, critic_steps=3, round_steps=2, policy_turn=1, critic_turn=4)
+    told = [seqgan.phase(schedule, step) for step in range(15)]
+    assert told == [
+        *[("mle", 0)] * 2,
+        *[("critic", 0)] * 2,
+        ("critic", 1),
+        ("policy", 0),
+        *[("critic", 2)] * 2,
+        *[("critic", 3)] * 2,
+        ("policy", 0),
+        *[("critic", 4)] * 2,
+        *[("critic", 5)] * 2,
+    ]
+
+
+def test_the_paper_schedule_counts_as_the_paper_does() -> None:
+    chosen = config(preset="seqgan-paper")
+    kinds = [seqgan.phase(chosen.model, step)[0] for step in range(0, chosen.train.steps)]
+    assert kinds.count("policy") == 200
+    assert kinds.count("mle") == 120 * (10_000 // 64)
+    assert kinds.count("critic") == (50 + 200 * 5) * 3 * (20_000 // 64)
+
+
+# ------------------------------------------------------------------------------------- gradients against enumeration
+
+
+def tiny_policy() -> lm.Model:
+    torch.manual_seed(3)
+    policy = lm.Model(
+        lm.Config(embedding=5, hidden=4, tied=False, vocab_size=4, stop=STOP, never=(START,), max_length=LONGEST)
+    )
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    return policy.eval()
+
+
+def all_texts() -> list[list[int]]:
+    """Every text of the tiny vocabulary: up to three tokens, ended by STOP or by the limit."""
+    whole: list[list[int]] = []
+    for length in range(1, LONGEST + 1):
+        for body in itertools.product((A, B), repeat=length - 1):
+            whole += [[*body, end] for end in ((STOP, A, B) if length == LONGEST else (STOP,))]
+    return whole
+
+
+def padded(rows: list[list[int]]) -> Texts:
+    ids = torch.zeros(len(rows), LONGEST, dtype=torch.int64)
+    for row, text in enumerate(rows):
+        ids[row, : len(text)] = torch.tensor(text)
+    return Texts(ids, torch.tensor([len(text) for text in rows]))
+
+
+def token_log_probs(policy: lm.Model, texts: Texts) -> Tensor:
+    """(rows, T) with gradient, by plain log_softmax over the tokens that may be drawn; 0 after a text's end."""
+    inputs = torch.cat([torch.full((len(texts.ids), 1), START), texts.ids[:, :-1]], 1)
+    hidden, _ = policy.scan(inputs)
+    weight, bias = policy.head()
+    logits = (hidden @ weight.t() + bias).double()
+    logits = logits.index_fill(2, torch.tensor([START]), -math.inf)
+    chosen = logits.log_softmax(-1).gather(2, texts.ids.clamp(min=STOP).unsqueeze(2)).squeeze(2)
+    return torch.where(torch.arange(LONGEST) < texts.lengths[:, None], chosen, 0.0)
+
+
+def flat_gradient(value: Tensor, policy: lm.Model) -> Tensor:
+    grads = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True, materialize_grads=True)
+    return torch.cat([g.reshape(-1).double() for g in grads])
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, Any]:
+    """All texts with rewards, probabilities, exact values of every prefix and the exact policy gradient."""
+    policy = tiny_policy()
+    rows = all_texts()
+    texts = padded(rows)
+    rewards = torch.rand(len(rows), generator=torch.Generator().manual_seed(1)).double()
+    log_probs = token_log_probs(policy, texts)
+    probabilities = log_probs.sum(1).exp()
+    assert float(probabilities.detach().sum()) == pytest.approx(1.0, abs=1e-6)
+    values: dict[tuple[int, ...], float] = {}
+    for length in range(LONGEST + 1):
+        for prefix in {tuple(row[:length]) for row in rows if len(row) >= length}:
+            inside = torch.tensor([tuple(row[:length]) == prefix for row in rows])
+            mass = probabilities.detach() * inside
+            values[prefix] = float((mass * rewards).sum() / mass.sum())
+    exact = flat_gradient((probabilities * rewards).sum(), policy)
+    return {"policy": policy, "rows": rows, "rewards": rewards, "values": values, "exact": exact}
+
+
+def expected_gradient(world: dict[str, Any], advantage: Callable[[Texts, Tensor, list[list[int]]], Tensor]) -> Tensor:
+    """The mean over all pairs of texts, as a batch of two, of sum_t A_t grad log p(x_t), by their probabilities."""
+    policy, rows, rewards = world["policy"], world["rows"], world["rewards"]
+    log_probs = token_log_probs(policy, padded(rows))
+    probabilities = log_probs.sum(1).exp().detach()
+    total = torch.zeros((), dtype=torch.float64)
+    for i, j in itertools.product(range(len(rows)), repeat=2):
+        pair = [rows[i], rows[j]]
+        weights = advantage(padded(pair), rewards[[i, j]], pair)
+        weights = torch.nn.functional.pad(weights, (0, LONGEST - weights.shape[1]))
+        total = total + probabilities[i] * probabilities[j] * (weights * log_probs[[i, j]]).sum() / 2
+    return flat_gradient(total, policy)
+
+
+def exact_values(world: dict[str, Any], pair: list[list[int]], *, before: bool) -> Tensor:
+    """Values of the prefixes that end with token t, or of those before it."""
+    table = torch.zeros(2, LONGEST, dtype=torch.float64)
+    for row, text in enumerate(pair):
+        for t in range(len(text)):
+            table[row, t] = world["values"][tuple(text[: t + (not before)])]
+    return table
+
+
+@pytest.mark.parametrize("kind", ["raw", "delta"])
+def test_rollout_advantages_are_unbiased(kind: Literal["raw", "delta"], world: dict[str, Any]) -> None:
+    """They are linear in values by rollouts, whose mean is the exact value, so exact values give their expectation."""
+    got = expected_gradient(
+        world,
+        lambda texts, rewards, pair: seqgan.advantages(
+            kind, rewards, texts.lengths, exact_values(world, pair, before=False)
+        ),
+    )
+    torch.testing.assert_close(got, world["exact"], rtol=1e-5, atol=1e-7)
+
+
+def test_reinforce_loo_is_unbiased(world: dict[str, Any]) -> None:
+    got = expected_gradient(
+        world, lambda texts, rewards, pair: seqgan.advantages("reinforce_loo", rewards, texts.lengths, None)
+    )
+    torch.testing.assert_close(got, world["exact"], rtol=1e-5, atol=1e-7)
+
+
+def test_critic_advantage_is_unbiased_for_any_value_function_of_the_prefix(world: dict[str, Any]) -> None:
+    def wrong_values(texts: Texts, rewards: Tensor, pair: list[list[int]]) -> Tensor:
+        value = torch.tensor(
+            [[math.sin(7.0 * sum(text[:t]) + t) for t in range(LONGEST)] for text in pair], dtype=torch.float64
+        )
+        return seqgan.advantages("critic", rewards, texts.lengths, value)
+
+    torch.testing.assert_close(expected_gradient(world, wrong_values), world["exact"], rtol=1e-5, atol=1e-7)
+
+
+def test_gae_below_one_is_biased_for_a_wrong_value_function(world: dict[str, Any]) -> None:
+    """The control: the comparison above notices a bias."""
+
+    def wrong_values(texts: Texts, rewards: Tensor, pair: list[list[int]]) -> Tensor:
+        value = torch.tensor(
+            [[math.sin(7.0 * sum(text[:t]) + t) for t in range(LONGEST)] for text in pair], dtype=torch.float64
+        )
+        return seqgan.advantages("critic", rewards, texts.lengths, value, gae=0.5)
+
+    assert not torch.allclose(expected_gradient(world, wrong_values), world["exact"], rtol=1e-2)
+
+
+def test_gae_is_its_sum() -> None:
+    rewards, lengths = torch.tensor([2.0, -1.0]), torch.tensor([4, 2])
+    values = torch.randn(2, 5, generator=torch.Generator().manual_seed(2))
+    got = seqgan.advantages("critic", rewards, lengths, values, gae=0.7)
+    for row, length in enumerate(lengths.tolist()):
+        after = [*values[row, 1:length].tolist(), float(rewards[row])]
+        deltas = [after[t] - float(values[row, t]) for t in range(length)]
+        for t in range(5):
+            expected = sum(0.7**k * deltas[t + k] for k in range(length - t)) if t < length else 0.0
+            assert float(got[row, t]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["delta", "reinforce_loo"])
+def test_a_constant_reward_gives_no_gradient(kind: Literal["delta", "reinforce_loo"]) -> None:
+    rewards, lengths = torch.ones(3), torch.tensor([1, 4, 2])
+    values = torch.where(torch.arange(4) < lengths[:, None] - 1, 1.0, 0.0)
+    assert not seqgan.advantages(kind, rewards, lengths, values).any()
+
+
+def test_a_constant_reward_with_raw_weighs_every_token_alike() -> None:
+    rewards, lengths = torch.ones(2), torch.tensor([1, 3])
+    values = torch.where(torch.arange(3) < lengths[:, None] - 1, 1.0, 0.0)
+    assert seqgan.advantages("raw", rewards, lengths, values).tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_policy_step_follows_the_exact_gradient_on_average(world: dict[str, Any]) -> None:
+    """One step on many drawn texts: its direction is that of enumeration, within sampling noise."""
+    settings = seqgan.Config(
+        embedding=5, hidden=4, tied=False, dropout=0.3, mle_steps=0, critic_steps=0, advantage="reinforce_loo",
+        reward="own", reward_weight=1.0, critic_widths=(1,), critic_maps=(2,), vocab_size=4, start=START, stop=STOP,
+        never=(START,), max_length=LONGEST, policy_lr=1.0,
+    )  # fmt: skip
+    model = seqgan.Model(settings)
+    model.policy.load_state_dict(world["policy"].state_dict())
+    table = {tuple(row): float(reward) for row, reward in zip(world["rows"], world["rewards"], strict=True)}
+
+    def score(texts: Texts) -> Tensor:
+        rows = zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)
+        return torch.tensor([table[tuple(row[:length])] for row, length in rows])
+
+    model.own_reward = score
+    optimizers = seqgan.optimizers(model, Train(optimizer="sgd", lr=1.0, clip=0, schedule="constant"))
+    before = torch.cat([p.detach().reshape(-1).clone() for p in model.policy.parameters()])
+    model.train()
+    torch.manual_seed(5)
+    rows = 20_000
+    batch = seqgan.as_batch(Texts(torch.full((rows, 1), A), torch.ones(rows, dtype=torch.int64)), START)
+    scalars = seqgan.train_step(model, optimizers, batch, 0)
+    moved = torch.cat([p.detach().reshape(-1) for p in model.policy.parameters()]) - before
+    expected = world["exact"].float() / float(scalars["length"])
+    cosine = torch.nn.functional.cosine_similarity(moved, expected, dim=0)
+    assert float(cosine) > 0.99
+    assert float(moved.norm() / expected.norm()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
+    policy, rows = world["policy"], world["rows"]
+    table = {tuple(row): float(reward) for row, reward in zip(rows, world["rewards"], strict=True)}
+
+    def score(texts: Texts) -> Tensor:
+        each = zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)
+        return torch.tensor([table[tuple(row[:length])] for row, length in each])
+
+    torch.manual_seed(4)
+    rollouts = 4000
+    texts = padded(rows)
+    got = rollout_values(policy, score, texts, rollouts=rollouts, start=START, stop=STOP, never=(START,))
+    for row, text in enumerate(rows):
+        for t in range(len(text) - 1):
+            # rewards lie in [0, 1], so their deviation is 0.5 at most
+            assert float(got[row, t]) == pytest.approx(
+                world["values"][tuple(text[: t + 1])], abs=4 * 0.5 / rollouts**0.5
+            )
+        assert not got[row, len(text) - 1 :].any()
+
+
+# ---------------------------------------------------------------------------------------------------- value function
+
+
+def test_fitted_values_recover_a_linear_value() -> None:
+    generator = torch.Generator().manual_seed(6)
+    features = torch.randn(40, 5, 6, generator=generator)
+    weights = torch.randn(6, generator=generator)
+    sums = torch.zeros(6, 7)
+    assert not seqgan.fitted_values(sums, features).any()
+    seqgan.add_to_sums(sums, features.flatten(0, 1), (features @ weights).flatten())
+    torch.testing.assert_close(seqgan.fitted_values(sums, features), features @ weights, rtol=0.02, atol=0.02)
+
+
+# --------------------------------------------------------------------------------------------------------- whole runs
+
+
+SMALL = (
+    "model.hidden=12", "model.embedding=12", "model.mle_steps=6", "model.critic_steps=4", "model.round_steps=3",
+    "model.critic_turn=3", "model.negatives=20", "model.rollouts=2", "model.critic_widths=[1,2]",
+    "model.critic_maps=[6,6]", "model.critic_embedding=8", "train.steps=22", "train.batch=8", "train.samples=12",
+    "train.log_every=1", "train.save_every=4", "train.eval_every=7", "train.lr=0.01",
+)  # fmt: skip
+KINDS: dict[str, tuple[str, ...]] = {
+    "delta": ("model.rollout_lag=0.8",),
+    "critic": ("model.advantage=critic", "model.gae=0.9", "model.critic=gru", "model.critic_hidden=8"),
+    "wasserstein": ("model.advantage=reinforce_loo", "model.critic_loss=wasserstein-gp", "model.kl_target=0.01"),
+    "own": ("model.reward=regex:cat", "model.critic_loss=wasserstein-clip", "model.mle_weight=0.5", "model.tied=false"),
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_at(step: int) -> Callable[[loop.Progress], None]:
+    def watch(progress: loop.Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return watch
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
+    lines = [f"the {a} {v} the {b} {n}" for a in nouns for v in verbs for b in nouns for n in ("", "now", "and then")]
+    path.write_text("".join(f"{line.strip()}\n" for line in lines))
+    return path
+
+
+def outcome(run: Path) -> dict[str, bytes]:
+    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
+    paths = [*last.glob("*.safetensors"), *(run / "samples").iterdir(), run / "log.jsonl", run / "scores.jsonl"]
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_killed_in_every_phase_ends_with_the_same_bytes(kind: str, text: Path, tmp_path: Path) -> None:
+    settings = config("seqgan", text, overrides=[*SMALL, *KINDS[kind]])
+    loop.train(settings, tmp_path / "whole")
+    for step in (3, 9, 11, 14, 19):
+        with pytest.raises(Killed):
+            loop.train(settings, tmp_path / "broken", progress=kill_at(step))
+    loop.train(settings, tmp_path / "broken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_a_step_changes_one_network_alone(text: Path, tmp_path: Path) -> None:
+    settings = config("seqgan", text, overrides=[*SMALL, "train.save_every=1", "train.keep=30", "train.eval_every=0"])
+    loop.train(settings, tmp_path / "run")
+    tensors = [checkpoint.read_tensors(tmp_path / "run", step, "model.safetensors") for step in range(1, 23)]
+    for step, (before, after) in enumerate(itertools.pairwise(tensors), 1):
+        changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+        now, _ = seqgan.phase(settings.model, step)
+        assert changed - {"anchor", "healthy", "began", "at_start"} == {"critic" if now == "critic" else "policy"}, step
+
+
+def test_from_a_language_model_skips_the_first_phase(text: Path, tmp_path: Path) -> None:
+    small = [
+        "model.hidden=12",
+        "model.embedding=10",
+        "model.layers=2",
+        "train.steps=4",
+        "train.batch=8",
+        "train.samples=0",
+    ]
+    loop.train(config("lm", text, overrides=small), tmp_path / "lm")
+    settings = config("seqgan", text, overrides=[*SMALL, "train.steps=6"])
+    for _ in range(2):  # the second time the run is there already, and the same command is accepted
+        loop.train(settings, tmp_path / "gan", source_run=tmp_path / "lm")
+    writer = generate.load(tmp_path / "gan")
+    assert writer.settings.model.mle_steps == 0
+    assert (writer.settings.model.hidden, writer.settings.model.embedding, writer.settings.model.layers) == (12, 10, 2)
+    source = generate.load(tmp_path / "lm").model.state_dict()
+    assert all(torch.equal(value, source[name]) for name, value in writer.model.anchor.state_dict().items())
+    assert len(writer.generate(3)) == 3
+
+
+# ------------------------------------------------------------------------------------------------------- guard rails
+
+
+def tiny_model(**options: Any) -> seqgan.Model:
+    torch.manual_seed(1)
+    base = seqgan.Config(
+        embedding=5, hidden=4, critic_widths=(1, 2), critic_maps=(3, 3), critic_embedding=4, vocab_size=4,
+        start=START, stop=STOP, never=(START,), max_length=LONGEST,
+    )  # fmt: skip
+    return seqgan.Model(replace(base, **options))
+
+
+def test_collapse_goes_back_to_the_last_healthy_policy() -> None:
+    model = tiny_model()
+    assert seqgan.observe(model, {"nll_per_token": 9.0}) == {}, "the phase mle is not judged"
+    model.began.fill_(True)
+    scores = {"nll_per_token": 2.0, "unique": 0.9, "self_bleu_4": 0.4}
+    assert seqgan.observe(model, scores) == {"best": True}
+    healthy = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    with torch.no_grad():
+        model.policy.output_bias += 1
+    told = seqgan.observe(model, {"nll_per_token": 2.1, "unique": 0.45, "self_bleu_4": 0.6})
+    assert told["best"] is False
+    assert told["event"] == (
+        "collapse: share of unique texts lost 0.50 (limit 0.3), rise of Self-BLEU-4 0.20 (limit 0.3); "
+        "back to the last healthy policy, which now learns half as fast"
+    )
+    assert all(torch.equal(value, healthy[name]) for name, value in model.policy.state_dict().items())
+    assert int(model.rewinds) == 1
+
+
+def test_a_warning_keeps_the_policy() -> None:
+    model = tiny_model()
+    model.began.fill_(True)
+    seqgan.observe(model, {"nll_per_token": 2.0})
+    with torch.no_grad():
+        model.policy.output_bias += 1
+    changed = model.policy.output_bias.clone()
+    assert seqgan.observe(model, {"nll_per_token": 2.5}) == {
+        "best": True,
+        "event": "near collapse: rise of held-out nats per token 0.50 (limit 1.0)",
+    }
+    assert torch.equal(model.policy.output_bias, changed)
+    assert torch.equal(model.healthy.output_bias, changed)
+
+
+def test_a_rewind_in_a_run_is_recorded_and_resume_stays_exact(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = seqgan.observe
+
+    def worse_at_the_second(model: seqgan.Model, scores: dict[str, Any]) -> dict[str, Any]:
+        sick = bool(model.began) and not bool(model.at_start[0].isnan()) and int(model.rewinds) == 0
+        return observe(model, {**scores, "unique": 0.0 if sick else scores["unique"]})
+
+    monkeypatch.setattr(seqgan, "observe", worse_at_the_second)
+    # validations fall into the middle of a round of drawn texts
+    settings = config("seqgan", text, overrides=[*SMALL, "train.eval_every=4", "train.save_every=5"])
+    loop.train(settings, tmp_path / "whole")
+    for step in (13, 17):
+        with pytest.raises(Killed):
+            loop.train(settings, tmp_path / "broken", progress=kill_at(step))
+    loop.train(settings, tmp_path / "broken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    events = checkpoint.read_state(tmp_path / "whole", 22)["events"]
+    assert [event["step"] for event in events if event["event"].startswith("collapse")] == [12]
+
+
+# ------------------------------------------------------------------------------------------------------- odds and ends
+
+
+def test_negatives_are_a_function_of_policy_seed_and_round() -> None:
+    model = tiny_model(negatives=30, seed=5)
+    first = model.negatives(2)
+    other = model.negatives(3)
+    assert not torch.equal(first.ids, other.ids)
+    model.forget_negatives()
+    assert torch.equal(model.negatives(2).ids, first.ids)
+
+
+def test_kl_weight_moves_towards_the_target() -> None:
+    model = tiny_model(mle_steps=0, critic_steps=0, critic_turn=0, kl_target=0.05, reward="constant", policy_lr=0.05)
+    model.train()
+    optimizers = seqgan.optimizers(model, Train(lr=0.05, schedule="constant"))
+    batch = seqgan.as_batch(padded(all_texts()), START)
+    before = float(model.kl_weight)
+    torch.manual_seed(0)
+    seqgan.train_step(model, optimizers, batch, 0)  # the policy is the language model: KL 0, below the target
+    assert float(model.kl_weight) < before
+    with torch.no_grad():
+        model.policy.output_bias[A] += 4
+    before = float(model.kl_weight)
+    scalars = seqgan.train_step(model, optimizers, batch, 1)
+    assert float(scalars["kl"]) > 0.05
+    assert float(model.kl_weight) > before
+
+
+def test_realness_of_a_token_is_what_the_text_loses_with_it() -> None:
+    model = tiny_model().eval()
+    texts = padded([[A, B, STOP], [B, STOP]])
+    batch = seqgan.as_batch(texts, START)
+    whole, tokens = model.realness(batch)
+    torch.testing.assert_close(whole, model.critic(texts.ids, texts.lengths), rtol=1e-5, atol=1e-6)
+    assert tokens.shape == (5,)
+    # a token that the critic does not look at takes nothing away
+    with torch.no_grad():
+        model.critic.embedding.weight[B] = 0
+    _, tokens = model.realness(batch)
+    assert float(tokens[1]) == pytest.approx(0, abs=1e-6)
+    assert float(tokens[3]) == pytest.approx(0, abs=1e-6)
+
+
+def test_lagged_policy_keeps_its_share() -> None:
+    model = tiny_model(mle_steps=0, critic_steps=0, critic_turn=0, rollout_lag=0.75, policy_lr=0.1, rollouts=1)
+    model.train()
+    optimizers = seqgan.optimizers(model, Train(lr=0.1, schedule="constant"))
+    start = model.policy.output_bias.detach().clone()
+    torch.manual_seed(0)
+    seqgan.train_step(model, optimizers, seqgan.as_batch(padded(all_texts()), START), 0)
+    assert model.lagged is not None
+    assert not torch.equal(model.policy.output_bias, start)
+    torch.testing.assert_close(model.lagged.output_bias, 0.75 * start + 0.25 * model.policy.output_bias.detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"rollouts": 0},
+            "model.rollouts must be at least 1 with model.advantage = delta, got 0; "
+            "or use reinforce_loo or critic, which need none",
+        ),
+        (
+            {"critic_widths": (1, 7), "critic_maps": (2, 2)},
+            "model.critic_widths has 7, but the longest text has 3 tokens; use widths up to 3",
+        ),
+        (
+            {"critic_widths": (1, 2), "critic_maps": (2,)},
+            "model.critic_maps must have one number for each of model.critic_widths, got 1 and 2",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny_model(**options)
+    assert str(caught.value) == message
+
+
+def test_conditions_are_refused() -> None:
+    batch = seqgan.as_batch(padded(all_texts()), START)
+    model = tiny_model(mle_steps=0)
+    optimizers = seqgan.optimizers(model, Train())
+    with pytest.raises(ConfigError, match="^seqgan writes without conditions; leave data.source empty$"):
+        seqgan.train_step(model, optimizers, replace(batch, positions=batch.positions[1:]), 0)
+
+
+def test_drawn_texts_end_with_the_stop_or_the_limit() -> None:
+    policy = tiny_policy()
+    texts = draw(policy.decoder(), START, torch.arange(200), LONGEST)
+    assert not (texts.ids == START)[torch.arange(LONGEST) < texts.lengths[:, None]].any()
+    for row, length in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True):
+        assert STOP not in row[: length - 1]
+        assert row[length - 1] == STOP or length == LONGEST
+
+
+def test_completions_keep_their_prefix_and_are_counted() -> None:
+    policy = tiny_policy()
+    texts = padded(all_texts())
+    torch.manual_seed(0)
+    made, cells = complete(policy, texts, rollouts=3, start=START, stop=STOP, never=(START,))
+    assert len(cells) == 3 * int((texts.lengths - 1).sum())
+    counts = torch.bincount(cells, minlength=texts.ids.numel()).view_as(texts.ids)
+    proper = torch.arange(LONGEST) < texts.lengths[:, None] - 1
+    assert torch.equal(counts, torch.where(proper, 3, 0))
+    for ids, length, cell in zip(made.ids.tolist(), made.lengths.tolist(), cells.tolist(), strict=True):
+        row, t = divmod(cell, LONGEST)
+        assert ids[: t + 1] == texts.ids[row, : t + 1].tolist()
+        assert length > t + 1
+        assert STOP not in ids[: length - 1]
