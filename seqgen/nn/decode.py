@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from seqgen.core import config
+from seqgen.core.errors import NonFiniteError
 from seqgen.core.rng import uniforms
 from seqgen.nn import sampler
 from seqgen.nn.rnn import State
@@ -168,6 +169,11 @@ class Decoder:
             features, state = self._step(rows.last, state)
             rows.last, details = self._choose(features, rows, t, bias, blocked, sampling)
             ids = rows.last[: len(texts)]
+            if ids.amin() < 0:
+                text = int(texts[ids.argmin()])
+                raise NonFiniteError(
+                    f"text {text}, token {t}: the model's logits are not finite; its weights are broken"
+                )
             ended = ids == self._stop
             yield Step(texts, ids, ended, details and _rows_of(details, slice(len(texts))))
             if rows.history.shape[1]:
@@ -191,6 +197,9 @@ class Decoder:
             bad = [i for i in ids if not 0 <= i < self.vocab_size]
             if bad:
                 raise ValueError(f"{place} holds id {bad[0]}, outside the vocabulary of {self.vocab_size}")
+        early = {self._stop} if sampling.min_length and self._stop >= 0 else set()
+        if len({*self._never, *sampling.forbid} | early) >= self.vocab_size:
+            raise ValueError("no token is left to choose from; relax sample.forbid or sample.min_length")
 
     def _tiled(self, slots: Tensor) -> Tensor:
         """The slots with the last one repeated up to a whole number of tiles."""

@@ -47,11 +47,10 @@ def linear_log_probs(
         dtype = _product_dtype(hidden_ph)
         with torch.autocast(hidden_ph.device.type, enabled=False):
             hidden, weight_t = hidden_ph.to(dtype), weight_vh.to(dtype).t()
+            softmax = _Softmax(min(chunk, len(targets_p)), weight_vh)
             for begin in range(0, len(targets_p), chunk):
                 rows = slice(begin, begin + chunk)
-                logits = _logits(hidden[rows], weight_t, bias_v)
-                _, log_probs = _softmax(logits, targets_p[rows])
-                result[rows] = log_probs
+                _, result[rows] = softmax(hidden[rows], weight_t, bias_v, targets_p[rows])
     return result
 
 
@@ -61,22 +60,32 @@ def _product_dtype(like: Tensor) -> torch.dtype:
     return (one @ one).dtype
 
 
-def _logits(hidden_ch: Tensor, weight_t: Tensor, bias_v: Tensor | None) -> Tensor:
-    """Logits of one chunk in float32, whatever the dtype of the product."""
-    logits = (hidden_ch @ weight_t).float()
-    return logits if bias_v is None else logits.add_(bias_v)
+class _Softmax:
+    """The output layer of one chunk of rows in buffers that are kept: fresh memory of this size costs page faults."""
 
+    def __init__(self, rows: int, weight_vh: Tensor) -> None:
+        self._logits = torch.empty(rows, len(weight_vh), dtype=torch.float32, device=weight_vh.device)
+        self._probabilities = torch.empty_like(self._logits)
 
-def _softmax(logits_cv: Tensor, targets_c: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (C, V) float32 and the targets' log-probabilities (C,) float64.
+    def __call__(
+        self, hidden_ch: Tensor, weight_t: Tensor, bias_v: Tensor | None, targets_c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities (C, V) float32, valid until the next call, and the targets' log-probabilities (C,) float64.
 
-    The largest probability is 1/Z for Z = sum exp(logit - max), so log Z costs one more maximum: half the time of
-    `logsumexp`, and unlike log(p[target]) exact where p underflows.
-    """
-    probabilities = torch.softmax(logits_cv, -1)
-    log_z = -probabilities.amax(-1).double().log()
-    target_logits = logits_cv.gather(1, targets_c[:, None]).squeeze(1)
-    return probabilities, (target_logits.double() - logits_cv.amax(-1).double()) - log_z
+        The largest probability is 1/Z for Z = sum exp(logit - max), so log Z costs one more maximum: half the time of
+        `logsumexp`, and unlike log(p[target]) exact where p underflows.
+        """
+        logits = self._logits[: len(hidden_ch)]
+        if hidden_ch.dtype == logits.dtype:
+            torch.mm(hidden_ch, weight_t, out=logits)
+        else:
+            logits.copy_(hidden_ch @ weight_t)
+        if bias_v is not None:
+            logits += bias_v
+        probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(hidden_ch)])
+        log_z = -probabilities.amax(-1).double().log()
+        at_target = logits.gather(1, targets_c[:, None]).squeeze(1)
+        return probabilities, at_target.double() - logits.amax(-1).double() - log_z
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -99,10 +108,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden_ph)
             grad_weight = torch.zeros_like(weight_vh)
             grad_bias = None if bias_v is None else torch.zeros_like(bias_v)
+            softmax = _Softmax(min(chunk, len(targets_p)), weight)
             for begin in range(0, len(targets_p), chunk):
                 rows = slice(begin, begin + chunk)
                 targets = targets_p[rows]
-                grad_logits, log_probs = _softmax(_logits(hidden[rows], weight.t(), bias_v), targets)
+                grad_logits, log_probs = softmax(hidden[rows], weight.t(), bias_v, targets)
                 grad_logits[torch.arange(len(targets), device=targets.device), targets] -= 1
                 if row_weights is not None:
                     log_probs = log_probs * row_weights[rows]

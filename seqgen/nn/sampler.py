@@ -20,7 +20,7 @@ def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
     """Ids (B,) int64 drawn by inverting the cumulative sum of each row at uniform * total.
 
     `probabilities_bv` need not sum to 1; V is fastest as a multiple of 64. `uniforms_b` float64 in [0, 1). A column
-    with zero mass is never picked: every comparison is strict.
+    with zero mass is never picked: every comparison is strict. A row without mass, or with NaN, gives -1.
     """
     if probabilities_bv.shape[1] % BLOCK:
         probabilities_bv = F.pad(probabilities_bv, (0, -probabilities_bv.shape[1] % BLOCK))
@@ -28,13 +28,13 @@ def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
     ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     target = uniforms_b[:, None] * ends[:, -1:]  # below the total: u <= 1 - 2^-53, and the product rounds to nearest
     passed = ends <= target
-    block = passed.sum(-1)
+    block = passed[:, :-1].sum(-1)
     before = (ends * passed).amax(-1, keepdim=True)
     inside = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
     offset = (inside <= target - before).sum(-1)
     # the block's float32 sum may exceed its float64 one by a rounding: then it is the last column with mass
     last = (inside < inside[:, -1:]).sum(-1)
-    return block * BLOCK + torch.minimum(offset, last)
+    return torch.where(ends[:, -1] > 0, block * BLOCK + torch.minimum(offset, last), -1)
 
 
 def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:

@@ -48,6 +48,11 @@ def test_pick_never_returns_a_column_without_mass_where_block_sums_round():
     assert (probabilities.gather(1, chosen[:, None]) > 0).all()
 
 
+def test_pick_gives_minus_one_for_a_row_without_mass_or_with_nan():
+    probabilities = torch.tensor([[0.0, 0.0], [math.nan, 1.0], [0.0, 1.0]])
+    assert sampler.pick(probabilities, torch.full((3,), 0.5, dtype=torch.float64)).tolist() == [-1, -1, 1]
+
+
 def test_pick_of_a_row_does_not_depend_on_the_others():
     torch.manual_seed(0)
     probabilities, uniforms = torch.rand(64, 333), torch.rand(64, dtype=torch.float64)
