@@ -21,9 +21,12 @@ from seqgen.metrics.comparison import pareto_front as pareto_front
 from seqgen.metrics.comparison import wilson_interval as wilson_interval
 from seqgen.metrics.distance import Mauve as Mauve
 from seqgen.metrics.distance import frechet_distance as frechet_distance
+from seqgen.metrics.distance import frechet_of_moments as frechet_of_moments
 from seqgen.metrics.distance import jensen_shannon as jensen_shannon
 from seqgen.metrics.distance import mauve as mauve
+from seqgen.metrics.distance import moments as moments
 from seqgen.metrics.distance import ms_jaccard as ms_jaccard
+from seqgen.metrics.distance import ngram_features as ngram_features
 from seqgen.metrics.distance import ngram_kl as ngram_kl
 from seqgen.metrics.diversity import Summary as Summary
 from seqgen.metrics.diversity import distinct_n as distinct_n

@@ -7,6 +7,7 @@ Shapes: N and M rows, D features, G distinct n-grams, K clusters.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from seqgen.metrics.diversity import check_n
-from seqgen.metrics.ngrams import Floats, Ints, Sentences, ngram_counts, packed
+from seqgen.metrics.ngrams import (
+    Floats,
+    Ints,
+    KnownTokens,
+    Packed,
+    Sentences,
+    Tokens,
+    ngram_counts,
+    packed,
+    sentence_index,
+    tokens_left,
+)
 
 # ------------------------------------------------------------------------------
 # n-gram distributions
@@ -95,6 +107,38 @@ def _sum(terms: Floats) -> float:
 # features
 
 
+def ngram_features(sents: Tokens, *, width: int = 256, max_n: int = 2, seed: int = 0) -> Floats:
+    """Feature rows of sentences without any model: a seeded random projection of n-gram shares, (N, width) float64.
+
+    Every n-gram of orders 1..max_n is hashed to a column and a sign (Weinberger et al. 2009), and a row is the sum over
+    its n-grams divided by their number; an empty sentence is a row of zeros. The same tokens give the same row in any
+    corpus. Raises ValueError for width or max_n < 1, TypeError for strings instead of token lists.
+    """
+    if width < 1 or max_n < 1:
+        raise ValueError(f"width and max_n must be >= 1, got {width} and {max_n}")
+    known = KnownTokens(sents, "sentences")
+    lengths, size = known.corpus.lengths, known.corpus.lengths.size
+    names = known.decode(Packed(np.arange(known.size), np.array([known.size])))[0]
+    salt = str(seed).encode()
+    digests = (hashlib.blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=8, key=salt) for name in names)
+    code = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype=np.uint64)
+    sentence, left = sentence_index(lengths), tokens_left(lengths)
+    gram = np.zeros(known.corpus.tokens.size, dtype=np.uint64)
+    sums = np.zeros(size * width)
+    for n in range(1, max_n + 1):
+        at = np.flatnonzero(left >= n)
+        # multiplied before the token is added, so that the order of the tokens tells, and mixed from above: high bits
+        # of a product depend on all bits below them
+        grown = (gram[at] + code[known.corpus.tokens[at + n - 1]]) * np.uint64(0x9E3779B97F4A7C15)
+        gram[at] = grown ^ (grown >> np.uint64(32))
+        column = ((gram[at] >> np.uint64(1)) % np.uint64(width)).astype(np.int64)
+        sign = np.where(gram[at] & np.uint64(1), 1.0, -1.0)
+        sums += np.bincount(sentence[at] * width + column, sign, size * width)
+    grams = np.maximum(1, np.maximum(0, lengths[:, None] - np.arange(max_n)).sum(axis=1))
+    rows: Floats = sums.reshape(size, width) / grams[:, None]
+    return rows
+
+
 def check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Both arrays as float64 (N, D) and (M, D). Raises ValueError: shape, D, fewer than 2 rows, values not finite."""
     arrays = []
@@ -116,9 +160,8 @@ def check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) -> float:
     """Squared Frechet distance of two Gaussians fitted to feature rows (N, D) and (M, D); >= 0, never complex.
 
-    |mu1 - mu2|^2 + Tr S1 + Tr S2 - 2 Tr sqrt(S1^(1/2) S2 S1^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017) by two
-    symmetric eigenvalue problems in float64; `eps` is added to the diagonals. Warns where a side has fewer than 2 D
-    rows, since the estimate is then biased. Raises ValueError as `check_features`.
+    The formula is that of `frechet_of_moments`; `eps` is added to the diagonals of the covariances. Warns where a side
+    has fewer than 2 D rows, since the estimate is then biased. Raises ValueError as `check_features`.
     """
     first, second = check_features(a, b)
     fewest, width = min(len(first), len(second)), first.shape[1]
@@ -127,22 +170,45 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) ->
             f"Frechet distance of {fewest} rows with {width} features is biased upward; give at least {2 * width} rows",
             stacklevel=2,
         )
-    mean_a, cov_a = _moments(first, eps)
-    mean_b, cov_b = _moments(second, eps)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T  # the eigenvalues below do not see the rotation back
-    product = root @ cov_b @ root.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0.0)).sum()
-    gap = mean_a - mean_b
-    return max(0.0, float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
+    return frechet_of_moments(*moments(first, eps=eps), *moments(second, eps=eps))
 
 
-def _moments(rows: Floats, eps: float) -> tuple[Floats, Floats]:
+def moments(rows: Floats, *, eps: float = 0.0) -> tuple[Floats, Floats]:
+    """Mean (D,) and covariance (D, D), divided by N - 1, of feature rows (N, D); `eps` is added to the diagonal."""
     mean = rows.mean(axis=0)
     centred = rows - mean
     cov = centred.T @ centred / (len(rows) - 1)
     cov[np.diag_indices_from(cov)] += eps
     return mean, cov
+
+
+def frechet_of_moments(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Floats) -> float:
+    """Squared Frechet distance of two Gaussians (Dowson and Landau 1982; Heusel et al. 2017) in float64, >= 0.
+
+    |mu1 - mu2|^2 + Tr S1 + Tr S2 - 2 Tr sqrt(S1^(1/2) S2 S1^(1/2)); the last trace is the sum of the roots of the
+    eigenvalues of L' S2 L for any L L' = S1, a symmetric problem, so nothing can become complex.
+    """
+    gap = mean_a - mean_b
+    distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * _root_trace(cov_a, cov_b)
+    return max(0.0, float(distance))
+
+
+def _root_trace(cov_a: Floats, cov_b: Floats) -> float:
+    from scipy.linalg import lapack  # late, and not declared: scikit-learn brings it
+
+    # transposed: they are symmetric, and in this order LAPACK takes them without turning them round
+    factor, singular = lapack.dpotrf(cov_a.T, lower=1, clean=0)
+    if singular:  # too few rows, or collapsed ones: a root by eigenvectors, which needs no inverse
+        values, vectors = np.linalg.eigh(cov_a)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        product = root.T @ cov_b @ root
+        eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
+    else:
+        # straight to LAPACK: L' S2 L in place and no eigenvectors, half the time of the same by numpy
+        product, _ = lapack.dsygst(cov_b.T, factor, itype=3, lower=1)
+        _, diagonal, beside, _, _ = lapack.dsytrd(product, lower=1, lwork=64 * len(product), overwrite_a=1)
+        eigenvalues, _ = lapack.dsterf(diagonal, beside)
+    return float(np.sqrt(np.maximum(eigenvalues, 0.0)).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,7 +141,7 @@ class KneserNey:
             raise ValueError(f"count and max_tokens must be >= 1, got {count} and {max_tokens}")
         rows = np.arange(count)
         keys = _mix(_mix(np.full(count, seed, dtype=np.int64)) ^ rows.astype(np.uint64))
-        drawn = np.full((count, max_tokens), _EOS, dtype=np.int64)
+        drawn: list[tuple[Ints, Ints]] = []
         # gram of order n that ends the text so far, for n = 0 .. depth - 1; -1 where training never had it
         depth = len(self._orders)
         history = np.full((count, depth), -1, dtype=np.int64)
@@ -154,13 +154,16 @@ class KneserNey:
             rows, token, history = rows[going], token[going], history[going]
             if not rows.size:
                 break
-            drawn[rows, step] = token
+            drawn.append((rows, token))
             longer = np.zeros_like(history)
             for n in range(1, depth):
                 longer[:, n] = _find(self._orders[n - 1], history[:, n - 1], token, self._width)
             history = longer
-        lengths = (drawn != _EOS).sum(axis=1)
-        return self.known.decode(Packed(drawn[drawn != _EOS] - _FIRST, lengths))
+        if not drawn:
+            return [[] for _ in range(count)]
+        row, token = (np.concatenate(column) for column in zip(*drawn, strict=True))
+        in_order = np.argsort(row, kind="stable")
+        return self.known.decode(Packed(token[in_order] - _FIRST, np.bincount(row, minlength=count)))
 
     def _draw(self, history: Ints, keys: npt.NDArray[np.uint64], step: int) -> Ints:
         """One token per row, by walking down the orders: stay with the discounted mass, else go to the order below."""

@@ -15,6 +15,7 @@ from seqgen.metrics.distance import (
     jensen_shannon,
     mauve,
     ms_jaccard,
+    ngram_features,
     ngram_kl,
 )
 
@@ -56,6 +57,36 @@ def test_wrong_text_is_named() -> None:
         ms_jaccard([[]], [[1]], 1)
     with pytest.raises(ValueError, match="alpha must be > 0"):
         ngram_kl([[1]], [[1]], 1, alpha=0)
+
+
+# ------------------------------------------------------------------------------
+# features without a model
+
+
+def test_ngram_features_are_a_random_projection_of_ngram_shares() -> None:
+    sents = [["a", "b"], ["b", "a"], [], ["a", "b", "a", "b"], ["a"]]
+    rows = ngram_features(sents, width=4096, max_n=2)
+    assert rows.shape == (5, 4096)
+    assert not rows[2].any()
+    # every n-gram has a column of its own at this width: rows are shares, up to signs
+    assert sorted(np.abs(rows[3][rows[3] != 0])) == pytest.approx([1 / 7, 2 / 7, 2 / 7, 2 / 7])
+    assert not np.array_equal(rows[0], rows[1])  # the order of the tokens tells
+    np.testing.assert_array_equal(rows[4:5], ngram_features([["a"]], width=4096, max_n=2))
+    assert not np.array_equal(rows, ngram_features(sents, width=4096, max_n=2, seed=1))
+
+
+def test_ngram_features_of_unrelated_sentences_are_nearly_orthogonal() -> None:
+    sents = [[f"w{i}-{j}" for j in range(40)] for i in range(60)]
+    rows = ngram_features(sents, width=1024)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (rows @ rows.T)[~np.eye(60, dtype=bool)]
+    assert abs(cosines.mean()) < 0.01
+    assert cosines.std() == pytest.approx(1 / math.sqrt(1024), rel=0.15)
+
+
+def test_wrong_widths_are_named() -> None:
+    with pytest.raises(ValueError, match="width and max_n must be >= 1, got 0 and 2"):
+        ngram_features([["a"]], width=0)
 
 
 # ------------------------------------------------------------------------------
