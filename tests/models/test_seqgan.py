@@ -43,7 +43,7 @@ def test_phases_and_rounds_follow_the_schedule() -> None:
 
 def test_the_paper_schedule_counts_as_the_paper_does() -> None:
     chosen = config(preset="seqgan-paper")
-    kinds = [seqgan.phase(chosen.model, step)[0] for step in range(0, chosen.train.steps)]
+    kinds = [seqgan.phase(chosen.model, step)[0] for step in range(chosen.train.steps)]
     assert kinds.count("policy") == 200
     assert kinds.count("mle") == 120 * (10_000 // 64)
     assert kinds.count("critic") == (50 + 200 * 5) * 3 * (20_000 // 64)
@@ -506,7 +506,7 @@ def test_conditions_are_refused() -> None:
     batch = seqgan.as_batch(padded(all_texts()), START)
     model = tiny_model(mle_steps=0)
     optimizers = seqgan.optimizers(model, Train())
-    with pytest.raises(ConfigError, match="^seqgan writes without conditions; leave data.source empty$"):
+    with pytest.raises(ConfigError, match=r"^seqgan writes without conditions; leave data\.source empty$"):
         seqgan.train_step(model, optimizers, replace(batch, positions=batch.positions[1:]), 0)
 
 
