@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from seqgen.core.errors import DataError
 from seqgen.data.sources import TextData, prepare
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load
+from seqgen.engine.run import Settings
 
 _ENOUGH = 100
 """Lines below which samples are not judged to have collapsed."""
@@ -27,7 +29,8 @@ _ENOUGH = 100
 def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
     """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
 
-    `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its characters.
+    Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
+    characters.
     """
     sums: dict[str, torch.Tensor] = {}
     for i, batch in enumerate(data.validation()):
@@ -40,6 +43,8 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     table = torch.stack([sums[name] for name in names]).to(device)
     totals = dict(zip(names, dist.sum_(table).tolist(), strict=True))
     scores = {("nll_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
+    if "nll" not in totals:  # pictures
+        return scores
     scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     if data.valid_characters:
         scores["nll_per_character"] = totals["nll"][0] / data.valid_characters
@@ -48,6 +53,20 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
         # the mean over the oracle's own lines of log p_oracle - log p_model: an estimate of KL(oracle || model)
         scores["kl_from_oracle"] = (totals["nll"][0] - oracle.valid_nats) / len(data.valid_lines)
     return scores
+
+
+def show_and_score(
+    model: Any, data: Any, settings: Settings, device: torch.device, folder: Path
+) -> tuple[str, bytes, dict[str, Any]]:
+    """What a validation shows of samples: the ending and content of their file; and their scores."""
+    if settings.tokenizer is None:
+        from seqgen.images.evaluate import sample_and_score as of_pictures  # late: text needs none of it
+        from seqgen.images.painter import Painter
+
+        grid, scores = of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
+        return "png", grid, scores
+    texts, scores = sample_and_score(Writer(model, data.tokenizer, settings, device, folder), data, settings.train)
+    return "txt", "".join(f"{text}\n" for text in texts[: settings.train.show]).encode(), scores
 
 
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:

@@ -22,7 +22,7 @@ from seqgen.core import dist, files, log, rng
 from seqgen.core.config import to_toml
 from seqgen.core.errors import NonFiniteError, RunError
 from seqgen.core.update import Optimizer
-from seqgen.engine import checkpoint, evaluate, generate, report
+from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
 
@@ -212,7 +212,7 @@ class _Session:
         self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
         self.step = 0
         self.state: dict[str, Any] = {
-            "best_nll": None,
+            "best_score": None,
             "best_step": None,
             "since_best": 0,
             "history": [],
@@ -316,42 +316,44 @@ class _Session:
             for optimizer in self.optimizers.values():
                 stack.enter_context(optimizer.averaged())
             scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
-            if dist.is_main() and self.settings.train.samples and self.data.tokenizer is not None:
-                writer = generate.Writer(self.model, self.data.tokenizer, self.settings, self.device, self.folder)
-                texts, sampled = evaluate.sample_and_score(writer, self.data, self.settings.train)
+            if dist.is_main() and self.settings.train.samples:
+                ending, shown, sampled = evaluate.show_and_score(
+                    self.model, self.data, self.settings, self.device, self.folder
+                )
                 scores |= sampled
-                shown = texts[: self.settings.train.show]
-                files.write_text(self.folder / "samples" / f"{self.step:08d}.txt", "".join(f"{t}\n" for t in shown))
-        dist.barrier()
-        self.scores = scores
+                files.write_bytes(self.folder / "samples" / f"{self.step:08d}.{ending}", shown)
+        self.scores = scores = dist.from_main(scores, self.device)
         if dist.is_main():
             self.logs["scores.jsonl"].write({"step": self.step, **scores})
             for sign in scores.get("signs", ()):
                 self.say(f"step {self.step}: {sign}")
         observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
-        said = observe(self.model, dist.from_main(scores, self.device)) if observe is not None else None
-        self._judge(scores["nll_per_token"], said or {})
+        said = observe(self.model, scores) if observe is not None else None
+        decides = getattr(self.chapter, "DECIDES", "nll_per_token")  # optional: the score that is to be lowest
+        self._judge(scores.get(decides, math.inf), said or {})
 
-    def _judge(self, nll: float, said: dict[str, Any]) -> None:
+    def _judge(self, score: float, said: dict[str, Any]) -> None:
         """What a validation decides: a new best, the averaging trigger. Equal on every process.
 
-        `said` is what `observe` gave: "best" replaces the comparison of likelihoods, "event" is kept in state.json.
+        `said` is what `observe` gave: "best" replaces the comparison of scores, "event" is kept in state.json.
         """
         state, train = self.state, self.settings.train
         history = state["history"]
         n = train.average_trigger
         # NT-ASGD (Merity et al. 2018, algorithm 1): worse than the best of all but the last n validations
-        if n and len(history) > n and nll > min(history[:-n]):
+        if n and len(history) > n and score > min(history[:-n]):
             for optimizer in self.optimizers.values():
                 if not optimizer.averaging:
                     optimizer.start_averaging()
                     self.say(f"step {self.step}: validation no longer falls, averaging begins")
-        history.append(nll)
+        if math.isfinite(score):
+            history.append(score)
         if "event" in said:
             state["events"].append({"step": self.step, "event": said["event"]})
             self.say(f"step {self.step}: {said['event']}")
-        if said.get("best", math.isfinite(nll) and (state["best_nll"] is None or nll < state["best_nll"])):
-            state |= {"best_nll": nll, "best_step": self.step, "since_best": 0}
+        better = math.isfinite(score) and (state["best_score"] is None or score < state["best_score"])
+        if said.get("best", better):
+            state |= {"best_score": score, "best_step": self.step, "since_best": 0}
         else:
             state["since_best"] += 1
 
