@@ -1,0 +1,167 @@
+"""Features of pictures from a small net that is trained here: no download, and named after what it was trained on.
+
+conv 5x5/2 16, conv 5x5/2 32, fc 64, ReLU, fc K; the 64 numbers after the ReLU are the features. With labels it learns
+the classes. Without, it learns by which quarter turn a picture was rotated (Gidaris et al. 2018), and then there are
+no class metrics. A Frechet distance of these features is called FFD and is comparable only where the hash is equal.
+Shapes: N pictures, C channels, S pixels a side, D = 64 features, K classes.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqgen.core import rng
+from seqgen.images.data import ImageData, Side
+
+WIDTH = 64
+"""Features of a picture."""
+
+_VERSION = "1"  # of what training makes; part of the cache's key
+_BATCH = 128
+_EPOCHS, _LEAST_STEPS = 3, 1000
+_ROWS = 500  # pictures encoded together
+
+
+class Net(nn.Module):
+    """The feature net; its weights start as torch makes them."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        side = -(-size // 4)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, 2, 2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 5, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * side**2, WIDTH),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(WIDTH, classes)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, 64) and class logits (N, K) of uint8 pictures (N, C, S, S)."""
+        features = self.body(pixels.float() / 255)
+        return features, self.head(features)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A trained feature net and what is known of it."""
+
+    net: Net
+    kind: str
+    """classes, or rotations where there were no labels."""
+    accuracy: float
+    """Share of held-out pictures it gets right."""
+    hash: str
+    """SHA-256 of its weights: what a distance of its features is comparable under."""
+
+    def encode(self, pixels: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Features (N, 64) and class probabilities (N, K), float64, of uint8 pictures."""
+        device = next(self.net.parameters()).device
+        with torch.no_grad():
+            parts = [self.net(block.to(device)) for block in torch.split(pixels, _ROWS)]
+        features = torch.cat([part[0] for part in parts]).double().cpu().numpy()
+        probabilities = torch.cat([part[1] for part in parts]).double().softmax(1).cpu().numpy()
+        return features, probabilities
+
+    @property
+    def signature(self) -> str:
+        """What a number made with these features says of them, `classes-64/3fa41b02`."""
+        return f"{self.kind}-{WIDTH}/{self.hash[:8]}"
+
+
+def features_of(data: ImageData, *, seed: int = 0, folder: Path | None = None) -> Features:
+    """The feature net of these training pictures, from the cache or trained now: 3 epochs, at least 1,000 steps.
+
+    Training is Adam at 1e-3 in batches of 128, seeded; global randomness is left as it was. `folder` is the cache,
+    by default seqgen/features below $XDG_CACHE_HOME or ~/.cache; what lies there holds weights only.
+    """
+    folder = cache_folder() if folder is None else folder
+    labelled = bool((data.train.labels >= 0).all()) and len(data.classes) > 1
+    kind, classes = ("classes", len(data.classes)) if labelled else ("rotations", 4)
+    key = hashlib.sha256("|".join([_VERSION, data.fingerprint, kind, str(seed)]).encode()).hexdigest()
+    path = folder / f"{key[:24]}.safetensors"
+    device = data.train.pixels.device
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        torch.default_generator.manual_seed(rng.hash64("feature net", seed))
+        net = Net(data.train.pixels.shape[1], data.train.pixels.shape[2], classes).to(device)
+        stored = _stored(path)
+        if not stored:
+            _train(net, data.train, kind, seed)
+            accuracy = _accuracy(net, data.valid, kind)
+            stored = {**_weights(net), "accuracy": torch.tensor(accuracy, dtype=torch.float64)}
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            save_file(stored, beside)
+            beside.replace(path)
+        accuracy = float(stored.pop("accuracy"))
+        net.load_state_dict(stored)
+    weights = hashlib.sha256()
+    for name, tensor in sorted(_weights(net).items()):
+        weights.update(name.encode() + tensor.numpy().tobytes())
+    return Features(net.requires_grad_(False), kind, accuracy, weights.hexdigest())
+
+
+def cache_folder() -> Path:
+    """Where trained feature nets are kept."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "seqgen" / "features"
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    """What the cache holds; nothing where the file is absent or damaged, and then the net is trained again."""
+    try:
+        return dict(load_file(path)) if path.is_file() else {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _weights(net: Net) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+
+
+def _train(net: Net, side: Side, kind: str, seed: int) -> None:
+    """Outside `core.update` because it is no run: nothing of it is resumed or logged."""
+    count, device = len(side.pixels), side.pixels.device
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    draws = rng.generator("feature batches", seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(max(_LEAST_STEPS, _EPOCHS * count // _BATCH)):
+        if len(order) < min(_BATCH, count):
+            order = torch.randperm(count, generator=draws)
+        rows, order = order[:_BATCH].to(device), order[_BATCH:]
+        pixels, labels = side.pixels[rows], side.labels[rows]
+        if kind == "rotations":
+            labels = torch.randint(4, (len(rows),), generator=draws).to(device)
+            pixels = rotated(pixels, labels)
+        loss = F.cross_entropy(net(pixels)[1], labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def rotated(pixels: Tensor, turns: Tensor) -> Tensor:
+    """Each picture (N, C, S, S) turned by its number of quarter turns (N,)."""
+    choices = torch.stack([torch.rot90(pixels, k, (2, 3)) for k in range(4)])
+    return choices[turns, torch.arange(len(pixels), device=pixels.device)]
+
+
+def _accuracy(net: Net, side: Side, kind: str) -> float:
+    pixels, labels = side.pixels, side.labels
+    if kind == "rotations":
+        labels = torch.arange(len(pixels), device=pixels.device) % 4
+        pixels = rotated(pixels, labels)
+    with torch.no_grad():
+        found = torch.cat([net(block)[1].argmax(1) for block in torch.split(pixels, _ROWS)])
+    return float((found == labels).double().mean())

@@ -1,0 +1,478 @@
+"""Picture GAN: a generator against a critic, DCGAN nets (Radford et al. 2016), losses by name. One step, one network.
+
+d is the critic's logit, x a real and y a made picture, sp the softplus. What each loss asks of critic and generator:
+
+    ns        sp(-d(x)) + sp(d(y))                   sp(-d(y))            Goodfellow et al. 2014
+    lsgan     (d(x) - 1)^2 / 2 + d(y)^2 / 2          (d(y) - 1)^2 / 2     Mao et al. 2017
+    wgan      d(y) - d(x), weights in +-0.01         -d(y)                Arjovsky et al. 2017
+    wgan-gp   d(y) - d(x) + gamma (|grad d| - 1)^2   -d(y)                Gulrajani et al. 2017
+    hinge     relu(1 - d(x)) + relu(1 + d(y))        -d(y)                Miyato et al. 2018, with spectral norm
+    rpgan     sp(d(y) - d(x)) + R1 + R2              sp(d(x) - d(y))      Huang et al. 2024
+
+R1 and R2 are gamma / 2 |grad d|^2 at x and at y. A cycle is `critic_steps` updates of the critic, then one of the
+generator. Sampling uses a running average of the generator (`ema`).
+Shapes: B pictures, C channels, S pixels a side, Z code dimensions, K classes, F features.
+Run: seqgen train image-gan --data digits --out runs/digits
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError
+from seqgen.core.update import Optimizer, update
+from seqgen.images.data import ImageBatch
+from seqgen.images.samplers import decoded_in_tiles, normals
+from seqgen.nn.conv import (
+    ClassNorm,
+    Norm,
+    doubling,
+    frozen_statistics,
+    halving,
+    limited,
+    share_statistics,
+    small_normal,
+    smallest_side,
+)
+
+DATA = "images"
+DECIDES = "ffd"
+
+_WEIGHT_LIMIT = 0.01  # of wgan
+
+
+class Habit(NamedTuple):
+    """What a loss is used with where the settings say auto."""
+
+    norm: Norm
+    critic_steps: int
+    gamma: float
+
+
+HABITS = {
+    "ns": Habit("batch", 1, 0.0),
+    "lsgan": Habit("batch", 1, 0.0),
+    "wgan": Habit("batch", 5, 0.0),
+    "wgan-gp": Habit("layer", 5, 10.0),
+    "hinge": Habit("spectral", 5, 0.0),
+    "rpgan": Habit("none", 1, 1.0),
+}
+"""The losses by name."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `model` of a picture GAN."""
+
+    net: Literal["conv", "mlp"] = "conv"
+    """conv: each width doubles or halves the picture (DCGAN); mlp: three hidden layers each."""
+    generator_widths: tuple[int, ...] = (128, 64)
+    """Channels before each doubling (conv)."""
+    critic_widths: tuple[int, ...] = (64, 128)
+    """Channels after each halving (conv)."""
+    hidden: Annotated[int, Field(ge=1)] = 256
+    """Features of each hidden layer (mlp)."""
+    latent: Annotated[int, Field(ge=1)] = 64
+    """Dimensions of the code."""
+    loss: Literal["ns", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "ns"
+    """What critic and generator minimise; the equations stand at the head of this file."""
+    critic_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates of the critic for each of the generator; 0: by the loss (1, and 5 for wgan, wgan-gp and hinge)."""
+    gamma: Annotated[float, Field(ge=-1)] = -1.0
+    """Factor of the gradient penalty: R1 + R2 for rpgan, R1 for ns, lsgan and hinge; -1: by the loss (10, 1 or 0)."""
+    generator_norm: Literal["batch", "layer", "none"] = "batch"
+    """Norm between the generator's layers (conv)."""
+    critic_norm: Literal["auto", "batch", "layer", "spectral", "none"] = "auto"
+    """Norm between the critic's layers; auto: by the loss. Batch norm does not go with a gradient penalty."""
+    labels: Literal["none", "concat", "acgan", "projection", "semi"] = "none"
+    """Classes: joined to code and picture; auxiliary classifier; projection critic and class norms; K + 1 classes."""
+    class_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Factor of the class cross-entropy (acgan, semi)."""
+    pack: Annotated[int, Field(ge=1, le=8)] = 1
+    """Pictures of one origin that the critic judges together, against collapse (Lin et al. 2018)."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the generator's running average, min(ema, (1 + t) / (10 + t)) after t updates; 0: no average."""
+    channels: Annotated[int, Field(ge=0)] = 0
+    """1 grey, 3 colour; filled from the data."""
+    size: Annotated[int, Field(ge=0)] = 0
+    """Pixels a side; filled from the data."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; filled from the data."""
+    class_counts: tuple[int, ...] = ()
+    """Training pictures of each class; filled from the data."""
+    unlabelled: Annotated[int, Field(ge=0)] = 0
+    """Training pictures without a label; filled from the data."""
+
+    @property
+    def habit(self) -> Habit:
+        """Norm, critic steps and gamma with what the loss decides filled in."""
+        usual = HABITS[self.loss]
+        return Habit(
+            usual.norm if self.critic_norm == "auto" else self.critic_norm,
+            self.critic_steps or usual.critic_steps,
+            usual.gamma if self.gamma < 0 else self.gamma,
+        )
+
+    @property
+    def told(self) -> bool:
+        """Whether the generator is told a class, so that pictures of a chosen class can be sampled."""
+        return self.labels in ("concat", "acgan", "projection")
+
+
+def _check(config: Config) -> None:
+    """ConfigError for options that contradict each other; all at once."""
+    faults, habit = [], config.habit
+    if config.labels != "none" and not config.classes:
+        faults.append(f"model.labels = {config.labels} needs pictures with labels")
+    if config.told and config.unlabelled:
+        faults.append(
+            f"model.labels = {config.labels} needs a label on every picture, but {config.unlabelled} have none; "
+            "use model.labels=semi"
+        )
+    if config.labels == "semi" and config.loss != "ns":
+        faults.append(f"model.labels = semi needs model.loss = ns, got {config.loss}")
+    if habit.gamma and habit.norm == "batch":
+        faults.append(
+            "a gradient penalty is taken picture by picture and batch norm mixes them: set model.critic_norm to "
+            "layer, spectral or none, or model.gamma=0"
+        )
+    if config.gamma > 0 and config.loss == "wgan":
+        faults.append("model.loss = wgan has no gradient penalty; use model.loss=wgan-gp, or leave model.gamma out")
+    if config.pack > 1 and config.labels != "none":
+        faults.append("model.pack > 1 goes with model.labels = none only")
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+class Generator(nn.Module):
+    """Codes (B, Z), and classes where it is told them, to pictures (B, C, S, S) in -1..1."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.joined = len(config.classes) if config.labels in ("concat", "acgan") else 0
+        inputs, size, channels = config.latent + self.joined, config.size, config.channels
+        if config.net == "conv":
+            widths = config.generator_widths
+            side = smallest_side(size, widths, "model.generator_widths")
+            norm: Norm = "class" if config.labels == "projection" else config.generator_norm
+            self.pieces = nn.ModuleList(
+                [
+                    nn.Linear(inputs, widths[0] * side**2),
+                    nn.Unflatten(1, (widths[0], side, side)),
+                    *doubling(widths, channels, norm=norm, classes=len(config.classes)),
+                    nn.Tanh(),
+                ]
+            )
+        else:
+            hidden = [config.hidden] * 3
+            self.pieces = nn.ModuleList(
+                [*_dense([inputs, *hidden, channels * size**2], nn.ReLU()), nn.Unflatten(1, (channels, size, size))]
+            )
+            self.pieces.append(nn.Tanh())
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures in -1..1 of codes, and of classes where the net has places for them."""
+        x = codes
+        if self.joined:
+            x = torch.cat([codes, F.one_hot(_given(labels), self.joined).to(codes.dtype)], 1)
+        for piece in self.pieces:
+            x = piece(x, _given(labels)) if isinstance(piece, ClassNorm) else piece(x)
+        return x
+
+
+def _given(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ValueError("this model is conditional: it needs labels (B,)")
+    return labels
+
+
+def _dense(widths: list[int], activation: nn.Module, norm: Norm = "none") -> list[nn.Module]:
+    """Linear layers with an activation between them."""
+    pieces: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        pieces += [limited(nn.Linear(before, after), norm), activation]
+    return pieces[:-1]
+
+
+class Verdict(NamedTuple):
+    """What a critic says of B pictures (packs count as one)."""
+
+    logit: Tensor
+    """(B,) float32, above 0 for real."""
+    classes: Tensor | None
+    """(B, K) float32 class logits, where the critic has such a head."""
+    features: Tensor
+    """(B, F), the layer before the heads."""
+
+
+class Critic(nn.Module):
+    """Pictures (B, C, S, S) in -1..1, and their classes where it is told them, to a verdict."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.labels, self.pack, self.classes = config.labels, config.pack, len(config.classes)
+        channels, size, norm = config.channels * config.pack, config.size, config.habit.norm
+        self.class_maps = None
+        if config.labels == "concat":
+            self.class_maps = nn.Embedding(self.classes, size**2)
+            channels += 1
+        if config.net == "conv":
+            side = smallest_side(size, config.critic_widths, "model.critic_widths")
+            pieces = [*halving(channels, config.critic_widths, norm=norm, slope=0.2), nn.Flatten()]
+            width = config.critic_widths[-1] * side**2
+        else:
+            width, leaky = config.hidden, nn.LeakyReLU(0.2)
+            layers = _dense([channels * size**2, width, width, width], leaky, norm)
+            pieces = [nn.Flatten(), *layers, leaky]
+        self.body = nn.Sequential(*pieces)
+        outputs = {"semi": self.classes, "acgan": 1 + self.classes}.get(config.labels, 1)
+        self.head = limited(nn.Linear(width, outputs), norm)
+        self.class_weights = None
+        if config.labels == "projection":
+            self.class_weights = limited(nn.Embedding(self.classes, width), norm)
+
+    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> Verdict:
+        """The verdict on pictures; with `pack` = m on each m of them that follow one another, (B / m,)."""
+        x = pictures
+        if self.pack > 1:
+            x = x.reshape(len(x) // self.pack, -1, *x.shape[2:])
+        if self.class_maps is not None:
+            x = torch.cat([x, self.class_maps(_given(labels)).to(x.dtype).view(len(x), 1, *x.shape[2:])], 1)
+        features = self.body(x)
+        out = self.head(features).float()
+        if self.labels == "semi":
+            # K classes and a made-up one of logit 0: real as against made is the log-sum-exp (Salimans et al. 2016)
+            return Verdict(out.logsumexp(1), out, features)
+        logit = out[:, 0]
+        if self.class_weights is not None:
+            logit = logit + (self.class_weights(_given(labels)) * features).float().sum(1)
+        return Verdict(logit, out[:, 1:] if self.labels == "acgan" else None, features)
+
+
+class Model(nn.Module):
+    """Generator, its running average, and critic.
+
+    With batch norms and without a penalty weights start as in DCGAN (N(0, 0.02)), otherwise as torch makes them.
+    """
+
+    rank_local: tuple[str, ...] = ()
+    monitor: Tensor
+    """The latest of each of MONITORED: half of them belong to the other network's step, and a log line holds all."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if config.channels < 1 or config.size < 1:
+            raise ValueError(f"channels and size must be at least 1, got {config.channels} and {config.size}")
+        _check(config)
+        self.config = config
+        self.generator, self.critic = Generator(config), Critic(config)
+        if config.net == "conv" and config.generator_norm == "batch":
+            small_normal(self.generator)
+        if config.net == "conv" and config.habit.norm == "batch":
+            small_normal(self.critic)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
+        self.register_buffer("monitor", torch.zeros(len(MONITORED)))
+
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures (B, C, S, S) in 0..1 of codes (B, Z) by the averaged generator, in tiles of one size."""
+        net = self.generator if self.average is None else self.average
+        return decoded_in_tiles(lambda z, y: (net(z, y).float() + 1) / 2, codes, labels)
+
+    def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Pictures (B, C, S, S) in 0..1 of codes from N(0, temperature^2), one seed (B,) each."""
+        return self.decode(normals(seeds, self.config.latent).float() * temperature, labels)
+
+    def judge(self, pictures: Tensor, labels: Tensor | None = None) -> Verdict:
+        """The critic's verdict on pictures (B, C, S, S) in 0..1."""
+        return self.critic(2 * pictures - 1, labels if self.config.told else None)  # type: ignore[no-any-return]
+
+
+MONITORED = ("critic_loss", "generator_loss", "penalty", "real", "fake")
+"""Logged at every step: both losses, the penalty in the critic's, and the mean logit of real and made pictures."""
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Bytes as float32 in -1..1."""
+    return pixels.float() / 127.5 - 1
+
+
+def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What the critic minimises, per pair of logits (B,), without the penalty."""
+    if name in ("wgan", "wgan-gp"):
+        return fake - real
+    if name == "lsgan":
+        return 0.5 * (real - 1).square() + 0.5 * fake.square()
+    if name == "hinge":
+        return F.relu(1 - real) + F.relu(1 + fake)
+    if name == "rpgan":
+        return F.softplus(fake - real)
+    return F.softplus(-real) + F.softplus(fake)
+
+
+def generator_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What the generator minimises, per made picture's logit (B,); `real` matters to rpgan alone."""
+    if name in ("wgan", "wgan-gp", "hinge"):
+        return -fake
+    if name == "lsgan":
+        return 0.5 * (fake - 1).square()
+    if name == "rpgan":
+        return F.softplus(real - fake)
+    return F.softplus(-fake)
+
+
+def squared_gradient(critic: Critic, pictures: Tensor, labels: Tensor | None) -> Tensor:
+    """|grad d|^2 of each picture (B,), float32 and outside autocast, with gradient in the critic's weights."""
+    with torch.autocast(pictures.device.type, enabled=False):
+        at = pictures.float().detach().requires_grad_()
+        (slope,) = torch.autograd.grad(critic(at, labels).logit.sum(), at, create_graph=True)
+        return slope.square().flatten(1).sum(1)
+
+
+def penalty(config: Config, critic: Critic, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+    """The gradient penalty of each picture (B,), its factor included; zeros where the loss has none."""
+    gamma = config.habit.gamma
+    if not gamma:
+        return real.new_zeros(len(real))
+    if config.loss == "wgan-gp":
+        share = torch.rand(len(real), 1, 1, 1, device=real.device)
+        norm = squared_gradient(critic, share * real + (1 - share) * fake, labels).add(1e-12).sqrt()
+        return gamma * (norm - 1).square()
+    total = squared_gradient(critic, real, labels)
+    if config.loss == "rpgan":
+        total = total + squared_gradient(critic, fake, labels)
+    return 0.5 * gamma * total
+
+
+def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
+    """One optimizer for each of the two networks, alike."""
+    return {
+        "critic": Optimizer(model.critic.named_parameters(), train),
+        "generator": Optimizer(model.generator.named_parameters(), train),
+    }
+
+
+def train_step(
+    model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
+) -> dict[str, float | Tensor]:
+    """One update: of the critic, or at the last step of a cycle of the generator."""
+    rounds = model.config.habit.critic_steps
+    if len(batch.pixels) % model.config.pack:
+        raise ConfigError(f"{len(batch.pixels)} pictures per process do not divide into packs of {model.config.pack}")
+    if step % (rounds + 1) < rounds:
+        scalars = _critic_step(model, optimizers["critic"], batch, step)
+    else:
+        scalars = _generator_step(model, optimizers["generator"], batch, step)
+        if model.average is not None:
+            _follow(model.average, model.generator, model.config.ema, step // (rounds + 1))
+    share_statistics(model)
+    figures = dict(zip(MONITORED, model.monitor.tolist(), strict=True))
+    return {**figures, "wasserstein": figures["real"] - figures["fake"], **scalars}
+
+
+def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: int) -> dict[str, float]:
+    config, critic = model.config, model.critic
+    seen = torch.zeros(3, device=batch.pixels.device)  # sums of penalty, real, fake
+
+    def losses() -> Iterator[tuple[Tensor, int]]:
+        for part in batch.parts(optimizer.train.accumulate):
+            real, labels = scaled(part.pixels), part.labels if config.told else None
+            with torch.no_grad():
+                fake = model.generator(_noise(model, len(real), real), labels).float()
+            on_real, on_fake = critic(real, labels), critic(fake, labels)
+            loss = critic_loss(config.loss, on_real.logit, on_fake.logit).sum() * config.pack
+            if on_real.classes is not None:
+                loss = loss + config.class_weight * _class_loss(critic, on_real.classes, part)
+            extra = penalty(config, critic, real, fake, labels)
+            seen.add_(torch.stack([extra.sum(), on_real.logit.sum(), on_fake.logit.sum()]).detach())
+            yield loss + extra.sum(), len(real)
+
+    scalars = update(optimizer, losses(), step, clamp=_WEIGHT_LIMIT if config.loss == "wgan" else 0.0)
+    seen /= len(batch.pixels)
+    with torch.no_grad():
+        model.monitor[0] = scalars["loss"]
+        model.monitor[2] = seen[0]
+        model.monitor[3:] = seen[1:] * config.pack
+    return {"grad_norm": scalars["grad_norm"], "lr": scalars["lr"]}
+
+
+def _class_loss(critic: Critic, logits: Tensor, part: ImageBatch) -> Tensor:
+    """Summed cross-entropy of the classes of real pictures; semi-supervised, of the labelled pictures drawn beside."""
+    if part.labelled is not None:
+        few = part.labelled
+        return F.cross_entropy(_class_logits(critic, scaled(few.pixels)), few.labels, reduction="sum")
+    return F.cross_entropy(logits, part.labels, reduction="sum", ignore_index=-1)
+
+
+def _class_logits(critic: Critic, pictures: Tensor) -> Tensor:
+    verdict: Verdict = critic(pictures)
+    assert verdict.classes is not None
+    return verdict.classes
+
+
+def _generator_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: int) -> dict[str, float]:
+    config, critic = model.config, model.critic
+    needs_real = config.loss == "rpgan" or config.labels == "semi"
+
+    def losses() -> Iterator[tuple[Tensor, int]]:
+        for part in batch.parts(optimizer.train.accumulate):
+            labels = part.labels if config.told else None
+            count = len(part.pixels)
+            fake = critic(model.generator(_noise(model, count, part.pixels), labels), labels)
+            real = fake
+            if needs_real:
+                with torch.no_grad():
+                    real = critic(scaled(part.pixels), labels)
+            if config.labels == "semi":
+                # feature matching (Salimans et al. 2016): the critic's logits alone would make a poor classifier
+                loss = count * (real.features.float().mean(0) - fake.features.float().mean(0)).square().sum()
+            else:
+                loss = generator_loss(config.loss, real.logit, fake.logit).sum() * config.pack
+            if config.labels == "acgan" and fake.classes is not None:
+                loss = loss + config.class_weight * F.cross_entropy(fake.classes, part.labels, reduction="sum")
+            yield loss, count
+
+    with frozen_statistics(critic):
+        scalars = update(optimizer, losses(), step)
+    with torch.no_grad():
+        model.monitor[1] = scalars["loss"]
+    return {"grad_norm": scalars["grad_norm"], "lr": scalars["lr"]}
+
+
+def _noise(model: Model, rows: int, like: Tensor) -> Tensor:
+    return torch.randn(rows, model.config.latent, device=like.device)
+
+
+def _follow(average: nn.Module, generator: nn.Module, limit: float, updates: int) -> None:
+    """Move the running average towards the generator, weights and batch-norm statistics alike."""
+    decay = min(limit, (1 + updates) / (10 + updates))
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), generator.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+
+
+def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
+    """The critic's mean logit of held-out (`real`) and made (`fake`) pictures; `accuracy` of its class head."""
+    config, count = model.config, len(batch.pixels)
+    labels = batch.labels if config.told else None
+    whole = count - count % config.pack
+    if not whole:
+        return {}
+    pictures = model.decode(normals(batch.rows, config.latent).float(), labels)
+    on_real = model.critic(scaled(batch.pixels[:whole]), labels)
+    on_fake = model.critic(2 * pictures[:whole] - 1, labels)
+    sums: dict[str, tuple[Tensor | float, Tensor | int]] = {
+        "real": (on_real.logit.double().sum(), len(on_real.logit)),
+        "fake": (on_fake.logit.double().sum(), len(on_fake.logit)),
+    }
+    if on_real.classes is not None:
+        sums["accuracy"] = ((on_real.classes.argmax(1) == batch.labels).double().sum(), count)
+    return sums

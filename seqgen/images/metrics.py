@@ -1,0 +1,247 @@
+"""Numbers about pictures and their features: distances of two sets, coverage, classes, reconstruction, memory.
+
+Plain functions of arrays, without a net of their own. A feature is a row of whatever encoded the pictures, so a
+Frechet or kernel distance of such features is never FID or KID, which are defined on one particular Inception net.
+Shapes: N and M pictures, D features, K classes, C channels, S pixels a side. Pictures are uint8.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqgen.metrics.distance import check_features, js_of_counts
+
+Floats = npt.NDArray[np.float64]
+
+_BLOCK = 1024  # rows of a distance matrix held at once
+
+
+# ------------------------------------------------------------------------------------------------------------ two sets
+
+
+def kernel_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Squared maximum mean discrepancy of feature rows (N, D) and (M, D), unbiased, so it may fall below 0.
+
+    The kernel is (x . y / D + 1)^3 (Binkowski et al. 2018), over all pairs: no subsets and no seed.
+    Raises ValueError as `check_features`.
+    """
+    x, y = (torch.from_numpy(side) for side in check_features(a, b))
+    within = [(_kernel_sum(s, s) - float((s.square().sum(1) / s.shape[1] + 1).pow(3).sum())) for s in (x, y)]
+    n, m = len(x), len(y)
+    return within[0] / (n * (n - 1)) + within[1] / (m * (m - 1)) - 2 * _kernel_sum(x, y) / (n * m)
+
+
+def _kernel_sum(x: Tensor, y: Tensor) -> float:
+    return sum(float((block @ y.T / x.shape[1] + 1).pow(3).sum()) for block in torch.split(x, _BLOCK))
+
+
+def standardised(reference: npt.ArrayLike, *others: npt.ArrayLike) -> list[Floats]:
+    """The reference and the other feature rows with the reference's mean taken off and divided by its deviation."""
+    rows = np.asarray(reference, np.float64)
+    mean, deviation = rows.mean(0), rows.std(0)
+    deviation[deviation == 0] = 1.0
+    return [(np.asarray(side, np.float64) - mean) / deviation for side in (rows, *others)]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Where two clouds of features overlap, by balls around each row that reach its k-th neighbour."""
+
+    precision: float
+    """Share of made rows inside the ball of some real row (Kynkaanniemi et al. 2019)."""
+    recall: float
+    """Share of real rows inside the ball of some made row."""
+    density: float
+    """Balls of real rows around a made row, over k (Naeem et al. 2020); may pass 1."""
+    coverage: float
+    """Share of real rows whose own ball holds a made row."""
+
+
+def coverage(real: npt.ArrayLike, made: npt.ArrayLike, *, k: int = 5) -> Coverage:
+    """Precision, recall, density and coverage of made features (M, D) against real ones (N, D), N and M above k.
+
+    Distances are taken block by block as squares from one matrix product, so no N x M matrix exists.
+    Raises ValueError as `check_features`, and for k outside 1..min(N, M) - 1.
+    """
+    sides = check_features(real, made)
+    if not 1 <= k < min(map(len, sides)):
+        raise ValueError(f"k must be in 1..{min(map(len, sides)) - 1}, one less than the rows of a side; got {k}")
+    middle = sides[0].mean(0)  # squares near the origin cancel less
+    x, y = (torch.from_numpy(side - middle) for side in sides)
+    reach_real, reach_made = _reach(x, k), _reach(y, k)
+    held = torch.zeros(len(y), dtype=torch.int64)
+    recalled = covered = 0
+    for at, squares in _squares(x, y):
+        inside = squares < reach_real[at : at + _BLOCK, None]
+        held += inside.sum(0)
+        covered += int(inside.any(1).sum())
+        recalled += int((squares < reach_made).any(1).sum())
+    return Coverage(
+        precision=int((held > 0).sum()) / len(y),
+        recall=recalled / len(x),
+        density=int(held.sum()) / (k * len(y)),
+        coverage=covered / len(x),
+    )
+
+
+def _squares(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Squared distances of a block of rows of x to all rows of y, with the block's first row."""
+    sizes = y.square().sum(1)
+    for at in range(0, len(x), _BLOCK):
+        block = x[at : at + _BLOCK]
+        yield at, torch.addmm(sizes, block, y.T, alpha=-2).add_(block.square().sum(1)[:, None])
+
+
+def _reach(x: Tensor, k: int) -> Tensor:
+    """The squared distance of every row to its k-th nearest other row, (N,)."""
+    nearest = [squares.topk(k + 1, largest=False).values[:, k] for _, squares in _squares(x, x)]  # itself comes first
+    return torch.cat(nearest)
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int = 0) -> float:
+    """Wasserstein-2 distance of two sets of pictures along random directions, root of the mean square; 0..255 scale 1.
+
+    a (N, C, S, S) and b (M, C, S, S) uint8; each direction is a unit vector in pixel space (Rabin et al. 2011). Sets
+    of different size are compared exactly, by their quantile functions.
+    """
+    random = np.random.default_rng(seed)
+    x, y = (np.asarray(side.cpu().flatten(1), np.float32) / 255 for side in (a, b))
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"pictures must have one size, got {tuple(a.shape)} and {tuple(b.shape)}")
+    axes = random.standard_normal((x.shape[1], directions), np.float32)
+    axes /= np.linalg.norm(axes, axis=0)
+    left, right = np.sort(x @ axes, 0), np.sort(y @ axes, 0)
+    n, m = len(x), len(y)
+    edges = np.unique(np.concatenate([np.arange(1, n + 1) * m, np.arange(1, m + 1) * n]))  # in units of 1 / (n m)
+    before = np.concatenate([[0], edges[:-1]])
+    gaps = (left[before // m] - right[before // n]).astype(np.float64) ** 2
+    return float(np.sqrt((gaps * (edges - before)[:, None]).sum(0).mean() / (n * m)))
+
+
+# ------------------------------------------------------------------------------------------------------------- classes
+
+
+def class_counts(labels: Tensor, classes: int) -> Floats:
+    """How many pictures have each label 0..K-1; labels below 0 are not counted."""
+    return np.bincount(labels[labels >= 0].cpu().numpy(), minlength=classes).astype(np.float64)
+
+
+def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
+    """KL divergence in nats of the classes of made pictures from those of real ones, from counts (K,) each.
+
+    Infinite where a class was made that no real picture has.
+    """
+    p, q = (np.asarray(side, np.float64) / np.sum(side) for side in (made, real))
+    if ((p > 0) & (q == 0)).any():
+        return math.inf
+    seen = p > 0
+    return max(0.0, float((p[seen] * np.log(p[seen] / q[seen])).sum()))
+
+
+def class_js(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
+    """Jensen-Shannon divergence of the same, 0..ln 2 nats."""
+    return js_of_counts(np.stack([np.asarray(made, np.int64), np.asarray(real, np.int64)]))
+
+
+def classifier_score(probabilities: npt.ArrayLike) -> float:
+    """exp of the mean KL(p(y|x) || p(y)), 1..K, from class probabilities (N, K): the Inception score's formula.
+
+    High where the classifier is sure of each picture and all classes come (Salimans et al. 2016).
+    """
+    p = np.asarray(probabilities, np.float64)
+    if p.ndim != 2 or not len(p):
+        raise ValueError(f"probabilities must be (N, K), got shape {p.shape}")
+    mean = p.mean(0)
+    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(mean > 0, mean, 1)), 0.0)
+    return float(np.exp(terms.sum(1).mean()))
+
+
+# ----------------------------------------------------------------------------------------------- picture beside picture
+
+
+def pixel_statistics(pixels: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of all pixels, and the mean deviation of a pixel between pictures, in 0..1."""
+    x = pixels.double().flatten(1) / 255
+    between = x.std(0, correction=0).mean() if len(x) > 1 else torch.zeros(())
+    return {"mean": float(x.mean()), "deviation": float(x.std(correction=0)), "variety": float(between)}
+
+
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over the pixels of (a - b)^2 of each pair of pictures in 0..1, (N,) float64."""
+    return (a.double() - b.double()).square().flatten(1).mean(1)
+
+
+def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
+    """Mean over the pixels of -t ln p - (1 - t) ln (1 - p), nats, of each pair in 0..1, (N,) float64.
+
+    Predictions are kept 1e-6 away from 0 and 1.
+    """
+    p = prediction.double().clamp(1e-6, 1 - 1e-6)
+    return F.binary_cross_entropy(p, target.double(), reduction="none").flatten(1).mean(1)
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004) of each pair of pictures (N, C, S, S) in 0..1, -1..1, (N,) float64.
+
+    Gaussian windows of 11 pixels and deviation 1.5 that lie inside the picture; for smaller pictures the largest odd
+    size that fits. Means over windows and channels; constants 0.01^2 and 0.03^2.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    size = min(11, a.shape[-1] - 1 + a.shape[-1] % 2)
+    places = torch.arange(size, dtype=torch.float64, device=a.device) - size // 2
+    weights = torch.exp(-places.square() / (2 * 1.5**2))
+    window = torch.outer(weights, weights) / weights.sum() ** 2
+
+    def blurred(x: Tensor) -> Tensor:
+        return F.conv2d(x.flatten(0, 1)[:, None], window[None, None]).view(*x.shape[:2], -1)
+
+    x, y = a.double(), b.double()
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    both = blurred(x * y) - mean_x * mean_y
+    light = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    shape = (2 * both + 0.03**2) / (var_x + var_y + 0.03**2)
+    return (light * shape).flatten(1).mean(1)
+
+
+def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """For each picture the root mean square distance per pixel, 0..1, to the nearest of `train`, and that one's row.
+
+    Pictures (N, C, S, S) against (M, C, S, S) give two (N,) tensors; a distance of 0 is a copy.
+    """
+    x, y = (side.flatten(1).float() / 255 for side in (pixels, train))
+    best = torch.full((len(x),), math.inf, device=x.device)
+    row = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    for first in range(0, len(y), 8192):
+        block = y[first : first + 8192]
+        squares = x.square().sum(1)[:, None] + block.square().sum(1) - 2 * x @ block.T
+        low, at = squares.min(1)
+        better = low < best
+        best, row = torch.where(better, low, best), torch.where(better, at + first, row)
+    # once more without cancellation, so that a copy is exactly 0
+    exact = torch.cat(
+        [(a - y[r]).square().mean(1) for a, r in zip(torch.split(x, 1024), torch.split(row, 1024), strict=True)]
+    )
+    return exact.sqrt(), row
+
+
+def factor_r2(codes: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
+    """How much of each known factor (N, J) a linear map of the codes (N, Z) explains: R^2 on the second half, (J,).
+
+    The map is fitted by least squares to the first half; a factor that does not vary gives nan.
+    """
+    z, f = np.asarray(codes, np.float64), np.asarray(factors, np.float64)
+    half = len(z) // 2
+    design = np.column_stack([z, np.ones(len(z))])
+    weights = np.linalg.lstsq(design[:half], f[:half], rcond=None)[0]
+    rest = ((f[half:] - design[half:] @ weights) ** 2).sum(0)
+    whole = ((f[half:] - f[half:].mean(0)) ** 2).sum(0)
+    explained: Floats = 1 - np.divide(rest, whole, out=np.full_like(rest, np.nan), where=whole > 0)
+    return explained

@@ -1,0 +1,318 @@
+"""Picture VAE: a Gaussian code per picture, decoded into pixel probabilities (Kingma and Welling 2014).
+
+loss = mean over pictures of [ -log p(x|z) summed over pixels + beta * KL(q(z|x) || N(0, 1)) summed over dimensions ],
+in nats. Pixels: `bernoulli` draws black and white pictures from the grey values; `grey` is the same cross-entropy on
+grey values, which is a loss but no likelihood; `gaussian` adds uniform noise of one grey level and is a density.
+With `samples` = K > 1 the loss is the importance-weighted bound (Burda et al. 2016); with `match` = adversarial the KL
+is replaced by a critic that tells codes from N(0, 1) (Makhzani et al. 2015), trained at every second step.
+Shapes: B pictures, C channels, S pixels a side, Z code dimensions, K samples.
+Run: seqgen train image-vae --data digits --out runs/digits
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError
+from seqgen.core.update import Optimizer, update
+from seqgen.images.data import ImageBatch
+from seqgen.images.samplers import decoded_in_tiles, fixed_uniforms, normals
+from seqgen.nn.conv import doubling, halving, smallest_side
+
+DATA = "images"
+DECIDES = "loss"
+
+_LEVELS = 256
+_SMALLEST_LOG_VARIANCE = -12.0  # codes sharper than e^-6 gain nothing and overflow the importance weights
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `model` of a picture VAE."""
+
+    net: Literal["conv", "mlp"] = "conv"
+    """conv: each of `widths` halves the picture; mlp: two hidden layers each way, the classic one."""
+    widths: tuple[int, ...] = (32, 64)
+    """Channels after each halving (conv)."""
+    hidden: Annotated[int, Field(ge=1)] = 256
+    """Features of the fully connected layers."""
+    latent: Annotated[int, Field(ge=1)] = 16
+    """Dimensions of the code."""
+    likelihood: Literal["grey", "bernoulli", "gaussian"] = "grey"
+    """What a pixel is: a grey value under cross-entropy (no likelihood), black or white, or a noisy grey value."""
+    binarize: Literal["dynamic", "static", "threshold"] = "dynamic"
+    """Black and white (bernoulli): drawn from the grey value at every step, drawn once, or white from 128 on."""
+    sd: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of a pixel (gaussian) in widths of the grey scale; 0: learnt, one number for all pixels."""
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Factor of the KL per picture, or of the code critic's loss (match = adversarial)."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    """Nats of each code dimension's KL, averaged over the batch, that cost nothing (Kingma et al. 2016)."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Codes per picture in the importance-weighted bound; 1: the plain bound with the KL in closed form."""
+    match: Literal["kl", "adversarial"] = "kl"
+    """What draws the codes towards N(0, 1)."""
+    conditional: bool = False
+    """Encoder and decoder are told the class, and pictures of a chosen class can be sampled."""
+    channels: Annotated[int, Field(ge=0)] = 0
+    """1 grey, 3 colour; filled from the data."""
+    size: Annotated[int, Field(ge=0)] = 0
+    """Pixels a side; filled from the data."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; filled from the data."""
+    class_counts: tuple[int, ...] = ()
+    """Training pictures of each class; filled from the data."""
+    unlabelled: Annotated[int, Field(ge=0)] = 0
+    """Training pictures without a label; filled from the data."""
+
+    @property
+    def told(self) -> bool:
+        """Whether the decoder is told a class, so that pictures of a chosen class can be sampled."""
+        return self.conditional
+
+
+def _check(config: Config) -> None:
+    """ConfigError for options that contradict each other; all at once."""
+    faults = []
+    if config.conditional and not config.classes:
+        faults.append("model.conditional needs pictures with labels")
+    elif config.conditional and config.unlabelled:
+        faults.append(f"model.conditional needs a label on every picture, but {config.unlabelled} have none")
+    if config.samples > 1 and (config.match == "adversarial" or config.beta != 1 or config.free_bits):
+        faults.append("model.samples > 1 is a bound on the likelihood: use beta = 1, free_bits = 0 and match = kl")
+    if config.match == "adversarial" and config.free_bits:
+        faults.append("model.free_bits needs match = kl")
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+class Model(nn.Module):
+    """Encoder, decoder and, for the adversarial autoencoder, the critic of codes. Weights start as torch makes them."""
+
+    rank_local: tuple[str, ...] = ()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if config.channels < 1 or config.size < 1:
+            raise ValueError(f"channels and size must be at least 1, got {config.channels} and {config.size}")
+        _check(config)
+        self.config = config
+        told = len(config.classes) if config.conditional else 0
+        self.pixels = config.channels * config.size**2
+        hidden, latent = config.hidden, config.latent
+        if config.net == "conv":
+            side = smallest_side(config.size, config.widths, "model.widths")
+            maps = config.widths[-1] * side**2
+            self.body = nn.Sequential(*halving(config.channels, config.widths), nn.Flatten())
+            self.to_code = nn.Sequential(nn.Linear(maps + told, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
+            self.decoder = nn.Sequential(
+                nn.Linear(latent + told, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, maps),
+                nn.Unflatten(1, (config.widths[-1], side, side)),
+                *doubling(config.widths[::-1], config.channels),
+            )
+        else:
+            self.body = nn.Sequential(nn.Flatten())
+            self.to_code = _two_layers(self.pixels + told, hidden, 2 * latent, nn.Tanh())
+            picture = nn.Unflatten(1, (config.channels, config.size, config.size))
+            self.decoder = nn.Sequential(*_two_layers(latent + told, hidden, self.pixels, nn.Tanh()), picture)
+        self.log_sd = nn.Parameter(torch.tensor(-2.0)) if config.likelihood == "gaussian" and not config.sd else None
+        self.critic = _two_layers(latent, hidden, 1, nn.LeakyReLU(0.2)) if config.match == "adversarial" else None
+
+    # Pictures to codes and back
+
+    def encode(self, pictures: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the code, each (B, Z) float32, of pictures (B, C, S, S) in 0..1."""
+        features = self._told(self.body(2 * pictures - 1), labels)
+        mean, log_variance = self.to_code(features).float().chunk(2, 1)
+        return mean, log_variance.clamp_min(_SMALLEST_LOG_VARIANCE)
+
+    def logits(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Decoded pictures (B, C, S, S) before the sigmoid, with gradient."""
+        return self.decoder(self._told(codes, labels)).float()  # type: ignore[no-any-return]
+
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The expected pictures (B, C, S, S) in 0..1 of codes (B, Z), computed in tiles of one size."""
+        return decoded_in_tiles(lambda z, y: torch.sigmoid(self.logits(z, y)), codes, labels)
+
+    def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Pictures (B, C, S, S) in 0..1 of codes from N(0, temperature^2), one seed (B,) each."""
+        codes = normals(seeds, self.config.latent).float() * temperature
+        return self.decode(codes, labels)
+
+    def _told(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        if not self.config.conditional:
+            return features
+        if labels is None:
+            raise ValueError("this model is conditional: it needs labels (B,)")
+        return torch.cat([features, F.one_hot(labels, len(self.config.classes)).to(features.dtype)], 1)
+
+    # What the bytes are taken for
+
+    def observed(self, batch: ImageBatch) -> Tensor:
+        """The pictures of a batch as the likelihood sees them, (B, C, S, S) float32 in 0..1.
+
+        Noise and coins come from torch's generator in training; in evaluation, and for `static`, they are the row's.
+        """
+        config, grey = self.config, batch.pixels.float() / (_LEVELS - 1)
+        if config.likelihood == "grey":
+            return grey
+        if config.likelihood == "bernoulli" and config.binarize == "threshold":
+            return (grey > 0.5).float()
+        if self.training and not (config.likelihood == "bernoulli" and config.binarize == "static"):
+            uniform = torch.rand_like(grey)
+        else:
+            uniform = fixed_uniforms(batch.rows, self.pixels).float().view_as(grey)
+        if config.likelihood == "gaussian":
+            return (batch.pixels + uniform) / _LEVELS
+        return (uniform < grey).float()
+
+    def log_likelihood(self, observed: Tensor, logits: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over the pixels, (B,); for `grey` the negative cross-entropy.
+
+        For `gaussian` it is that of the 256 levels: the density of the grey scale times the width of a level.
+        """
+        if self.config.likelihood != "gaussian":
+            return -F.binary_cross_entropy_with_logits(logits, observed, reduction="none").flatten(1).sum(1)
+        log_sd = logits.new_tensor(math.log(self.config.sd)) if self.log_sd is None else self.log_sd
+        distance = (observed - torch.sigmoid(logits)) / log_sd.exp()
+        log_density = -0.5 * (distance.square() + math.log(2 * math.pi)) - log_sd
+        return (log_density - math.log(_LEVELS)).flatten(1).sum(1)
+
+    # Training and scoring
+
+    def terms(self, batch: ImageBatch, noise: Tensor) -> dict[str, Tensor]:
+        """Per picture (B,) nats: `reconstruction` = -log p(x|z), `kl` and `loss`, from standard normals (K, B, Z)."""
+        config = self.config
+        x = self.observed(batch)
+        labels = batch.labels if config.conditional else None
+        mean, log_variance = self.encode(x, labels)
+        codes = mean + (0.5 * log_variance).exp() * noise
+        kl_bz = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        if config.samples > 1:
+            log_weights, log_p = self.log_weights(x, codes, mean, log_variance, labels)
+            loss = math.log(len(codes)) - log_weights.logsumexp(0)
+            return {"reconstruction": -log_p[0], "kl": kl_bz.sum(1), "loss": loss, "codes": codes[0]}
+        reconstruction = -self.log_likelihood(x, self.logits(codes[0], labels))
+        if config.match == "adversarial":
+            loss = reconstruction
+        else:
+            # free bits: a dimension whose mean KL is below them costs that much, without gradient
+            free = (kl_bz.mean(0) < config.free_bits).float()
+            loss = reconstruction + config.beta * (kl_bz * (1 - free) + config.free_bits * free).sum(1)
+        return {"reconstruction": reconstruction, "kl": kl_bz.sum(1), "loss": loss, "codes": codes[0]}
+
+    def log_weights(
+        self, observed: Tensor, codes: Tensor, mean: Tensor, log_variance: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x|z) p(z) / q(z|x) of codes (K, B, Z), and log p(x|z) alone, each (K, B)."""
+        samples, rows = codes.shape[:2]
+        repeated = None if labels is None else labels.repeat(samples)
+        logits = self.logits(codes.flatten(0, 1), repeated)
+        log_p = self.log_likelihood(observed.repeat(samples, 1, 1, 1), logits).view(samples, rows)
+        distance = (codes - mean).square() / log_variance.exp()
+        return log_p + 0.5 * (distance + log_variance - codes.square()).sum(2), log_p
+
+    def nll(self, batch: ImageBatch, samples: int, *, block: int = 50) -> Tensor:
+        """-log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
+
+        An upper bound in expectation, tighter with more samples. The noise belongs to the row. ValueError for `grey`.
+        """
+        if self.config.likelihood == "grey":
+            raise ValueError(
+                "model.likelihood = grey is a cross-entropy on grey values and no likelihood, so there is no NLL; "
+                "train with bernoulli or gaussian"
+            )
+        with torch.no_grad():
+            x, labels = self.observed(batch), batch.labels if self.config.conditional else None
+            mean, log_variance = self.encode(x, labels)
+            found = []
+            for first in range(0, samples, block):
+                count = min(block, samples - first)
+                noise = _row_noise(batch, self.config.latent, first, count)
+                codes = mean + (0.5 * log_variance).exp() * noise
+                found.append(self.log_weights(x, codes, mean, log_variance, labels)[0].double())
+            return math.log(samples) - torch.cat(found).logsumexp(0)
+
+
+def _two_layers(inputs: int, hidden: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        activation,
+        nn.Linear(hidden, hidden),
+        activation,
+        nn.Linear(hidden, outputs),
+    )
+
+
+def _row_noise(batch: ImageBatch, latent: int, first: int, count: int) -> Tensor:
+    """Standard normals (count, B, Z) number `first` and on of every row, the same whatever the batch."""
+    rows = [normals(batch.rows, latent, stream=1 + first + k).float() for k in range(count)]
+    return torch.stack(rows)
+
+
+def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
+    """One optimizer over encoder and decoder; the adversarial autoencoder's critic has its own."""
+    parameters = [(name, p) for name, p in model.named_parameters() if not name.startswith("critic.")]
+    made = {"model": Optimizer(parameters, train)}
+    if model.critic is not None:
+        made["critic"] = Optimizer([(n, p) for n, p in model.named_parameters() if n.startswith("critic.")], train)
+    return made
+
+
+def train_step(
+    model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
+) -> dict[str, float | Tensor]:
+    """One update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic."""
+    if model.critic is not None and step % 2:
+        return _critic_step(model, model.critic, optimizers["critic"], batch, step)
+    optimizer = optimizers["model"]
+    sums: dict[str, Tensor] = {}
+
+    def losses() -> Iterator[tuple[Tensor, int]]:
+        for part in batch.parts(optimizer.train.accumulate):
+            noise = torch.randn(model.config.samples, len(part.pixels), model.config.latent, device=part.pixels.device)
+            terms = model.terms(part, noise)
+            for name in ("reconstruction", "kl"):
+                sums[name] = sums.get(name, torch.zeros(())) + terms[name].detach().sum()
+            loss = terms["loss"].sum()
+            if model.critic is not None:
+                loss = loss + model.config.beta * F.softplus(-model.critic(terms["codes"]).float()).sum()
+            yield loss, len(part.pixels)
+
+    scalars = update(optimizer, losses(), step)
+    return {**scalars, **{name: total / len(batch.pixels) for name, total in sums.items()}}
+
+
+def _critic_step(
+    model: Model, critic: nn.Module, optimizer: Optimizer, batch: ImageBatch, step: int
+) -> dict[str, float | Tensor]:
+    noise = torch.randn(1, len(batch.pixels), model.config.latent, device=batch.pixels.device)
+    with torch.no_grad():
+        codes = model.terms(batch, noise)["codes"]
+    real, fake = critic(torch.randn_like(codes)).float(), critic(codes).float()
+    loss = (F.softplus(-real) + F.softplus(fake)).sum()
+    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(codes)), step).items()}
+
+
+def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
+    """`loss`, `reconstruction`, `kl` in nats per picture; for a likelihood `nll_bound` and `bits_per_dim` too."""
+    config, count = model.config, len(batch.pixels)
+    terms = model.terms(batch, _row_noise(batch, config.latent, 0, config.samples))
+    sums: dict[str, tuple[Tensor | float, Tensor | int]] = {
+        name: (terms[name].double().sum(), count) for name in ("loss", "reconstruction", "kl")
+    }
+    if config.likelihood != "grey" and config.match == "kl":
+        tight = terms["loss"] if config.samples > 1 else terms["reconstruction"] + terms["kl"]
+        bound = tight.double().sum()
+        sums["nll_bound"] = (bound, count)
+        sums["bits_per_dim"] = (bound / math.log(2), count * model.pixels)
+    return sums

@@ -1,0 +1,126 @@
+"""Layers of picture models: convolutions that halve or double the map, norms, activations and their first weights.
+
+Shapes: B pictures, C channels, S side of the square map.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from seqgen.core import dist
+from seqgen.core.errors import ConfigError
+
+Norm: TypeAlias = Literal["none", "batch", "layer", "spectral", "class"]
+Pieces: TypeAlias = list[nn.Module]
+
+
+def smallest_side(size: int, widths: Sequence[int], option: str) -> int:
+    """The side of the map after one halving per width; ConfigError names `option` where a side would be odd."""
+    side = size
+    for _ in widths:
+        if side % 2:
+            raise ConfigError(
+                f"{option} has {len(widths)} widths, each of which halves the picture, but {size} pixels are not "
+                f"divisible by {2 ** len(widths)}; give fewer widths, or another data.size"
+            )
+        side //= 2
+    return side
+
+
+def halving(channels: int, widths: Sequence[int], *, norm: Norm = "none", slope: float = 0.0) -> Pieces:
+    """4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n).
+
+    Batch or layer norm stand behind every convolution but the first (Radford et al. 2016); `slope` is that of the
+    leaky ReLU for negative values.
+    """
+    pieces: Pieces = []
+    for i, width in enumerate(widths):
+        pieces.append(limited(nn.Conv2d(channels, width, 4, 2, 1), norm))
+        if i:
+            pieces += _normed(width, norm)
+        pieces.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+        channels = width
+    return pieces
+
+
+def doubling(widths: Sequence[int], channels: int, *, norm: Norm = "none", classes: int = 0) -> Pieces:
+    """4x4 transposed convolutions of stride 2: (B, widths[0], S, S) to (B, channels, S * 2^n, S * 2^n).
+
+    The norm (`class` for one with a scale and shift per class) and ReLU stand before every convolution, so that the
+    last one's output is bare.
+    """
+    pieces: Pieces = []
+    for width, after in zip(widths, [*widths[1:], channels], strict=True):
+        pieces += [*_normed(width, norm, classes), nn.ReLU(), nn.ConvTranspose2d(width, after, 4, 2, 1)]
+    return pieces
+
+
+def limited(layer: nn.Module, norm: Norm) -> nn.Module:
+    """The layer divided by its largest singular value where the norm is spectral (Miyato et al. 2018), else itself."""
+    return spectral_norm(layer) if norm == "spectral" else layer
+
+
+def _normed(width: int, norm: Norm, classes: int = 0) -> Pieces:
+    if norm == "batch":
+        return [nn.BatchNorm2d(width)]
+    if norm == "class":
+        return [ClassNorm(width, classes)]
+    # one group: mean and variance over all channels and places of one picture, so no picture depends on its batch
+    return [nn.GroupNorm(1, width)] if norm == "layer" else []
+
+
+class ClassNorm(nn.Module):
+    """Batch norm whose scale and shift belong to the class (de Vries et al. 2017; Miyato and Koyama 2018)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width, affine=False)
+        self.scale = nn.Embedding(classes, width)
+        self.shift = nn.Embedding(classes, width)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Maps (B, C, S, S) of the classes `labels` (B,), normalised over the batch."""
+        scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
+        return self.norm(maps) * scale + shift  # type: ignore[no-any-return]
+
+
+def small_normal(module: nn.Module) -> None:
+    """The first weights of DCGAN, in place: convolutions and linear layers N(0, 0.02), batch norms N(1, 0.02)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm2d) and part.affine:
+            nn.init.normal_(part.weight, 1.0, 0.02)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """While open, batch norms still normalise by the batch but leave their running statistics alone."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def share_statistics(module: nn.Module) -> None:
+    """The running statistics of all batch norms averaged over the processes, in place, so that all hold the same."""
+    found: list[Any] = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    if not found or dist.world() == 1:
+        return
+    with torch.no_grad():
+        tensors = [t for norm in found for t in (norm.running_mean, norm.running_var)]
+        means = torch.split(dist.sum_(torch.cat(tensors)) / dist.world(), [t.numel() for t in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean)
