@@ -127,7 +127,8 @@ class Model(nn.Module):
         if config.slowness_penalty:
             later = batch.positions[batch.positions % batch.inputs.shape[1] > 0]
             flat = raw_bth.flatten(0, 1).float()
-            loss = loss + config.slowness_penalty * batch.count * (flat[later] - flat[later - 1]).square().mean()
+            change = (flat[later] - flat[later - 1]).square().sum() / max(1, later.numel() * flat.shape[1])
+            loss = loss + config.slowness_penalty * batch.count * change
         return loss, nll.detach(), state
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
