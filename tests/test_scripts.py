@@ -215,6 +215,25 @@ def test_every_step_of_check_runs_and_the_failed_ones_are_named(tmp_path):
     assert done.stderr.splitlines()[-1] == "check: failed: ruff format, mypy"
 
 
+@pytest.mark.slow
+def test_quickstart_trains_and_shows_samples_scores_and_a_page_and_again_without_training(tmp_path):
+    if not (ROOT / ".venv" / "seqgen-stamp").exists():
+        pytest.skip("needs the environment of scripts/setup")
+    run = tmp_path / "a run"
+    tiny = ["model.hidden=16", "train.steps=20", "train.eval_every=20", "train.samples=20"]
+    command = ["sh", ROOT / "scripts/quickstart", run, *tiny]
+    first, second = (
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "finished at step 20" in first.stderr
+    assert "bleu-4" in first.stdout
+    assert first.stdout.splitlines()[-1] == str(run / "report.html")
+    assert second.returncode == 0, second.stderr
+    assert "nothing to do" in second.stderr
+    assert second.stdout == first.stdout
+
+
 # ---- benches
 
 
