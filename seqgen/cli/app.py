@@ -97,7 +97,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _UsageError as error:
         return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
     except (KeyboardInterrupt, typer.Abort):
-        output.say("interrupted")
         return 130
     except output.PipeClosedError:
         output.abandon()

@@ -148,7 +148,7 @@ def blind(
     ] = None,
     json: Json = False,
 ) -> None:
-    """People as judges: which of two texts is better, not knowing whose.
+    """Which of two texts is better, by people who do not know whose.
 
     \b
     seqgen blind a.txt b.txt --count 50 --out sheet.html     writes sheet.html and sheet.key.json

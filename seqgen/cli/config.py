@@ -1,6 +1,5 @@
 """`seqgen config`, which explains every setting, and `seqgen doctor`, which says what the machine has."""
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -64,6 +63,8 @@ def config(
 
 def doctor() -> None:
     """What this machine has, and whether seqgen works on it."""
+    from importlib import metadata  # late: it brings the email package with it
+
     import torch
 
     from seqgen.engine import run as runs
@@ -77,7 +78,7 @@ def doctor() -> None:
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "bf16 units": _bf16_units(device),
-        **{name: importlib.metadata.version(name) for name in ("numpy", "sentencepiece", "nltk", "safetensors")},
+        **{name: metadata.version(name) for name in ("numpy", "sentencepiece", "nltk", "safetensors")},
     }
     for name, value in facts.items():
         output.write(f"{name:14} {value}\n")

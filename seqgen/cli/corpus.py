@@ -23,7 +23,10 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into th
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """What can be had by name: shipped corpora and grammars, what build makes, and known public sets."""
+    """What text can be had by name.
+
+    Corpora and grammars that come with the package, what build makes, and public sets, with the place where they lie.
+    """
     from seqgen.data import builders, grammar, known
 
     place = os.environ.get("SEQGEN_DATA", "")
@@ -65,7 +68,11 @@ def build(
     name: Annotated[str, typer.Argument(metavar="NAME", help="python-docs or python-code.", show_default=False)],
     out: Out = None,
 ) -> None:
-    """Text from this machine's own Python: sentences of its documentation, or its source."""
+    """Text from this machine's own Python.
+
+    python-docs: sentences of its documentation. python-code: the source of its standard library. Both differ with the
+    version of Python.
+    """
     from seqgen.core.config import suggestion
     from seqgen.data.builders import BUILDERS
 
@@ -83,7 +90,10 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Line k depends on (seed, k) alone.")] = 1,
     out: Out = None,
 ) -> None:
-    """Lines of a weighted grammar; a labelled one has a header first and is read as .tsv."""
+    """Lines of a weighted grammar.
+
+    A labelled grammar gives a header line first, and its lines are read as .tsv.
+    """
     output.at_least(1, count=count)
     from seqgen.data.builders import grammar_lines
 
@@ -98,7 +108,10 @@ def get(
         typer.Option("--out", metavar="DIR", help="The folder of public sets; without it that of SEQGEN_DATA."),
     ] = None,
 ) -> None:
-    """Fetch a public set, check its SHA-256 and print where its files lie; an interrupted fetch goes on."""
+    """Fetch a public set and print where its files lie.
+
+    Their SHA-256 is checked, and an interrupted fetch goes on where it broke off.
+    """
     from seqgen.data import known
 
     place = out or Path(os.environ.get("SEQGEN_DATA") or "data")

@@ -121,7 +121,7 @@ def generate(
             options["novel_against"] = read_lines(train) if train else training_lines(writer)
         with _Counter(count * len(options.get("sources", [1]))) as counter:
             texts = writer.texts(count, on_text=counter, **options)
-    written = _as_json(texts) if json else _as_lines([text.text for text in texts])
+    written = _as_json(texts, seed) if json else _as_lines([text.text for text in texts])
     if out is None:
         output.write(written)
     else:
@@ -162,8 +162,9 @@ def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:
     output.write("\n")
 
 
-def _as_json(texts: Sequence["Text"]) -> str:
-    return "".join(output.json_line(dataclasses.asdict(text)) for text in texts)
+def _as_json(texts: Sequence["Text"], seed: int) -> str:
+    """An object a line; with its seed and index a text can be made again alone."""
+    return "".join(output.json_line({"seed": seed, **dataclasses.asdict(text)}) for text in texts)
 
 
 def _as_lines(texts: Sequence[str]) -> str:

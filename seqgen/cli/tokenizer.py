@@ -33,7 +33,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tokenizer goes.", show_default=False)],
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
 ) -> None:
-    """Learn a tokenizer from text and save it as a folder of JSON and text."""
+    """Learn a tokenizer from text and save it as a folder."""
     from seqgen.core import config
     from seqgen.core.errors import ConfigError
     from seqgen.data.text import read_records
@@ -62,7 +62,10 @@ def encode(
     tokens: Annotated[bool, typer.Option("--tokens", help="Tokens as they are stored, separated by tabs.")] = False,
     json: Json = False,
 ) -> None:
-    """The ids of every line, separated by spaces; special ids are not added."""
+    """The ids of every line, separated by spaces.
+
+    Special ids (start, end) are not added.
+    """
     from seqgen.data.text import read_lines
 
     tokenizer = _load(where)
@@ -74,7 +77,7 @@ def encode(
 
 @app.command()
 def decode(where: Where, file: File = "-") -> None:
-    """The text of every line of ids, as `encode` writes them."""
+    """The text of every line of ids."""
     from seqgen.data.text import read_lines
 
     tokenizer = _load(where)

@@ -16,6 +16,7 @@ import typer
 
 from seqgen.cli import output
 from seqgen.core import log
+from seqgen.core.errors import DataError
 
 if TYPE_CHECKING:
     from seqgen.engine.loop import Outcome, Progress
@@ -75,6 +76,10 @@ def train(
             paths = {"data.files": data, "data.valid": valid}
             overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
             outcome = loop.train(None, out, source_run=source, overrides=overrides, progress=display.show)
+    except DataError as error:
+        if not data and str(error).endswith("no such file"):
+            raise DataError(f"{error}; if the text has moved, give it with --data FILE") from None
+        raise
     except KeyboardInterrupt:
         display.close()
         output.say(f"stopped at once; seqgen train --out {out} continues from the last checkpoint, if there is one")
@@ -213,9 +218,11 @@ class _Pace:
         self._first = 0
 
     def at(self, progress: "Progress") -> str:
-        """`12.3 steps/s  1:02 left`, or "" at the first step."""
+        """`12.3 steps/s  1:02 left`; "" at the first step, where nothing is known, and at the last."""
         if not self._began:
             self._began, self._first = time.monotonic(), progress.step
+            return ""
+        if progress.step == progress.steps:
             return ""
         rate = (progress.step - self._first) / max(time.monotonic() - self._began, 1e-9)
         left = int((progress.steps - progress.step) / rate)

@@ -1,0 +1,391 @@
+"""Bad input from the command line: one clear line, the exit code of the design, nothing left behind, nothing lost."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqgen.cli import app
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, text: Path, run: Path, running: Path, labelled: Path) -> Path:
+    """A folder of bad files beside good ones; names in messages are relative to it."""
+    folder = tmp_path_factory.mktemp("bad")
+    shutil.copy(text, folder / "good.txt")
+    for name, source in (("run", run), ("running", running), ("labelled", labelled)):
+        shutil.copytree(source, folder / name)
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "blank.txt").write_bytes(b"\n \n\n")
+    (folder / "binary.bin").write_bytes(b"text\n\x7fELF\0\0\1\n")
+    (folder / "half.txt").write_bytes("first line\nsecönd \xff line\n".encode("latin-1"))
+    (folder / "utf16.txt").write_bytes("text".encode("utf-16"))
+    (folder / "one.txt").write_text("one single line\n")
+    (folder / "few.txt").write_text("a b\nc d\ne f\ng h\ni j\n")
+    (folder / "huge.txt").write_text("word " * 40_000 + "\n" + "".join(f"x y {i}\n" for i in range(300)))
+    (folder / "bad.gz").write_bytes(b"\x1f\x8bnot gzip at all")
+    (folder / "rows.jsonl").write_text('{"text": "a"}\n{"title": "b"}\n')
+    (folder / "settings.toml").write_text("[model\n")
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a.jpg").write_bytes(b"\xff\xd8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+TRAIN = [
+    ("--data missing.txt", "missing.txt: no such file"),
+    ("--data empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    ("--data blank.txt", "blank.txt, line 1: only blank lines; expected text"),
+    ("--data binary.bin", "binary.bin, line 2: binary (NUL byte at byte 5 of the line); expected UTF-8 text"),
+    ("--data half.txt", "half.txt, line 2: not UTF-8 (byte 0xf6 at column 4); convert the file to UTF-8"),
+    ("--data utf16.txt", "utf16.txt: UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8"),
+    (
+        "--data one.txt data.mode=sentence",
+        "one.txt, line 1: the only line, or equal to all others, so none can be held out; "
+        "give more lines, data.valid, or data.mode=stream for running text",
+    ),
+    (
+        "--data few.txt",
+        "the training text has 4 rows, fewer than train.batch = 64; use a smaller train.batch or more text",
+    ),
+    (
+        "--data huge.txt --valid good.txt",
+        "1 of 301 training rows are longer than 1024 tokens, the first (40001 tokens) is huge.txt, line 1; "
+        "set data.max_length higher, data.long=cut or data.long=drop, or data.mode=stream for running text",
+    ),
+    (
+        "--data rows.jsonl",
+        "rows.jsonl, line 2: no field 'text'; there are 'title'",
+    ),
+    ("--data good.txt model.hiden=3", "unknown option model.hiden; did you mean model.hidden?"),
+    ("--data good.txt modle.hidden=3", "unknown option modle; did you mean model?"),
+    (
+        "--data good.txt model.hidden=wide train.batch=0 train.lr=true",
+        "model.hidden must be an integer >= 1, got 'wide'; train.batch must be an integer >= 1, got 0; "
+        "train.lr must be a number > 0, got True",
+    ),
+    (
+        "--data good.txt train.optimizer=adamm",
+        "train.optimizer must be one of adam, adamw, sgd, got 'adamm'",
+    ),
+    ("--data good.txt seed=x", "seed must be an integer, got 'x'"),
+    (
+        "--data good.txt tokenizer.vocab_size=5000",
+        "tokenizer.vocab_size = 5000, but the text has only 12 words seen 2 times or more, and 5 ids are special; "
+        "use 0 (automatic) or at most 17",
+    ),
+    (
+        "--data good.txt few.txt",
+        "'few.txt' is no setting (no =); --data is repeated, not followed by several files: --data few.txt",
+    ),
+    (
+        "--data good.txt words",
+        "'words' is no setting (no =); --data is repeated, not followed by several files: --data words",
+    ),
+    (
+        "--data good.txt --outt x",
+        "unknown option --outt; did you mean --out?; see: seqgen train --help",
+    ),
+    ("--data good.txt --preset lm-smal", "unknown preset lm-smal; did you mean lm-small?"),
+    ("--data good.txt --config absent.toml", "absent.toml: no such settings file"),
+    (
+        "--data good.txt --config settings.toml",
+        "settings.toml: not TOML (Expected ']' at the end of a table declaration (at line 1, column 7))",
+    ),
+    (
+        "--data good.txt --preset lm-char --config settings.toml",
+        "give --preset lm-char or --config settings.toml, not both",
+    ),
+    ("--data good.txt --from photos", "--from photos: not a run folder"),
+    ("--data good.txt train.device=gpu", "train.device must be auto, cpu or cuda[:N], got 'gpu'"),
+    (
+        "--data good.txt tokenizer.model=binary.bin",
+        "tokenizer.model: binary.bin: not a SentencePiece model; "
+        "expected a .model file as SentencePiece's trainer writes it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), TRAIN, ids=[words for words, _ in TRAIN])
+def test_training_on_bad_input_says_one_line_and_leaves_no_folder(
+    words: str, line: str, seqgen: Any, place: Path
+) -> None:
+    ended = seqgen("train", "lm", "--out", "new", *words.split())
+    assert (ended.err, ended.code, ended.out) == (f"error: {line}\n", 2, "")
+    assert not (place / "new").exists()
+
+
+OTHERS = [
+    ("train", "--out DIR is missing: the folder of the run; see: seqgen train --help"),
+    ("train lm --data good.txt", "--out DIR is missing: the folder of the run; see: seqgen train --help"),
+    ("train lmm --data good.txt --out new", "unknown model lmm; did you mean lm?"),
+    (
+        "train good.txt --out new",
+        "'good.txt' is no setting (no =); --data is repeated, not followed by several files: --data good.txt",
+    ),
+    (
+        "train lm hidden --out new",
+        "'hidden' is no setting; expected section.option=value, for example model.hidden=512",
+    ),
+    ("train --out new", "new is not a run folder yet; name a model: seqgen train MODEL --data FILE --out new"),
+    ("train lm --data good.txt --out photos", "photos exists and is not a run folder; use another --out, or remove it"),
+    (
+        "train --out run model.hidden=13 train.lr=0.5",
+        "run was trained with model.hidden = 12, now 13; train.lr = 0.02, now 0.5; "
+        "use another --out, or the stored settings",
+    ),
+    (
+        "generate nowhere",
+        "nowhere is not a run folder (no config.toml); train one with: seqgen train MODEL --out nowhere",
+    ),
+    ("generate", "RUN is missing; see: seqgen generate --help"),
+    ("generate run --count 0", "--count must be an integer >= 1, got 0"),
+    ("generate run --count few", "--count must be an integer, got 'few'; see: seqgen generate --help"),
+    ("generate run --top-p=much", "--top-p must be a number, got 'much'; see: seqgen generate --help"),
+    ("generate run --top-p 2", "--top-p must be a number > 0 and <= 1, got 2.0"),
+    ("generate run --temperature -1", "--temperature must be a number >= 0, got -1.0"),
+    (
+        "generate run --tmperature 1",
+        "unknown option --tmperature; did you mean --temperature?; see: seqgen generate --help",
+    ),
+    (
+        "generate run --prompt Zebra",
+        "the prompt holds 'Zebra', which this run's vocabulary of 17 does not; "
+        "use words or characters of its training text",
+    ),
+    (
+        "generate running --prompt to_ée",
+        "the prompt holds '_', 'é', which this run's vocabulary of 22 does not; "
+        "use words or characters of its training text",
+    ),
+    ("generate run --match [", "--match '[' is no regular expression: unterminated character set at position 0"),
+    (
+        "generate run --count 3 --match zebra",
+        "only 0 of 3 texts passed after 60 attempts (rejected: 60 no match); ask for fewer, or loosen the filter",
+    ),
+    ("generate run --stream --count 3", "--stream shows one text while it is written; it excludes --count"),
+    ("generate run --prompt the --source good.txt", "give --prompt or --source, not both"),
+    ("generate run --source good.txt", "this run was trained without data.source and cannot take sources"),
+    (
+        "generate labelled",
+        "this run was trained with data.source = label: give the sources to answer (--source)",
+    ),
+    ("generate run --train good.txt", "--train takes no effect without --novel"),
+    ("generate run --step 4", "run has no checkpoint of step 4; there are: 3, 6"),
+    ("generate run --device gpu", "--device must be auto, cpu or cuda[:N], got 'gpu'"),
+    ("score run empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    ("score run blank.txt", "blank.txt: only blank lines; expected text to score"),
+    (
+        "score run good.txt --outliers many",
+        "--outliers must be a share such as 1% or a number of lines such as 20, got 'many'",
+    ),
+    (
+        "score run good.txt --outliers 0%",
+        "--outliers must be a share such as 1% or a number of lines such as 20, got '0%'",
+    ),
+    ("evaluate run", "--references is missing; see: seqgen evaluate --help"),
+    ("evaluate nowhere --references good.txt", "nowhere: no such run or file"),
+    ("evaluate good.txt --references empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    (
+        "evaluate good.txt --references few.txt --protocol texgen",
+        "unknown protocol 'texgen'; known: default, texygen, texygen-fast, textgan, relgan, leakgan, caccia, cotk",
+    ),
+    ("bleu good.txt", "REF is missing; see: seqgen bleu --help"),
+    ("bleu good.txt bad.gz", "bad.gz: damaged gzip file (Unknown compression method); fetch or pack it again"),
+    ("bleu good.txt few.txt --order 0", "order must be an integer in 1..9, got 0"),
+    ("bleu good.txt few.txt --order x", "--order must be a number such as 4, a range such as 2-5 or a list, got 'x'"),
+    ("bleu good.txt few.txt --level line", "--level must be sentence, corpus or sacrebleu, got 'line'"),
+    ("bleu good.txt few.txt --paired", "--paired: good.txt has 144 lines, few.txt 5; expected as many"),
+    ("self-bleu one.txt", "Self-BLEU needs at least 2 sentences, got 1"),
+    ("compare run --references good.txt --format html", "--format must be md, csv or latex, got 'html'"),
+    ("compare nowhere --references good.txt", "nowhere is neither a run folder nor a file"),
+    (
+        "curve run --references good.txt --temperatures hot",
+        "--temperatures must be numbers such as 0.7,1.0,1.3, got 'hot'",
+    ),
+    (
+        "curve run --references good.txt --temperatures 1,1",
+        "temperatures must be positive and all different, got 1.0, 1.0",
+    ),
+    ("blind good.txt", "expected two files and --out FILE, or --score FILE; see: seqgen blind --help"),
+    ("blind --score good.txt", "--score needs --key FILE, the key that lies beside the page"),
+    ("report photos", "photos is not a run folder (no config.toml); train one with: seqgen train MODEL --out photos"),
+    ("config lmm", "unknown model lmm; did you mean lm?"),
+    ("tokenizer encode photos good.txt", "photos: no tokenizer.json; expected a folder that a tokenizer was saved in"),
+    ("tokenizer train --out new", "FILE is missing; see: seqgen tokenizer train --help"),
+    ("tokenizer train good.txt --out photos", "photos exists and is not empty; use another --out, or remove it"),
+    (
+        "tokenizer train good.txt --out new model.hidden=3",
+        "unknown option model.hidden; only tokenizer.* matters here: seqgen config lm lists them",
+    ),
+    ("tokenizer decode run good.txt", "good.txt, line 1: 'the' is no id; expected numbers, as encode writes them"),
+    ("corpus sample sonnets", "no grammar 'sonnets': expected a TOML file or one of captions, reviews, verse-zh"),
+    ("corpus sample captions --count 0", "--count must be an integer >= 1, got 0"),
+    ("corpus build python-dogs", "unknown corpus python-dogs; did you mean python-docs?"),
+    ("corpus inspect missing.txt", "missing.txt: no such file"),
+    ("trian lm", "unknown command trian; did you mean train?; see: seqgen --help"),
+    ("tokenizer trian", "unknown command trian; did you mean train?; see: seqgen tokenizer --help"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), OTHERS, ids=[words for words, _ in OTHERS])
+def test_bad_input_says_one_line(words: str, line: str, seqgen: Any, place: Path) -> None:
+    before = sorted(place.iterdir())
+    ended = seqgen(*words.split())
+    assert (ended.err, ended.code, ended.out) == (f"error: {line}\n", 2, "")
+    assert sorted(place.iterdir()) == before
+
+
+# ---- damage, full disks, and errors that are nobody's input
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [("truncate", "truncated or altered (SHA-256 differs)"), ("alter", "truncated or altered (SHA-256 differs)")],
+)
+def test_a_damaged_checkpoint_is_named_with_what_else_there_is(
+    harm: str, fault: str, seqgen: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    monkeypatch.chdir(tmp_path)
+    best = 6
+    path = Path("r/checkpoints/step-00000006/model.safetensors")
+    if harm == "truncate":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    ended = seqgen("generate", "r", "--step", str(best))
+    line = f"error: {path} is {fault}; other checkpoints: remove the folder to use step 3\n"
+    assert (ended.err, ended.code) == (line, 2)
+    assert seqgen("generate", "r", "--step", "3").code == 0
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "r/env.json")
+
+
+def test_a_disk_that_fills_while_training_loses_nothing(
+    seqgen: Any, text: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqgen.engine import checkpoint
+
+    shutil.copytree(run, tmp_path / "r")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        ended = seqgen("train", "--out", "r", "train.steps=9")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1] == (
+        "error: r/checkpoints/step-00000009: cannot save (the disk is full); the checkpoint of step 6 is untouched; "
+        "make room and run the same command again"
+    )
+    assert seqgen("train", "--out", "r").code == 0
+
+
+def test_a_start_on_a_full_disk_can_be_repeated(
+    seqgen: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqgen.core import files
+
+    words = ["train", "lm", "--data", text, "--out", "r", "train.steps=1", "model.hidden=8", "train.batch=8"]
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", full)
+        ended = seqgen(*words)
+    assert (ended.err, ended.code) == ("error: r/env.json: No space left on device\n", 2)
+    assert seqgen(*words).code == 0
+
+
+def test_a_file_that_may_not_be_read_is_named(seqgen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "secret.txt")
+
+    monkeypatch.setattr(Path, "open", denied)
+    ended = seqgen("bleu", "secret.txt", "secret.txt")
+    assert (ended.err, ended.code) == ("error: secret.txt: cannot be read (Permission denied)\n", 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("no room, DefaultCPUAllocator: can't allocate"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_too_little_memory_is_said_with_a_remedy(error: Exception, seqgen: Any, monkeypatch: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("seqgen.metrics.self_bleu_orders", fails)
+    ended = seqgen("self-bleu", "good.txt")
+    assert ended.err == f"error: out of memory ({error}); lower train.batch, --count or the model's size\n"
+    assert ended.code == 2
+
+
+def test_a_fault_of_ours_is_one_line_and_a_trace_only_when_asked(seqgen: Any, monkeypatch: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("of\ntwo lines")
+
+    monkeypatch.setattr("seqgen.metrics.self_bleu_orders", fails)
+    ended = seqgen("self-bleu", "good.txt")
+    line = "ZeroDivisionError: of; this is a fault of seqgen, SEQGEN_DEBUG=1 before the command shows where"
+    assert (ended.err, ended.code) == (f"error: {line}\n", 1)
+    monkeypatch.setenv("SEQGEN_DEBUG", "1")
+    ended = seqgen("self-bleu", "good.txt")
+    assert ended.err.startswith("Traceback")
+    assert ended.code == 1
+
+
+def test_control_c_is_130_and_says_nothing(seqgen: Any, monkeypatch: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqgen.metrics.self_bleu_orders", fails)
+    ended = seqgen("self-bleu", "good.txt")
+    assert (ended.code, ended.out, ended.err) == (130, "", "")
+
+
+def test_an_absent_extra_is_exit_code_3(seqgen: Any, monkeypatch: Any) -> None:
+    from seqgen.core.errors import MissingExtraError
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise MissingExtraError("needs onnx: pip install 'seqgen[onnx]'")
+
+    monkeypatch.setattr("seqgen.metrics.self_bleu_orders", fails)
+    ended = seqgen("self-bleu", "good.txt")
+    assert (ended.err, ended.code) == ("error: needs onnx: pip install 'seqgen[onnx]'\n", 3)
+
+
+def test_a_loss_that_is_not_finite_is_exit_code_1(seqgen: Any, tmp_path: Path) -> None:
+    options = ["train.optimizer=sgd", "train.lr=1e38", "train.clip=0", "train.schedule=constant", "train.batch=8"]
+    words = ["train", "lm", "--data", "good.txt", "--out", tmp_path / "r", "model.hidden=8", *options]
+    ended = seqgen(*words)
+    assert ended.code == 1
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert last.endswith("no checkpoint had been written yet")
+
+
+@pytest.mark.parametrize("rank", ["1", "7"])
+def test_only_the_first_process_speaks(rank: str, seqgen: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RANK", rank)
+    ended = seqgen("train")
+    assert (ended.err, ended.code) == ("", 2)
+
+
+def test_main_takes_the_words_of_the_process_if_none_are_given(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["seqgen", "generate", "--count", "x"])
+    assert app.main() == 2
+    assert capsys.readouterr().err == "error: --count must be an integer, got 'x'; see: seqgen generate --help\n"

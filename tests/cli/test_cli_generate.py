@@ -1,0 +1,102 @@
+"""`seqgen generate`: texts to standard output, one per index, whatever else is asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqgen.engine.generate import load
+
+
+def test_texts_come_one_a_line_and_are_those_of_the_library(seqgen: Any, run: Path) -> None:
+    ended = seqgen("generate", run, "--count", "5", "--seed", "3", "--temperature", "0.8")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == load(run).generate(5, seed=3, temperature=0.8)
+
+
+def test_more_texts_are_the_same_and_further_ones(seqgen: Any, run: Path) -> None:
+    few, many = (seqgen("generate", run, "--count", n, "--seed", "1").out.splitlines() for n in ("3", "20"))
+    assert many[:3] == few
+
+
+def test_json_has_every_token_with_its_probabilities(seqgen: Any, run: Path) -> None:
+    ended = seqgen("generate", run, "--count", "3", "--json", "--temperature", "0.7", "--max-length", "5")
+    objects = [json.loads(line) for line in ended.out.splitlines()]
+    plain = seqgen("generate", run, "--count", "3", "--temperature", "0.7", "--max-length", "5").out.splitlines()
+    assert [o["text"] for o in objects] == plain
+    for k, one in enumerate(objects):
+        assert one["index"] == k
+        assert one["seed"] == 0
+        count = len(one["tokens"])
+        assert count == len(one["text"].split()) + one["finished"]
+        assert [len(one[key]) for key in ("log_probs", "sampling_log_probs", "entropies")] == [count] * 3
+        assert all(value <= 0 for value in one["log_probs"] + one["sampling_log_probs"])
+
+
+OPTIONS = [
+    ("--greedy", {"greedy": True}),
+    ("--top-k 2", {"top_k": 2}),
+    ("--top-p 0.5", {"top_p": 0.5}),
+    ("--min-p 0.3", {"min_p": 0.3}),
+    ("--typical 0.4", {"typical": 0.4}),
+    ("--min-length 8", {"min_length": 8}),
+    ("--max-length 2", {"max_length": 2}),
+    ("--repetition-penalty 4", {"repetition_penalty": 4.0}),
+    ("--no-repeat-ngram 1", {"no_repeat_ngram": 1}),
+    ("--stop the --stop dog", {"stop": ("the", "dog")}),
+    ("--prompt the", {"prompt": "the"}),
+    ("--fast", {"fast": True}),
+    ("--unique", {"unique": True}),
+    ("--match cat", {"match": "cat"}),
+]
+
+
+@pytest.mark.parametrize(("words", "options"), OPTIONS, ids=[words for words, _ in OPTIONS])
+def test_every_option_reaches_the_library(words: str, options: dict[str, Any], seqgen: Any, run: Path) -> None:
+    ended = seqgen("generate", run, "--count", "4", *words.split())
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines() == load(run).generate(4, **options)
+
+
+def test_novel_leaves_out_the_training_lines(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
+    known = seqgen("generate", run, "--count", "30", "--seed", "5").out.splitlines()[::2]
+    (tmp_path / "known.txt").write_text("\n".join(known) + "\n")
+    words = ["generate", run, "--count", "30", "--seed", "5", "--novel"]
+    lines = seqgen(*words, "--train", tmp_path / "known.txt").out.splitlines()
+    assert len(lines) == 30
+    assert not set(lines) & set(known)
+    assert not set(seqgen(*words).out.splitlines()) & set(text.read_text().splitlines())
+
+
+def test_sources_are_answered_count_times_each(seqgen: Any, labelled: Path, stdin: Any, tmp_path: Path) -> None:
+    stdin("up\ndown\n")
+    ended = seqgen("generate", labelled, "--source", "-", "--count", "2")
+    assert ended.out.splitlines() == load(labelled).generate(2, sources=["up", "down"])
+    (tmp_path / "rows.jsonl").write_text('{"label": "up", "n": 1}\n{"label": "down", "n": 2}\n')
+    again = seqgen("generate", labelled, "--source", tmp_path / "rows.jsonl", "--count", "2")
+    assert again.out == ended.out
+
+
+def test_texts_of_several_lines_are_told_apart(seqgen: Any, running: Path) -> None:
+    ended = seqgen("generate", running, "--count", "3", "--max-length", "80")
+    texts = load(running).generate(3, max_length=80)
+    assert any("\n" in text for text in texts)
+    assert ended.out.removesuffix("\n").split("\n----\n") == [text.rstrip("\n") for text in texts]
+
+
+def test_a_file_gets_what_standard_output_would(seqgen: Any, run: Path, tmp_path: Path) -> None:
+    ended = seqgen("generate", run, "--count", "3", "--out", tmp_path / "out.txt")
+    assert (ended.out, ended.err) == ("", f"3 texts written to {tmp_path / 'out.txt'}\n")
+    assert (tmp_path / "out.txt").read_text() == seqgen("generate", run, "--count", "3").out
+
+
+def test_a_stream_is_the_text_of_index_0(seqgen: Any, run: Path, running: Path) -> None:
+    for words in (["generate", run, "--seed", "4", "--prompt", "the"], ["generate", running, "--max-length", "30"]):
+        assert seqgen(*words, "--stream").out.rstrip("\n") == seqgen(*words).out.rstrip("\n")
+
+
+def test_another_checkpoint_may_be_asked(seqgen: Any, run: Path) -> None:
+    words = ["generate", run, "--count", "10", "--step"]
+    assert seqgen(*words, "3").out.splitlines() == load(run, step=3).generate(10)
+    assert seqgen(*words, "3").out != seqgen(*words, "6").out

@@ -1,0 +1,145 @@
+"""The command line as processes, and what it costs: quick help, pipes, a full standard output, torchrun."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from torch.distributed.run import get_args_parser
+
+from seqgen.cli import app
+
+HEAVY = ("torch", "numpy", "sklearn", "nltk", "sentencepiece", "matplotlib", "pydantic", "rich")
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "seqgen", *arguments], capture_output=True, text=True, check=False, **options
+    )
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """What is imported when a command has run."""
+    script = f"import sys, seqgen.__main__ as m; m.main({list(arguments)!r}); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(ended.stderr.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert modules_after("--help").isdisjoint(HEAVY)
+
+
+def test_scores_of_text_and_samples_of_grammars_need_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a b c\nd e f\n")
+    assert "torch" not in modules_after("bleu", str(tmp_path / "a.txt"), str(tmp_path / "a.txt"))
+    assert "torch" not in modules_after("corpus", "sample", "captions")
+
+
+def test_a_bare_command_shows_the_help_and_is_wrong_usage(seqgen: Any) -> None:
+    for words in ([], ["corpus"], ["tokenizer"]):
+        bare = seqgen(*words)
+        assert (bare.code, bare.err) == (2, "")
+        assert bare.out == seqgen(*words, "--help").out
+
+
+def test_every_command_is_listed_with_a_whole_sentence(seqgen: Any) -> None:
+    for words in ([], ["corpus"], ["tokenizer"]):
+        listed = seqgen(*words, "--help").out.split("Commands:\n")[1].rstrip().splitlines()
+        assert all(line.endswith((".", "?")) and not line.endswith("...") for line in listed), listed
+
+
+def test_version_is_the_package_s(seqgen: Any) -> None:
+    from seqgen import __version__
+
+    assert seqgen("--version").out == f"seqgen {__version__}\n"
+
+
+# ---- options under torchrun
+
+
+def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that lead to it."""
+    yield words, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*words, name))
+
+
+def options() -> list[tuple[tuple[str, ...], str]]:
+    found = []
+    for words, command in commands(typer.main.get_command(app.app)):
+        named = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
+        found += [(words, name) for name in [*named, "--help"] if name.startswith("-")]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), options(), ids=lambda value: value if isinstance(value, str) else "-".join(value)
+)
+def test_torchrun_hands_every_option_on(words: tuple[str, ...], option: str) -> None:
+    rest = [*words, option, "value"]
+    parsed = get_args_parser().parse_args(["--nproc-per-node", "8", "-m", "seqgen", *rest])
+    assert (parsed.training_script, parsed.training_script_args) == ("seqgen", rest)
+
+
+def test_torchrun_would_stumble_over_run(capsys: Any) -> None:
+    """The control: an option that torchrun takes for a beginning of its own."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("argparse looks at later words no longer since Python 3.12")
+    with pytest.raises(SystemExit):
+        get_args_parser().parse_args(["-m", "seqgen", "generate", "--n", "value"])
+    assert "ambiguous option: --n could match" in capsys.readouterr().err
+
+
+# ---- standard output
+
+
+def test_whoever_stops_reading_ends_it_quietly() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "seqgen", "corpus", "sample", "captions", "--count", "3000"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_said() -> None:
+    with Path("/dev/full").open("w") as disk:
+        ended = subprocess.run(
+            [sys.executable, "-m", "seqgen", "corpus", "sample", "captions"],
+            stdout=disk,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.stderr == b"error: standard output: cannot be written (the disk is full)\n"
+    assert ended.returncode == 2
+
+
+def test_text_is_utf_8_whatever_the_locale_says(seqgen: Any) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    ended = process("corpus", "sample", "verse-zh", "--count", "2", encoding="utf-8", env=environment)
+    assert (ended.stdout, ended.stderr) == (seqgen("corpus", "sample", "verse-zh", "--count", "2").out, "")
+
+
+def test_errors_hold_what_the_locale_cannot(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    ended = process("bleu", "夏.txt", "b.txt", encoding="utf-8", env=environment, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, "error: 夏.txt: no such file\n")
+
+
+def test_texts_flow_through_a_pipe(run: Path, text: Path) -> None:
+    command_line = (
+        f"{sys.executable} -m seqgen generate {run} --count 5 | {sys.executable} -m seqgen bleu - {text} --order 2"
+    )
+    ended = subprocess.run(command_line, shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert "hyp:5|ref:144" in ended.stdout
+    assert ended.stderr == ""

@@ -1,0 +1,268 @@
+"""`seqgen score`, `evaluate`, `bleu`, `self-bleu`, `compare`, `curve`, `blind`: the library's numbers, in words."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+from seqgen.engine.evaluate import own_text
+from seqgen.engine.generate import load
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, text: Path) -> Path:
+    """Ten lines of the text, one of nonsense made of its words, and blank lines."""
+    lines = text.read_text().splitlines()[:10]
+    path = tmp_path / "mixed.txt"
+    path.write_text("\n".join(["", *lines, "there . man the the sees sees", ""]) + "\n")
+    return path
+
+
+# ---- score
+
+
+def rows(out: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+
+
+def test_score_lists_the_least_likely_lines_first_with_their_numbers(seqgen: Any, run: Path, mixed: Path) -> None:
+    ended = seqgen("score", run, mixed)
+    lines = mixed.read_text().splitlines()
+    found = rows(ended.out)
+    assert sorted(int(row["line"]) for row in found) == list(range(2, 13))
+    assert [row["text"] for row in found] == [lines[int(row["line"]) - 1] for row in found]
+    means = [float(row["nats_per_token"]) for row in found]
+    assert means == sorted(means, reverse=True)
+    scores = load(run).score([row["text"] for row in found])
+    assert [float(row["log_prob"]) for row in found] == pytest.approx(scores.per_line, abs=1e-4)
+    assert [int(row["tokens"]) for row in found] == [len(row["text"].split()) + 1 for row in found]
+    assert ended.err == (
+        f"11 lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per token "
+        f"(perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character\n"
+    )
+
+
+def test_the_percentile_is_the_share_of_held_out_lines_that_are_less_likely(
+    seqgen: Any, run: Path, mixed: Path
+) -> None:
+    writer = load(run)
+    held_out = writer.score(own_text(writer).valid_lines).log_probs
+    means = [sum(row) / len(row) for row in held_out]
+    for row in rows(seqgen("score", run, mixed).out):
+        below = sum(mean < -float(row["nats_per_token"]) - 1e-4 for mean in means)
+        upto = sum(mean < -float(row["nats_per_token"]) + 1e-4 for mean in means)
+        assert 100 * below / len(means) - 1e-3 <= float(row["percentile"]) <= 100 * upto / len(means) + 1e-3
+
+
+def test_without_the_text_of_the_run_there_are_no_percentiles_but_all_else(
+    seqgen: Any, run: Path, mixed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    settings = tmp_path / "r" / "config.toml"
+    settings.write_text(settings.read_text().replace("text.txt", "gone.txt"))
+    ended = seqgen("score", tmp_path / "r", mixed)
+    assert ended.err.startswith("warning: no percentiles: ")
+    assert {row["percentile"] for row in rows(ended.out)} == {""}
+    assert len(rows(ended.out)) == 11
+
+
+@pytest.mark.parametrize(("asked", "count"), [("1%", 1), ("50%", 6), ("100%", 11), ("3", 3), ("99", 11)])
+def test_outliers_are_a_share_or_a_number(asked: str, count: int, seqgen: Any, run: Path, mixed: Path) -> None:
+    everything = rows(seqgen("score", run, mixed).out)
+    assert rows(seqgen("score", run, mixed, "--outliers", asked).out) == everything[:count]
+
+
+def test_every_token_has_its_log_probability(seqgen: Any, run: Path, mixed: Path) -> None:
+    ended = seqgen("score", run, mixed, "--per-token", "--json")
+    for line in ended.out.splitlines():
+        one = json.loads(line)
+        tokens = [token for token, _ in one["per_token"]]
+        assert tokens[:-1] == one["text"].split()
+        assert sum(value for _, value in one["per_token"]) == pytest.approx(one["log_prob"])
+        assert -one["log_prob"] / one["tokens"] == pytest.approx(one["nats_per_token"])
+    first = rows(seqgen("score", run, mixed, "--per-token").out)[0]
+    assert [pair.rpartition(":")[0] for pair in first["per_token"].split(" ")[:-1]] == first["text"].split()
+
+
+def test_lines_are_scored_after_their_conditions(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text("label\tbody\nup\tit was good a\ndown\tit was good a\n")
+    values = {row["line"]: float(row["log_prob"]) for row in rows(seqgen("score", labelled, tmp_path / "rows.tsv").out)}
+    expected = load(labelled).score(["it was good a"] * 2, ["up", "down"]).per_line
+    assert [values["1"], values["2"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_tab_or_a_pipe_in_a_line_keeps_the_table_whole(seqgen: Any, running: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("to\tbe\n")
+    ended = seqgen("score", running, tmp_path / "odd.txt")
+    assert len(ended.out.splitlines()[1].split("\t")) == 6
+
+
+# ---- evaluate
+
+
+def test_a_run_is_shown_beside_real_text_and_a_5_gram_model(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    words = ["evaluate", tmp_path / "r", "--references", text, "--count", "20", "--seed", "2"]
+    plain, stored = seqgen(*words), seqgen(*words, "--json")
+    assert (plain.code, stored.code) == (0, 0)
+    table = json.loads(stored.out)
+    assert [column["name"] for column in table["columns"]] == ["samples", "real text", "kneser-ney-5"]
+    head, _, *body = plain.out.splitlines()
+    assert head.split("  ")[0] == "protocol default"
+    shown = {line.split()[0]: line for line in body if line}
+    samples = table["columns"][0]
+    for name, score in samples["scores"].items():
+        assert f" {score['value']:.4f} " in shown[name] or math.isnan(score["value"] or math.nan)
+        assert shown[name].endswith(score["signature"])
+    assert f"{samples['likelihood']['perplexity']:.4f}" in shown["perplexity"]
+    assert plain.out.splitlines()[-3] == "samples: 20 samples, seed 2, temperature 1"
+    assert plain.err == f"also in {tmp_path / 'r' / 'report.html'}\n"
+    assert json.loads((tmp_path / "r" / "evaluation.json").read_text()) == table
+    assert "kneser-ney-5" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_text_from_elsewhere_needs_no_run(seqgen: Any, text: Path, stdin: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in text.read_text().splitlines()[:100]))
+    stdin("the cat sees the dog here .\nthe man likes the bird now .\n")
+    ended = seqgen("evaluate", "-", "--references", text, "--train", tmp_path / "train.txt", "--json")
+    table = json.loads(ended.out)
+    assert table["columns"][0]["about"] == "2 given lines"
+    assert table["columns"][0]["scores"]["copied"]["value"] == 1.0
+    assert table["columns"][0]["likelihood"] == {}
+
+
+def test_what_a_protocol_warns_of_is_said_once(seqgen: Any, text: Path) -> None:
+    ended = seqgen("evaluate", text, "--references", text, "--protocol", "relgan")
+    assert ended.code == 0
+    assert ended.err.count("warning: protocol relgan, self-bleu: every line is among its own references") == 1
+
+
+# ---- bleu and self-bleu
+
+
+def nltk_bleu(hypotheses: list[str], references: list[str], order: int) -> float:
+    smoothing = SmoothingFunction().method1
+    real = [line.split() for line in references]
+    weights = (1 / order,) * order
+    values = [sentence_bleu(real, line.split(), weights, smoothing) for line in hypotheses]
+    return sum(values) / len(values)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("the cat sat on a mat\na dog ran\nthe end is near now\n")
+    b.write_text("the cat sat on the mat\na dog ran away\nthe end is not near\n")
+    return a, b
+
+
+def test_bleu_equals_nltk_at_every_order(seqgen: Any, two: tuple[Path, Path]) -> None:
+    ended = seqgen("bleu", *two, "--order", "2-4,1", "--json")
+    lines = [path.read_text().splitlines() for path in two]
+    for line, order in zip(ended.out.splitlines(), (2, 3, 4, 1), strict=True):
+        assert json.loads(line)["value"] == pytest.approx(nltk_bleu(*lines, order), rel=1e-12)
+
+
+def test_several_references_are_joined_or_paired(seqgen: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = (path.read_text().splitlines() for path in two)
+    (tmp_path / "c.txt").write_text("on a mat sat a cat\na dog\nnow\n")
+    c = (tmp_path / "c.txt").read_text().splitlines()
+    joined = json.loads(seqgen("bleu", *two, tmp_path / "c.txt", "--json").out)
+    assert joined["value"] == pytest.approx(nltk_bleu(a, b + c, 4), rel=1e-12)
+    paired = json.loads(seqgen("bleu", *two, tmp_path / "c.txt", "--paired", "--json").out)
+    expected = sum(nltk_bleu([h], [r, s], 4) for h, r, s in zip(a, b, c, strict=True)) / 3
+    assert paired["value"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_score_is_printed_with_interval_and_signature(seqgen: Any, two: tuple[Path, Path]) -> None:
+    ended = seqgen("bleu", *two, "--order", "2", "--lower", "--tokenizer", "char", "--smoothing", "method2")
+    stored = json.loads(
+        seqgen("bleu", *two, "--order", "2", "--lower", "--tokenizer", "char", "--smoothing", "method2", "--json").out
+    )
+    low, high = stored["interval"]
+    assert ended.out == f"{stored['value']:.4f} [{low:.4f}, {high:.4f}] {stored['signature']}\n"
+    assert "tok:char" in stored["signature"]
+    assert "case:lower" in stored["signature"]
+
+
+def test_self_bleu_equals_nltk_and_reads_standard_input(seqgen: Any, two: tuple[Path, Path], stdin: Any) -> None:
+    lines = two[0].read_text().splitlines()
+    stdin(two[0].read_text())
+    value = json.loads(seqgen("self-bleu", "-", "--order", "3", "--json").out)["value"]
+    others = [nltk_bleu([line], lines[:i] + lines[i + 1 :], 3) for i, line in enumerate(lines)]
+    assert value == pytest.approx(sum(others) / len(others), rel=1e-12)
+    sampled = seqgen("self-bleu", two[0], "--sample", "2", "--seed", "3")
+    assert "hyp:2 of 3" in sampled.out
+    assert sampled.out.rstrip().endswith("seed:3")
+
+
+@pytest.mark.parametrize(("script", "name"), [("bleu.py", "bleu"), ("self_bleu.py", "self-bleu")])
+def test_the_scripts_are_the_commands(script: str, name: str, seqgen: Any, two: tuple[Path, Path]) -> None:
+    files = two if name == "bleu" else two[:1]
+    ended = subprocess.run(
+        [sys.executable, SCRIPTS / script, *files, "--order", "2"], capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == (seqgen(name, *files, "--order", "2").out, "", 0)
+
+
+# ---- compare, curve, blind
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("md", "|  | bleu-2 |"), ("csv", ",bleu-2,"), ("latex", r"\begin{tabular}")]
+)
+def test_runs_and_files_stand_in_one_table(form: str, begins: str, seqgen: Any, run: Path, text: Path) -> None:
+    ended = seqgen("compare", run, text, "--references", text, "--count", "12", "--format", form)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(begins)
+    assert str(run).replace("_", r"\_" if form == "latex" else "_") in ended.out
+    assert "real text" in ended.out
+    assert "bleu-2: bleu|n:1-2|" in ended.err
+
+
+def test_a_comparison_has_a_picture_and_json(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    ended = seqgen("compare", text, "--references", text, "--count", "12", "--json", "--plot", tmp_path / "p.png")
+    assert [entry["name"] for entry in json.loads(ended.out)["entries"]] == [str(text)]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert ended.err == f"picture in {tmp_path / 'p.png'}\n"
+
+
+def test_a_curve_has_a_point_for_each_temperature_and_real_text(
+    seqgen: Any, run: Path, text: Path, tmp_path: Path
+) -> None:
+    words = ["curve", run, "--references", text, "--count", "12", "--temperatures", "1.2,0.5"]
+    ended = seqgen(*words, "--plot", tmp_path / "c.png")
+    assert [line.split("  ")[0] for line in ended.out.splitlines()[2:5]] == ["t = 0.5", "t = 1.2", "real text"]
+    stored = json.loads(seqgen(*words, "--json").out)
+    for line, point in zip(ended.out.splitlines()[2:5], stored["points"], strict=True):
+        assert f"{point['quality']:.4f}" in line
+        assert f"{point['diversity']:.4f}" in line
+        assert line.endswith("*") == (point["temperature"] in stored["front"])
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_blind_judges_see_no_key_and_are_counted(seqgen: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+    page, key = tmp_path / "sheet.html", tmp_path / "sheet.key.json"
+    ended = seqgen("blind", *two, "--count", "3", "--out", page)
+    assert ended.err == f"3 pairs in {page}; keep {key} from the judges\n"
+    secret = json.loads(key.read_text())
+    assert str(two[0]) not in page.read_text()
+    answers = ["left" if left else "right" for left in secret["a_is_left"]]
+    answers[2] = "same"
+    (tmp_path / "answers.json").write_text(json.dumps({"sheet": secret["sheet"], "answers": answers}))
+    ended = seqgen("blind", "--score", tmp_path / "answers.json", "--key", key)
+    assert ended.out.startswith(f"{two[0]} is preferred in 2 of 2 decided pairs: 100.0% [")
+    assert ended.out.endswith("p = 0.5000 (binomial); 1 undecided\n")
+    assert (
+        json.loads(seqgen("blind", "--score", tmp_path / "answers.json", "--key", key, "--json").out)["undecided"] == 1
+    )

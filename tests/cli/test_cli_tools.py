@@ -1,0 +1,182 @@
+"""`seqgen tokenizer`, `corpus`, `config`, `doctor`, `report`."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import json
+import threading
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqgen.core.config import Train, help_texts
+from seqgen.data import known
+from seqgen.data.grammar import Grammar
+from seqgen.data.tokenizers import load_tokenizer
+from seqgen.engine import run as runs
+
+# ---- tokenizer
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe", "unigram"])
+def test_ids_come_back_as_text(kind: str, seqgen: Any, text: Path, tmp_path: Path, stdin: Any) -> None:
+    ended = seqgen("tokenizer", "train", text, "--out", tmp_path / "t", f"tokenizer.kind={kind}")
+    tokenizer = load_tokenizer(tmp_path / "t")
+    assert ended.err == f"{kind} tokenizer of {tokenizer.vocab_size} ids in {tmp_path / 't'}\n"
+    lines = text.read_text().splitlines()[:5]
+    stdin("".join(f"{line}\n" for line in lines))
+    ids = seqgen("tokenizer", "encode", tmp_path / "t").out
+    assert [[int(i) for i in row.split()] for row in ids.splitlines()] == [
+        row.tolist() for row in tokenizer.encode(lines)
+    ]
+    stdin(ids)
+    assert seqgen("tokenizer", "decode", tmp_path / "t").out.splitlines() == lines
+
+
+def test_a_run_has_a_tokenizer_too(seqgen: Any, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("the cat sees\n")
+    assert seqgen("tokenizer", "encode", run, tmp_path / "line.txt", "--tokens").out == "the\tcat\tsees\n"
+    ids = json.loads(seqgen("tokenizer", "encode", run, tmp_path / "line.txt", "--json").out)
+    assert [load_tokenizer(run / "tokenizer").id_to_token(i) for i in ids] == ["the", "cat", "sees"]
+
+
+def test_ids_in_json_are_decoded_and_those_out_of_range_named(seqgen: Any, run: Path, stdin: Any) -> None:
+    stdin("[5, 6]\n")
+    assert seqgen("tokenizer", "decode", run).code == 0
+    stdin("5 999\n")
+    ended = seqgen("tokenizer", "decode", run)
+    assert ended.code == 2
+    assert ended.err == "error: id 999 at row 0, position 1 is outside the vocabulary, 0 to 16\n"
+
+
+# ---- corpus
+
+
+def test_list_names_what_is_shipped_made_and_known(seqgen: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("SEQGEN_DATA", raising=False)
+    rows = [json.loads(line) for line in seqgen("corpus", "list", "--json").out.splitlines()]
+    kinds = {(row["name"], row["kind"].split()[0]) for row in rows}
+    assert {("captions", "shipped"), ("captions", "grammar"), ("python-docs", "built")} <= kinds
+    assert {name for name, kind in kinds if kind == "public"} == set(known.read_catalogue())
+    assert all(row["where"].startswith("seqgen corpus get") for row in rows if row["kind"].startswith("public"))
+    plain = seqgen("corpus", "list").out
+    assert all(row["name"] in plain for row in rows)
+
+
+def test_list_says_where_a_set_lies(seqgen: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    for file in known.read_catalogue()["names"].files:
+        (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.path).write_text("x")
+    monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
+    rows = [json.loads(line) for line in seqgen("corpus", "list", "--json").out.splitlines()]
+    assert [row["where"] for row in rows if row["name"] == "names"] == [str(tmp_path / "text" / "names.txt")]
+
+
+def test_sample_gives_the_lines_of_the_grammar(seqgen: Any, tmp_path: Path) -> None:
+    ended = seqgen("corpus", "sample", "captions", "--count", "4", "--seed", "7")
+    assert ended.out.splitlines() == Grammar.load("captions").sample(4, 7)
+    ended = seqgen("corpus", "sample", "reviews", "--count", "2", "--out", tmp_path / "r.tsv")
+    assert ended.err == f"3 lines written to {tmp_path / 'r.tsv'}\n"
+    assert (tmp_path / "r.tsv").read_text().splitlines()[0] == "label\ttext"
+
+
+def test_build_writes_what_its_builder_yields(seqgen: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    from seqgen.data import builders
+
+    monkeypatch.setitem(builders.BUILDERS, "python-docs", lambda: iter(["One.", "Two."]))
+    assert seqgen("corpus", "build", "python-docs").out == "One.\nTwo.\n"
+    assert seqgen("corpus", "build", "python-docs", "--out", tmp_path / "d.txt").err.startswith("2 lines written to ")
+
+
+def test_inspect_says_what_to_know_before_training(seqgen: Any, text: Path, stdin: Any) -> None:
+    ended = seqgen("corpus", "inspect", text)
+    told = {line[:26].strip(): line[26:] for line in ended.out.splitlines()}
+    assert told["lines"].strip() == "144"
+    assert "tokenizer.kind=word" in told["tokenizer"]
+    stdin(text.read_text())
+    piped = json.loads(seqgen("corpus", "inspect", "-", "--json").out)
+    assert piped["lines"] == 144
+    assert piped["mode"] == "sentence"
+
+
+def test_get_fetches_checks_and_prints_the_place(seqgen: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    content = gzip.compress(b"ann\nbob\n")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/names.gz"
+        names = known.read_catalogue()["names"]
+        file = dataclasses.replace(names.files[0], url=url, sha256=hashlib.sha256(content).hexdigest(), unpacked=False)
+        one = dataclasses.replace(names, files=(file,))
+        monkeypatch.setattr(known, "read_catalogue", lambda path=None: {"names": one})
+        ended = seqgen("corpus", "get", "names", "--out", tmp_path)
+        server.shutdown()
+        thread.join()
+    assert (ended.code, ended.out) == (0, f"{tmp_path / file.path}\n")
+    assert (tmp_path / file.path).read_bytes() == content
+
+
+# ---- config
+
+
+def test_config_explains_every_option_with_its_value(seqgen: Any) -> None:
+    out = seqgen("config", "lm", "--preset", "lm-char").out
+    for name, words in help_texts(Train).items():
+        assert f"\ntrain.{name} = " in out
+        assert " ".join(words.split()[:4]) in " ".join(out.split())
+    assert "\nmodel.hidden = 384\n" in out
+    assert "default 512]" in " ".join(out.split("model.hidden = 384")[1].split("model.")[0].split())
+
+
+def test_config_as_toml_is_an_input_again(seqgen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(seqgen("config", "lm", "--preset", "lm-char", "--toml").out)
+    assert tomllib.loads(path.read_text())["model"]["hidden"] == 384
+    assert runs.config(file=path) == runs.config(preset="lm-char")
+
+
+def test_config_alone_lists_models_and_presets(seqgen: Any) -> None:
+    out = seqgen("config").out
+    assert out.splitlines()[0].split() == ["models", *runs.chapter_names()]
+    assert out.splitlines()[1].split() == ["presets", *runs.preset_names()]
+
+
+# ---- doctor and report
+
+
+def test_doctor_finds_a_working_package(seqgen: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
+    ended = seqgen("doctor")
+    facts = {line[:14].strip(): line[15:] for line in ended.out.splitlines()}
+    assert (ended.code, facts["check train"], facts["check bleu"]) == (0, "ok", "ok")
+    assert facts["public sets"] == f"none (in {tmp_path})"
+    assert facts["extra onnx"] in ("installed", "not installed (pip install 'seqgen[onnx]')")
+
+
+def test_doctor_fails_where_a_check_fails(seqgen: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("seqgen.metrics.bleu", lambda *_, **__: 0.5)
+    ended = seqgen("doctor")
+    assert ended.code == 1
+    assert ended.out.splitlines()[-1] == "check bleu     FAILED: RuntimeError: BLEU-2 of a known case is 0.5"
+
+
+def test_report_is_written_anew_and_named(seqgen: Any, run: Path) -> None:
+    page = run / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    assert seqgen("report", run).out == f"{page}\n"
+    assert page.read_bytes() == before

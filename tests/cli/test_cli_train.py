@@ -1,0 +1,201 @@
+"""`seqgen train`: starting, continuing, what is said meanwhile and at the end, signals."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SMALL
+
+from seqgen.cli import train as command
+from seqgen.core import log
+
+
+def best(run: Path) -> tuple[float, int]:
+    rows = log.read(run / "scores.jsonl")
+    row = min(rows, key=lambda r: r["nll_per_token"])
+    return row["nll_per_token"], row["step"]
+
+
+def test_the_last_sentence_has_the_best_score_and_the_next_command(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
+    nll, step = best(tmp_path / "r")
+    last = ended.err.splitlines()[-1]
+    assert (ended.code, ended.out) == (0, "")
+    assert last.startswith(f"finished at step 6; best held-out {nll:.4g} nats per token (")
+    assert last.endswith(f"at step {step}; next: seqgen generate {tmp_path / 'r'} --count 5")
+
+
+def test_off_a_terminal_there_is_one_line_for_each_validation(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
+    lines = ended.err.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == ["step 3/6", "step 6/6"]
+    rows = log.read(tmp_path / "r" / "scores.jsonl")
+    for line, row in zip(lines, rows, strict=False):
+        assert (
+            f"held-out {row['nll_per_token']:.4g} nats per token ({row['nll_per_character']:.4g} per character)" in line
+        )
+    assert re.search(r"[0-9.e+]+ steps/s  0:00 left$", lines[0])
+
+
+def test_out_alone_continues_and_steps_may_grow(seqgen: Any, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    ended = seqgen("train", "--out", tmp_path / "r")
+    assert ended.code == 0
+    assert ended.err.splitlines()[0] == f"continuing {tmp_path / 'r'} from step 6"
+    assert ended.err.splitlines()[1].startswith(f"nothing to do: {tmp_path / 'r'} is trained to step 6; best held-out")
+    assert ended.err.endswith(f"; to train longer: seqgen train --out {tmp_path / 'r'} train.steps=12\n")
+    ended = seqgen("train", "--out", tmp_path / "r", "train.steps=8")
+    assert "train.steps is now 8, was 6\n" in ended.err
+    assert "finished at step 8" in ended.err
+
+
+def test_data_may_be_repeated_and_come_from_standard_input(seqgen: Any, text: Path, tmp_path: Path, stdin: Any) -> None:
+    lines = text.read_text().splitlines()
+    (tmp_path / "a.txt").write_text("\n".join(lines[:70]) + "\n")
+    (tmp_path / "b.txt").write_text("\n".join(lines[70:]) + "\n")
+    parts = ["--data", tmp_path / "a.txt", "--data", tmp_path / "b.txt"]
+    assert seqgen("train", "lm", *parts, "--out", tmp_path / "parts", *SMALL).code == 0
+    stdin(text.read_text())
+    assert seqgen("train", "lm", "--data", "-", "--out", tmp_path / "stdin", *SMALL).code == 0
+    assert seqgen("train", "lm", "--data", text, "--out", tmp_path / "whole", *SMALL).code == 0
+    logs = {name: (tmp_path / name / "log.jsonl").read_text() for name in ("parts", "stdin", "whole")}
+    assert logs["parts"] == logs["stdin"] == logs["whole"]
+
+
+def test_a_moved_text_is_told_and_can_be_given(
+    seqgen: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(text, "old.txt")
+    assert seqgen("train", "lm", "--data", "old.txt", "--out", "r", *SMALL).code == 0
+    Path("old.txt").rename("new.txt")
+    ended = seqgen("train", "--out", "r", "train.steps=7")
+    assert ended.err == "error: old.txt: no such file; if the text has moved, give it with --data FILE\n"
+    assert ended.code == 2
+    ended = seqgen("train", "--out", "r", "--data", "new.txt", "train.steps=7")
+    assert ended.code == 0
+    assert 'data.files is now ["new.txt"], was ["old.txt"]\n' in ended.err
+    Path("new.txt").write_text("the end .\n" + Path("new.txt").read_text())
+    ended = seqgen("train", "--out", "r", "train.steps=8")
+    assert ended.code == 2
+    assert "was trained on other text" in ended.err
+
+
+def test_from_starts_with_another_run(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
+    ended = seqgen("train", "lm", "--data", text, "--from", run, "--out", tmp_path / "r", *SMALL)
+    assert ended.code == 0
+    tokenizers = [(folder / "tokenizer" / "tokenizer.json").read_bytes() for folder in (run, tmp_path / "r")]
+    assert tokenizers[0] == tokenizers[1]
+
+
+def test_stored_settings_and_a_held_out_file_are_an_input(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
+    words = ["train", "--config", run / "config.toml", "--valid", text, "--out", tmp_path / "r", "train.steps=2"]
+    ended = seqgen(*words)
+    assert ended.code == 0, ended.err
+    stored = (tmp_path / "r" / "config.toml").read_text()
+    assert "hidden = 12" in stored
+    assert "steps = 2" in stored
+
+
+def test_what_takes_no_effect_is_a_warning(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    ended = seqgen(
+        "train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL, "data.window=9", "data.mode=sentence"
+    )
+    assert ended.err.splitlines()[0] == "warning: data.window takes no effect with data.mode = sentence"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_saves_and_says_how_to_continue(
+    number: signal.Signals, code: int, word: str, seqgen: Any, text: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    show = command._Lines.show
+
+    def interrupt(lines: Any, progress: Any) -> None:
+        show(lines, progress)
+        if progress.step == 4:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command._Lines, "show", interrupt)
+        ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
+    sentence = f"{word} at step 5, saved; continue with: seqgen train --out {tmp_path / 'r'}"
+    assert (ended.code, ended.err.splitlines()[-1]) == (code, sentence)
+    assert "finished at step 6" in seqgen("train", "--out", tmp_path / "r").err
+
+
+def test_a_second_control_c_leaves_at_once(seqgen: Any, text: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def impatient(lines: Any, progress: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(command._Lines, "show", impatient)
+    ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
+    again = f"seqgen train --out {tmp_path / 'r'} continues from the last checkpoint, if there is one"
+    assert (ended.code, ended.err.splitlines()[-1]) == (130, f"stopped at once; {again}")
+
+
+def test_only_the_first_of_several_processes_speaks(
+    seqgen: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    ended = seqgen("train", "lm", "--data", tmp_path / "missing", "--out", tmp_path / "r")
+    assert (ended.code, ended.out, ended.err) == (2, "", "")
+
+
+# ---- the same, as processes
+
+
+def test_a_terminal_shows_a_bar_and_keeps_the_validations(text: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = ["train", "lm", "--data", str(text), "--out", str(tmp_path / "r"), *SMALL]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([sys.executable, "-m", "seqgen", *words], stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end is closed: Linux says so by an error
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert process.returncode == 0
+    assert "6/6 ━" in plain
+    assert re.search(r"step 3/6  .*held-out [\d.]+ nats per token", plain)
+    assert "finished at step 6; best held-out" in plain
+    assert "\x1b[?25h" in shown.decode()  # the cursor is there again
+
+
+@pytest.mark.slow
+def test_a_terminated_process_leaves_143_and_a_run_that_goes_on(text: Path, tmp_path: Path) -> None:
+    words = ["train", "lm", "--data", str(text), "--out", str(tmp_path / "r"), *SMALL, "train.steps=100000"]
+    command_line = [sys.executable, "-m", "seqgen"]
+    with subprocess.Popen([*command_line, *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 143
+    assert re.search(r"terminated at step \d+, saved; continue with: seqgen train --out ", rest.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_under_torchrun_and_one_speaks(text: Path, tmp_path: Path) -> None:
+    words = ["train", "lm", "--data", str(text), "--out", str(tmp_path / "r"), *SMALL]
+    runner = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "seqgen"]
+    ended = subprocess.run([*runner, *words], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("finished at step 6") == 1
+    assert ended.stderr.count("step 3/6") == 1
