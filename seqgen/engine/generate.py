@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,6 +28,9 @@ from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
 from seqgen.nn.decode import Samples, Sampling
+
+if TYPE_CHECKING:
+    from seqgen.images.painter import Painter
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -319,12 +322,34 @@ def _first_of(text: str, stops: Sequence[str], begin: int) -> int | None:
 
 
 def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None) -> Writer:
-    """The trained model of a run folder: its best checkpoint, or that of `step`. RunError says what is missing."""
+    """The trained model of a run folder: its best checkpoint, or that of `step`.
+
+    RunError says what is missing, or that the run makes pictures: then `load_painter` is the way.
+    """
     folder = Path(run)
     settings = runs.read_settings(folder, module=module)
-    chapter = module or runs.chapter(settings.name)
+    if settings.tokenizer is None:
+        raise RunError(f"{folder} makes pictures and no text; in Python: seqgen.load_painter")
+    model, place = _opened(folder, settings, step, device, module)
+    return Writer(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
+
+
+def load_painter(
+    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None
+) -> "Painter":
+    """The trained picture model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
+    from seqgen.images.painter import Painter  # late: text needs none of it
+
+    folder = Path(run)
+    settings = runs.read_settings(folder, module=module)
+    if settings.tokenizer is not None:
+        raise RunError(f"{folder} writes text and makes no pictures; in Python: seqgen.load")
+    model, place = _opened(folder, settings, step, device, module)
+    return Painter(model, settings.data, settings.seed, place, folder)
+
+
+def _opened(folder: Path, settings: Settings, step: int | None, device: str, module: Any) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
-    model = chapter.Model(settings.model)
+    model = (module or runs.chapter(settings.name)).Model(settings.model)
     checkpoint.load_model(folder, checkpoint.best_step(folder) if step is None else step, model)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    return Writer(model.to(place).eval(), tokenizer, settings, place, folder)
+    return model.to(place).eval(), place

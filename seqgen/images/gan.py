@@ -264,6 +264,7 @@ class Model(nn.Module):
     """
 
     rank_local: tuple[str, ...] = ()
+    encodes = False
     monitor: Tensor
     """The latest of each of MONITORED: half of them belong to the other network's step, and a log line holds all."""
 

@@ -8,18 +8,44 @@ Picture k of a call is a function of (weights, options, seed, k) alone, not of t
 Shapes: N pictures, C channels, S pixels a side, Z code dimensions.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from seqgen.core import rng
+from seqgen.core import files, rng
 from seqgen.core.errors import DataError
-from seqgen.images import samplers
-from seqgen.images.data import DataConfig
+from seqgen.images import samplers, sources
+from seqgen.images.data import DataConfig, ImageBatch, ImageData, prepare
 from seqgen.images.pictures import as_bytes
+
+Method: TypeAlias = Literal["prior", "mixture", "metropolis", "langevin"]
+METHODS: tuple[Method, ...] = ("prior", "mixture", "metropolis", "langevin")
+"""Where codes come from; `mixture` needs an encoder, the last two a critic."""
+
+_FITTED = 20_000  # codes that the mixture is fitted to
+_STARTS = 256  # codes of which the best begins a chain of `restore`
+_CHAIN = 64  # proposals of a Metropolis chain
+_STARTING = 1 << 21  # streams of draws made before a chain begins, above those of its steps
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What `Painter.restore` found: pictures the model finds likely that agree with the damaged one."""
+
+    pixels: Tensor
+    """(N, C, S, S) uint8: one picture from each chain."""
+    mean: Tensor
+    """(C, S, S) uint8: their mean, the estimate with the least squared error."""
+    deviation: Tensor
+    """(C, S, S) float32: standard deviation of each pixel between the chains, 0..1: where the model is unsure."""
+    acceptance: float
+    """Share of proposals accepted after the warm-up; .3 to .8 is healthy."""
 
 
 class Painter:
@@ -29,28 +55,53 @@ class Painter:
         """`data` and `seed` are those of the run, by which its pictures are found again where a method needs them."""
         self.model, self.config, self.data = model, model.config, data
         self.seed, self.device, self.folder = seed, device, folder
+        self._pictures: ImageData | None = None
+        self._mixture: samplers.Mixture | None = None
 
     @property
     def told(self) -> bool:
         """Whether the model is told a class, so that `labels` may be chosen."""
         return bool(self.config.told)
 
+    @property
+    def encodes(self) -> bool:
+        """Whether the model has an encoder (a VAE) and not a critic of pictures (a GAN)."""
+        return bool(self.model.encodes)
+
+    # Making
+
     def generate(
-        self, count: int = 1, *, seed: int = 0, labels: Sequence[str] = (), temperature: float = 1.0
+        self,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        labels: Sequence[str] = (),
+        method: Method = "prior",
+        temperature: float = 1.0,
+        components: int = 10,
     ) -> Tensor:
         """`count` pictures (N, C, S, S) uint8, rounded.
 
         labels: names of classes, taken in turn; none: each picture's is drawn as often as in the training pictures.
-        temperature: factor of the codes' deviation. ValueError for options out of range, DataError for unknown labels.
+        method: `prior`; `mixture`: codes from a mixture of `components` Gaussians fitted to the codes of training
+        pictures; `metropolis`, `langevin`: Markov chains that follow the calibrated critic. temperature: factor of the
+        deviation of prior codes. ValueError for options out of range or a method the model has no part for, DataError
+        for unknown labels or training pictures that have moved.
         """
         if count < 1:
             raise ValueError(f"count must be an integer >= 1, got {count}")
         if temperature < 0:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         seeds = rng.text_seeds(seed, 0, count).to(self.device)
+        numbers = self.labels(seeds, labels)
         with torch.inference_mode():
-            pictures = self.model.sample(seeds, self.labels(seeds, labels), temperature=temperature)
-        return as_bytes(pictures).cpu()
+            if method == "prior":
+                return as_bytes(self.model.sample(seeds, numbers, temperature=temperature)).cpu()
+            if method == "mixture":
+                codes = self._fitted(components).sample(seeds).float()
+            else:
+                codes = self._chains(method, seeds, numbers)
+            return as_bytes(self.model.decode(codes, numbers)).cpu()
 
     def labels(self, seeds: Tensor, names: Sequence[str] = ()) -> Tensor | None:
         """The class number (N,) of each picture to be made; None where the model is told none."""
@@ -65,3 +116,224 @@ class Painter:
                 raise DataError(f"class {name!r} was never seen in training; known: {', '.join(self.config.classes)}")
         chosen = [self.config.classes.index(names[k % len(names)]) for k in range(len(seeds))]
         return torch.tensor(chosen, device=self.device)
+
+    def _fitted(self, components: int) -> samplers.Mixture:
+        self._needs("method = mixture", encoder=True)
+        if self._mixture is None or len(self._mixture.weights) != components:
+            side = self.pictures.train
+            order = torch.randperm(len(side.pixels), generator=rng.generator("fitted codes", self.seed))
+            batch = side.batch(order[:_FITTED].to(self.device))
+            mean, log_variance = self._encoded(batch)
+            # with their noise, as the decoder met them in training
+            codes = mean + (0.5 * log_variance).exp() * samplers.normals(batch.rows, mean.shape[1]).float()
+            self._mixture = samplers.fit_mixture(codes.cpu().numpy(), components=components, seed=self.seed)
+        return self._mixture
+
+    def _chains(self, method: Method, seeds: Tensor, labels: Tensor | None) -> Tensor:
+        self._needs(f"method = {method}", encoder=False)
+        log_odds, real = self._calibrated(labels)
+        latent = self.config.latent
+        if method == "metropolis":
+            start = real[(rng.uniforms(seeds, 0, stream=_STARTING) * len(real)).long()]
+            return samplers.metropolis(log_odds, start, seeds, latent, length=_CHAIN)[0]
+
+        def energy(codes: Tensor, warmed: float) -> Tensor:
+            return 0.5 * codes.square().sum(1) - log_odds(codes)
+
+        return samplers.langevin(energy, samplers.normals(seeds, latent), seeds, steps=2 * _CHAIN).codes
+
+    def _calibrated(self, labels: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """The log-odds of a code's picture to be real, and those of the held-out pictures."""
+        side = self.pictures.valid
+        told = side.labels if self.told else None
+        seeds = rng.text_seeds(self.seed, 0, len(side.pixels)).to(self.device)
+        real = self.model.judge(side.pixels.float() / 255, told).logit
+        made = self.model.judge(self.model.sample(seeds, told), told).logit
+        line = samplers.calibrate(real, made)
+
+        def log_odds(codes: Tensor) -> Tensor:
+            verdict = self.model.judge(self.model.decode(codes, labels), labels)
+            return line.slope * verdict.logit + line.offset  # type: ignore[no-any-return]
+
+        return log_odds, line.slope * real + line.offset
+
+    # From pictures
+
+    def read(self, path: str | os.PathLike[str]) -> Tensor:
+        """Pictures of a file or folder made to fit the run, (N, C, S, S) uint8: cropped, scaled, grey or colour."""
+        config = self.config
+        colour: sources.Colour = "grey" if config.channels == 1 else "rgb"
+        source = sources.read(os.fspath(path), size=config.size, colour=colour, count=1000, labels="none")
+        return _tensor(source.pixels)
+
+    def encode(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
+        """The mean code (N, Z) of pictures (N, C, S, S) uint8; a conditional run needs the class of each."""
+        self._needs("encode", encoder=True)
+        return self._encoded(self._batch(pixels, labels))[0].cpu()
+
+    def reconstruct(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
+        """Pictures (N, C, S, S) uint8 decoded from the mean codes of the given ones."""
+        self._needs("reconstruct", encoder=True)
+        batch = self._batch(pixels, labels)
+        with torch.inference_mode():
+            return as_bytes(self.model.decode(self._encoded(batch)[0], batch.labels if self.told else None)).cpu()
+
+    def interpolate(
+        self,
+        first: Tensor | int,
+        second: Tensor | int,
+        *,
+        steps: int = 8,
+        spherical: bool = False,
+        seed: int = 0,
+        labels: Sequence[str] = (),
+    ) -> Tensor:
+        """`steps` pictures (steps, C, S, S) uint8 from one to another, both ends included, along a line of codes.
+
+        Each end is a picture (C, S, S) uint8, which a VAE encodes, or k for picture k of `generate(seed=seed)`.
+        `spherical` takes the great circle instead. `labels` names the class of all of them, or the class of each end,
+        which a conditional run needs; in between the nearer end's is taken.
+        """
+        names = [labels[0], labels[-1]] if labels else []
+        codes = [self._end(end, names[i : i + 1], seed) for i, end in enumerate((first, second))]
+        path = samplers.between(codes[0], codes[1], steps, spherical=spherical)
+        numbers = None
+        if self.told:
+            if not names:
+                raise DataError("this run is told classes: name the class of the pictures (--label)")
+            along = [names[0] if k < steps / 2 else names[1] for k in range(steps)]
+            numbers = self.labels(torch.zeros(steps, dtype=torch.int64), along)
+        with torch.inference_mode():
+            return as_bytes(self.model.decode(path, numbers)).cpu()
+
+    def _end(self, end: Tensor | int, names: Sequence[str], seed: int) -> Tensor:
+        if isinstance(end, Tensor):
+            return self.encode(end[None], names)[0].to(self.device)
+        seeds = rng.text_seeds(seed, end, 1).to(self.device)
+        return samplers.normals(seeds, self.config.latent).float()[0]
+
+    def log_likelihood(self, pixels: Tensor, labels: Sequence[str] = (), *, samples: int = 500) -> Tensor:
+        """log p(x) in nats of pictures (N, C, S, S) uint8, (N,) float64, by importance sampling from the encoder.
+
+        ValueError where the run has no likelihood: a GAN, or `model.likelihood = grey`.
+        """
+        self._needs("a likelihood", encoder=True)
+        batch = self._batch(pixels, labels)
+        parts = [batch.take(slice(at, at + samplers.TILE)) for at in range(0, len(pixels), samplers.TILE)]
+        return -torch.cat([self.model.nll(part, samples).cpu() for part in parts])
+
+    def realness(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
+        """The critic's logit (N,) of pictures (N, C, S, S) uint8: above 0 means more likely real than made."""
+        self._needs("realness", encoder=False)
+        batch = self._batch(pixels, labels)
+        with torch.inference_mode():
+            verdict = self.model.judge(batch.pixels.float() / 255, batch.labels if self.told else None)
+            return verdict.logit.cpu()  # type: ignore[no-any-return]
+
+    def restore(
+        self,
+        pixels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        noise: float = 0.0,
+        scale: int = 1,
+        count: int = 8,
+        seed: int = 0,
+        steps: int = 400,
+        trust: float = 0.1,
+        label: str = "",
+    ) -> Restored:
+        """Repair, denoise or enlarge one picture by sampling codes that explain what of it is known.
+
+        pixels: (C, S, S) uint8, or (C, S / scale, S / scale) to enlarge. mask: (S, S), true where the picture is to be
+        repaired. noise: standard deviation of the noise in the picture, 0..1. Chain k of `count` is a Langevin chain of
+        `steps` on |z|^2 / 2 + |A(G(z)) - pixels|^2 / (2 s^2), A leaving out the mask and averaging `scale` x `scale`
+        pixels, s the noise or, without any, `trust`. It begins at the best of 256 codes; s falls from four times its
+        value during the warm-up. ValueError where sizes do not fit or nothing is asked.
+        """
+        size, channels = self.config.size, self.config.channels
+        if mask is None and not noise and scale == 1:
+            raise ValueError("nothing to restore: give a mask, the noise of the picture, or a scale")
+        if scale < 1 or size % scale or pixels.shape != (channels, size // scale, size // scale):
+            raise ValueError(
+                f"this run makes pictures ({channels}, {size}, {size}); to enlarge {scale} times give "
+                f"({channels}, {size // max(1, scale)}, {size // max(1, scale)}), got {tuple(pixels.shape)}"
+            )
+        if mask is not None and (mask.shape != pixels.shape[1:] or bool(mask.bool().all())):
+            raise ValueError(
+                f"the mask must be {tuple(pixels.shape[1:])} and leave pixels known, got {tuple(mask.shape)}"
+            )
+        known = torch.ones_like(pixels[:1], dtype=torch.float32) if mask is None else 1 - mask.float()[None]
+        known, target = known.to(self.device), pixels.to(self.device).float() / 255
+        seeds = rng.text_seeds(seed, 0, count).to(self.device)
+        labels = self.labels(seeds, [label] if label else [])
+        deviation = noise or trust
+
+        def energy(codes: Tensor, warmed: float) -> Tensor:
+            seen = F.avg_pool2d(self.model.decode(codes, labels), scale)
+            misfit = ((seen - target) * known).square().flatten(1).sum(1)
+            return 0.5 * codes.square().sum(1) + misfit / (2 * (deviation * (4 - 3 * warmed)) ** 2)
+
+        with torch.inference_mode():
+            best = samplers.normals(seeds, self.config.latent).float()
+            lowest = energy(best, 1.0)
+            for k in range(1, _STARTS):
+                codes = samplers.normals(seeds, self.config.latent, stream=_STARTING + k).float()
+                value = energy(codes, 1.0)
+                best = torch.where((value < lowest)[:, None], codes, best)
+                lowest = torch.minimum(value, lowest)
+        chain = samplers.langevin(energy, best, seeds, steps=steps)
+        with torch.inference_mode():
+            made = self.model.decode(chain.codes, labels)
+        spread = made.std(0, correction=0)
+        return Restored(
+            as_bytes(made).cpu(), as_bytes(made.mean(0)).cpu(), spread.cpu(), float(chain.acceptance.mean())
+        )
+
+    def _batch(self, pixels: Tensor, labels: Sequence[str]) -> ImageBatch:
+        config = self.config
+        wanted = (config.channels, config.size, config.size)
+        if pixels.dim() != 4 or pixels.shape[1:] != wanted or pixels.dtype != torch.uint8:
+            raise ValueError(f"pictures must be (N, {', '.join(map(str, wanted))}) uint8, got {tuple(pixels.shape)}")
+        rows = torch.arange(len(pixels), device=self.device)
+        if self.told and not labels:
+            raise DataError("this run is told classes: name the class of the pictures (--label)")
+        numbers = self.labels(rows, labels) if self.told else torch.full_like(rows, -1)
+        assert numbers is not None
+        return ImageBatch(pixels.to(self.device), numbers, rows)
+
+    def _encoded(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the codes, in tiles."""
+        with torch.inference_mode():
+            parts = [batch.take(slice(at, at + 512)) for at in range(0, len(batch.pixels), 512)]
+            told = [part.labels if self.told else None for part in parts]
+            found = [self.model.encode(self.model.observed(p), y) for p, y in zip(parts, told, strict=True)]
+        return torch.cat([mean for mean, _ in found]), torch.cat([log_variance for _, log_variance in found])
+
+    # The pictures it was trained on
+
+    @property
+    def pictures(self) -> ImageData:
+        """The run's training and held-out pictures, read again; DataError where they are not those of the training."""
+        if self._pictures is None:
+            found = prepare(self.data, batch=1, seed=self.seed, device=self.device)
+            if self.folder is not None:
+                before = files.read_json(self.folder / "env.json")["data_sha256"]
+                if found.fingerprint != before:
+                    raise DataError(
+                        f"{', '.join(self.data.files)} no longer holds the pictures of {self.folder} "
+                        f"(SHA-256 {before[:12]}..., now {found.fingerprint[:12]}...); restore them"
+                    )
+            self._pictures = found
+        return self._pictures
+
+    def _needs(self, what: str, *, encoder: bool) -> None:
+        if encoder and not self.encodes:
+            raise ValueError(f"{what} needs an encoder, which a GAN has not; train image-vae")
+        if not encoder and self.encodes:
+            raise ValueError(f"{what} needs a critic of pictures, which a VAE has not; train image-gan")
+
+
+def _tensor(pixels: sources.Bytes) -> Tensor:
+    placed = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    return torch.from_numpy(placed.copy())

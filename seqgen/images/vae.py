@@ -97,6 +97,7 @@ class Model(nn.Module):
     """Encoder, decoder and, for the adversarial autoencoder, the critic of codes. Weights start as torch makes them."""
 
     rank_local: tuple[str, ...] = ()
+    encodes = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
