@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import Writer as Writer
     from seqgen.engine.generate import load as load
+    from seqgen.engine.generate import load_painter as load_painter
     from seqgen.engine.loop import Outcome as Outcome
     from seqgen.engine.loop import Progress as Progress
     from seqgen.engine.loop import train as train
@@ -52,7 +53,7 @@ _NAMES = {
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
     "engine.evaluate": ("Table", "evaluate"),
-    "engine.generate": ("LineScores", "Text", "Writer", "load"),
+    "engine.generate": ("LineScores", "Text", "Writer", "load", "load_painter"),
     "engine.loop": ("Outcome", "Progress", "train"),
     "engine.report": ("write_report",),
     "engine.run": ("Settings", "config"),
@@ -61,7 +62,7 @@ _NAMES = {
 }
 """Where each public name lives; the re-exports above say the same to type checkers."""
 
-_ROOMS = ("core", "data", "engine", "metrics", "models", "nn")
+_ROOMS = ("core", "data", "engine", "images", "metrics", "models", "nn")
 
 __all__ = ["__version__", *sorted(name for names in _NAMES.values() for name in names)]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 0.2
 _QUIET_LINE_S = 30.0
+_LIKELIHOOD = "nll_per_token"
 
 
 def train(
@@ -67,15 +68,17 @@ def train(
     from seqgen.engine import loop
     from seqgen.engine import run as runs
 
-    display = _Bar() if sys.stderr.isatty() else _Lines()
+    chosen = None
+    if model or preset or file:
+        chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides)
+    else:
+        paths = {"data.files": data, "data.valid": valid}
+        overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
+    decides = _deciding_score(chosen.name if chosen is not None else "", out)
+    display = _Bar(decides) if sys.stderr.isatty() else _Lines(decides)
     try:
-        if model or preset or file:
-            chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides)
-            outcome = loop.train(chosen, out, source_run=source, progress=display.show)
-        else:
-            paths = {"data.files": data, "data.valid": valid}
-            overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
-            outcome = loop.train(None, out, source_run=source, overrides=overrides, progress=display.show)
+        begin = [] if chosen is not None else overrides
+        outcome = loop.train(chosen, out, source_run=source, overrides=begin, progress=display.show)
     except DataError as error:
         if not data and str(error).endswith("no such file"):
             raise DataError(f"{error}; if the text has moved, give it with --data FILE") from None
@@ -87,7 +90,7 @@ def train(
     finally:
         display.close()
     dist.stop()
-    output.say(_last_words(outcome, display.seen, log.read(out / "scores.jsonl")))
+    output.say(_last_words(outcome, display.seen, decides))
     if outcome.reason in ("interrupted", "terminated"):
         raise typer.Exit(130 if outcome.reason == "interrupted" else 143)
 
@@ -109,7 +112,16 @@ def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[
     raise output.CommandError(f"{wrong!r} is no setting; expected section.option=value, for example model.hidden=512")
 
 
-def _last_words(outcome: "Outcome", trained: bool, scores: Sequence[dict[str, Any]]) -> str:
+def _deciding_score(model: str, out: Path) -> str:
+    """The score whose lowest value makes a checkpoint the best one, as the model's file says it."""
+    from seqgen.engine import run as runs
+
+    if not model and (out / "config.toml").is_file():
+        model = str(runs.stored_sections(out)["name"])
+    return str(getattr(runs.chapter(model), "DECIDES", _LIKELIHOOD)) if model else _LIKELIHOOD
+
+
+def _last_words(outcome: "Outcome", trained: bool, decides: str) -> str:
     """What happened, how good it is, and what to type next."""
     out = outcome.folder
     if outcome.reason in ("interrupted", "terminated"):
@@ -117,17 +129,21 @@ def _last_words(outcome: "Outcome", trained: bool, scores: Sequence[dict[str, An
     words = f"{outcome.reason} at step {outcome.step}"
     if not trained:
         words = f"nothing to do: {out} is trained to step {outcome.step}"
-    judged = [row for row in scores if row.get("nll_per_token") is not None]
+    judged = [row for row in log.read(out / "scores.jsonl") if row.get(decides) is not None]
     if judged:
-        best = min(judged, key=lambda row: float(row["nll_per_token"]))
-        words += f"; best held-out {_held_out(best)} at step {best['step']}"
-    longer = f"seqgen train --out {out} train.steps={2 * outcome.step}"
-    return f"{words}; next: seqgen generate {out} --count 5" if trained else f"{words}; to train longer: {longer}"
+        best = min(judged, key=lambda row: float(row[decides]))
+        words += f"; best held-out {_held_out(best, decides)} at step {best['step']}"
+    if not trained:
+        return f"{words}; to train longer: seqgen train --out {out} train.steps={2 * outcome.step}"
+    writes = (out / "tokenizer").is_dir()
+    return f"{words}; next: " + (f"seqgen generate {out} --count 5" if writes else f"seqgen report {out}")
 
 
-def _held_out(scores: dict[str, Any]) -> str:
-    """The likelihood of held-out text in words, per character where that is known."""
-    words = f"{scores['nll_per_token']:.4g} nats per token"
+def _held_out(scores: dict[str, Any], decides: str) -> str:
+    """The deciding score in words; of likelihood also per character where that is known."""
+    if decides != _LIKELIHOOD:
+        return f"{decides} {scores[decides]:.4g}"
+    words = f"{scores[decides]:.4g} nats per token"
     if scores.get("nll_per_character") is not None:
         words += f" ({scores['nll_per_character']:.4g} per character)"
     return words
@@ -136,9 +152,10 @@ def _held_out(scores: dict[str, Any]) -> str:
 class _Lines:
     """Single lines, for a standard error that is no terminal: one for each validation, and one every half minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, decides: str) -> None:
         self.seen = False
         """Whether a step was made."""
+        self._decides = decides
         self._pace = _Pace()
         self._said_at = time.monotonic()
         self._scores: dict[str, float] | None = None
@@ -153,7 +170,7 @@ class _Lines:
         judged = bool(progress.scores) and progress.scores is not self._scores
         if judged or time.monotonic() - self._said_at >= _QUIET_LINE_S:
             self._scores, self._said_at = progress.scores, time.monotonic()
-            parts = [f"step {progress.step}/{progress.steps}", *_figures(progress, judged), rate]
+            parts = [f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=judged), rate]
             output.say("  ".join(part for part in parts if part))
 
     def close(self) -> None:
@@ -163,9 +180,10 @@ class _Lines:
 class _Bar:
     """One line that moves, for a terminal; messages and validations stay above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, decides: str) -> None:
         self.seen = False
         """Whether a step was made."""
+        self._decides = decides
         self._pace = _Pace()
         self._drawn_at = 0.0
         self._scores: dict[str, float] | None = None
@@ -180,13 +198,15 @@ class _Bar:
         rate = self._pace.at(progress)
         if progress.scores and progress.scores is not self._scores:
             self._scores = progress.scores
-            output.say("  ".join([f"step {progress.step}/{progress.steps}", *_figures(progress, True)]))
+            output.say(
+                "  ".join([f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=True)])
+            )
         now = time.monotonic()
         if now - self._drawn_at >= _REFRESH_S or progress.step == progress.steps:
             self._drawn_at = now
             if self._progress is None:
                 self._open(progress)
-            words = "  ".join(part for part in (*_figures(progress, False), rate) if part)
+            words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
             self._progress.update(self._task, completed=progress.step, words=words)
             self._progress.refresh()
 
@@ -232,14 +252,13 @@ class _Pace:
         return f"{rate:.3g} steps/s  {clock} left"
 
 
-def _figures(progress: "Progress", judged: bool) -> list[str]:
-    """The training loss (or what the model tells first), and the held-out likelihood."""
+def _figures(progress: "Progress", decides: str, *, judged: bool) -> list[str]:
+    """The training loss (or what the model tells first), and the score that decides; more where it is new."""
     name = "loss" if "loss" in progress.scalars else next(iter(progress.scalars), "")
     figures = [f"{name} {progress.scalars[name]:.4g}"] if name else []
-    if progress.scores.get("nll_per_token") is not None:
-        figures.append(
-            f"held-out {_held_out(progress.scores)}" if judged else f"held-out {progress.scores['nll_per_token']:.4g}"
-        )
-    if judged and "self_bleu_4" in progress.scores:
-        figures.append(f"BLEU-4 {progress.scores['bleu_4']:.3f}  Self-BLEU-4 {progress.scores['self_bleu_4']:.3f}")
+    scores = progress.scores
+    if scores.get(decides) is not None:
+        figures.append(f"held-out {_held_out(scores, decides) if judged else format(scores[decides], '.4g')}")
+    if judged and "self_bleu_4" in scores:
+        figures.append(f"BLEU-4 {scores['bleu_4']:.3f}  Self-BLEU-4 {scores['self_bleu_4']:.3f}")
     return figures

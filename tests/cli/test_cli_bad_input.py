@@ -53,7 +53,7 @@ TRAIN = [
         "give more lines, data.valid, or data.mode=stream for running text",
     ),
     (
-        "--data few.txt",
+        "--data few.txt train.batch=64",
         "the training text has 4 rows, fewer than train.batch = 64; use a smaller train.batch or more text",
     ),
     (
@@ -105,6 +105,11 @@ TRAIN = [
         "give --preset lm-char or --config settings.toml, not both",
     ),
     ("--data good.txt --from photos", "--from photos: not a run folder"),
+    (
+        "--data few.txt --from run",
+        "the given tokenizer does not know 100% of the text, for example 'a', 'b', 'c'; "
+        "use text like the one it was made for, or train a new tokenizer",
+    ),
     ("--data good.txt train.device=gpu", "train.device must be auto, cpu or cuda[:N], got 'gpu'"),
     (
         "--data good.txt tokenizer.model=binary.bin",
