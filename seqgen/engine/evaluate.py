@@ -57,16 +57,15 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
 
 def show_and_score(
     model: Any, data: Any, settings: Settings, device: torch.device, folder: Path
-) -> tuple[str, bytes, dict[str, Any]]:
-    """What a validation shows of samples: the ending and content of their file; and their scores."""
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """What a validation shows of samples, files by the ending of their names, and their scores."""
     if settings.tokenizer is None:
         from seqgen.images.evaluate import sample_and_score as of_pictures  # late: text needs none of it
         from seqgen.images.painter import Painter
 
-        grid, scores = of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
-        return "png", grid, scores
+        return of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
     texts, scores = sample_and_score(Writer(model, data.tokenizer, settings, device, folder), data, settings.train)
-    return "txt", "".join(f"{text}\n" for text in texts[: settings.train.show]).encode(), scores
+    return {".txt": "".join(f"{text}\n" for text in texts[: settings.train.show]).encode()}, scores
 
 
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:

@@ -317,11 +317,10 @@ class _Session:
                 stack.enter_context(optimizer.averaged())
             scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
             if dist.is_main() and self.settings.train.samples:
-                ending, shown, sampled = evaluate.show_and_score(
-                    self.model, self.data, self.settings, self.device, self.folder
-                )
+                shown, sampled = evaluate.show_and_score(self.model, self.data, self.settings, self.device, self.folder)
                 scores |= sampled
-                files.write_bytes(self.folder / "samples" / f"{self.step:08d}.{ending}", shown)
+                for ending, content in shown.items():
+                    files.write_bytes(self.folder / "samples" / f"{self.step:08d}{ending}", content)
         self.scores = scores = dist.from_main(scores, self.device)
         if dist.is_main():
             self.logs["scores.jsonl"].write({"step": self.step, **scores})

@@ -94,7 +94,7 @@ class Painter:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         seeds = rng.text_seeds(seed, 0, count).to(self.device)
         numbers = self.labels(seeds, labels)
-        with torch.inference_mode():
+        with torch.no_grad():
             if method == "prior":
                 return as_bytes(self.model.sample(seeds, numbers, temperature=temperature)).cpu()
             if method == "mixture":
@@ -171,11 +171,17 @@ class Painter:
         self._needs("encode", encoder=True)
         return self._encoded(self._batch(pixels, labels))[0].cpu()
 
+    def decode(self, codes: Tensor, labels: Sequence[str] = ()) -> Tensor:
+        """Pictures (N, C, S, S) uint8 of codes (N, Z); labels in turn, as for `generate`."""
+        numbers = self.labels(torch.arange(len(codes), device=self.device), labels)
+        with torch.no_grad():
+            return as_bytes(self.model.decode(codes.to(self.device), numbers)).cpu()
+
     def reconstruct(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
         """Pictures (N, C, S, S) uint8 decoded from the mean codes of the given ones."""
         self._needs("reconstruct", encoder=True)
         batch = self._batch(pixels, labels)
-        with torch.inference_mode():
+        with torch.no_grad():
             return as_bytes(self.model.decode(self._encoded(batch)[0], batch.labels if self.told else None)).cpu()
 
     def interpolate(
@@ -203,7 +209,7 @@ class Painter:
                 raise DataError("this run is told classes: name the class of the pictures (--label)")
             along = [names[0] if k < steps / 2 else names[1] for k in range(steps)]
             numbers = self.labels(torch.zeros(steps, dtype=torch.int64), along)
-        with torch.inference_mode():
+        with torch.no_grad():
             return as_bytes(self.model.decode(path, numbers)).cpu()
 
     def _end(self, end: Tensor | int, names: Sequence[str], seed: int) -> Tensor:
@@ -226,7 +232,7 @@ class Painter:
         """The critic's logit (N,) of pictures (N, C, S, S) uint8: above 0 means more likely real than made."""
         self._needs("realness", encoder=False)
         batch = self._batch(pixels, labels)
-        with torch.inference_mode():
+        with torch.no_grad():
             verdict = self.model.judge(batch.pixels.float() / 255, batch.labels if self.told else None)
             return verdict.logit.cpu()  # type: ignore[no-any-return]
 
@@ -274,7 +280,7 @@ class Painter:
             misfit = ((seen - target) * known).square().flatten(1).sum(1)
             return 0.5 * codes.square().sum(1) + misfit / (2 * (deviation * (4 - 3 * warmed)) ** 2)
 
-        with torch.inference_mode():
+        with torch.no_grad():
             best = samplers.normals(seeds, self.config.latent).float()
             lowest = energy(best, 1.0)
             for k in range(1, _STARTS):
@@ -283,7 +289,7 @@ class Painter:
                 best = torch.where((value < lowest)[:, None], codes, best)
                 lowest = torch.minimum(value, lowest)
         chain = samplers.langevin(energy, best, seeds, steps=steps)
-        with torch.inference_mode():
+        with torch.no_grad():
             made = self.model.decode(chain.codes, labels)
         spread = made.std(0, correction=0)
         return Restored(
@@ -304,7 +310,7 @@ class Painter:
 
     def _encoded(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the codes, in tiles."""
-        with torch.inference_mode():
+        with torch.no_grad():
             parts = [batch.take(slice(at, at + 512)) for at in range(0, len(batch.pixels), 512)]
             told = [part.labels if self.told else None for part in parts]
             found = [self.model.encode(self.model.observed(p), y) for p, y in zip(parts, told, strict=True)]

@@ -200,14 +200,14 @@ def langevin(
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
     warm = steps // 2
-    h = torch.full((len(seeds), 1), step_size, dtype=torch.float64, device=seeds.device)
-    chance = fixed_uniforms(seeds, steps, stream=_ACCEPTANCES).log()
-    kept = torch.zeros(len(seeds), device=seeds.device, dtype=torch.float64)
     with torch.inference_mode(False), torch.enable_grad():
+        h = torch.full((len(seeds), 1), step_size, dtype=torch.float64, device=seeds.device)
+        chance = fixed_uniforms(seeds, steps, stream=_ACCEPTANCES).log()
+        kept = torch.zeros(len(seeds), device=seeds.device, dtype=torch.float64)
         codes = start.detach().clone().double()
         for k in range(steps):
-            share = min(1.0, k / warm)
-            if k <= warm:  # the energy changes while it is annealed
+            share = min(1.0, 2 * k / warm)  # the second half of the warm-up is for the step size alone
+            if share < 1 or k <= warm // 2 + 1:  # the energy changes while it is annealed
                 value, slope = _slope(energy, codes, share)
             mean = codes - 0.5 * h * slope
             proposal = mean + h.sqrt() * normals(seeds, codes.shape[1], stream=1 + k)
