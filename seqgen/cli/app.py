@@ -107,7 +107,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(f"not UTF-8 ({error}); convert the text to UTF-8", 2)
     except Exception as error:
         if _is_out_of_memory(error):
-            return _fail(f"out of memory ({_first_line(error)}); lower train.batch, --count or the model's size", 2)
+            remedy = "lower train.batch, --count or the model's size"
+            return _fail(f"out of memory ({_first_line(error)}); {remedy}", 2, every_process=True)
         if os.environ.get("SEQGEN_DEBUG") == "1":
             traceback.print_exc()
             return 1
@@ -115,11 +116,12 @@ def _run(arguments: Sequence[str] | None) -> int:
             f"{type(error).__name__}: {_first_line(error)}; this is a fault of seqgen, "
             "SEQGEN_DEBUG=1 before the command shows where",
             1,
+            every_process=True,
         )
 
 
-def _fail(message: object, code: int) -> int:
-    output.say(f"error: {message}")
+def _fail(message: object, code: int, *, every_process: bool = False) -> int:
+    output.say(f"error: {message}", every_process=every_process)
     return code
 
 

@@ -73,9 +73,9 @@ def abandon() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(message: object) -> None:
-    """A line for the person; under torchrun only the first process speaks."""
-    if is_main():
+def say(message: object, *, every_process: bool = False) -> None:
+    """A line for the person; under torchrun only the first process speaks, unless what it says may be its own."""
+    if is_main() or every_process:
         with contextlib.suppress(OSError):  # a closed standard error must not hide the result
             print(" ".join(str(message).split("\n")), file=sys.stderr, flush=True)
 
