@@ -23,8 +23,22 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: #444 }
 _SHOWN = (
     *("step", "nll_per_token", "perplexity", "nll_per_character"),
     *("bleu_4", "self_bleu_4", "real_self_bleu_4", "unique", "distinct_2", "novelty_4", "copied"),
+    *("loss", "reconstruction", "kl", "bits_per_dim", "accuracy"),
+    *("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training"),
 )
 """What the table of validations shows; scores.jsonl holds all of it."""
+
+_LOSSES = (
+    ("loss", "training loss", "#9ab"),
+    ("critic_loss", "critic's loss", "#9ab"),
+    ("generator_loss", "generator's loss", "#b9a"),
+)
+_HELD_OUT = (
+    ("nll_per_token", "held-out, nats per token"),
+    ("loss", "held-out loss"),
+    ("ffd", "feature Frechet distance of samples"),
+)
+"""What the curves show, where a run has it: names in log.jsonl with a label and a colour; the first found of scores."""
 
 
 def write_report(folder: Path) -> Path:
@@ -57,13 +71,20 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
     if not lines:
         return ""
     figure, axes = pictures.plain_figure(9, 3.6)
-    points = [(r["step"], r["loss"]) for r in lines if r.get("loss") is not None]
-    axes.plot(*zip(*points, strict=True), color="#9ab", linewidth=1, label="training loss")
-    held_out = [(r["step"], r["nll_per_token"]) for r in scores if r.get("nll_per_token") is not None]
+    for name, label, colour in _LOSSES:
+        points = [(r["step"], r[name]) for r in lines if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
+    name, label = next(((n, w) for n, w in _HELD_OUT if any(r.get(n) is not None for r in scores)), ("", ""))
+    held_out = [(r["step"], r[name]) for r in scores if r.get(name) is not None]
     if held_out:
-        axes.plot(
-            *zip(*held_out, strict=True), color="#c33", marker="o", markersize=3, label="held-out, nats per token"
-        )
+        style = {"color": "#c33", "marker": "o", "markersize": 3}
+        place = axes.twinx() if name == "ffd" else axes  # no loss: a scale of its own, on the right
+        drawn = place.plot(*zip(*held_out, strict=True), label=label, **style)
+        if place is not axes:
+            place.spines["top"].set_visible(False)
+            place.set_ylim(bottom=0)
+            axes.add_line(type(drawn[0])([], [], label=f"{label} (right)", **style))
     axes.set_xlabel("step")
     axes.legend(frameon=False)
     picture = base64.b64encode(pictures.png(figure)).decode()
@@ -101,12 +122,25 @@ def _evaluation(folder: Path) -> str:
 
 
 def _samples(folder: Path) -> str:
-    paths = sorted((folder / "samples").glob("*.txt"))
+    """What was shown at every validation: texts, or grids and strips of pictures."""
+    by_step: dict[str, list[Path]] = {}
+    for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
+        by_step.setdefault(path.stem.partition("-")[0], []).append(path)
     return "".join(
-        f"<details{' open' if path == paths[-1] else ''}><summary>step {int(path.stem)}</summary>"
-        f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre></details>"
-        for path in paths
+        f"<details{' open' if step == max(by_step) else ''}><summary>step {int(step)}</summary>"
+        + "".join(map(_sample, paths))
+        + "</details>"
+        for step, paths in by_step.items()
     )
+
+
+def _sample(path: Path) -> str:
+    if path.suffix == ".txt":
+        return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
+    what = path.stem.partition("-")[2] or "samples"
+    content = base64.b64encode(path.read_bytes()).decode()
+    picture = f'<img alt="{what}" src="data:image/png;base64,{content}">'
+    return f"<figure>{picture}<figcaption>{what}</figcaption></figure>"
 
 
 def _number(value: Any) -> str:
