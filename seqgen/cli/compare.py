@@ -39,17 +39,26 @@ def compare(
     """Runs, files and real text in one table.
 
     Every score has its 95 % interval; runs that differ in their seed alone are one line: mean, deviation and number.
+    Runs with conditions answer those of the references, and their differences are tested in pairs.
     """
-    from seqgen.data.text import read_lines
+    from seqgen.data.text import read_lines, read_records
     from seqgen.engine import compare as comparing
+    from seqgen.engine import run as runs
 
     output.at_least(2, count=count)
     if form not in ("md", "csv", "latex"):
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
+    folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
+    fields = runs.read_settings(folders[0]).data if folders else None
+    if fields is None:
+        real = read_records([references])
+    else:
+        real = read_records([references], field=fields.field, source=fields.source, target=fields.target)
     with output.wrong_values(), output.warnings_said():
         table = comparing.compare(
             subjects,
-            read_lines(references),
+            real.texts,
+            sources=real.sources,
             train=read_lines(train) if train else None,
             protocol=protocol,
             count=count,
@@ -94,7 +103,7 @@ def curve(
     with output.wrong_values():
         drawn = curves.curve(
             writer,
-            read_for(writer, references)[0],
+            read_for(writer, references).texts,
             temperatures=chosen,
             train=read_lines(train) if train else None,
             count=count,

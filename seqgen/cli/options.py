@@ -8,6 +8,7 @@ import typer
 from seqgen.cli import output
 
 if TYPE_CHECKING:
+    from seqgen.data.text import Records
     from seqgen.engine.generate import Writer
 
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -30,12 +31,9 @@ def open_run(run: Path, step: int | None, device: str) -> "Writer":
         return load(run, step=step, device=device)
 
 
-def read_for(writer: "Writer", file: str) -> tuple[list[str], list[str] | None]:
-    """The texts of a file and, for a run with conditions, their conditions, by the fields the run was trained on."""
-    from seqgen.data.text import read_lines, read_records
+def read_for(writer: "Writer", file: str) -> "Records":
+    """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
+    from seqgen.data.text import read_records
 
     data = writer.settings.data
-    if not data.source:
-        return read_lines(file, field=data.field), None
-    records = read_records([file], source=data.source, target=data.target)
-    return records.texts, records.sources
+    return read_records([file], field=data.field, source=data.source, target=data.target)

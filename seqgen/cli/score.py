@@ -48,12 +48,12 @@ def score(
     noise, markup and foreign lines are near 0. Output: tab-separated with a header, or an object a line.
     """
     writer = open_run(run, step, device)
-    lines, sources = read_for(writer, file)
-    numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbers:
+    records = read_for(writer, file)
+    rows = [row for row, line in enumerate(records.texts) if line.strip()]
+    if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected text to score")
-    kept = [n - 1 for n in numbers]
-    scores = writer.score([lines[i] for i in kept], None if sources is None else [sources[i] for i in kept])
+    conditions = None if records.sources is None else [records.sources[row] for row in rows]
+    scores = writer.score([records.texts[row] for row in rows], conditions)
     means = [_per_token(row) for row in scores.log_probs]
     order = sorted(range(len(means)), key=means.__getitem__)
     chosen = order[: _outlier_count(outliers, len(order))]
@@ -71,7 +71,7 @@ def score(
         output.write("\t".join(header) + "\n")
     for i in chosen:
         record: dict[str, Any] = {
-            "line": numbers[i],
+            "line": records.numbers[rows[i]],
             "log_prob": scores.per_line[i],
             "tokens": len(scores.log_probs[i]),
             "nats_per_token": -means[i],
@@ -175,15 +175,14 @@ def evaluate(
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
         if run is None:
-            lines = read_lines(subject)
-            held_out = read_lines(references)
-            table = evaluation.evaluate(lines, held_out, train=read_lines(train) if train else None, **options)
+            own = read_lines(train) if train else None
+            table = evaluation.evaluate(read_lines(subject), read_lines(references), train=own, **options)
         else:
             writer = open_run(run, step, device)
-            held_out, sources = read_for(writer, references)
-            own = read_for(writer, train)[0] if train else None
+            real = read_for(writer, references)
+            own = read_for(writer, train).texts if train else None
             table = evaluation.evaluate(
-                writer, held_out, train=own, sources=sources, temperature=temperature, **options
+                writer, real.texts, train=own, sources=real.sources, temperature=temperature, **options
             )
     if run is not None:
         _keep(run, table.to_dict())

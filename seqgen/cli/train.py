@@ -123,6 +123,8 @@ def _deciding_score(model: str, out: Path) -> str:
 
 def _last_words(outcome: "Outcome", trained: bool, decides: str) -> str:
     """What happened, how good it is, and what to type next."""
+    from seqgen.engine import run as runs
+
     out = outcome.folder
     if outcome.reason in ("interrupted", "terminated"):
         return f"{outcome.reason} at step {outcome.step}, saved; continue with: seqgen train --out {out}"
@@ -135,8 +137,10 @@ def _last_words(outcome: "Outcome", trained: bool, decides: str) -> str:
         words += f"; best held-out {_held_out(best, decides)} at step {best['step']}"
     if not trained:
         return f"{words}; to train longer: seqgen train --out {out} train.steps={2 * outcome.step}"
-    writes = (out / "tokenizer").is_dir()
-    return f"{words}; next: " + (f"seqgen generate {out} --count 5" if writes else f"seqgen report {out}")
+    if not (out / "tokenizer").is_dir():
+        return f"{words}; next: seqgen report {out}"
+    conditions = runs.stored_sections(out)["data"]["source"]
+    return f"{words}; next: seqgen generate {out} " + ("--source FILE" if conditions else "--count 5")
 
 
 def _held_out(scores: dict[str, Any], decides: str) -> str:

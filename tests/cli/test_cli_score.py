@@ -98,7 +98,7 @@ def test_lines_are_scored_after_their_conditions(seqgen: Any, labelled: Path, tm
     (tmp_path / "rows.tsv").write_text("label\tbody\nup\tit was good a\ndown\tit was good a\n")
     values = {row["line"]: float(row["log_prob"]) for row in rows(seqgen("score", labelled, tmp_path / "rows.tsv").out)}
     expected = load(labelled).score(["it was good a"] * 2, ["up", "down"]).per_line
-    assert [values["1"], values["2"]] == pytest.approx(expected, abs=1e-4)
+    assert [values["2"], values["3"]] == pytest.approx(expected, abs=1e-4)  # line 1 of the file names the fields
 
 
 def test_a_tab_or_a_pipe_in_a_line_keeps_the_table_whole(seqgen: Any, running: Path, tmp_path: Path) -> None:
@@ -228,6 +228,16 @@ def test_runs_and_files_stand_in_one_table(form: str, begins: str, seqgen: Any, 
     assert str(run).replace("_", r"\_" if form == "latex" else "_") in ended.out
     assert "real text" in ended.out
     assert "bleu-2: bleu|n:1-2|" in ended.err
+
+
+def test_runs_with_conditions_answer_those_of_the_references(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
+    table = labelled.parent / "rows.tsv"
+    ended = seqgen("compare", labelled, "--references", table, "--count", "12")
+    assert ended.code == 0, ended.err
+    assert str(labelled) in ended.out
+    shutil.copytree(labelled, tmp_path / "r")
+    ended = seqgen("evaluate", tmp_path / "r", "--references", table, "--count", "12", "--json")
+    assert json.loads(ended.out)["columns"][0]["about"] == "12 samples, seed 0, temperature 1"
 
 
 def test_a_comparison_has_a_picture_and_json(seqgen: Any, text: Path, tmp_path: Path) -> None:

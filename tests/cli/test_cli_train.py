@@ -32,6 +32,12 @@ def test_the_last_sentence_has_the_best_score_and_the_next_command(seqgen: Any, 
     assert last.endswith(f"at step {step}; next: seqgen generate {tmp_path / 'r'} --count 5")
 
 
+def test_a_run_with_conditions_is_told_how_to_ask_it(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
+    shutil.copytree(labelled, tmp_path / "r")
+    ended = seqgen("train", "--out", tmp_path / "r", "train.steps=7")
+    assert ended.err.endswith(f"; next: seqgen generate {tmp_path / 'r'} --source FILE\n")
+
+
 def test_off_a_terminal_there_is_one_line_for_each_validation(seqgen: Any, text: Path, tmp_path: Path) -> None:
     ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
     lines = ended.err.splitlines()
