@@ -252,14 +252,19 @@ def own_text(writer: Writer) -> TextData:
 
     DataError where the files have moved or changed.
     """
-    data = prepare(
-        writer.settings.data,
-        writer.settings.tokenizer,
-        batch=1,
-        seed=writer.settings.seed,
-        device="cpu",
-        tokenizer_folder=writer.folder / "tokenizer" if writer.folder else None,
-    )
+    try:
+        data = prepare(
+            writer.settings.data,
+            writer.settings.tokenizer,
+            batch=1,
+            seed=writer.settings.seed,
+            device="cpu",
+            tokenizer_folder=writer.folder / "tokenizer" if writer.folder else None,
+        )
+    except DataError as error:
+        raise DataError(
+            f"{error}; this run was trained on it: bring it back, or give the training text with --train FILE"
+        ) from None
     if writer.folder is not None:
         trained_on = files.read_json(writer.folder / "env.json")["data_sha256"]
         if data.fingerprint != trained_on:

@@ -1,6 +1,7 @@
 """`seqgen generate`: texts to standard output, one per index, whatever else is asked."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def test_novel_leaves_out_the_training_lines(seqgen: Any, run: Path, text: Path,
     assert len(lines) == 30
     assert not set(lines) & set(known)
     assert not set(seqgen(*words).out.splitlines()) & set(text.read_text().splitlines())
+
+
+def test_a_run_whose_text_has_moved_is_told_what_to_give(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    settings = tmp_path / "r" / "config.toml"
+    settings.write_text(settings.read_text().replace(str(text), "gone.txt"))
+    ended = seqgen("generate", tmp_path / "r", "--novel")
+    assert (ended.code, ended.err) == (
+        2,
+        "error: gone.txt: no such file; this run was trained on it: bring it back, "
+        "or give the training text with --train FILE\n",
+    )
+    assert seqgen("generate", tmp_path / "r", "--novel", "--train", text).code == 0
 
 
 def test_sources_are_answered_count_times_each(seqgen: Any, labelled: Path, stdin: Any, tmp_path: Path) -> None:
