@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seqgen.core import rng
+from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
@@ -208,11 +209,10 @@ class Writer:
 
         A run on running text scores each line on its own, as if a newline stood before it. DataError for no lines.
         """
-        batches = sentence_evaluation(self._corpus(lines, sources), _ROWS, pad=self.tokenizer.pad)
         log_probs: list[list[float]] = [[] for _ in lines]
         ids: list[list[int]] = [[] for _ in lines]
         with torch.inference_mode():
-            for batch in batches:
+            for batch in self.batches(lines, sources):
                 placed = batch.to(self.device)
                 values = self.model.log_probs(placed).tolist()
                 width = batch.inputs.shape[1]
@@ -223,6 +223,10 @@ class Writer:
                     ids[row].append(target)
         tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
         return LineScores(list(lines), log_probs, tokens)
+
+    def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
+        """The lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
+        return sentence_evaluation(self._corpus(lines, sources), _ROWS, pad=self.tokenizer.pad)
 
     def _corpus(self, lines: Sequence[str], sources: Sequence[str] | None) -> Corpus:
         if not lines:

@@ -63,14 +63,16 @@ def train(
     source_run: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
     extra_input: Iterable[str] | None = None,
+    tokenizer_run: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
 
     settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a
     chapter of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of
-    data.files. progress: told about every step. Raises RunError where the folder holds a run with other settings,
-    DataError for unusable text, NonFiniteError (the last checkpoint stays) when a loss is not finite.
+    data.files. tokenizer_run: a run whose tokenizer is taken, but not its weights. progress: told about every step.
+    Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
+    last checkpoint stays) when a loss is not finite.
     """
     folder = Path(out)
     stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
@@ -90,7 +92,8 @@ def train(
 
     origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
     settings, part = _inherited(chapter, settings, source_run)
-    data = _prepare(chapter, settings, folder, origin, device, extra_input)
+    tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
+    data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
     settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
     model = _new_model(chapter, settings, device)
     attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
@@ -126,7 +129,7 @@ def _prepare(
     chapter: Any,
     settings: Settings,
     folder: Path,
-    origin: tuple[Path, int] | None,
+    tokens_of: Path | None,
     device: torch.device,
     extra_input: Iterable[str] | None,
 ) -> Any:
@@ -135,7 +138,7 @@ def _prepare(
     common = {"batch": settings.train.batch, "seed": settings.seed, "device": device, "extra_input": extra_input}
     if chapter.DATA != "text":
         return room.prepare(settings.data, **common)
-    trained = folder if (folder / "config.toml").is_file() else origin[0] if origin is not None else None
+    trained = folder if (folder / "config.toml").is_file() else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
 

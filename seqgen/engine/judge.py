@@ -1,0 +1,109 @@
+"""A language model of real text as the judge of samples: forward and reverse scores, distances in its feature space.
+
+The judge is a run of `lm` trained on real text only. Forward: its nats per token on the samples (are they likely?).
+Reverse: a model of the same settings trained on the samples scores real text (is everything there?), as in Caccia et
+al. 2020. Both count the end of sentence. A sampler that repeats one good line has a splendid forward and a ruinous
+reverse score, so neither is given alone. Fréchet distance and MAUVE compare rows of the judge's features.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seqgen import metrics
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import loop
+from seqgen.engine.generate import Writer, load
+from seqgen.metrics.score import Score, Signature, input_hash
+
+
+def judge(
+    writer: Writer,
+    lines: Sequence[str],
+    references: Sequence[str],
+    *,
+    reverse: bool = True,
+    progress: Callable[[loop.Progress], None] | None = None,
+) -> dict[str, Score]:
+    """Scores of sample lines by a judge: lm-forward, lm-reverse, frechet-lm, mauve, each with its signature.
+
+    `reverse` trains a model on the lines, with the judge's settings, tokenizer and seed, in a folder that is removed
+    afterwards. Raises RunError where the judge is no language model of lines, DataError for fewer than two lines.
+    """
+    settings = writer.settings
+    if settings.name != "lm" or settings.data.mode != "sentence" or settings.data.source:
+        raise RunError(f"{writer.folder} cannot judge: expected a run of lm on lines, without conditions")
+    for name, texts in (("samples", lines), ("references", references)):
+        if len(texts) < 2:
+            raise DataError(f"judging needs at least 2 {name}, got {len(texts)}")
+    about = {"judge": f"lm-{settings.model.hidden}", "hyp": str(len(lines))}
+    both = about | {"ref": str(len(references))}
+    inputs = input_hash(lines, references)
+
+    forward = writer.score(lines)
+    scores = {"lm-forward": Score(forward.nats / forward.total_tokens, Signature("lm-forward", about, inputs))}
+    a, b = features(writer, lines), features(writer, references)
+    with warnings.catch_warnings(record=True) as said:  # the notes of small samples belong beside their numbers
+        warnings.simplefilter("always")
+        distance = metrics.frechet_distance(a, b)
+        overlap = metrics.mauve(a, b)
+    note = "; ".join(dict.fromkeys(str(w.message) for w in said))
+    dimension = both | {"dim": str(a.shape[1])}
+    scores["frechet-lm"] = Score(distance, Signature("frechet-lm", dimension, inputs), note=note)
+    scores["mauve"] = Score(overlap.value, Signature("mauve", dimension | {"seeds": "5"}, inputs), note=note)
+    scores["mauve-sd"] = Score(overlap.deviation, Signature("mauve-sd", dimension | {"seeds": "5"}, inputs))
+    if reverse:
+        nats = reverse_nats(writer, lines, references, progress=progress)
+        scores["lm-reverse"] = Score(nats, Signature("lm-reverse", both, inputs, settings.seed))
+    return scores
+
+
+def features(writer: Writer, lines: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The judge's last hidden states of each line, averaged over its tokens, (N, H)."""
+    rows = np.zeros((len(lines), writer.model.rnn.widths[-1]))
+    with torch.inference_mode():
+        for batch in writer.batches(lines):
+            placed = batch.to(writer.device)
+            hidden_bth, _ = writer.model.scan(placed.inputs)
+            inside = torch.arange(hidden_bth.shape[1], device=writer.device) < placed.lengths[:, None]
+            sums = (hidden_bth.double() * inside[..., None]).sum(1)
+            rows[batch.rows.numpy()] = (sums / placed.lengths[:, None]).cpu().numpy()
+    return rows
+
+
+def reverse_nats(
+    writer: Writer,
+    lines: Sequence[str],
+    references: Sequence[str],
+    *,
+    progress: Callable[[loop.Progress], None] | None = None,
+) -> float:
+    """Nats per token of the references under a model of the judge's settings trained on the lines.
+
+    A tenth of the lines is held out to choose the best checkpoint. Equal lines are given once (Caccia et al. 2020).
+    Raises DataError for fewer than ten different lines.
+    """
+    distinct = list(dict.fromkeys(lines))
+    if len(distinct) < 10:
+        raise DataError(f"a reverse score needs at least 10 different samples to train on, got {len(distinct)}")
+    settings = writer.settings
+    data = replace(settings.data, files=(), valid=(), max_length=0, long="cut")
+    train = replace(settings.train, samples=0, batch=min(settings.train.batch, len(distinct) // 2))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reverse"
+        chosen = replace(settings, data=data, train=train)
+        loop.train(chosen, out, extra_input=distinct, tokenizer_run=writer.folder, progress=progress)
+        scored = load(out, device=str(writer.device)).score(references)
+    return scored.nats / scored.total_tokens
+
+
+def to_dict(scores: dict[str, Score]) -> dict[str, Any]:
+    """What JSON can hold."""
+    return {name: score.to_dict() for name, score in scores.items()}

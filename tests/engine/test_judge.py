@@ -1,0 +1,55 @@
+"""The judge: its numbers against the model line by line, and their order for good, scrambled and collapsed text."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqgen.core.errors import DataError, RunError
+from seqgen.data.text import read_lines
+from seqgen.engine import judge, loop
+from seqgen.engine.generate import load
+from seqgen.engine.run import config
+
+pytestmark = pytest.mark.filterwarnings("ignore:MAUVE of", "ignore:the Fr")
+
+
+def test_features_are_the_mean_of_the_hidden_states_of_each_line(trained: Path, text: Path) -> None:
+    writer = load(trained)
+    lines = ["the cat sees the dog here .", "the bird .", "the man likes the man now ."]
+    rows = judge.features(writer, lines)
+    for line, row in zip(lines, rows, strict=True):
+        ids = [writer.tokenizer.bos, *writer.tokenizer.encode([line]).row(0).tolist()]
+        with torch.no_grad():
+            hidden, _ = writer.model.scan(torch.tensor([ids]))
+        np.testing.assert_allclose(row, hidden[0].double().mean(0).numpy(), atol=1e-5)
+
+
+def test_real_text_beats_scrambled_and_collapsed_text(trained: Path, text: Path) -> None:
+    writer, lines = load(trained), read_lines(text)
+    shuffler = random.Random(0)
+    scrambled = [" ".join(shuffler.sample(line.split(), len(line.split()))) for line in lines[:60]]
+    real = judge.judge(writer, lines[:60], lines[60:120], reverse=False)
+    mixed = judge.judge(writer, scrambled, lines[60:120], reverse=False)
+    assert float(real["lm-forward"]) == pytest.approx(np.log(writer.score(lines[:60]).perplexity))
+    assert float(real["lm-forward"]) < float(mixed["lm-forward"]) - 1
+    assert float(real["frechet-lm"]) < float(mixed["frechet-lm"])
+    assert 0 < float(real["mauve"]) <= 1
+
+
+def test_a_sampler_that_repeats_itself_fails_in_reverse(trained: Path, text: Path) -> None:
+    writer, lines = load(trained), read_lines(text)
+    few = lines[:10] * 8
+    good, collapsed = (judge.reverse_nats(writer, samples, lines[80:140]) for samples in (lines[:80], few))
+    assert good < collapsed - 0.5
+    with pytest.raises(DataError, match=r"^a reverse score needs at least 10 different samples to train on, got 1$"):
+        judge.reverse_nats(writer, lines[:1] * 50, lines[80:140])
+
+
+def test_a_run_that_is_no_language_model_of_lines_cannot_judge(text: Path, tmp_path: Path) -> None:
+    small = ["model.hidden=8", "train.steps=1", "train.samples=0", "data.mode=stream", "data.window=8", "train.batch=4"]
+    loop.train(config("lm", text, overrides=small), tmp_path / "r")
+    with pytest.raises(RunError, match=r"r cannot judge: expected a run of lm on lines, without conditions$"):
+        judge.judge(load(tmp_path / "r"), ["a b"] * 3, ["a b"] * 3)
