@@ -231,7 +231,8 @@ _NPZ_LABELS = {
 def _npz(path: Path) -> Source:
     """Arrays by their usual names: x_train and y_train (x_test, y_test held out), images and labels, x and y."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here: of a damaged archive numpy would leave the file open
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz file that can be read ({error})") from None
