@@ -32,11 +32,13 @@ from seqgen.nn.textcnn import CnnCritic, Frozen, GruCritic
 
 DATA = "text"
 
+_RIDGE = 0.3  # of the value function, as a share of the mean square of its features: texts are few, features many
+
 Phase = Literal["mle", "critic", "policy"]
 Score = Callable[[Texts], Tensor]
 """Texts to one number each, (B,)."""
 
-_FORGET = 0.9  # of the value function's sums per policy step: the critic whose features they hold moves on
+_KEEP = 0.97  # of the value function's sums per policy step: the critic whose features they hold moves on
 
 
 @dataclass(frozen=True)
@@ -517,12 +519,12 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
     """The rewards of whole texts, (B,), and the advantages of their tokens, (B, T), without gradient."""
     config = model.config
-    low = config.rollout_precision == "bf16"
-    critic = model.critic.frozen(low=low)
+    by_rollouts, low = config.advantage in ("delta", "raw"), config.rollout_precision == "bf16"
+    critic = model.critic.frozen(low=low and by_rollouts, tables=by_rollouts)
     score = model.reward(critic)
     rewards = score(texts)
     values: Tensor | None = None
-    if config.advantage in ("delta", "raw"):
+    if by_rollouts:
         values = rollout_values(
             model.policy if model.lagged is None else model.lagged,
             score,
@@ -588,16 +590,21 @@ def _value_features(seen_btf: Tensor) -> Tensor:
 
 
 def fitted_values(sums: Tensor, features_btf: Tensor) -> Tensor:
-    """Ridge regression from the normal equations in `sums` (F, F + 1), applied to features, (B, T); 0 before any."""
+    """Ridge regression from the normal equations in `sums` (F, F + 1), applied to features, (B, T); 0 before any.
+
+    The last two features, a constant and the place, are hardly held back.
+    """
     gram, target = sums[:, :-1], sums[:, -1]
-    ridge = 1e-3 * gram.diagonal().mean() + 1e-6
-    weights: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), target)
-    return features_btf @ weights
+    size = gram.diagonal().mean()
+    ridge = torch.full_like(target, _RIDGE) * size + 1e-6
+    ridge[-2:] = 1e-4 * size + 1e-6
+    factor = torch.linalg.cholesky(gram + ridge.diag())
+    return features_btf @ torch.cholesky_solve(target[:, None], factor).squeeze(1)
 
 
 def add_to_sums(sums: Tensor, features_nf: Tensor, rewards_n: Tensor) -> None:
     """Let `sums` forget a little and add these rows."""
-    sums *= _FORGET
+    sums *= _KEEP
     sums += features_nf.t() @ torch.cat([features_nf, rewards_n[:, None]], 1)
 
 

@@ -100,26 +100,26 @@ class CnnCritic(nn.Module):
         """Half the squared norm of the output layer, the paper's L2 term."""
         return (self.output.weight.square().sum() + self.output.bias.square().sum()) / 2
 
-    def frozen(self, *, low: bool = False) -> "FrozenCnn":
-        """This critic as tables, worth building for more than about 200 rows.
+    def frozen(self, *, low: bool = False, tables: bool = True) -> "FrozenCnn":
+        """This critic without dropout and gradient; `tables` are worth building for more than about 200 rows.
 
         `low` computes the highway in bfloat16, which moves a probability by less than 0.01.
         """
-        return FrozenCnn(self, low=low)
+        return FrozenCnn(self, low=low, tables=tables)
 
 
 class FrozenCnn:
-    """A CNN critic whose convolutions are table look-ups; weights changed afterwards are not seen."""
+    """A CNN critic for scoring, whose convolutions are table look-ups; it wants to be made anew when weights change."""
 
     @torch.inference_mode()
-    def __init__(self, critic: CnnCritic, *, low: bool) -> None:
+    def __init__(self, critic: CnnCritic, *, low: bool, tables: bool) -> None:
         self._critic, self._widths = critic, critic.widths
         self._end = critic.embedding.num_embeddings - 1
         weight = critic.embedding.weight
         rows = len(weight)
         size = sum(f * rows * w.shape[1] * 4 for f, w in zip(critic.widths, critic.filters, strict=True))
         self._tables: list[Tensor] | None = None
-        if size <= _TABLE_BYTES:
+        if tables and size <= _TABLE_BYTES:
             self._tables = [
                 torch.cat([weight @ part for part in filters.chunk(width)])
                 for width, filters in zip(critic.widths, critic.filters, strict=True)
@@ -229,8 +229,8 @@ class GruCritic(nn.Module):
         """Half the squared norm of the output layer."""
         return (self.output.weight.square().sum() + self.output.bias.square().sum()) / 2
 
-    def frozen(self, *, low: bool = False) -> "FrozenGru":
-        """This critic without dropout and gradient; `low` changes nothing here."""
+    def frozen(self, *, low: bool = False, tables: bool = True) -> "FrozenGru":
+        """This critic without dropout and gradient; `low` and `tables` change nothing here."""
         return FrozenGru(self)
 
 

