@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -28,6 +28,7 @@ def side(count: int) -> Side:
     return Side(pixels, torch.arange(count))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 60), st.integers(1, 4))
 def test_an_epoch_shows_every_picture_at_most_once_and_processes_share_a_batch(
     count: int, batch: int, step: int, world: int

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -37,7 +37,7 @@ def brute_coverage(real: Any, made: Any, k: int) -> tuple[float, float, float, f
     return precision / len(made), recall / len(real), density / (k * len(made)), covered / len(real)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10**6), st.integers(4, 14), st.integers(4, 14), st.integers(1, 3), st.integers(1, 4))
 def test_coverage_equals_brute_force(seed: int, n: int, m: int, k: int, d: int) -> None:
     real, made = clouds(seed, n, m, d)
@@ -122,6 +122,7 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_over_the_root_of_the_pixels
         metrics.sliced_wasserstein(a, pictures(3, 5))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6), st.data())
 def test_class_divergences_equal_scipys(real: list[int], data: st.DataObject) -> None:
     made = data.draw(st.lists(st.integers(0, 50), min_size=len(real), max_size=len(real)).filter(any))
