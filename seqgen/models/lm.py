@@ -9,7 +9,7 @@ Run: seqgen train lm --data captions.txt --out runs/captions
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -181,10 +181,13 @@ class Model(nn.Module):
         return Decoder(self, stop=config.stop, never=config.never, max_length=config.max_length, fast=fast)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False
+        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **limits: Any
     ) -> Samples:
-        """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone."""
-        return self.decoder(fast=fast).decode(prompts, seeds, sampling)
+        """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone.
+
+        `limits`: automaton, begin and no_copy of `Decoder.steps`.
+        """
+        return self.decoder(fast=fast).decode(prompts, seeds, sampling, **limits)
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:

@@ -13,15 +13,24 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Protocol
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from seqgen.core import config
 from seqgen.core.errors import NonFiniteError
 from seqgen.core.rng import uniforms
-from seqgen.nn import sampler
-from seqgen.nn.rnn import State
+from seqgen.nn.automaton import NEVER, Automaton, NoCopy
+from seqgen.nn.rnn import State, select
+from seqgen.nn.sampler import (
+    CHUNK,
+    OutputLayer,
+    entropy,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    pick,
+)
 
 TILE = 8  # rows are padded to a multiple of this
 _AHEAD = 32  # steps whose uniform numbers are made at once
@@ -59,7 +68,7 @@ class Sampling:
     min_length: Annotated[int, Field(ge=0)] = 0
     """Tokens before a text may end."""
     max_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens at most, the end not counted; 0: the model's own limit."""
+    """Tokens at most, the end counted; 0: the model's own limit."""
     forbid: tuple[int, ...] = ()
     """Token ids that never appear."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
@@ -94,6 +103,8 @@ class Step:
     """(n,) int64: the token of each, possibly the stop."""
     ended: Tensor
     """(n,) bool: whether the token was the stop."""
+    finished: Tensor
+    """(n,) bool: whether the text is over, by the stop or because its constraint allows nothing more."""
     details: Details | None
 
 
@@ -104,9 +115,9 @@ class Samples:
     ids: list[list[int]]
     """Tokens without prompt and stop."""
     finished: list[bool]
-    """Whether the stop was drawn before the length limit."""
+    """Whether the text came to its end before the length limit."""
     details: list[Details] | None
-    """If asked for: values of every token of each text, of its stop too where it finished."""
+    """If asked for: values of every token of each text, of its stop too where there is one."""
 
 
 class Decoder:
@@ -120,176 +131,223 @@ class Decoder:
     def __init__(
         self, model: Recurrent, *, stop: int = -1, never: Sequence[int] = (), max_length: int = 0, fast: bool = False
     ) -> None:
-        self._model, self._step = model, model.stepper(fast=fast)
-        self._stop, self._never, self._max_length = stop, list(never), max_length
+        self.step = model.stepper(fast=fast)
+        self.output = OutputLayer(*model.head(), never=never)
+        self.device = self.output.bias.device
+        self.stop, self.never, self.max_length = stop, frozenset(never), max_length
+        self._model = model
         self._tile = 1 if fast else TILE
-        weight, bias = model.head()
-        self.vocab_size = len(weight)
-        # padded columns make whole blocks; their bias of -inf keeps them without mass
-        extra = -len(weight) % sampler.BLOCK
-        self._weight_t = F.pad(weight.detach().t(), (0, extra)).contiguous()
-        plain = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-        self._bias = F.pad(plain, (0, extra), value=-math.inf)
-        self._logits = self._weight_t.new_empty(0)
-        self._probabilities = self._weight_t.new_empty(0)
 
     def decode(
-        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, state: State | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Tensor,
+        sampling: Sampling,
+        *,
+        state: State | None = None,
+        automaton: Automaton | None = None,
+        begin: Sequence[int] | None = None,
+        no_copy: NoCopy | None = None,
     ) -> Samples:
         """All texts at once; arguments as in `steps`."""
-        return _collect(list(self.steps(prompts, seeds, sampling, state=state)), len(prompts), sampling.details)
+        steps = self.steps(prompts, seeds, sampling, state=state, automaton=automaton, begin=begin, no_copy=no_copy)
+        return collect(list(steps), len(prompts), sampling.details)
 
     @torch.inference_mode()
     def steps(
-        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, state: State | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Tensor,
+        sampling: Sampling,
+        *,
+        state: State | None = None,
+        automaton: Automaton | None = None,
+        begin: Sequence[int] | None = None,
+        no_copy: NoCopy | None = None,
     ) -> Iterator[Step]:
         """The texts token by token, as they are drawn; those that end leave the batch.
 
         `prompts` hold the start id at least and may differ in length; `seeds` (B,) int64 come from
-        `core.rng.text_seeds`. `state` replaces `model.start`, one row per prompt. Raises ValueError for an empty
-        prompt, an id outside the vocabulary, no length limit, and a text for which no token is left; ConfigError for
-        an option out of range.
+        `core.rng.text_seeds`. `state` replaces `model.start`, one row per prompt. `automaton` constrains what is
+        written; `begin` is its state behind each prompt (`Automaton.after`), else 0. `no_copy` blocks copied runs,
+        which may begin in the prompt. That block and the one against repetition give way where they would leave
+        nothing. Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, constraints that
+        cannot be met in it, and a text for which no token is left; ConfigError for an option out of range.
         """
-        sampling = config.build(Sampling, config.to_dict(sampling), section="sample")
-        limit = sampling.max_length or self._max_length
-        self._check(prompts, seeds, sampling, limit)
-        if not prompts:
-            return
-        device = self._bias.device
-        blocked = torch.tensor(sorted({*self._never, *sampling.forbid}), dtype=torch.int64, device=device)
-        bias = self._bias.index_fill(0, blocked, -math.inf)
-
-        last, state = self._encode(prompts, state)
-        texts = torch.arange(len(prompts), device=device)
-        slots = self._tiled(texts)  # texts at work, then repeats of the last one that fill the tile
-        seeds = seeds.to(device)
-        rows = _Rows(last, seeds, seeds[:, None], _history(prompts, sampling, device)).select(slots)
-        state = tuple(s[slots] for s in state)
-        for t in range(limit):
-            features, state = self._step(rows.last, state)
-            rows.last, details = self._choose(features, rows, t, bias, blocked, sampling)
-            ids = rows.last[: len(texts)]
-            if ids.amin() < 0:
-                text = int(texts[ids.argmin()])
-                raise NonFiniteError(
-                    f"text {text}, token {t}: the model's logits are not finite; its weights are broken"
-                )
-            ended = ids == self._stop
-            yield Step(texts, ids, ended, details and _rows_of(details, slice(len(texts))))
-            if rows.history.shape[1]:
-                rows.history = torch.cat([rows.history, rows.last[:, None]], 1)
-            if ended.any():
-                going = (~ended).nonzero().squeeze(1)
-                if not len(going):
-                    return
-                slots, texts = self._tiled(going), texts[going]
-                rows, state = rows.select(slots), tuple(s[slots] for s in state)
-
-    def _check(self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, limit: int) -> None:
+        rules = self.rules(config.build(Sampling, config.to_dict(sampling), section="sample"), automaton, no_copy)
         if len(seeds) != len(prompts):
             raise ValueError(f"expected one seed for each of {len(prompts)} prompts, got {len(seeds)}")
+        self.check(prompts, begin, rules)
+        if not prompts:
+            return
+        device = self.device
+        last, state = self.encode(prompts, state)
+        texts = torch.arange(len(prompts), device=device)
+        places = torch.tensor(begin or [0] * len(prompts), device=device)
+        history = _left_padded(prompts if rules.look_back else [()] * len(prompts)).to(device)
+        seeds = seeds.to(device)
+        slots = self.tiled(texts)  # the texts at work, then repeats of the last one that fill the tile
+        rows, state = _Rows(last, seeds, seeds[:, None], places, history).select(slots), select(state, slots)
+        for t in range(rules.limit):
+            features, state = self.step(rows.last, state)
+            rows.last, details = self._choose(features, rows, t, rules)
+            ids = rows.last[: len(texts)]
+            if ids.amin() < 0:
+                raise self._nothing_left(features[ids.argmin()], int(texts[ids.argmin()]), t, rules)
+            rows.places, over = rules.follow(rows.places, rows.last, t)
+            ended, finished = ids == self.stop, over[: len(texts)]
+            yield Step(texts, ids, ended, finished, details and _rows_of(details, slice(len(texts))))
+            if rules.look_back:
+                rows.history = torch.cat([rows.history, rows.last[:, None]], 1)
+            if finished.any():
+                going = (~finished).nonzero().squeeze(1)
+                if not len(going):
+                    return
+                texts, slots = texts[going], self.tiled(going)
+                rows, state = rows.select(slots), select(state, slots)
+
+    def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
+        """What holds for every row and step of a call. ValueError if it leaves no token, or no length."""
+        limit = sampling.max_length or self.max_length
         if limit < 1:
-            raise ValueError("sample.max_length must be at least 1 for a model without a limit of its own, got 0")
+            raise ValueError("max_length must be at least 1 for a model without a limit of its own, got 0")
+        bad = [i for i in sampling.forbid if not 0 <= i < self.output.vocab_size]
+        if bad:
+            raise ValueError(f"forbid holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}")
+        blocked = self.never | set(sampling.forbid)
+        if len(blocked | ({self.stop} if sampling.min_length else set()) - {-1}) >= self.output.vocab_size:
+            raise ValueError("no token is left to choose from; relax forbid or min_length")
+        if automaton is not None:
+            automaton = automaton.without(blocked | {self.stop} - {-1}).to(self.device)
+        no_copy = None if no_copy is None else no_copy.to(self.device)
+        return Rules(sampling, limit, self.stop, self.output.without(blocked), automaton, no_copy)
+
+    def check(self, prompts: Sequence[Sequence[int]], begin: Sequence[int] | None, rules: "Rules") -> None:
+        """ValueError for a prompt that is empty or leaves the vocabulary, and a constraint beyond the length limit."""
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {number} is empty; it must hold the start id at least")
-        for place, ids in (*((f"prompt {n}", p) for n, p in enumerate(prompts)), ("sample.forbid", sampling.forbid)):
-            bad = [i for i in ids if not 0 <= i < self.vocab_size]
+            bad = [i for i in prompt if not 0 <= i < self.output.vocab_size]
             if bad:
-                raise ValueError(f"{place} holds id {bad[0]}, outside the vocabulary of {self.vocab_size}")
-        early = {self._stop} if sampling.min_length and self._stop >= 0 else set()
-        if len({*self._never, *sampling.forbid} | early) >= self.vocab_size:
-            raise ValueError("no token is left to choose from; relax sample.forbid or sample.min_length")
+                raise ValueError(
+                    f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}"
+                )
+        if rules.automaton is None or not prompts:
+            return
+        needed = int(rules.automaton.distance[list(begin or [0])].amax())
+        if needed == NEVER:
+            begins = " that begins with the prompt" if begin else ""
+            raise ValueError(f"no text{begins} meets {rules.automaton.name} with the tokens that may be used")
+        if needed > rules.limit:
+            raise ValueError(f"{rules.automaton.name} needs {needed} tokens or more; max_length is {rules.limit}")
 
-    def _tiled(self, slots: Tensor) -> Tensor:
+    def tiled(self, slots: Tensor) -> Tensor:
         """The slots with the last one repeated up to a whole number of tiles."""
         return torch.cat([slots, slots[-1:].expand(-len(slots) % self._tile)])
 
-    def _encode(self, prompts: Sequence[Sequence[int]], state: State | None) -> tuple[Tensor, State]:
-        """The last id of every prompt and the state before it.
+    def encode(self, prompts: Sequence[Sequence[int]], state: State | None = None) -> tuple[Tensor, State]:
+        """The last id of every prompt, (B,), and the state before it, from `state` or the model's start.
 
         Prompts run through the same steps as the text: a scan over whole prompts would be quicker for long ones, but
         its bits depend on the company a prompt is in. Equal prompts are run once.
         """
-        device = self._bias.device
+        device = self.device
         if state is None:
             distinct = {tuple(p): None for p in prompts}
             numbers = {prompt: n for n, prompt in enumerate(distinct)}
-            last, state = self._encode(list(distinct), self._model.start(len(distinct)))
+            last, state = self.encode(list(distinct), self._model.start(len(distinct)))
             each = torch.tensor([numbers[tuple(p)] for p in prompts], device=device)
-            return last[each], tuple(s[each] for s in state)
+            return last[each], select(state, each)
         # longest first, so that those still running are the first rows
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
         sort = torch.tensor(order, device=device)
-        state = tuple(s[sort] for s in state)
+        state = select(state, sort)
         for t in range(len(prompts[order[0]]) - 1):
             running = sum(len(p) > t + 1 for p in prompts)
-            slots = self._tiled(torch.arange(running, device=device))
+            slots = self.tiled(torch.arange(running, device=device))
             ids = torch.tensor([prompts[n][t] for n in order[:running]], device=device)[slots]
-            _, after = self._step(ids, tuple(s[slots] for s in state))
+            _, after = self.step(ids, select(state, slots))
             state = tuple(torch.cat([new[:running], old[running:]]) for new, old in zip(after, state, strict=True))
-        back = sort.argsort()
-        return torch.tensor([p[-1] for p in prompts], device=device), tuple(s[back] for s in state)
+        return torch.tensor([p[-1] for p in prompts], device=device), select(state, sort.argsort())
 
-    def _choose(
-        self, features_bh: Tensor, rows: "_Rows", t: int, bias: Tensor, blocked: Tensor, sampling: Sampling
-    ) -> tuple[Tensor, Details | None]:
-        """The next token of every row, in chunks whose logits stay in the cache."""
+    def _choose(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
+        """The next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
+        sampling = rules.sampling
         if t % _AHEAD == 0:
-            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + _AHEAD, device=bias.device))
-        draws = rows.draws[:, t % _AHEAD]
-        size = min(len(features_bh), sampler.CHUNK)
-        if len(self._logits) < size:  # kept from step to step: fresh memory of this size costs page faults
-            self._logits = torch.empty(size, len(bias), dtype=features_bh.dtype, device=bias.device)
-            self._probabilities = torch.empty_like(self._logits)
+            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + _AHEAD, device=self.device))
         ids, details = [], []
-        for begin in range(0, len(features_bh), sampler.CHUNK):
-            part = slice(begin, begin + sampler.CHUNK)
+        for begin in range(0, len(features_bh), CHUNK):
+            part = slice(begin, begin + CHUNK)
             features, history = features_bh[part], rows.history[part]
             if sampling.details:  # the unmodified model first: nothing blocked
-                plain = torch.addmm(self._bias, features, self._weight_t).log_softmax(-1)
-            logits = torch.addmm(bias, features, self._weight_t, out=self._logits[: len(features)])
-            self._block(logits, history, t, sampling)
-            self._reshape(logits, history, sampling)
+                plain = self.output.logits(features, self.output.plain_bias).log_softmax(-1)
+            logits = self.output.logits(features, rules.bias)
+            rules.block(logits, rows.places[part], t)
+            _block_runs(logits, history, rules)
+            _reshape(logits, history, sampling)
             logits = _filtered(logits, sampling)
             if sampling.greedy or sampling.temperature == 0:
-                chosen = logits.argmax(-1)
+                best = logits.max(-1)
+                chosen = best.indices.where(best.values > -math.inf, -1)
             else:
-                probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(features)])
-                chosen = sampler.pick(probabilities, draws[part])
+                chosen = pick(self.output.probabilities(logits), rows.draws[part, t % _AHEAD])
             ids.append(chosen)
             if sampling.details:
                 drawn = logits.log_softmax(-1)
                 if sampling.greedy or sampling.temperature == 0:
-                    drawn = torch.full_like(drawn, -math.inf).scatter_(1, chosen[:, None], 0.0)
-                at = [table.gather(1, chosen[:, None]).squeeze(1) for table in (plain, drawn)]
-                details.append(Details(at[0], sampler.entropy(plain), at[1], sampler.entropy(drawn)))
+                    drawn = torch.full_like(drawn, -math.inf).scatter_(1, chosen.clamp(min=0)[:, None], 0.0)
+                at = [table.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for table in (plain, drawn)]
+                details.append(Details(at[0], entropy(plain), at[1], entropy(drawn)))
         return torch.cat(ids), _joined(details) if details else None
 
-    def _block(self, logits: Tensor, history: Tensor, t: int, sampling: Sampling) -> None:
-        """Take all mass from tokens that may not come next, in place."""
-        if t < sampling.min_length and self._stop >= 0:
-            logits[:, self._stop] = -math.inf
-        if sampling.no_repeat_ngram and history.shape[1] >= sampling.no_repeat_ngram:
-            at_row, at_id = _repeats(history, sampling.no_repeat_ngram)
-            saved = logits[at_row, at_id]
-            logits[at_row, at_id] = -math.inf
-            # where the block leaves nothing, it gives way
-            empty = (logits.amax(-1) == -math.inf)[at_row]
-            logits[at_row[empty], at_id[empty]] = saved[empty]
+    def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
+        """Why a text has no next token: the weights, or what was asked for."""
+        own = self.output.logits(features_h[None], self.output.plain_bias)[0, : self.output.vocab_size]
+        if not own.isfinite().all():
+            return NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
+        asked = [] if rules.automaton is None else [rules.automaton.name]
+        asked += [f"min_length = {rules.sampling.min_length}"] if t < rules.sampling.min_length else []
+        asked += ["the forbidden ids"] if rules.sampling.forbid else []
+        return ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
 
-    def _reshape(self, logits: Tensor, history: Tensor, sampling: Sampling) -> None:
-        """Repetition penalty and temperature, in place."""
-        if sampling.repetition_penalty != 1:
-            seen = torch.zeros_like(logits, dtype=torch.bool)
-            row, column = (history >= 0).nonzero(as_tuple=True)
-            seen[row, history[row, column]] = True
-            penalised = torch.where(
-                logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty
-            )
-            torch.where(seen, penalised, logits, out=logits)
-        if sampling.temperature not in (0, 1):
-            logits /= sampling.temperature
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for every row and step of a call; made by `Decoder.rules`."""
+
+    sampling: Sampling
+    limit: int
+    """Tokens at most, the stop counted."""
+    stop: int
+    bias: Tensor
+    """(V padded): the output layer's, without the ids that are blocked throughout."""
+    automaton: Automaton | None
+    no_copy: NoCopy | None
+
+    @property
+    def look_back(self) -> bool:
+        """Whether an option looks at what was written."""
+        sampling = self.sampling
+        return bool(sampling.no_repeat_ngram or sampling.repetition_penalty != 1 or self.no_copy is not None)
+
+    def block(self, logits: Tensor, places: Tensor, t: int) -> None:
+        """Take all mass from tokens that may not come at position t, in place: `places` are states of the automaton."""
+        if self.automaton is not None:
+            allowed = self.automaton.allowed(places, self.limit - t - 1)
+            if self.stop >= 0:
+                allowed[:, self.stop] = self.automaton.accepting[places]
+            logits[:, : allowed.shape[1]].masked_fill_(~allowed, -math.inf)
+        if self.stop >= 0 and t < self.sampling.min_length:
+            logits[:, self.stop] = -math.inf
+
+    def follow(self, places: Tensor, ids: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """The automaton's states behind the tokens of position t, and whether the texts are over with them."""
+        over = ids == self.stop
+        if self.automaton is not None:
+            places = self.automaton.next[places, ids].long().clamp(min=0)  # behind a stop it does not matter
+            if t + 1 >= self.sampling.min_length:
+                over = over | (self.automaton.final[places] & (ids != self.stop))
+        return places, over
 
 
 @dataclass
@@ -302,23 +360,43 @@ class _Rows:
     """(B,) int64."""
     draws: Tensor
     """(B, 32) float64: the uniform numbers of this stretch of steps; hashing many costs little more than one."""
+    places: Tensor
+    """(B,) int64: the state of the automaton."""
     history: Tensor
     """(B, L) int64: prompt and text so far, -1 before a short prompt; L = 0 if no option looks at it."""
 
     def select(self, slots: Tensor) -> "_Rows":
-        return _Rows(self.last[slots], self.seeds[slots], self.draws[slots], self.history[slots])
+        return _Rows(*(getattr(self, field.name)[slots] for field in fields(self)))
 
 
-def _history(prompts: Sequence[Sequence[int]], sampling: Sampling, device: torch.device) -> Tensor:
-    """Prompts padded with -1 on the left; without columns where nothing looks at them."""
-    wanted = sampling.repetition_penalty != 1 or sampling.no_repeat_ngram
-    longest = max(map(len, prompts)) if wanted else 0
-    padded = [[-1] * (longest - len(p)) + list(p) if wanted else [] for p in prompts]
-    return torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(prompts), longest)
+def _left_padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of ids with -1 before the short ones, (B, longest) int64."""
+    longest = max(map(len, rows))
+    padded = [[-1] * (longest - len(row)) + list(row) for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).view(len(rows), longest)
+
+
+def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> None:
+    """Block what would repeat a run of the text or copy one of the training text, in place, if something is left."""
+    runs = []
+    if rules.sampling.no_repeat_ngram:
+        runs.append(_repeats(history, rules.sampling.no_repeat_ngram))
+    if rules.no_copy is not None:
+        runs.append(rules.no_copy.completions(history))
+    if not sum(len(row) for row, _ in runs):
+        return
+    row, column = (torch.cat(parts) for parts in zip(*runs, strict=True))
+    kept = logits[row, column]
+    logits[row, column] = -math.inf
+    empty = (logits.amax(-1) == -math.inf)[row]
+    logits[row[empty], column[empty]] = kept[empty]
 
 
 def _repeats(history_bl: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """(rows, ids) of the tokens that would complete an n-gram which its row already holds."""
+    if history_bl.shape[1] < n:
+        empty = history_bl.new_empty(0)
+        return empty, empty
     windows = history_bl.unfold(1, n, 1)  # (B, L - n + 1, n)
     tail = history_bl[:, history_bl.shape[1] - n + 1 :].unsqueeze(1)
     same = (windows[:, :, : n - 1] == tail).all(-1) & (windows >= 0).all(-1)
@@ -326,16 +404,28 @@ def _repeats(history_bl: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return row, windows[row, window, -1]
 
 
+def _reshape(logits: Tensor, history: Tensor, sampling: Sampling) -> None:
+    """Repetition penalty (Keskar et al. 2019) and temperature, in place."""
+    if sampling.repetition_penalty != 1:
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        row, column = (history >= 0).nonzero(as_tuple=True)
+        seen[row, history[row, column]] = True
+        weaker = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+        torch.where(seen, weaker, logits, out=logits)
+    if sampling.temperature not in (0, 1):
+        logits /= sampling.temperature
+
+
 def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     """What the filters leave, each working on what the one before left."""
     if sampling.top_k:
-        logits = sampler.keep_top_k(logits, sampling.top_k)
+        logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
-        logits = sampler.keep_top_p(logits, sampling.top_p)
+        logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p:
-        logits = sampler.keep_min_p(logits, sampling.min_p)
+        logits = keep_min_p(logits, sampling.min_p)
     if 0 < sampling.typical < 1:
-        logits = sampler.keep_typical(logits, sampling.typical)
+        logits = keep_typical(logits, sampling.typical)
     return logits
 
 
@@ -347,19 +437,21 @@ def _rows_of(details: Details, rows: Tensor | slice) -> Details:
     return Details(*(getattr(details, f.name)[rows] for f in fields(Details)))
 
 
-def _collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
+def collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
     """Each text's tokens from the steps of all of them."""
     if not steps:
         return Samples([], [], [] if detailed else None)
-    texts, ids, ended = (torch.cat([getattr(step, name) for step in steps]) for name in ("texts", "ids", "ended"))
+    texts, ids, ended, over = (
+        torch.cat([getattr(step, name) for step in steps]) for name in ("texts", "ids", "ended", "finished")
+    )
     order = texts.argsort(stable=True)
     lengths = texts.bincount(minlength=count).tolist()
-    finished = torch.zeros(count, dtype=torch.bool, device=ids.device).index_put_((texts[ended],), ended[ended])
     rows = [row.tolist() for row in ids[order].split_with_sizes(lengths)]
-    done = finished.tolist()
+    stopped, finished = set(texts[ended].tolist()), set(texts[over].tolist())
     details = None
     if detailed:
         whole = _rows_of(_joined([step.details for step in steps if step.details is not None]), order)
         columns = [getattr(whole, f.name).split_with_sizes(lengths) for f in fields(Details)]
         details = [Details(*values) for values in zip(*columns, strict=True)]
-    return Samples([row[:-1] if end else row for row, end in zip(rows, done, strict=True)], done, details)
+    written = [row[:-1] if text in stopped else row for text, row in enumerate(rows)]
+    return Samples(written, [text in finished for text in range(count)], details)

@@ -21,6 +21,11 @@ State = tuple[Tensor, ...]
 each. For `Rnn`: h of every layer, and for an LSTM c after each h."""
 
 
+def select(state: State, rows: Tensor) -> State:
+    """The state of some rows, in their order."""
+    return tuple(part[rows] for part in state)
+
+
 def locked_dropout(x_btf: Tensor, p: float) -> Tensor:
     """Dropout with one mask per row and feature for all positions (Gal and Ghahramani 2016); p = 0: x itself."""
     if p == 0:
@@ -119,7 +124,8 @@ class Rnn(nn.Module):
         """A function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
 
         It works on copies of the weights in the layout that single steps read fastest: weights changed afterwards are
-        not seen. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU).
+        not seen. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU, for
+        widths of 12 and more).
         With `embedding_vi` the function takes ids (B,) instead, and looks the first layer's input product up in a table
         of (V, gates) that is made here: a sixth less to read per token, worth its making from about 1,000 tokens on.
         """

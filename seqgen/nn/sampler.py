@@ -6,6 +6,7 @@ remove into -inf, and zero mass is never picked. Shapes: B rows, V columns (the 
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,48 @@ from torch import Tensor
 BLOCK = 64  # columns per block of the inverse CDF; also a multiple of every vector width
 CHUNK = 256  # rows whose logits are alive at a time: more would leave the cache and cost page faults
 _MANY = 256  # candidates that are ranked before a whole row is sorted: a sort costs more than the output layer
+
+
+class OutputLayer:
+    """An output layer laid out for drawing: weights transposed, columns padded to whole blocks, buffers kept."""
+
+    def __init__(self, weight_vh: Tensor, bias_v: Tensor | None, *, never: Sequence[int] = ()) -> None:
+        """`never` ids get no mass. Weights changed afterwards are not seen."""
+        self.vocab_size = len(weight_vh)
+        extra = -self.vocab_size % BLOCK
+        self.weight_t = F.pad(weight_vh.detach().t(), (0, extra)).contiguous()
+        """(H, V padded)."""
+        bias = weight_vh.new_zeros(self.vocab_size) if bias_v is None else bias_v.detach()
+        # padded columns and ids that never come get their -inf here, so that no step has to mask them
+        self.plain_bias = F.pad(bias, (0, extra), value=-math.inf)
+        """(V padded): the model's own."""
+        self.bias = self.without(never)
+        """(V padded): without the ids that never come."""
+        self._buffers = self.weight_t.new_empty(2, 0, len(self.bias))
+
+    def without(self, ids: Iterable[int]) -> Tensor:
+        """The bias (V padded) that takes all mass from some ids."""
+        index = torch.tensor(sorted(ids), dtype=torch.int64, device=self.plain_bias.device)
+        return self.plain_bias.index_fill(0, index, -math.inf)
+
+    def logits(self, features_ch: Tensor, bias: Tensor) -> Tensor:
+        """(C, V padded) for a chunk of rows, in a buffer that the next call overwrites."""
+        if self._buffers.shape[1] < len(features_ch):
+            # kept from step to step: fresh memory of this size costs page faults
+            self._buffers = self.weight_t.new_empty(2, len(features_ch), len(self.bias))
+        return torch.addmm(bias, features_ch, self.weight_t, out=self._buffers[0, : len(features_ch)])
+
+    def probabilities(self, logits_cv: Tensor) -> Tensor:
+        """Softmax of a chunk of logits, in a second buffer that the next call overwrites."""
+        return torch.softmax(logits_cv, -1, out=self._buffers[1, : len(logits_cv)])
+
+    def draw(self, features_bh: Tensor, uniforms_b: Tensor) -> Tensor:
+        """Ids (B,) int64 drawn from the softmax, one uniform number a row."""
+        ids = []
+        for begin in range(0, len(features_bh), CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            ids.append(pick(self.probabilities(self.logits(features_bh[rows], self.bias)), uniforms_b[rows]))
+        return torch.cat(ids) if ids else uniforms_b.new_empty(0, dtype=torch.int64)
 
 
 def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:

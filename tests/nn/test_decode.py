@@ -281,20 +281,20 @@ def test_no_prompts_give_no_texts():
     [
         ([[]], PLAIN, ValueError, "prompt 0 is empty; it must hold the start id at least"),
         ([[2, 30]], PLAIN, ValueError, "prompt 0 holds id 30, outside the vocabulary of 30"),
-        ([[2]], Sampling(forbid=(99,)), ValueError, "sample.forbid holds id 99, outside the vocabulary of 30"),
+        ([[2]], Sampling(forbid=(99,)), ValueError, "forbid holds id 99, outside the vocabulary of 30"),
         ([[2], [2]], PLAIN, ValueError, "expected one seed for each of 2 prompts, got 1"),
         ([[2]], Sampling(top_p=0.0), ConfigError, "sample.top_p must be a number > 0 and <= 1, got 0.0"),
         (
             [[2]],
             Sampling(forbid=tuple(range(30))),
             ValueError,
-            "no token is left to choose from; relax sample.forbid or sample.min_length",
+            "no token is left to choose from; relax forbid or min_length",
         ),
         (
             [[2]],
             Sampling(forbid=tuple(range(4, 30)), min_length=1),
             ValueError,
-            "no token is left to choose from; relax sample.forbid or sample.min_length",
+            "no token is left to choose from; relax forbid or min_length",
         ),
     ],
 )
@@ -306,7 +306,7 @@ def test_wrong_arguments_are_named(prompts, options, error, message):
 
 def test_a_model_without_a_limit_needs_one():
     with pytest.raises(
-        ValueError, match=r"^sample.max_length must be at least 1 for a model without a limit of its own"
+        ValueError, match=r"^max_length must be at least 1 for a model without a limit of its own"
     ):
         _model(max_length=0).sample([[START]], text_seeds(0, 0, 1), PLAIN)
 

@@ -1,0 +1,215 @@
+"""Beam search: the likeliest texts of a recurrent model, found breadth first with a limited number of candidates.
+
+A text's score is log p / L^a, L its tokens with the stop: a = 0 ranks by probability and so likes short texts, a = 1
+ranks by the mean per token. Diverse search (Vijayakumar et al. 2018) splits the candidates into groups that choose one
+after the other: a token loses some nats for every candidate of an earlier group that has just chosen it, in the choice
+only, not in the score. Shapes: N prompts, W candidates of each (group after group), K considered, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from seqgen.core import config
+from seqgen.nn.automaton import Automaton
+from seqgen.nn.decode import Decoder, Rules, Sampling
+from seqgen.nn.rnn import select
+from seqgen.nn.sampler import CHUNK
+
+
+@dataclass(frozen=True)
+class Beam:
+    """How to search."""
+
+    width: Annotated[int, Field(ge=1)] = 8
+    """Candidates kept for each prompt, and texts returned at most."""
+    length_power: Annotated[float, Field(ge=0)] = 1.0
+    """a of the score log p / L^a: 0 prefers short texts, 1 compares the mean per token."""
+    groups: Annotated[int, Field(ge=1)] = 1
+    """Groups that the candidates are split into, for texts that differ; must divide `width`."""
+    diversity: Annotated[float, Field(ge=0)] = 0.5
+    """Nats that a token loses for every candidate of an earlier group that has just chosen it."""
+    min_length: Annotated[int, Field(ge=0)] = 0
+    """Tokens before a text may end."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Tokens at most, the end counted; 0: the model's own limit."""
+    forbid: tuple[int, ...] = ()
+    """Token ids that never appear."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text that the search found."""
+
+    ids: list[int]
+    """Tokens without prompt and stop."""
+    score: float
+    """log_prob / L^a."""
+    log_prob: float
+    """Log-probability of the tokens, of the stop too where there is one, under the unmodified model, nats."""
+    finished: bool
+    """Whether the text came to its end before the length limit."""
+
+
+@torch.inference_mode()
+def beam_search(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    beam: Beam,
+    *,
+    automaton: Automaton | None = None,
+    begin: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """For every prompt up to `width` different texts, the best first; those that the length limit cut come last.
+
+    Each group gives its best ones. A finished candidate leaves its place to another; the search of a prompt ends when
+    none at work can overtake the worst text to be returned. `automaton` and `begin` as in `Decoder.steps`. Raises
+    ValueError as that does, and where groups do not divide the width.
+    """
+    beam = config.build(Beam, config.to_dict(beam), section="beam")
+    if beam.width % beam.groups:
+        raise ValueError(f"beam.groups must divide beam.width = {beam.width}, got {beam.groups}")
+    limits = Sampling(min_length=beam.min_length, max_length=beam.max_length, forbid=beam.forbid)
+    rules = decoder.rules(limits, automaton)
+    decoder.check(prompts, begin, rules)
+    found = [[_Found(decoder.stop, beam) for _ in range(beam.groups)] for _ in prompts]
+    if not prompts:
+        return []
+
+    last, state = decoder.encode(prompts)
+    at_work = torch.arange(len(prompts), device=decoder.device)  # the prompts not yet settled
+    parents = at_work[:, None].expand(-1, beam.width)  # (N, W): rows of `state`
+    last = last[parents]
+    places = torch.tensor(begin or [0] * len(prompts), device=decoder.device)[parents]
+    written = last[:, :, None][:, :, :0]  # (N, W, T)
+    log_probs = torch.full_like(last, -math.inf, dtype=torch.float64)
+    log_probs[:, :: beam.width // beam.groups] = 0.0  # each group begins with one candidate: the prompt itself
+    for t in range(rules.limit):
+        rows = decoder.tiled(torch.arange(last.numel(), device=last.device))
+        features, state = decoder.step(last.flatten()[rows], select(state, parents.flatten()[rows]))
+        # whole tiles here too, or the bits would depend on the number of prompts
+        next_log_probs = _log_probs(decoder, rules, features, places.flatten()[rows], t)[: last.numel()]
+        totals = log_probs[:, :, None] + next_log_probs.view(*last.shape, -1)
+        near = _nearest(totals, places, t, beam, rules)
+        texts = torch.cat([written.gather(1, near.candidates[:, :, None].expand(-1, -1, t)), near.ids[:, :, None]], 2)
+        for n, k in near.over.nonzero().tolist():
+            group = found[int(at_work[n])][k * beam.groups // near.over.shape[1]]
+            group.add(texts[n, k].tolist(), float(near.log_probs[n, k]), finished=True)
+
+        going = near.going
+        log_probs = near.log_probs.where(~near.over, -math.inf).gather(1, going)
+        last, places = near.ids.gather(1, going), near.places.gather(1, going)
+        written = texts.gather(1, going[:, :, None].expand(-1, -1, t + 1))
+        first_row = torch.arange(len(last), device=last.device)[:, None] * beam.width
+        parents = first_row + near.candidates.gather(1, going)
+        best = log_probs.view(len(last), beam.groups, -1).amax(2).tolist()
+        unsettled = [
+            n
+            for n, p in enumerate(at_work.tolist())
+            if any(group.may_change(most, rules.limit) for group, most in zip(found[p], best[n], strict=True))
+        ]
+        if len(unsettled) < len(at_work):
+            at_work, log_probs, last = at_work[unsettled], log_probs[unsettled], last[unsettled]
+            places, written, parents = places[unsettled], written[unsettled], parents[unsettled]
+        if not unsettled:
+            break
+    for n, p in enumerate(at_work.tolist()):
+        for k in log_probs[n].isfinite().nonzero().flatten().tolist():
+            group = found[p][k * beam.groups // beam.width]
+            group.add(written[n, k].tolist(), float(log_probs[n, k]), finished=False)
+    return [_merged(groups) for groups in found]
+
+
+class _Found:
+    """The texts that a group found for one prompt, each once."""
+
+    def __init__(self, stop: int, beam: Beam) -> None:
+        self._stop, self._power = stop, beam.length_power
+        self._size = beam.width // beam.groups
+        self._texts: dict[tuple[int, ...], Hypothesis] = {}
+
+    def add(self, tokens: list[int], log_prob: float, *, finished: bool) -> None:
+        """A text with its stop, if it has one."""
+        score = log_prob / len(tokens) ** self._power
+        ids = tokens[:-1] if tokens[-1] == self._stop else tokens
+        self._texts[tuple(tokens)] = Hypothesis(ids, score, log_prob, finished)
+
+    def best(self) -> list[Hypothesis]:
+        """The best texts first."""
+        return sorted(self._texts.values(), key=_rank)[: self._size]
+
+    def may_change(self, log_prob: float, limit: int) -> bool:
+        """Whether a candidate at work with this log-probability could still be among the best."""
+        texts = self.best()
+        if len(texts) < self._size:
+            return log_prob > -math.inf
+        # log-probabilities only fall, and a score is nearest to 0 at the longest length
+        return bool(log_prob / limit**self._power > texts[-1].score)
+
+
+def _rank(text: Hypothesis) -> tuple[bool, float]:
+    """What the limit cut off comes after what came to its end."""
+    return not text.finished, -text.score
+
+
+def _merged(groups: Sequence[_Found]) -> list[Hypothesis]:
+    """The texts of all groups, the best first, each once."""
+    texts = {(tuple(text.ids), text.finished): text for group in groups for text in group.best()}
+    return sorted(texts.values(), key=_rank)
+
+
+@dataclass(frozen=True)
+class _Near:
+    """The K best continuations of every prompt, group after group, and which W of them go on."""
+
+    log_probs: Tensor
+    """(N, K) float64: of the whole text so far."""
+    candidates: Tensor
+    """(N, K): which candidate goes on."""
+    ids: Tensor
+    """(N, K): with which token."""
+    places: Tensor
+    """(N, K): states of the automaton behind it."""
+    over: Tensor
+    """(N, K) bool: whether the text is possible and ends there."""
+    going: Tensor
+    """(N, W): indices among the K."""
+
+
+def _nearest(totals_nwv: Tensor, places: Tensor, t: int, beam: Beam, rules: Rules) -> _Near:
+    """Each group's best continuations: twice as many as its candidates, since the stop ends one of each at most."""
+    prompts, _, vocabulary = totals_nwv.shape
+    size = beam.width // beam.groups
+    chosen_by_others = totals_nwv.new_zeros(prompts, 1, vocabulary)
+    groups: list[list[Tensor]] = []
+    for group in range(beam.groups):
+        totals = totals_nwv[:, group * size : (group + 1) * size]
+        ranked = totals - beam.diversity * chosen_by_others if group else totals
+        index = ranked.flatten(1).topk(min(2 * size, size * vocabulary)).indices
+        log_probs = totals.flatten(1).gather(1, index)
+        candidates, ids = index // vocabulary + group * size, index % vocabulary
+        behind, over = rules.follow(places.gather(1, candidates), ids, t)
+        # the first that are possible and do not end, in their order; others fill up, without mass
+        order = (over | (log_probs == -math.inf)).int().argsort(dim=1, stable=True)[:, :size]
+        possible = (log_probs > -math.inf).gather(1, order) & ~over.gather(1, order)
+        chosen_by_others.squeeze(1).scatter_add_(1, ids.gather(1, order), possible.to(totals))
+        width = index.shape[1]
+        groups.append([log_probs, candidates, ids, behind, over & (log_probs > -math.inf), order + group * width])
+    return _Near(*(torch.cat(parts, 1) for parts in zip(*groups, strict=True)))
+
+
+def _log_probs(decoder: Decoder, rules: Rules, features_rh: Tensor, places_r: Tensor, t: int) -> Tensor:
+    """Log-probabilities of the next token under the unmodified model, -inf where it may not come, (R, V)."""
+    parts = []
+    for begin in range(0, len(features_rh), CHUNK):
+        rows = slice(begin, begin + CHUNK)
+        plain = decoder.output.logits(features_rh[rows], decoder.output.plain_bias).log_softmax(-1)
+        plain.masked_fill_(rules.bias == -math.inf, -math.inf)
+        rules.block(plain, places_r[rows], t)
+        parts.append(plain[:, : decoder.output.vocab_size])
+    return torch.cat(parts)
