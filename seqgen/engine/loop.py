@@ -192,7 +192,8 @@ def _same_text(folder: Path, data: Any) -> None:
     before = files.read_json(folder / "env.json")["data_sha256"]
     if data.fingerprint != before:
         raise RunError(
-            f"{folder} was trained on other text (SHA-256 {before[:12]}..., now {data.fingerprint[:12]}...); "
+            f"{folder} was trained on other {'pictures' if data.tokenizer is None else 'text'} "
+            f"(SHA-256 {before[:12]}..., now {data.fingerprint[:12]}...); "
             f"restore the file, or start a new run from this one: --from {folder} --out ANOTHER"
         )
 
