@@ -53,6 +53,25 @@ def generate(
         list[str] | None,
         typer.Option("--forbid", metavar="WORD", help="A word that must not appear; may be repeated."),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="WORD", help="A word that must appear; may be repeated."),
+    ] = None,
+    template: Annotated[
+        str, typer.Option("--template", metavar="TEXT", help="The text, ? for each free character: '春????，夏????。'")
+    ] = "",
+    pattern: Annotated[
+        str, typer.Option("--pattern", metavar="REGEX", help="The whole text matches this, by construction.")
+    ] = "",
+    no_copy: Annotated[
+        int, typer.Option("--no-copy", metavar="N", help="Never N tokens in a row that stand in the training text.")
+    ] = 0,
+    best_of: Annotated[
+        int, typer.Option("--best-of", metavar="N", help="The likeliest of N texts, instead of each text.")
+    ] = 1,
+    beam: Annotated[
+        int, typer.Option("--beam", metavar="WIDTH", help="Search the --count likeliest texts; nothing is drawn.")
+    ] = 0,
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens already there become rarer.")
     ] = 1.0,
@@ -84,20 +103,23 @@ def generate(
     output.at_least(1, count=count)
     if prompt and source:
         raise output.CommandError("give --prompt or --source, not both")
-    if train and not novel:
-        raise output.CommandError("--train takes no effect without --novel")
+    if train and not (novel or no_copy):
+        raise output.CommandError("--train takes no effect without --novel or --no-copy")
     _check_pattern(match)
     if stream:
-        _check_stream(count=count != 1, source=source, unique=unique, novel=novel, match=match, out=out, json=json)
+        others = {"count": count != 1, "best-of": best_of != 1, "source": source, "match": match, "out": out}
+        others |= {"unique": unique, "novel": novel, "json": json, "beam": beam, "no-copy": no_copy}
+        _check_excluded("--stream shows one text while it is written", others)
+    if beam:
+        others = {"best-of": best_of != 1, "unique": unique, "novel": novel, "match": match, "no-copy": no_copy}
+        others |= {"stop": stop, "temperature": temperature != 1, "top-p": top_p != 1, "top-k": top_k}
+        _check_excluded("--beam searches and draws nothing", others)
     from seqgen.data.text import read_lines
-    from seqgen.engine.evaluate import training_lines
 
     writer = open_run(run, step, device)
     options: dict[str, Any] = {
         "seed": seed,
-        "prompt": prompt,
         "stop": tuple(stop or ()),
-        "forbid": tuple(forbid or ()),
         "fast": fast,
         "temperature": temperature,
         "top_k": top_k,
@@ -110,17 +132,28 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram": no_repeat_ngram,
     }
+    limits: dict[str, Any] = {
+        "prompt": prompt,
+        "forbid": tuple(forbid or ()),
+        "require": tuple(require or ()),
+        "template": template,
+        "pattern": pattern,
+    }
     with output.wrong_values():
         if stream:
-            _stream(writer, prompt, options)
+            _stream(writer, prompt, options | limits)
             return
-        options |= {"unique": unique, "match": match, "details": json}
         if source:
-            options["sources"] = read_sources(source, writer.settings.data.source)
-        if novel:
-            options["novel_against"] = read_lines(train) if train else training_lines(writer)
-        with _Counter(count * len(options.get("sources", [1]))) as counter:
-            texts = writer.texts(count, on_text=counter, **options)
+            limits["sources"] = read_sources(source, writer.settings.data.source)
+        if beam:
+            texts = writer.search(count, width=beam, **limits)
+        else:
+            options |= {"unique": unique, "match": match, "details": json, "best_of": best_of, "no_copy": no_copy}
+            options["train_files"] = (train,) if train else ()
+            if novel:
+                options["novel_against"] = read_lines(train) if train else writer.own_text().train_lines
+            with _Counter(count * len(limits.get("sources", [1]))) as counter:
+                texts = writer.texts(count, on_text=counter, **options, **limits)
     written = _as_json(texts, seed) if json else _as_lines([text.text for text in texts])
     if out is None:
         output.write(written)
@@ -148,10 +181,10 @@ def _check_pattern(match: str | None) -> None:
         raise output.CommandError(f"--match {match!r} is no regular expression: {error}") from None
 
 
-def _check_stream(**others: Any) -> None:
+def _check_excluded(why: str, others: dict[str, Any]) -> None:
     for name, given in others.items():
         if given:
-            raise output.CommandError(f"--stream shows one text while it is written; it excludes --{name}")
+            raise output.CommandError(f"{why}; it excludes --{name}")
 
 
 def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:

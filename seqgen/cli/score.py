@@ -107,10 +107,9 @@ def _outlier_count(outliers: str, lines: int) -> int:
 def _held_out_means(writer: "Writer") -> list[float]:
     """Log-probability per token of the run's own held-out lines; none where its text is not at hand."""
     from seqgen.core.errors import DataError
-    from seqgen.engine.evaluate import own_text
 
     try:
-        data = own_text(writer)
+        data = writer.own_text()
     except DataError as error:
         output.say(f"warning: no percentiles: {error}")
         return []
@@ -157,6 +156,13 @@ def evaluate(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
+    judge: Annotated[
+        Path | None,
+        typer.Option("--judge", metavar="RUN", help="A run of lm on real text: adds its scores, Fréchet and MAUVE."),
+    ] = None,
+    reverse: Annotated[
+        bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
+    ] = True,
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
@@ -176,14 +182,20 @@ def evaluate(
     with output.wrong_values(), output.warnings_said():
         if run is None:
             own = read_lines(train) if train else None
-            table = evaluation.evaluate(read_lines(subject), read_lines(references), train=own, **options)
+            held_out = read_lines(references)
+            table = evaluation.evaluate(read_lines(subject), held_out, train=own, **options)
         else:
             writer = open_run(run, step, device)
             real = read_for(writer, references)
+            held_out = real.texts
             own = read_for(writer, train).texts if train else None
             table = evaluation.evaluate(
                 writer, real.texts, train=own, sources=real.sources, temperature=temperature, **options
             )
+        if judge is not None:
+            from seqgen.engine.judge import judged
+
+            table = judged(table, open_run(judge, None, device), held_out, reverse=reverse)
     if run is not None:
         _keep(run, table.to_dict())
     if json:

@@ -119,7 +119,7 @@ def compare(
         path = Path(subject)
         if path.is_dir():
             writer = load(path)
-            train = train if train is not None else evaluate.training_lines(writer)
+            train = train if train is not None else writer.own_text().train_lines
             column = evaluate.evaluate(writer, references, train=train, sources=sources, count=count, **how).columns[0]
             entry = Entry(str(path), [column.scores], [column.likelihood["perplexity"]], sources is not None)
             twin = next((i for i, (w, _) in enumerate(groups) if _only_seed_differs(w, writer)), None)

@@ -11,7 +11,7 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import pictures
-from seqgen.engine.evaluate import metric_tokenizer, training_lines
+from seqgen.engine.evaluate import metric_tokenizer
 from seqgen.engine.generate import Writer
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -96,7 +96,7 @@ def curve(
     if any(t <= 0 for t in temperatures) or len(set(temperatures)) != len(temperatures):
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
     if train is None and writer.folder is not None:
-        train = training_lines(writer)
+        train = writer.own_text().train_lines
     how: dict[str, Any] = {"tokenizer": metric_tokenizer(references), "seed": seed}
 
     def scored(name: str, lines: Sequence[str], temperature: float | None) -> Point:

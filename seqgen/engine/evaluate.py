@@ -7,17 +7,16 @@ against references, the same figures for real text at the same size and for a Kn
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from seqgen import metrics
-from seqgen.core import dist, files, rng
+from seqgen.core import dist, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError
-from seqgen.data.sources import TextData, prepare
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load
 from seqgen.engine.run import Settings
@@ -113,6 +112,8 @@ class Column:
     scores: dict[str, metrics.Score]
     likelihood: dict[str, float]
     """Held-out figures of the model behind the column; empty where there is none."""
+    lines: list[str] = field(repr=False)
+    """What was scored."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def evaluate(
     writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
     if isinstance(writer, Writer):
         if train is None and writer.folder is not None:
-            train = training_lines(writer)
+            train = writer.own_text().train_lines
         size = count or min(len(references), 10_000)
         conditions = None if sources is None else [sources[i % len(sources)] for i in range(size)]
         lines = writer.generate(1 if conditions else size, seed=seed, temperature=temperature, sources=conditions)
@@ -190,7 +191,7 @@ def evaluate(
 
     def column(name: str, about: str, lines: Sequence[str], likelihood: dict[str, float], **more: Any) -> Column:
         scores = metrics.evaluate_text(lines, references, train=train, **more, **how).scores
-        return Column(name, about, scores, likelihood)
+        return Column(name, about, scores, likelihood, list(lines))
 
     columns = [column("samples", about, lines, likelihood, temperature=temperature if likelihood else None)]
     if yardsticks and train:
@@ -245,36 +246,3 @@ def _ngram_column(
         "nll-per-character": nats / sum(len(line) + 1 for line in references),
     }
     return column("kneser-ney-5", f"{size} samples of a 5-gram model of the training text", lines, likelihood)
-
-
-def own_text(writer: Writer) -> TextData:
-    """A run's own text, read and cut again as it was trained on, and compared by content with that.
-
-    DataError where the files have moved or changed.
-    """
-    try:
-        data = prepare(
-            writer.settings.data,
-            writer.settings.tokenizer,
-            batch=1,
-            seed=writer.settings.seed,
-            device="cpu",
-            tokenizer_folder=writer.folder / "tokenizer" if writer.folder else None,
-        )
-    except DataError as error:
-        raise DataError(
-            f"{error}; this run was trained on it: bring it back, or give the training text with --train FILE"
-        ) from None
-    if writer.folder is not None:
-        trained_on = files.read_json(writer.folder / "env.json")["data_sha256"]
-        if data.fingerprint != trained_on:
-            raise DataError(
-                f"{', '.join(writer.settings.data.files)} is no longer the text of {writer.folder}; "
-                "give the training text with --train FILE"
-            )
-    return data
-
-
-def training_lines(writer: Writer) -> list[str]:
-    """The training side of a run's own text; errors as `own_text`."""
-    return own_text(writer).train_lines

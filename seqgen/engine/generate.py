@@ -11,30 +11,36 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqgen.core import rng
+from seqgen.core import files, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
+from seqgen.core.log import messages
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
 from seqgen.data.ragged import Ragged, joined
-from seqgen.data.sources import encode_sources, facts
+from seqgen.data.sources import TextData, encode_sources, facts, prepare
 from seqgen.data.tokenizers import load_tokenizer
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
-from seqgen.nn.decode import Samples, Sampling
+from seqgen.nn import automaton as automata
+from seqgen.nn.beam import Beam, beam_search
+from seqgen.nn.decode import Decoder, Sampling, Step, collect
 
 if TYPE_CHECKING:
     from seqgen.images.painter import Painter
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
+
+_LOOK_EVERY = 16
+"""Tokens between two looks for stop strings."""
 
 _RUNNING_LENGTH = 500
 """Tokens of a text where the model itself never ends one, unless max_length says otherwise."""
@@ -51,7 +57,9 @@ class Text:
     finished: bool
     """Whether the model ended it; False: the length limit did."""
     tokens: list[str]
-    """The tokens written, the end of sentence included where there is one."""
+    """The tokens written, the end of sentence included where there is one; [] without details."""
+    log_prob: float | None = None
+    """Log-probability of all of them under the model itself, nats; None without details."""
     log_probs: list[float] = field(default_factory=list)
     """Log-probability of each token under the model itself, nats."""
     sampling_log_probs: list[float] = field(default_factory=list)
@@ -120,6 +128,12 @@ class Writer:
         sources: Sequence[str] | None = None,
         stop: Sequence[str] = (),
         forbid: Sequence[str] = (),
+        require: Sequence[str] = (),
+        template: str = "",
+        pattern: str = "",
+        no_copy: int = 0,
+        train_files: Sequence[str] = (),
+        best_of: int = 1,
         unique: bool = False,
         novel_against: Sequence[str] | None = None,
         match: str | None = None,
@@ -131,36 +145,59 @@ class Writer:
     ) -> list[Text]:
         """`count` texts with their indices, in index order.
 
-        prompt: every text begins with it. sources: conditions, one text (or `count` each) per source. stop: a text ends
-        before the first of these strings. forbid: words that must not appear. unique, novel_against, match: texts that
-        repeat an earlier one, stand in the given lines, or do not match the regular expression are rejected, and
-        further indices are tried, up to `attempts` * count in all. details: log-probabilities and entropies are filled
-        in. fast: the quick path for few rows, whose last bits may depend on the batch size. Other options are those of
-        `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy, min_length, max_length,
-        repetition_penalty, no_repeat_ngram). ValueError for options out of range, DataError for a prompt or a source
-        that cannot be read, RunError where too few texts pass the filters.
+        prompt: every text begins with it. sources: conditions, `count` texts for each. stop: a text ends before the
+        first of these strings.
+
+        By construction: forbid and require: words that must not, or must, appear. template: the text, `?` for each free
+        character. pattern: a regular expression that the whole text matches. no_copy: never that many tokens in a row
+        that stand in the training text, which is found by the run's settings or in `train_files`. best_of: the
+        likeliest of so many texts under the model itself.
+
+        By rejection, further indices being tried up to `attempts` * count in all: unique: no text twice. novel_against:
+        none of these lines. match: this regular expression is found in the text.
+
+        details: log-probabilities and entropies are filled in. fast: quicker for few rows, last bits may depend on the
+        batch size. Other options are those of `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical,
+        greedy, min_length, max_length, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range
+        and constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too
+        few texts pass.
         """
-        if count < 1:
-            raise ValueError(f"count must be an integer >= 1, got {count}")
-        options = self._sampling({**sampling, "details": details})
+        if count < 1 or best_of < 1:
+            name, value = ("count", count) if count < 1 else ("best_of", best_of)
+            raise ValueError(f"{name} must be an integer >= 1, got {value}")
+        options = self._sampling({**sampling, "details": details or best_of > 1})
+        limits = self._limits(forbid, require, template, pattern)
+        if no_copy:
+            limits = replace(limits, no_copy=self._block(no_copy, train_files))
         prompts = self._prompts(prompt, sources, count)
-        pattern = re.compile(match) if match is not None else None
+        begin = [limits.automaton.after(prompts[0][1])] * len(prompts) if limits.automaton and prompt else None
+        finder = re.compile(match) if match is not None else None
         known = set(novel_against or ())
-        filtered = unique or known or pattern is not None
+        filtered = unique or known or finder is not None
         wanted = len(prompts)
+        decoder = self.model.decoder(fast=fast)
+
+        def write(first: int, size: int) -> list[Text]:
+            """Texts first .. first + size - 1, each the best of its own `best_of` indices."""
+            indices = range(first * best_of, (first + size) * best_of)
+            rows = [prompts[k // best_of % wanted] for k in indices]
+            begins = begin and [begin[0]] * len(rows)
+            made = self._decode(decoder, rows, seed, indices[0], options, limits, begins, stop)
+            groups = [made[i : i + best_of] for i in range(0, len(made), best_of)]
+            return [max(group, key=lambda text: text.log_prob or 0.0) if best_of > 1 else group[0] for group in groups]
+
         accepted: list[Text] = []
         seen: set[str] = set()
         rejected = {"repeated": 0, "not novel": 0, "no match": 0}
         first, limit = 0, wanted * attempts if filtered else wanted
         while len(accepted) < wanted and first < limit:
-            size = min(_ROWS, limit - first, wanted if filtered else wanted - first)
-            rows = [prompts[k % wanted] for k in range(first, first + size)]
-            for text in self._decode(rows, seed, first, options, stop, fast):
+            size = min(max(1, _ROWS // best_of), limit - first, wanted if filtered else wanted - first)
+            for text in write(first, size):
                 if unique and text.text in seen:
                     rejected["repeated"] += 1
                 elif text.text in known:
                     rejected["not novel"] += 1
-                elif pattern is not None and not pattern.search(text.text):
+                elif finder is not None and not finder.search(text.text):
                     rejected["no match"] += 1
                 elif len(accepted) < wanted:
                     seen.add(text.text)
@@ -168,13 +205,53 @@ class Writer:
             first += size
             if on_text is not None:
                 on_text(len(accepted))
+        reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items() if n)
         if len(accepted) < wanted:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items() if n)
             raise RunError(
                 f"only {len(accepted)} of {wanted} texts passed after {first} attempts (rejected: {reasons}); "
                 "ask for fewer, or loosen the filter"
             )
+        if reasons:
+            messages.info("rejected: %s", reasons)
         return accepted
+
+    def search(
+        self,
+        count: int = 1,
+        *,
+        width: int = 8,
+        length_power: float = 1.0,
+        groups: int = 1,
+        prompt: str = "",
+        sources: Sequence[str] | None = None,
+        forbid: Sequence[str] = (),
+        require: Sequence[str] = (),
+        template: str = "",
+        pattern: str = "",
+    ) -> list[Text]:
+        """The `count` likeliest texts that a beam of `width` finds, best first, for the prompt or for each source.
+
+        They are ranked by log p / length^length_power; `groups` > 1 makes them differ (Vijayakumar et al. 2018). The
+        constraints are those of `texts`. No randomness. ValueError where count exceeds the width, and as `texts`.
+        """
+        if not 1 <= count <= width:
+            raise ValueError(f"count must be in 1..{width}, the width of the beam, got {count}")
+        limits = self._limits(forbid, require, template, pattern)
+        prompts = self._prompts(prompt, sources, 1)
+        begin = [limits.automaton.after(prompts[0][1])] * len(prompts) if limits.automaton and prompt else None
+        found = beam_search(
+            self.model.decoder(),
+            [ids for ids, _ in prompts],
+            Beam(width, length_power, groups),
+            automaton=limits.automaton,
+            begin=begin,
+        )
+        rows = [(own, h) for (_, own), best in zip(prompts, found, strict=True) for h in best[:count]]
+        texts = self._decoded([own + h.ids for own, h in rows])
+        return [
+            Text(text, i, h.finished, [self.tokenizer.id_to_token(t) for t in h.ids], h.log_prob)
+            for i, (text, (_, h)) in enumerate(zip(texts, rows, strict=True))
+        ]
 
     def stream(
         self,
@@ -183,15 +260,21 @@ class Writer:
         index: int = 0,
         prompt: str = "",
         stop: Sequence[str] = (),
+        forbid: Sequence[str] = (),
+        require: Sequence[str] = (),
+        template: str = "",
+        pattern: str = "",
         fast: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
         """The text of one index, piece by piece as it is written; joined, `generate`'s text without the prompt."""
         options = self._sampling(sampling)
+        automaton = self._limits(forbid, require, template, pattern).automaton
         (ids, own), seeds = self._prompts(prompt, None, 1)[0], rng.text_seeds(seed, index, 1).to(self.device)
+        place = [automaton.after(own)] if automaton is not None and own else None
         written: list[int] = []
         shown = begin = self._decoded([own])[0]
-        for step in self.model.decoder(fast=fast).steps([ids], seeds, options):
+        for step in self.model.decoder(fast=fast).steps([ids], seeds, options, automaton=automaton, begin=place):
             if not bool(step.ended):
                 written.append(int(step.ids))
             text = self._decoded([own + written])[0]
@@ -275,25 +358,63 @@ class Writer:
         heads = [start + ids.tolist() for ids in encode_sources(self.tokenizer, sources)]
         return [(head + text_ids, text_ids) for head in heads for _ in range(count)]
 
-    def _automaton(self, forbid: Sequence[str]) -> Any:
-        if not forbid:
-            return None
-        from seqgen.nn.automaton import forbidden_words
+    def _limits(self, forbid: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
+        constraints = [
+            *([automata.forbidden_words(list(forbid))] if forbid else []),
+            *(automata.required_words(list(require)) if require else []),
+            *([automata.template(template)] if template else []),
+            *([automata.regex(pattern)] if pattern else []),
+        ]
+        automaton = None
+        if constraints:
+            # a word tokenizer writes no space before the first word, so tokens add another text there
+            first = self._decoded([[i] for i in range(self.tokenizer.vocab_size)])
+            automaton = automata.build(constraints, self.tokenizer.surfaces(), first)
+        return _Limits(automaton, None)
 
-        return forbidden_words(list(forbid), self.tokenizer.surfaces())
+    def _block(self, n: int, train_files: Sequence[str]) -> automata.NoCopy:
+        corpus = self.own_text(train_files).train.ids
+        specials = (self.tokenizer.pad, self.tokenizer.bos, self.tokenizer.eos, self.tokenizer.sep)
+        return automata.no_copy(corpus.values, corpus.offsets, n, ignore=specials)
+
+    def own_text(self, train_files: Sequence[str] = ()) -> TextData:
+        """The run's own text, read and cut again as it was trained on, and compared by content with that.
+
+        `train_files` say where it lies now, if it has moved. DataError where it is not there or has changed.
+        """
+        settings, folder = self.settings, self.folder
+        if folder is None:
+            raise RunError("this model was not loaded from a run folder, so its training text is not known")
+        data = prepare(
+            replace(settings.data, files=tuple(train_files) or settings.data.files),
+            settings.tokenizer,
+            batch=1,
+            seed=settings.seed,
+            device="cpu",
+            tokenizer_folder=folder / "tokenizer",
+        )
+        if data.fingerprint != files.read_json(folder / "env.json")["data_sha256"]:
+            raise DataError(
+                f"{', '.join(train_files or settings.data.files)} is not the text that {folder} was trained on; "
+                "give the training text with --train FILE"
+            )
+        return data
 
     def _decode(
         self,
+        decoder: Decoder,
         rows: list[tuple[list[int], list[int]]],
         seed: int,
         first: int,
         sampling: Sampling,
+        limits: "_Limits",
+        begin: list[int] | None,
         stop: Sequence[str],
-        fast: bool,
     ) -> list[Text]:
         seeds = rng.text_seeds(seed, first, len(rows)).to(self.device)
-        with torch.inference_mode():
-            samples: Samples = self.model.sample([prompt for prompt, _ in rows], seeds, sampling, fast=fast)
+        prompts = [prompt for prompt, _ in rows]
+        steps = decoder.steps(prompts, seeds, sampling, automaton=limits.automaton, begin=begin, no_copy=limits.no_copy)
+        samples = collect(self._until_stopped(steps, rows, stop), len(rows), sampling.details)
         texts = self._decoded([own + ids for (_, own), ids in zip(rows, samples.ids, strict=True)])
         begins = self._decoded([own for _, own in rows]) if stop else []
         made = []
@@ -303,20 +424,43 @@ class Writer:
             cut = _first_of(text, stop, len(begins[i])) if stop else None
             if cut is not None:
                 text, finished = text[:cut], True
-            end = [self._stop] if samples.finished[i] else []
-            made.append(
-                Text(
-                    text,
-                    first + i,
-                    finished,
-                    [self.tokenizer.id_to_token(t) for t in [*ids, *end]] if told else [],
-                    *((x.tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)) if told else ()),
-                )
-            )
+            if told is None:
+                made.append(Text(text, first + i, finished, []))
+                continue
+            end = [self._stop] if len(told.log_prob) > len(ids) else []
+            tokens = [self.tokenizer.id_to_token(t) for t in [*ids, *end]]
+            values = [x.tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)]
+            made.append(Text(text, first + i, finished, tokens, sum(values[0]), *values))
         return made
+
+    def _until_stopped(
+        self, steps: Iterator[Step], rows: list[tuple[list[int], list[int]]], stop: Sequence[str]
+    ) -> list[Step]:
+        """All steps, or those until every text holds a stop string: texts without an end would go on to the limit."""
+        if not stop:
+            return list(steps)
+        taken: list[Step] = []
+        begins = [len(text) for text in self._decoded([own for _, own in rows])]
+        for step in steps:
+            taken.append(step)
+            if len(taken) % _LOOK_EVERY == 0:
+                ids = collect(taken, len(rows), False).ids
+                texts = self._decoded([own + new for (_, own), new in zip(rows, ids, strict=True)])
+                going = set(step.texts.tolist())
+                if all(k not in going or _first_of(texts[k], stop, begins[k]) is not None for k in range(len(rows))):
+                    break
+        return taken
 
     def _decoded(self, ids: list[list[int]]) -> list[str]:
         return list(self.tokenizer.decode(ids))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What holds for all texts of a call by construction."""
+
+    automaton: automata.Automaton | None
+    no_copy: automata.NoCopy | None
 
 
 def _first_of(text: str, stops: Sequence[str], begin: int) -> int | None:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ import torch
 from seqgen import metrics
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
+from seqgen.engine.evaluate import Table
 from seqgen.engine.generate import Writer, load
 from seqgen.metrics.score import Score, Signature, input_hash
 
@@ -65,6 +65,22 @@ def judge(
     return scores
 
 
+def judged(
+    table: Table,
+    writer: Writer,
+    references: Sequence[str],
+    *,
+    reverse: bool = True,
+    progress: Callable[[loop.Progress], None] | None = None,
+) -> Table:
+    """The table with the judge's scores in every column: samples, real text, the 5-gram model's samples."""
+    columns = [
+        replace(c, scores=c.scores | judge(writer, c.lines, references, reverse=reverse, progress=progress))
+        for c in table.columns
+    ]
+    return replace(table, columns=columns)
+
+
 def features(writer: Writer, lines: Sequence[str]) -> npt.NDArray[np.float64]:
     """The judge's last hidden states of each line, averaged over its tokens, (N, H)."""
     rows = np.zeros((len(lines), writer.model.rnn.widths[-1]))
@@ -102,8 +118,3 @@ def reverse_nats(
         loop.train(chosen, out, extra_input=distinct, tokenizer_run=writer.folder, progress=progress)
         scored = load(out, device=str(writer.device)).score(references)
     return scored.nats / scored.total_tokens
-
-
-def to_dict(scores: dict[str, Score]) -> dict[str, Any]:
-    """What JSON can hold."""
-    return {name: score.to_dict() for name, score in scores.items()}

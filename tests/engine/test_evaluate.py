@@ -36,7 +36,7 @@ def test_the_table_holds_the_metrics_it_names(writer: Writer, lines: list[str]) 
     assert samples.likelihood["perplexity"] == pytest.approx(writer.score(lines[:40]).perplexity)
     assert (real.name, ngram.name) == ("real text", "kneser-ney-5")
     # real text's novelty is that of held-out lines: training lines would be copies of themselves
-    train = evaluate.training_lines(writer)
+    train = writer.own_text().train_lines
     held_out = float(metrics.evaluate_text(lines[:30], lines[:40], train=train)["copied"])
     assert float(real.scores["copied"]) == pytest.approx(held_out)
     assert math.isfinite(ngram.likelihood["nll-per-line"])
@@ -60,8 +60,10 @@ def test_training_text_that_changed_is_not_used_silently(text: Path, tmp_path: P
     own.write_text(text.read_text())
     loop.train(config("lm", own, overrides=[*SMALL, "train.steps=1"]), tmp_path / "r")
     own.write_text(text.read_text() + "one line more .\n")
-    with pytest.raises(DataError, match=r"own\.txt is no longer the text of .*r; give the training text with --train"):
-        evaluate.training_lines(load(tmp_path / "r"))
+    with pytest.raises(
+        DataError, match=r"own\.txt is not the text that .*r was trained on; give the training text with --train"
+    ):
+        load(tmp_path / "r").own_text()
 
 
 # ---- curve

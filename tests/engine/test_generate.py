@@ -1,6 +1,7 @@
 """Text k is a function of (weights, options, seed, k); likelihoods are those of the model taken step by step."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,51 @@ def test_filters_reject_and_report(writer: Writer) -> None:
     assert not set(writer.generate(3, seed=1, novel_against=known, attempts=200)) & set(known)
     with pytest.raises(RunError, match=r"only 0 of 2 texts passed after 40 attempts \(rejected: 40 no match\)"):
         writer.generate(2, match="zebra")
+
+
+def test_words_are_kept_out_and_brought_in(writer: Writer) -> None:
+    assert any("dog" in text for text in writer.generate(20, seed=1))
+    assert not any("dog" in text.split() for text in writer.generate(20, seed=1, forbid=["dog"]))
+    assert all("bird" in text.split() for text in writer.generate(20, seed=1, require=["bird"]))
+    assert not any("dog" in "".join(writer.stream(seed=1, index=k, forbid=["dog"])).split() for k in range(5))
+
+
+def test_a_template_forces_its_characters(writer: Writer) -> None:
+    texts = writer.generate(10, seed=1, template="the ??? likes the ??? now .")
+    assert all(re.fullmatch(r"the ... likes the ... now \.", text) for text in texts)
+    assert all(re.fullmatch(r"the (cat|dog|man) .*", t) for t in writer.generate(9, pattern="the (cat|dog|man) .*"))
+    with pytest.raises(ValueError, match=r"^no text that this vocabulary can write meets the template 'QQQ \?'$"):
+        writer.generate(1, template="QQQ ?")
+
+
+def test_no_copy_never_repeats_a_run_of_the_training_text(writer: Writer) -> None:
+    train = writer.tokenizer.encode(writer.own_text().train_lines).tolist()
+    runs = {tuple(row[i : i + 5]) for row in train for i in range(len(row) - 4)}
+
+    def copies(texts: list[str]) -> int:
+        rows = writer.tokenizer.encode(texts).tolist()
+        return sum(tuple(row[i : i + 5]) in runs for row in rows for i in range(len(row) - 4))
+
+    assert copies(writer.generate(20, seed=1)) > 20
+    assert copies(writer.generate(20, seed=1, no_copy=5)) == 0
+
+
+def test_best_of_takes_the_likeliest_of_its_own_indices(writer: Writer) -> None:
+    drawn = writer.texts(12, seed=6, details=True, temperature=1.5)
+    best = writer.texts(4, seed=6, best_of=3, temperature=1.5)
+    groups = [drawn[i : i + 3] for i in range(0, 12, 3)]
+    assert [t.text for t in best] == [max(g, key=lambda t: sum(t.log_probs)).text for g in groups]
+
+
+def test_a_beam_finds_texts_at_least_as_likely_as_greedy(writer: Writer) -> None:
+    found = writer.search(3, width=6, length_power=0.0)
+    scores = [t.log_prob for t in found]
+    assert scores == sorted(scores, reverse=True)
+    greedy = writer.texts(1, greedy=True, details=True)[0]
+    assert scores[0] >= greedy.log_prob - 1e-4
+    assert scores == pytest.approx(writer.score([t.text for t in found]).per_line, abs=1e-3)
+    with pytest.raises(ValueError, match=r"^count must be in 1\.\.2, the width of the beam, got 3$"):
+        writer.search(3, width=2)
 
 
 @pytest.mark.parametrize(
