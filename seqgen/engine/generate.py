@@ -385,14 +385,19 @@ class Writer:
         settings, folder = self.settings, self.folder
         if folder is None:
             raise RunError("this model was not loaded from a run folder, so its training text is not known")
-        data = prepare(
-            replace(settings.data, files=tuple(train_files) or settings.data.files),
-            settings.tokenizer,
-            batch=1,
-            seed=settings.seed,
-            device="cpu",
-            tokenizer_folder=folder / "tokenizer",
-        )
+        try:
+            data = prepare(
+                replace(settings.data, files=tuple(train_files) or settings.data.files),
+                settings.tokenizer,
+                batch=1,
+                seed=settings.seed,
+                device="cpu",
+                tokenizer_folder=folder / "tokenizer",
+            )
+        except DataError as error:
+            raise DataError(
+                f"{error}; this run was trained on it: bring it back, or give the training text with --train FILE"
+            ) from None
         if data.fingerprint != files.read_json(folder / "env.json")["data_sha256"]:
             raise DataError(
                 f"{', '.join(train_files or settings.data.files)} is not the text that {folder} was trained on; "

@@ -176,6 +176,8 @@ OTHERS = [
         "generate run --count 3 --match zebra",
         "only 0 of 3 texts passed after 60 attempts (rejected: 60 no match); ask for fewer, or loosen the filter",
     ),
+    ("generate run --beam 4 --unique", "--beam searches and draws nothing; it excludes --unique"),
+    ("generate run --beam 2 --count 3", "count must be in 1..2, the width of the beam, got 3"),
     ("generate run --stream --count 3", "--stream shows one text while it is written; it excludes --count"),
     ("generate run --prompt the --source good.txt", "give --prompt or --source, not both"),
     ("generate run --source good.txt", "this run was trained without data.source and cannot take sources"),

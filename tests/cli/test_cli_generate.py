@@ -50,6 +50,11 @@ OPTIONS = [
     ("--fast", {"fast": True}),
     ("--unique", {"unique": True}),
     ("--match cat", {"match": "cat"}),
+    ("--forbid the --forbid dog", {"forbid": ("the", "dog")}),
+    ("--require cat", {"require": ("cat",)}),
+    ("--pattern the.(cat|dog).*", {"pattern": "the.(cat|dog).*"}),
+    ("--no-copy 3", {"no_copy": 3}),
+    ("--best-of 3", {"best_of": 3}),
 ]
 
 
@@ -58,6 +63,14 @@ def test_every_option_reaches_the_library(words: str, options: dict[str, Any], s
     ended = seqgen("generate", run, "--count", "4", *words.split())
     assert ended.code == 0, ended.err
     assert ended.out.splitlines() == load(run).generate(4, **options)
+
+
+def test_a_template_and_a_beam_reach_the_library(seqgen: Any, run: Path) -> None:
+    template = "the ??? sees the ??? ."
+    ended = seqgen("generate", run, "--count", "3", "--template", template)
+    assert ended.out.splitlines() == load(run).generate(3, template=template)
+    searched = seqgen("generate", run, "--count", "3", "--beam", "4")
+    assert searched.out.splitlines() == [text.text for text in load(run).search(3, width=4)]
 
 
 def test_novel_leaves_out_the_training_lines(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
