@@ -1,0 +1,288 @@
+"""What a trained run does with pictures: the same picture for the same number, ends of paths, repairs, refusals."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import loop
+from seqgen.engine.generate import load, load_painter
+from seqgen.engine.run import config
+from seqgen.images import evaluate, metrics, samplers
+from seqgen.images.painter import Painter
+from seqgen.images.pictures import as_bytes, save_arrays
+
+SMALL = ("train.batch=32", "train.eval_every=0", "train.save_every=0", "train.samples=0", "train.lr=5e-3")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A VAE that rebuilds digits roughly, others that hardly learnt; nobody writes into them."""
+    folder = tmp_path_factory.mktemp("runs")
+    small_gan = ("model.generator_widths=[8, 4]", "model.critic_widths=[4, 8]", "model.latent=6", "train.steps=40")
+    kinds: dict[str, tuple[str, tuple[str, ...]]] = {
+        "vae": (
+            "image-vae",
+            ("train.steps=500", "model.net=mlp", "model.hidden=64", "model.latent=8", "model.beta=0.3"),
+        ),
+        "told": (
+            "image-vae",
+            ("train.steps=60", "model.widths=[8, 8]", "model.likelihood=bernoulli", "model.conditional=true"),
+        ),
+        "gan": ("image-gan", small_gan),
+        "told-gan": ("image-gan", ("model.labels=concat", *small_gan)),
+    }
+    for name, (model, words) in kinds.items():
+        loop.train(config(model, overrides=[*SMALL, *words]), folder / name)
+    return {name: folder / name for name in kinds}
+
+
+@pytest.fixture
+def vae(runs: dict[str, Path]) -> Painter:
+    return load_painter(runs["vae"])
+
+
+@pytest.fixture
+def gan(runs: dict[str, Path]) -> Painter:
+    return load_painter(runs["gan"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vae", {}),
+        ("vae", {"temperature": 0.5}),
+        ("vae", {"method": "mixture"}),
+        ("gan", {}),
+        ("gan", {"method": "metropolis"}),
+        ("told", {}),
+        ("told-gan", {"labels": ["7", "2", "2"]}),
+        ("told-gan", {"method": "metropolis"}),
+    ],
+)
+def test_picture_k_does_not_depend_on_the_count(runs: dict[str, Path], kind: str, options: dict[str, Any]) -> None:
+    painter = load_painter(runs[kind])
+    whole = painter.generate(70, seed=3, **options)
+    assert whole.dtype == torch.uint8
+    assert whole.shape == (70, 1, 8, 8)
+    for count in (1, 5, 65):
+        assert torch.equal(painter.generate(count, seed=3, **options), whole[:count])
+    assert not torch.equal(painter.generate(5, seed=4, **options), whole[:5])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_langevin_pictures_stay_the_same_up_to_rounding(gan: Painter) -> None:
+    whole = gan.generate(6, method="langevin", seed=3).int()
+    assert (gan.generate(2, method="langevin", seed=3).int() - whole[:2]).abs().max() <= 1
+
+
+def test_temperature_0_is_the_middle_of_the_prior(vae: Painter) -> None:
+    same = vae.generate(3, temperature=0)
+    assert torch.equal(same[0], same[1])
+    assert torch.equal(same[:1], vae.decode(torch.zeros(1, 8)))
+
+
+def test_labels_are_taken_in_turn(runs: dict[str, Path]) -> None:
+    painter = load_painter(runs["told"])
+    numbers = painter.labels(torch.arange(5), ["3", "0"])
+    assert numbers is not None
+    assert numbers.tolist() == [3, 0, 3, 0, 3]
+    own = painter.labels(torch.arange(400))
+    assert own is not None
+    assert set(own.tolist()) == set(range(10))
+
+
+def test_rebuilt_pictures_are_nearer_than_the_mean_picture(vae: Painter) -> None:
+    side = vae.pictures.valid
+    x = side.pixels / 255
+    rebuilt = vae.reconstruct(side.pixels) / 255
+    mean = (vae.pictures.train.pixels / 255).mean(0, keepdim=True).expand_as(x)
+    assert metrics.squared_error(x, rebuilt).mean() < 0.75 * metrics.squared_error(x, mean).mean()
+    assert vae.encode(side.pixels).shape == (len(x), 8)
+
+
+def test_paths_run_from_one_picture_to_the_other(vae: Painter, gan: Painter) -> None:
+    a, b = vae.pictures.valid.pixels[:2]
+    path = vae.interpolate(a, b, steps=5)
+    assert torch.equal(path[[0, -1]], vae.reconstruct(torch.stack([a, b])))
+    assert path.shape == (5, 1, 8, 8)
+    numbered = gan.interpolate(3, 11, steps=4, seed=2, spherical=True)
+    assert torch.equal(numbered[[0, -1]], gan.generate(12, seed=2)[[3, 11]])
+
+
+def test_paths_of_a_conditional_run_change_their_class_in_the_middle(runs: dict[str, Path]) -> None:
+    painter = load_painter(runs["told-gan"])
+    path = painter.interpolate(0, 0, steps=4, labels=["1", "8"])
+    ends = [painter.interpolate(0, 0, steps=2, labels=[k])[0] for k in ("1", "8")]
+    assert torch.equal(path, torch.stack([ends[0], ends[0], ends[1], ends[1]]))
+
+
+def test_likelihood_and_realness(runs: dict[str, Path], gan: Painter) -> None:
+    told = load_painter(runs["told"])
+    side = told.pictures.valid
+    names = [told.config.classes[k] for k in side.labels[:70].tolist()]
+    values = told.log_likelihood(side.pixels[:70], names, samples=20)
+    assert values.shape == (70,)
+    assert (values < 0).all()
+    torch.testing.assert_close(told.log_likelihood(side.pixels[:5], names[:5], samples=20), values[:5])
+    noise = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8)
+    assert told.log_likelihood(noise, names, samples=20).mean() < values.mean()
+    assert gan.realness(side.pixels[:5]).shape == (5,)
+
+
+def test_a_repair_keeps_what_is_known_and_agrees_with_it(vae: Painter) -> None:
+    picture = vae.pictures.valid.pixels[4]
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:, 3:6] = True
+    damaged = picture.clone()
+    damaged[:, mask] = 0
+    found = vae.restore(damaged, mask=mask, count=6, steps=120, trust=0.1)
+    assert found.pixels.shape == (6, 1, 8, 8)
+    assert 0.3 < found.acceptance < 0.9
+
+    def misfit(pixels: torch.Tensor) -> float:
+        return float(((pixels.float() - picture) / 255)[..., ~mask].square().mean())
+
+    best_of_prior = min(misfit(p) for p in vae.generate(60))
+    assert misfit(found.mean) < best_of_prior
+    # what the mask hides must not matter
+    damaged[:, mask] = 255
+    again = vae.restore(damaged, mask=mask, count=6, steps=120, trust=0.1)
+    assert torch.equal(found.pixels, again.pixels)
+    # the model is less sure of what is hidden than when it sees it
+    seen = vae.restore(picture, noise=0.1, count=6, steps=120)
+    assert found.deviation[:, mask].mean() > seen.deviation[:, mask].mean()
+
+
+def test_denoising_and_enlarging_come_nearer_to_the_picture(vae: Painter) -> None:
+    picture = vae.pictures.valid.pixels[2]
+    clean = picture[None] / 255
+    noise = 0.3 * torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = as_bytes(picture / 255 + noise)
+    found = vae.restore(noisy, noise=0.3, steps=120)
+    assert metrics.squared_error(found.mean[None] / 255, clean) < metrics.squared_error(noisy[None] / 255, clean)
+    small = torch.nn.functional.avg_pool2d(picture.float(), 2).round().to(torch.uint8)
+    large = vae.restore(small, scale=2, steps=120).mean[None] / 255
+    blocks = small.repeat_interleave(2, 1).repeat_interleave(2, 2)[None] / 255
+    assert metrics.squared_error(large, clean) < metrics.squared_error(blocks, clean)
+
+
+def test_a_generator_restores_too(runs: dict[str, Path]) -> None:
+    painter = load_painter(runs["told-gan"])
+    found = painter.restore(painter.generate(1)[0], noise=0.2, count=3, steps=40, label="5")
+    assert found.pixels.shape == (3, 1, 8, 8)
+
+
+def refused(error: type[Exception], call: Any) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_what_cannot_be_asked_is_one_clear_line(runs: dict[str, Path], vae: Painter, gan: Painter) -> None:
+    told, picture = load_painter(runs["told"]), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    assert refused(ValueError, lambda: vae.generate(0)) == "count must be an integer >= 1, got 0"
+    assert refused(ValueError, lambda: vae.generate(1, temperature=-1)) == "temperature must be at least 0, got -1"
+    assert refused(ValueError, lambda: vae.generate(1, method="metropolis")) == (
+        "method = metropolis needs a critic of pictures, which a VAE has not; train image-gan"
+    )
+    assert refused(ValueError, lambda: gan.generate(1, method="mixture")) == (
+        "method = mixture needs an encoder, which a GAN has not; train image-vae"
+    )
+    assert refused(DataError, lambda: vae.generate(1, labels=["3"])) == (
+        "this run was trained without being told classes, so none can be chosen"
+    )
+    assert refused(DataError, lambda: told.generate(1, labels=["11"])) == (
+        "class '11' was never seen in training; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    )
+    assert refused(DataError, lambda: told.encode(picture)) == (
+        "this run is told classes: name the class of the pictures (--label)"
+    )
+    assert refused(ValueError, lambda: vae.encode(picture[..., :4])) == (
+        "pictures must be (N, 1, 8, 8) uint8, got (1, 1, 8, 4)"
+    )
+    assert refused(ValueError, lambda: vae.restore(picture[0])) == (
+        "nothing to restore: give a mask, the noise of the picture, or a scale"
+    )
+    assert refused(ValueError, lambda: vae.restore(picture[0], scale=2)) == (
+        "this run makes pictures (1, 8, 8); to enlarge 2 times give (1, 4, 4), got (1, 8, 8)"
+    )
+    assert refused(ValueError, lambda: vae.restore(picture[0], mask=torch.ones(8, 8))) == (
+        "the mask must be (8, 8) and leave pixels known, got (8, 8)"
+    )
+    assert refused(RunError, lambda: load(runs["vae"])) == (
+        f"{runs['vae']} makes pictures and no text; in Python: seqgen.load_painter"
+    )
+
+
+def test_pictures_that_have_moved_are_noticed(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (80, 1, 8, 8), dtype=torch.uint8)
+    source = str(save_arrays(pixels, tmp_path / "some.npz"))
+    words = [*SMALL, "train.steps=2", "model.widths=[4, 4]", f"data.files={source}"]
+    loop.train(config("image-vae", overrides=words), tmp_path / "run")
+    save_arrays(pixels + 1, source)
+    message = refused(DataError, lambda: load_painter(tmp_path / "run").pictures)
+    assert re.fullmatch(
+        rf"{re.escape(source)} no longer holds the pictures of {re.escape(str(tmp_path / 'run'))} "
+        r"\(SHA-256 \w{12}\.\.\., now \w{12}\.\.\.\); restore them",
+        message,
+    )
+
+
+def test_pictures_are_read_to_fit_the_run(vae: Painter, tmp_path: Path) -> None:
+    x = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
+    save_arrays(x, tmp_path / "x.npz")
+    assert vae.read(tmp_path / "x.npz").shape == (3, 1, 8, 8)
+
+
+def test_the_table_puts_the_run_beside_real_pictures(runs: dict[str, Path], vae: Painter) -> None:
+    columns = {column.name: column for column in evaluate.table(vae, count=200)}
+    assert list(columns) == ["prior", "mixture", "rebuilt", "real"]
+    for column in columns.values():
+        assert column.scores["ffd"].signature.fields["features"].startswith("classes-64/")
+        assert 0 <= column.scores["coverage"].value <= 1
+    assert columns["real"].scores["ffd"].value < columns["prior"].scores["ffd"].value
+    assert columns["rebuilt"].scores["squared_error"].value < 0.1
+    told = {column.name: column for column in evaluate.table(load_painter(runs["told"]), count=200, samples=5)}
+    assert told["prior"].likelihood["bits-per-dim"] == pytest.approx(
+        told["prior"].likelihood["nll-per-picture"] / 64 / np.log(2)
+    )
+    assert 0 <= told["prior"].scores["label_accuracy"].value <= 1
+
+
+def test_a_dropped_class_raises_the_class_kl_and_lowers_recall(vae: Painter) -> None:
+    data = vae.pictures
+    real = evaluate.own_yardstick(data)
+    whole = evaluate.scores_of(data.train.pixels[:800], real)
+    kept = data.train.pixels[data.train.labels != 3][:800]
+    lost = evaluate.scores_of(kept, real)
+    assert lost["class_kl"] > whole["class_kl"] + 0.05
+    assert lost["recall"] < whole["recall"]
+    assert lost["coverage"] < whole["coverage"]
+    assert lost["ffd"] > whole["ffd"]
+    assert whole["nearest_training"] == 0.0
+    assert evaluate.signs(whole) == []
+    assert evaluate.signs(evaluate.scores_of(kept[:1].expand(300, 1, 8, 8), real)) != []
+
+
+def test_features_of_ones_own_are_taken(vae: Painter) -> None:
+    class Pixels:
+        kind = "pixels"
+        signature = "pixels-64"
+
+        def encode(self, pixels: torch.Tensor) -> Any:
+            flat = pixels.flatten(1).double().numpy() / 255
+            return flat, np.ones((len(flat), 1))
+
+    columns = evaluate.table(vae, count=200, encoder=Pixels(), methods=("prior",))
+    assert columns[0].scores["ffd"].signature.fields["features"] == "pixels-64"
+    assert "class_kl" not in columns[0].scores
+
+
+def test_samplers_of_codes_feed_the_decoder(vae: Painter) -> None:
+    seeds = torch.arange(4)
+    assert torch.equal(vae.decode(samplers.normals(seeds, 8).float()), as_bytes(vae.model.sample(seeds)))
