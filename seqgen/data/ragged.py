@@ -1,10 +1,11 @@
 """Ragged: rows of different length in one packed tensor. Shapes: R rows, T values, L longest row."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from numbers import Integral
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,12 @@ class Ragged:
         offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
         torch.cumsum(torch.tensor([len(row) for row in rows], dtype=torch.int64), 0, out=offsets[1:])
         return cls(torch.tensor(flat, dtype=torch.int32), offsets)
+
+    @classmethod
+    def from_text(cls, lines: Sequence[str]) -> "Ragged":
+        """The UTF-8 bytes of every line, uint8."""
+        values, offsets = utf8(lines)
+        return cls(torch.from_numpy(values), torch.from_numpy(offsets))
 
     @property
     def rows(self) -> int:
@@ -170,6 +177,20 @@ def widen(values: Tensor) -> Tensor:
     return wide.bitwise_and_(0xFFFF) if values.dtype == torch.int16 else wide
 
 
+def utf8(lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The UTF-8 bytes of all lines, uint8, and the (R+1,) int64 offsets of each."""
+    text = "".join(lines)
+    values = np.frombuffer(bytearray(text.encode()), np.uint8)
+    offsets = np.zeros(len(lines) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)), out=offsets[1:])
+    if len(values) > len(text):
+        # A byte that continues a character belongs to character number (its place - such bytes up to it): what
+        # stands before character c is c bytes that begin one, and the continuing bytes of lower numbers.
+        continuing = np.flatnonzero((values & 0xC0) == 0x80)
+        offsets += np.searchsorted(continuing - np.arange(1, len(continuing) + 1), offsets)
+    return values, offsets
+
+
 def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
     """Rows put together from left to right: row i is row i of every Ragged, and an int stands as itself in all rows."""
     counts = [part.lengths if isinstance(part, Ragged) else torch.ones(rows, dtype=torch.int64) for part in parts]
@@ -185,3 +206,12 @@ def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
             values[at] = part
         at += count
     return Ragged(values, offsets)
+
+
+def stacked(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of several Ragged of one kind, one after the other; none give no rows of int32."""
+    if not parts:
+        return Ragged.from_lists([])
+    starts = accumulate((part.values.numel() for part in parts), initial=0)
+    offsets = [parts[0].offsets[:1], *(part.offsets[1:] + start for part, start in zip(parts, starts, strict=False))]
+    return Ragged(torch.cat([part.values for part in parts]), torch.cat(offsets))

@@ -1,14 +1,21 @@
-"""A SentencePiece .model file, read by hand: its pieces, trainer options and normaliser, without protobuf.
+"""A SentencePiece .model file, read by hand, and what it says of encoding word by word.
 
 The file is one protocol buffer message (sentencepiece_model.proto): pieces are field 1, the trainer's options field 2,
-the normaliser's field 3.
+the normaliser's field 3. Reading it here needs no protobuf, and what matters is decided from the pieces and rules
+themselves: a trainer's options may not tell what was done to a model later.
 """
 
+import hashlib
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from seqgen.core.errors import DataError
+from seqgen.data.wordtable import Learnt
 
 MARKER = "\u2581"
 """What SentencePiece writes for a space."""
@@ -26,6 +33,8 @@ class PieceModel:
     """Text of every id, with markers."""
     types: tuple[int, ...]
     """NORMAL to BYTE for every id."""
+    scores: tuple[float, ...]
+    """Log-probability (unigram) or rank of the merge (bpe) of every id."""
     model_type: str
     """unigram, bpe, word or char."""
     marker_is_suffix: bool
@@ -40,24 +49,31 @@ class PieceModel:
     """Spaces become markers; False is unusual."""
     charsmap: bytes
     """The normaliser's compiled rules; empty for identity."""
+    denormalizes: bool
+    """Decoding applies rules of its own."""
 
 
 def read_model(content: bytes) -> PieceModel:
     """The parts of a .model file. Raises DataError if the bytes are none."""
     pieces: list[str] = []
     types: list[int] = []
+    scores: list[float] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
+    denormalizer: dict[int, int | bytes] = {}
     try:
         for number, value in _fields(content):
             if number == 1:
                 piece = dict(_fields(_message(value)))
                 pieces.append(_message(piece.get(1, b"")).decode())
+                scores.append(struct.unpack("<f", _message(piece.get(2, bytes(4))))[0])
                 types.append(int(piece.get(3, NORMAL)))
             elif number == 2:
                 trainer.update(_fields(_message(value)))
             elif number == 3:
                 normalizer.update(_fields(_message(value)))
+            elif number == 5:
+                denormalizer.update(_fields(_message(value)))
         model_type = MODEL_TYPES[int(trainer.get(3, 1))]
         unknown_surface = _message(trainer.get(44, b" \xe2\x81\x87 ")).decode()
     except (IndexError, KeyError, TypeError, ValueError, struct.error):
@@ -69,6 +85,7 @@ def read_model(content: bytes) -> PieceModel:
     return PieceModel(
         pieces=tuple(pieces),
         types=tuple(types),
+        scores=tuple(scores),
         model_type=model_type,
         marker_is_suffix=bool(trainer.get(24, 0)),
         unknown_surface=unknown_surface,
@@ -76,6 +93,7 @@ def read_model(content: bytes) -> PieceModel:
         merge_spaces=bool(normalizer.get(4, 1)),
         escape_spaces=bool(normalizer.get(5, 1)),
         charsmap=_message(normalizer.get(2, b"")),
+        denormalizes=bool(denormalizer.get(2, b"")),
     )
 
 
@@ -117,3 +135,159 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+
+
+# -------------------------------------------------------------------------------------------------- word by word
+
+
+def why_rows(model: PieceModel) -> str:
+    """Why rows have to be encoded whole, or "" where every word can be encoded by itself.
+
+    It can where no piece reaches over a word marker and no rule of the normaliser over a space. The score of a unigram
+    segmentation is summed over a row in float32, so equal ids also take a guard against near ties: see `PieceLearner`.
+    """
+    symbols = [p for p, t in zip(model.pieces, model.types, strict=True) if t == USER_DEFINED]
+    matched = [p for p, t in zip(model.pieces, model.types, strict=True) if t in (NORMAL, USER_DEFINED, UNUSED)]
+    inner = [p[:-1].rstrip(MARKER) if model.marker_is_suffix else p.lstrip(MARKER) for p in matched]
+    crossing = [p for p, middle in zip(matched, inner, strict=True) if MARKER in middle]
+    if model.model_type == "word":
+        return "neighbouring unknown words become one id in a word model"
+    if not model.escape_spaces:
+        return "the model does not mark spaces (escape_whitespaces is off)"
+    if MARKER not in matched:
+        return "the word marker is no piece, so unknown characters join across words"
+    if model.marker_is_suffix and not (model.merge_spaces and model.dummy_prefix):
+        return "the word marker is a suffix while spaces are kept or no space is added"
+    spaced = next((symbol for symbol in symbols if " " in symbol or MARKER in symbol), None)
+    if spaced is not None:
+        return f"the user symbol {spaced!r} holds a space"
+    if crossing:
+        return f"{len(crossing)} pieces reach over a word marker, for example {crossing[0]!r}"
+    if model.model_type == "unigram" and any(
+        score > 0 for score, t in zip(model.scores, model.types, strict=True) if t in (NORMAL, USER_DEFINED, UNUSED)
+    ):
+        return "a piece's score is above zero, so no log-probability"
+    if charsmap_has(model.charsmap, 0x20):
+        return "a rule of the normaliser reads a space"
+    return ""
+
+
+def charsmap_has(charsmap: bytes, byte: int) -> bool:
+    """Whether a rule of a compiled normaliser reads this byte anywhere.
+
+    The rules' keys are a double-array trie (Darts-clone): a unit's lowest eight bits are the byte it is reached by, its
+    children stand at its own place xor its offset xor their byte. Unused units hold any byte, so each that has the one
+    looked for is followed up to the root.
+    """
+    if not charsmap:
+        return False
+    size = struct.unpack_from("<I", charsmap)[0]
+    units = np.frombuffer(charsmap, "<u4", size // 4, 4).astype(np.int64)
+    leaf = units >> 31 == 1
+    place = np.arange(len(units))
+    base = place ^ ((units >> 10) << ((units & 0x200) >> 6))
+    inner = place[~leaf]
+    inner = inner[np.argsort(base[inner], kind="stable")]
+    bases = base[inner]
+    wanted = place[~leaf & (units & 0xFF == byte) & (place > 0)]
+    seen = np.zeros(len(units), bool)
+    while len(wanted):
+        seen[wanted] = True
+        parents_base = wanted ^ (units[wanted] & 0xFF)
+        first, last = np.searchsorted(bases, parents_base), np.searchsorted(bases, parents_base, side="right")
+        parents = np.unique(np.concatenate([inner[i:j] for i, j in zip(first, last, strict=True)]))
+        if len(parents) and parents[0] == 0:
+            return True
+        wanted = parents[~seen[parents]]
+    return False
+
+
+_FARTHEST = 2.0**20
+"""Weight from which on rows with any second segmentation are encoded whole."""
+
+
+class PieceLearner:
+    """A SentencePiece model as a word table sees it; only for models of which `why_rows` says "".
+
+    A chunk is encoded by itself, a later one with the space before it, or with the one that SentencePiece puts before
+    every text. Where that is not sure to be what it gives in a row, the chunk's reach is 0 and its rows are encoded
+    whole: with a marker in the text itself, with nothing or a marker left at its end by the normaliser, if it matters.
+    Unigram: SentencePiece sums scores over a row in float32, so where the best two segmentations of a word are nearly
+    equal, which one wins depends on the row. Each addition errs by at most half a unit in the last place of the row's
+    score; the ids are sure while the additions of both segmentations together err by less than the gap between them.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor, __version__
+
+        model = read_model(content)
+        self.model = model
+        self.key = hashlib.sha256(content).hexdigest() + __version__
+        # Runs of spaces are one marker, which every word gets, or each is one, also the first chunk's own.
+        self.first_apart = not (model.merge_spaces and model.dummy_prefix)
+        self._processor = SentencePieceProcessor(model_proto=content)
+        # A later message adds to the normaliser's options: field 3 of field 3 is add_dummy_prefix.
+        further = content + bytes([0x1A, 2, 0x18, model.merge_spaces])
+        self._further = SentencePieceProcessor(model_proto=further) if self.first_apart else self._processor
+        self._empty_matters = not model.dummy_prefix or model.marker_is_suffix
+        self._end_matters = not model.merge_spaces and any(
+            piece.startswith(2 * MARKER) for piece, t in zip(model.pieces, model.types, strict=True) if t != CONTROL
+        )
+        self._unknown = model.types.index(UNKNOWN)
+        self._ends_in_marker = [piece.endswith(MARKER) for piece in model.pieces]
+        self._is_marker = [not piece.strip(MARKER) for piece in model.pieces]
+
+    def rows(self, rows: list[bytes]) -> list[list[int]]:
+        """SentencePiece's ids of rows."""
+        ids: list[list[int]] = self._processor.encode(rows, num_threads=1)
+        return ids
+
+    def learn(self, chunks: list[bytes], first: bool) -> Learnt:
+        """SentencePiece's ids of chunks, and how far they hold."""
+        processor = self._processor if first else self._further
+        if self.model.merge_spaces:
+            # A chunk of spaces alone, at the end of a row, is nothing.
+            chunks = [chunk.strip(b" ") for chunk in chunks]
+        elif not first:
+            chunks = [b" " + chunk for chunk in chunks]
+        ids: list[list[int]] = processor.encode(chunks, num_threads=1)
+        reach, weight = np.full(len(chunks), np.inf), np.zeros(len(chunks))
+        marker = MARKER.encode()
+        for number, (chunk, row) in enumerate(zip(chunks, ids, strict=True)):
+            if not chunk.strip(b" "):
+                continue
+            if (
+                marker in chunk
+                or (self._empty_matters and all(self._is_marker[i] for i in row))
+                or (self._end_matters and row and self._ends_in_marker[row[-1]])
+            ):
+                reach[number] = 0.0
+            elif self.model.model_type == "unigram" and row:
+                reach[number], weight[number] = self._tie(processor, chunk, row)
+        return Learnt(ids, reach, weight)
+
+    def _tie(self, processor: Any, chunk: bytes, row: list[int]) -> tuple[float, float]:
+        """Up to which weight of its row a chunk's segmentation is sure, and its own weight."""
+        nbest: bytes = processor.nbest_encode(chunk, nbest_size=2, return_type="serialized_proto")
+        texts = [_message(text) for number, text in _fields(nbest) if number == 1]
+        # A text's pieces are its field 2, its score comes last: the key 0x1d and a float.
+        scores = [struct.unpack("<f", text[-4:])[0] for text in texts]
+        weight = max(map(abs, scores))
+        if len(texts) == 1:
+            return math.inf, weight
+        additions = sum(number == 2 for text in texts for number, _ in _fields(text))
+        if self._unknown in row:
+            # Neighbouring unknown characters are one piece here, though each was added by itself.
+            additions += 2 * len(processor.normalize(chunk))
+        # The scores themselves are sums in float32.
+        gap = abs(scores[0] - scores[1]) - additions * _last_place(weight)
+        if gap <= 0:
+            return 0.0, weight
+        # Half a unit in the last place of w, 2 ** (floor(log2 w) - 23), per addition has to be less than the gap.
+        # A thousandth is left for w's own rounding.
+        return min(_FARTHEST, 2.0 ** (math.ceil(math.log2(gap / additions)) + 24) / 1.001), weight
+
+
+def _last_place(value: float) -> float:
+    """One unit in the last place of a float32 near this value."""
+    return float(np.spacing(np.float32(value)))
