@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,8 +18,11 @@ from seqgen.core import dist, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import Writer, load, load_painter
 from seqgen.engine.run import Settings
+
+if TYPE_CHECKING:
+    from seqgen.images.painter import Method, Painter
 
 _ENOUGH = 100
 """Lines below which samples are not judged to have collapsed."""
@@ -200,6 +203,25 @@ def evaluate(
             _ngram_column(column, train, references, len(lines), seed, chosen),
         ]
     return Table(protocol, columns)
+
+
+def evaluate_pictures(
+    subject: "Painter | str | os.PathLike[str]",
+    *,
+    count: int = 0,
+    seed: int = 0,
+    methods: "tuple[Method, ...]" = (),
+    samples: int = 100,
+) -> Table:
+    """The whole table of a picture run: what it makes beside its held-out pictures; see `seqgen.images.evaluate.table`.
+
+    Its own pictures are read again by its settings: DataError where they have moved.
+    """
+    from seqgen.images import evaluate as of_pictures  # late: text needs none of it
+
+    painter = load_painter(subject) if isinstance(subject, str | os.PathLike) else subject
+    columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, samples=samples)
+    return Table(of_pictures.PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
 
 
 def _likelihood(writer: Writer, references: Sequence[str], sources: Sequence[str] | None) -> dict[str, float]:

@@ -466,7 +466,7 @@ def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float,
     labels = batch.labels if config.told else None
     whole = count - count % config.pack
     if not whole:
-        return {}
+        return {"real": (0.0, 0), "fake": (0.0, 0)}
     pictures = model.decode(normals(batch.rows, config.latent).float(), labels)
     on_real = model.critic(scaled(batch.pixels[:whole]), labels)
     on_fake = model.critic(2 * pictures[:whole] - 1, labels)

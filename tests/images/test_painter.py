@@ -10,6 +10,7 @@ import torch
 
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
+from seqgen.engine.evaluate import evaluate_pictures
 from seqgen.engine.generate import load, load_painter
 from seqgen.engine.run import config
 from seqgen.images import evaluate, metrics, samplers
@@ -247,7 +248,9 @@ def test_the_table_puts_the_run_beside_real_pictures(runs: dict[str, Path], vae:
         assert 0 <= column.scores["coverage"].value <= 1
     assert columns["real"].scores["ffd"].value < columns["prior"].scores["ffd"].value
     assert columns["rebuilt"].scores["squared_error"].value < 0.1
-    told = {column.name: column for column in evaluate.table(load_painter(runs["told"]), count=200, samples=5)}
+    table = evaluate_pictures(runs["told"], count=200, samples=5)
+    assert table.to_dict()["protocol"] == "ffd-1"
+    told = {column.name: column for column in table.columns}
     assert told["prior"].likelihood["bits-per-dim"] == pytest.approx(
         told["prior"].likelihood["nll-per-picture"] / 64 / np.log(2)
     )
