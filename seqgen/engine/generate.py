@@ -369,7 +369,15 @@ class Writer:
         if constraints:
             # a word tokenizer writes no space before the first word, so tokens add another text there
             first = self._decoded([[i] for i in range(self.tokenizer.vocab_size)])
-            automaton = automata.build(constraints, self.tokenizer.surfaces(), first)
+            surfaces = self.tokenizer.surfaces()
+            missing = sorted(
+                set(template.replace("?", "").replace("\\", "") + "".join(require)) - set("".join(surfaces))
+            )
+            if missing:
+                raise ValueError(
+                    f"{', '.join(map(repr, missing))} cannot be written: this run's vocabulary does not hold it"
+                )
+            automaton = automata.build(constraints, surfaces, first)
         return _Limits(automaton, None)
 
     def _block(self, n: int, train_files: Sequence[str]) -> automata.NoCopy:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from seqgen.engine.evaluate import own_text
 from seqgen.engine.generate import load
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -56,7 +55,7 @@ def test_the_percentile_is_the_share_of_held_out_lines_that_are_less_likely(
     seqgen: Any, run: Path, mixed: Path
 ) -> None:
     writer = load(run)
-    held_out = writer.score(own_text(writer).valid_lines).log_probs
+    held_out = writer.score(writer.own_text().valid_lines).log_probs
     means = [sum(row) / len(row) for row in held_out]
     for row in rows(seqgen("score", run, mixed).out):
         below = sum(mean < -float(row["nats_per_token"]) - 1e-4 for mean in means)

@@ -91,7 +91,7 @@ def test_a_template_forces_its_characters(writer: Writer) -> None:
     texts = writer.generate(10, seed=1, template="the ??? likes the ??? now .")
     assert all(re.fullmatch(r"the ... likes the ... now \.", text) for text in texts)
     assert all(re.fullmatch(r"the (cat|dog|man) .*", t) for t in writer.generate(9, pattern="the (cat|dog|man) .*"))
-    with pytest.raises(ValueError, match=r"^no text that this vocabulary can write meets the template 'QQQ \?'$"):
+    with pytest.raises(ValueError, match=r"^'Q' cannot be written: this run's vocabulary does not hold it$"):
         writer.generate(1, template="QQQ ?")
 
 

@@ -305,9 +305,7 @@ def test_wrong_arguments_are_named(prompts, options, error, message):
 
 
 def test_a_model_without_a_limit_needs_one():
-    with pytest.raises(
-        ValueError, match=r"^max_length must be at least 1 for a model without a limit of its own"
-    ):
+    with pytest.raises(ValueError, match=r"^max_length must be at least 1 for a model without a limit of its own"):
         _model(max_length=0).sample([[START]], text_seeds(0, 0, 1), PLAIN)
 
 
