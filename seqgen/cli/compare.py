@@ -94,16 +94,20 @@ def curve(
     Quality is BLEU-4 against the references, diversity is 1 - Self-BLEU-4. A star marks the points that no other point
     beats in both.
     """
+    from seqgen.core import files
     from seqgen.data.text import read_lines
     from seqgen.engine import curve as curves
+    from seqgen.engine.report import write_report
 
     output.at_least(2, count=count)
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
     writer = open_run(run, step, device)
+    real = read_for(writer, references)
     with output.wrong_values():
         drawn = curves.curve(
             writer,
-            read_for(writer, references).texts,
+            real.texts,
+            sources=real.sources,
             temperatures=chosen,
             train=read_lines(train) if train else None,
             count=count,
@@ -118,8 +122,12 @@ def curve(
         rows = [[p.name, f"{p.quality:.4f}", f"{p.diversity:.4f}", "*" if p in front else ""] for p in points]
         output.write(output.table(["", "quality", "diversity", ""], rows))
         output.write(f"\narea under the front {drawn.area():.4f}; quality: {points[0].scores['bleu-4'].signature}\n")
+    picture = curves.draw([drawn])
     if plot is not None:
-        _save(plot, curves.draw([drawn]))
+        _save(plot, picture)
+    files.write_json(run / "curve.json", drawn.to_dict())
+    files.write_bytes(run / "curve.png", picture)
+    output.say(f"also in {write_report(run)}")
 
 
 def _temperatures(text: str) -> list[float]:

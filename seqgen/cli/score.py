@@ -25,7 +25,10 @@ Order = Annotated[
     str, typer.Option("--order", metavar="N", help="n-gram order, or several: 2-5 or 2,4; each gives a line.")
 ]
 TokenizerName = Annotated[
-    str, typer.Option("--tokenizer", metavar="NAME", help="How lines are cut: split, nltk, 13a, zh or char.")
+    str,
+    typer.Option(
+        "--tokenizer", metavar="NAME", help="How lines are cut: split, nltk, 13a, zh, char, or a run's folder."
+    ),
 ]
 Smoothing = Annotated[str, typer.Option("--smoothing", metavar="NAME", help="nltk's method0 to method7.")]
 Lower = Annotated[bool, typer.Option("--lower", help="Lower-case the text first.")]
@@ -274,7 +277,7 @@ def bleu(
             shared,
             refs_per_hyp=own,
             orders=orders,
-            tokenizer=tokenizer,
+            tokenizer=_tokenizer(tokenizer),
             smoothing=smoothing,
             level=_level(level),
             lower=lower,
@@ -305,9 +308,31 @@ def self_bleu(
     lines = read_lines(file)
     with output.wrong_values():
         scores = metrics.self_bleu_orders(
-            lines, orders=orders, tokenizer=tokenizer, smoothing=smoothing, lower=lower, sample=sample, seed=seed
+            lines,
+            orders=orders,
+            tokenizer=_tokenizer(tokenizer),
+            smoothing=smoothing,
+            lower=lower,
+            sample=sample,
+            seed=seed,
         )
     _write_scores(scores, json=json)
+
+
+def _tokenizer(name: str) -> Any:
+    """A tokenizer of the metrics by name, or that of a run by its folder."""
+    folder = Path(name) / "tokenizer"
+    if not folder.is_dir():
+        return name
+    from seqgen.data.tokenizers import load_tokenizer
+
+    own = load_tokenizer(folder)
+
+    def tokens(line: str) -> list[int]:
+        return own.encode([line]).row(0).tolist()
+
+    tokens.__qualname__ = f"{own.kind}-{own.fingerprint[:8]}"  # what the signature calls it
+    return tokens
 
 
 def _orders(text: str) -> list[int]:

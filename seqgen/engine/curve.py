@@ -82,14 +82,15 @@ def curve(
     *,
     temperatures: Sequence[float] = TEMPERATURES,
     train: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
     count: int = 1000,
     seed: int = 0,
     on_point: Callable[[Point], None] | None = None,
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
-    The point of real text is made of as many training lines. Raises ValueError for temperatures that are not positive
-    or repeat, DataError for fewer than two references.
+    With `sources` every text answers one, in turn. The point of real text is made of as many training lines. Raises
+    ValueError for temperatures that are not positive or repeat, DataError for fewer than two references.
     """
     if len(references) < 2:
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
@@ -106,7 +107,12 @@ def curve(
             on_point(point)
         return point
 
-    points = [scored(f"t = {t:g}", writer.generate(count, seed=seed, temperature=t), t) for t in sorted(temperatures)]
+    asked = None if sources is None else [sources[i % len(sources)] for i in range(count)]
+    size = count if asked is None else 1
+    points = [
+        scored(f"t = {t:g}", writer.generate(size, seed=seed, temperature=t, sources=asked), t)
+        for t in sorted(temperatures)
+    ]
     real = scored("real text", train[:count], None) if train and len(train) >= 2 else None
     return Curve(str(writer.folder or ""), points, real)
 

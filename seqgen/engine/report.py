@@ -51,6 +51,7 @@ def write_report(folder: Path) -> Path:
         _curves(lines, scores),
         _section("Scores", _score_table(scores)),
         _section("Evaluation", _evaluation(folder)),
+        _section("Quality and diversity over temperatures", _picture(folder / "curve.png")),
         _section("Samples", _samples(folder)),
         _section("Settings", f"<pre>{html.escape((folder / 'config.toml').read_text(encoding='utf-8'))}</pre>"),
         _section("Environment", f"<pre>{html.escape((folder / 'env.json').read_text(encoding='utf-8'))}</pre>"),
@@ -121,6 +122,14 @@ def _evaluation(folder: Path) -> str:
     return f"<table><tr>{head}</tr>{body}</table><ul>{about}</ul>{details}"
 
 
+def _picture(path: Path, what: str = "") -> str:
+    """A PNG of the folder inside the page, "" where there is none."""
+    if not path.is_file():
+        return ""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{what or path.stem}" src="data:image/png;base64,{content}">'
+
+
 def _samples(folder: Path) -> str:
     """What was shown at every validation: texts, or grids and strips of pictures."""
     by_step: dict[str, list[Path]] = {}
@@ -138,9 +147,7 @@ def _sample(path: Path) -> str:
     if path.suffix == ".txt":
         return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
     what = path.stem.partition("-")[2] or "samples"
-    content = base64.b64encode(path.read_bytes()).decode()
-    picture = f'<img alt="{what}" src="data:image/png;base64,{content}">'
-    return f"<figure>{picture}<figcaption>{what}</figcaption></figure>"
+    return f"<figure>{_picture(path, what)}<figcaption>{what}</figcaption></figure>"
 
 
 def _number(value: Any) -> str:

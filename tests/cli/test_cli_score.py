@@ -275,3 +275,22 @@ def test_blind_judges_see_no_key_and_are_counted(seqgen: Any, two: tuple[Path, P
     assert (
         json.loads(seqgen("blind", "--score", tmp_path / "answers.json", "--key", key, "--json").out)["undecided"] == 1
     )
+
+
+def test_bleu_by_a_run_s_own_tokens(seqgen: Any, run: Path, text: Path) -> None:
+    ended = seqgen("bleu", text, text, "--tokenizer", run, "--json")
+    tokenizer = load(run).tokenizer
+    lines = text.read_text().splitlines()
+    tokens = [tokenizer.encode([line]).row(0).tolist() for line in lines]
+    expected = sum(sentence_bleu(tokens, one, smoothing_function=SmoothingFunction().method1) for one in tokens[:5]) / 5
+    assert json.loads(ended.out)["value"] == pytest.approx(expected)
+    assert json.loads(ended.out)["fields"]["tok"].startswith(tokenizer.kind)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_judge_adds_its_scores_to_every_column(seqgen: Any, run: Path, text: Path) -> None:
+    words = ["evaluate", text, "--references", text, "--train", text, "--judge", run, "--no-reverse", "--json"]
+    columns = json.loads(seqgen(*words).out)["columns"]
+    assert all({"lm-forward", "frechet-lm", "mauve"} <= set(column["scores"]) for column in columns)
+    nats = load(run).score(text.read_text().splitlines())
+    assert columns[0]["scores"]["lm-forward"]["value"] == pytest.approx(nats.nats / nats.total_tokens)
