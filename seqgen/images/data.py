@@ -81,7 +81,8 @@ class Side:
 
     def batch(self, rows: Tensor) -> ImageBatch:
         """The pictures of these rows."""
-        return ImageBatch(self.pixels[rows], self.labels[rows], rows)
+        # not pixels[rows]: that copies byte by byte, seven times slower
+        return ImageBatch(self.pixels.index_select(0, rows), self.labels.index_select(0, rows), rows)
 
 
 class ImageBatches:

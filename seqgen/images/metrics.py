@@ -19,7 +19,7 @@ from seqgen.metrics.distance import check_features, js_of_counts
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK = 1024  # rows of a distance matrix held at once
+_BLOCK = 256  # rows of a distance matrix held at once: with 5,000 columns they fit the second cache
 
 
 # ------------------------------------------------------------------------------------------------------------ two sets
@@ -78,10 +78,11 @@ def coverage(real: npt.ArrayLike, made: npt.ArrayLike, *, k: int = 5) -> Coverag
     held = torch.zeros(len(y), dtype=torch.int64)
     recalled = covered = 0
     for at, squares in _squares(x, y):
-        inside = squares < reach_real[at : at + _BLOCK, None]
-        held += inside.sum(0)
-        covered += int(inside.any(1).sum())
-        recalled += int((squares < reach_made).any(1).sum())
+        reach = reach_real[at : at + _BLOCK]
+        held += (squares < reach[:, None]).sum(0, dtype=torch.int32)
+        # a minimum, not any(): torch reduces booleans along rows twenty times slower
+        covered += int((squares.amin(1) < reach).sum())
+        recalled += int((squares.sub_(reach_made).amin(1) < 0).sum())
     return Coverage(
         precision=int((held > 0).sum()) / len(y),
         recall=recalled / len(x),
