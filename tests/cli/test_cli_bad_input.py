@@ -185,7 +185,7 @@ OTHERS = [
         "generate labelled",
         "this run was trained with data.source = label: give the sources to answer (--source)",
     ),
-    ("generate run --train good.txt", "--train takes no effect without --novel"),
+    ("generate run --train good.txt", "--train takes no effect without --novel or --no-copy"),
     ("generate run --step 4", "run has no checkpoint of step 4; there are: 3, 6"),
     ("generate run --device gpu", "--device must be auto, cpu or cuda[:N], got 'gpu'"),
     ("score run empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
