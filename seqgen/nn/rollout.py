@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqgen.nn import sampler
 from seqgen.nn.decode import Decoder, Recurrent, Sampling
+from seqgen.nn.products import linear
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,11 @@ class _Output:
         columns = -len(weight_vh) % sampler.BLOCK
         bias = weight_vh.new_zeros(len(weight_vh)) if bias_v is None else bias_v.clone()
         bias[list(never)] = -math.inf
-        dtype = torch.bfloat16 if low else weight_vh.dtype
-        self._weight_t = F.pad(weight_vh.t(), (0, columns)).contiguous().to(dtype)
         self._bias = F.pad(bias, (0, columns), value=-math.inf)
-        self._products = self._weight_t.new_empty(sampler.CHUNK, len(self._bias))
-        self._logits = torch.empty_like(self._products, dtype=weight_vh.dtype)
-        self._probabilities = torch.empty_like(self._logits)
+        self._weight = F.pad(weight_vh, (0, 0, 0, columns))
+        if low:
+            self._weight = self._weight.bfloat16()
+        self._probabilities = bias.new_empty(sampler.CHUNK, len(self._bias))
 
     def draw(self, features_rh: Tensor) -> Tensor:
         """(R,) int64; the uniform numbers come from torch's default generator of the device."""
@@ -143,13 +143,13 @@ class _Output:
         ids = []
         for begin in range(0, len(features_rh), sampler.CHUNK):
             rows = slice(begin, begin + sampler.CHUNK)
-            features = features_rh[rows].to(self._weight_t.dtype)
-            logits = self._logits[: len(features)]
-            if features.dtype == logits.dtype:
-                torch.addmm(self._bias, features, self._weight_t, out=logits)
-            else:
-                products = torch.mm(features, self._weight_t, out=self._products[: len(features)])
-                logits.copy_(products).add_(self._bias)
-            probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(features)])
+            features = features_rh[rows]
+            probabilities = self._probabilities[: len(features)]
+            if self._weight.dtype == features.dtype:
+                logits = linear(features, self._weight, self._bias)
+            else:  # the bias stays in float32
+                products = torch.mm(features.to(self._weight.dtype), self._weight.t())
+                logits = probabilities.copy_(products).add_(self._bias)
+            torch.softmax(logits, -1, out=probabilities)
             ids.append(sampler.pick(probabilities, uniforms[rows]))
         return torch.cat(ids) if ids else features_rh.new_empty(0, dtype=torch.int64)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqgen.nn.products import linear, trained_linear
+
 _CHUNK = 64  # rows whose responses are alive at a time in a frozen critic: more would leave the cache
 _BLOCK = 1024  # rows that go through the highway together: fewer would read its weights too often
 _TABLE_BYTES = 1 << 30  # larger tables would cost more than the products they replace
@@ -67,7 +69,7 @@ class CnnCritic(nn.Module):
         pooled = _shifted_convolution(
             self.embedding(ids_tb), self.widths, list(self.filters), _last_windows(ids_bt, lengths_b)
         )
-        return self._head(pooled)
+        return self._head(pooled, trained_linear)
 
     def embedded(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """The embedded rows, (B, T, E), zeros after each row's length."""
@@ -85,12 +87,12 @@ class CnnCritic(nn.Module):
             windows = torch.cat([x[:, k : k + count] for k in range(width)], 2)
             outside = torch.arange(count, device=x.device) > (last - width + 1).clamp(min=0)[:, None]
             parts.append((windows @ weight).masked_fill(outside.unsqueeze(-1), -torch.inf).amax(1))
-        return self._head(torch.cat(parts, 1))
+        return self._head(torch.cat(parts, 1), F.linear)
 
-    def _head(self, pooled_bf: Tensor) -> Tensor:
+    def _head(self, pooled_bf: Tensor, product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """From the largest responses to the logit."""
         found = torch.relu(pooled_bf + self.bias)
-        gate, new = self.highway(found).chunk(2, 1)
+        gate, new = product(found, self.highway.weight, self.highway.bias).chunk(2, 1)
         gate = torch.sigmoid(gate)
         mixed = gate * torch.relu(new) + (1 - gate) * found
         logit: Tensor = self.output(F.dropout(mixed, self.dropout, self.training))
@@ -172,7 +174,7 @@ class FrozenCnn:
     def _head(self, pooled_bf: Tensor) -> Tensor:
         found = torch.relu_(pooled_bf + self._critic.bias)
         weight, bias = self._highway
-        gate, new = F.linear(found.to(weight.dtype), weight, bias).chunk(2, 1)
+        gate, new = linear(found.to(weight.dtype), weight, bias).chunk(2, 1)
         mixed = torch.lerp(found, new.relu().float(), gate.sigmoid().float())
         logit: Tensor = self._critic.output(mixed)
         return logit.squeeze(1)
@@ -300,7 +302,7 @@ class _Convolution(torch.autograd.Function):
         pooled, found = [], []
         for width, weight in zip(widths, weights, strict=True):
             count = max(1, length - width + 1)
-            responses = (windows[: count * rows, : width * size] @ weight).view(count, rows, -1)
+            responses = linear(windows[: count * rows, : width * size], weight.t()).view(count, rows, -1)
             if last_b is not None:
                 outside = torch.arange(count, device=x.device)[:, None] > (last_b - width + 1).clamp(min=0)
                 responses.masked_fill_(outside.unsqueeze(-1), -torch.inf)
@@ -325,13 +327,10 @@ class _Convolution(torch.autograd.Function):
             # equal windows (a word said twice) share the gradient
             spread = (responses == largest).to(grad.dtype)
             spread = spread.mul_(grad / spread.sum(0)).flatten(0, 1)
-            part = windows[: count * rows, : width * size]
-            grad_filters.append((part.t() @ spread).float())
-            target = grad_windows[: count * rows, : width * size]
-            if windows.dtype == target.dtype:
-                target.addmm_(spread, weight.t())
-            else:
-                target += spread @ weight.t()
+            # oneDNN wants dense matrices, or transposed views of them
+            part = windows[: count * rows, : width * size].contiguous()
+            grad_filters.append(linear(part.t(), spread.t()).float())
+            grad_windows[: count * rows, : width * size] += linear(spread, weight)
         folded = grad_windows.new_zeros(length + max(widths) - 1, rows, size)
         for k, grad in enumerate(grad_windows.view(length, rows, -1, size).unbind(2)):
             folded[k : k + length] += grad
