@@ -21,9 +21,10 @@ from seqgen.core.update import Optimizer, update
 from seqgen.nn.decode import Decoder, Samples, Sampling
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
+from seqgen.nn.sampler import Precision
 
 DATA = "text"
-_TABLE = 1 << 23  # tokens times width up to which fast sampling tabulates input products; 4 gates of 4 bytes each
+_TABLE = 1 << 23  # tokens times width up to which sampling tabulates input products: 4 gates of 4 bytes each
 
 
 @dataclass(frozen=True)
@@ -158,15 +159,15 @@ class Model(nn.Module):
     def stepper(self, *, fast: bool = False) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights.
 
-        `fast` makes a table of every token's input product, if it stays below 128 MB in float32.
+        Input products are looked up in a table from the V-th id on, with `fast` at once, if it stays below 128 MB.
         """
         embedding = self.embedding.weight.detach()
-        use_table = fast and len(embedding) * self.rnn.widths[0] <= _TABLE
-        step = self.rnn.stepper(embedding if use_table else None)
+        by_id = len(embedding) * self.rnn.widths[0] <= _TABLE
+        step = self.rnn.stepper(embedding if by_id else None, table_now=fast)
         projection_t = None if self.projection is None else self.projection.weight.detach().t().contiguous()
 
         def run(ids: Tensor, state: State) -> tuple[Tensor, State]:
-            hidden, state = step(ids if use_table else embedding[ids], state)
+            hidden, state = step(ids if by_id else embedding[ids], state)
             return hidden if projection_t is None else hidden @ projection_t, state
 
         return run
@@ -175,19 +176,28 @@ class Model(nn.Module):
         """The output layer: weight (V, H) and bias (V,)."""
         return self.embedding.weight if self.output_weight is None else self.output_weight, self.output_bias
 
-    def decoder(self, *, fast: bool = False) -> Decoder:
+    def decoder(self, *, fast: bool = False, precision: Precision = "fp32") -> Decoder:
         """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
         config = self.config
-        return Decoder(self, stop=config.stop, never=config.never, max_length=config.max_length, fast=fast)
+        return Decoder(
+            self, stop=config.stop, never=config.never, max_length=config.max_length, fast=fast, precision=precision
+        )
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **limits: Any
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Tensor,
+        sampling: Sampling,
+        *,
+        fast: bool = False,
+        precision: Precision = "fp32",
+        **limits: Any,
     ) -> Samples:
         """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone.
 
         `limits`: automaton, begin and no_copy of `Decoder.steps`.
         """
-        return self.decoder(fast=fast).decode(prompts, seeds, sampling, **limits)
+        return self.decoder(fast=fast, precision=precision).decode(prompts, seeds, sampling, **limits)
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:

@@ -83,6 +83,9 @@ class _Nfa:
         self.empty.append([])
         return len(self.edges) - 1
 
+    def edge(self, source: int, chars: CharSet, target: int) -> None:
+        self.edges[source].append((self.sets.setdefault(chars, len(self.sets)), target))
+
 
 Pattern = Callable[[_Nfa, int], int]
 """Adds itself to an automaton behind a state, and returns the state behind itself."""
@@ -91,7 +94,7 @@ Pattern = Callable[[_Nfa, int], int]
 def _one(chars: CharSet) -> Pattern:
     def add(nfa: _Nfa, at: int) -> int:
         end = nfa.state()
-        nfa.edges[at].append((nfa.sets.setdefault(chars, len(nfa.sets)), end))
+        nfa.edge(at, chars, end)
         return end
 
     return add
@@ -143,16 +146,27 @@ def _literal(text: str) -> Pattern:
 
 def _containing(words: Iterable[str]) -> Pattern:
     """Any text in which one of the words stands alone: not inside a longer word of a script that writes spaces."""
+    words = list(words)
 
-    def alone(word: str) -> Pattern:
-        before = after = _repeat(_one(_ANY), 0, None)
-        if _is_joined(word[0]):
-            before = _repeat(_sequence([before, _one(_APART)]), 0, 1)
-        if _is_joined(word[-1]):
-            after = _repeat(_sequence([_one(_APART), after]), 0, 1)
-        return _sequence([before, _literal(word), after])
+    def add(nfa: _Nfa, at: int) -> int:
+        # one set of states around all words: with one around each, subsets would remember which words were found
+        anywhere, apart, found, closing, end = (nfa.state() for _ in range(5))
+        nfa.empty[at] += [anywhere, apart]
+        nfa.empty[found].append(end)
+        nfa.empty[closing].append(end)
+        for source, chars, target in (
+            (anywhere, _ANY, anywhere),
+            (anywhere, _APART, apart),
+            (closing, _APART, found),
+            (found, _ANY, found),
+        ):
+            nfa.edge(source, chars, target)
+        for word in words:
+            last = _literal(word)(nfa, apart if _is_joined(word[0]) else anywhere)
+            nfa.empty[last].append(closing if _is_joined(word[-1]) else found)
+        return end
 
-    return _either(alone(word) for word in words)
+    return add
 
 
 # --------------------------------------------------------------------------------------------------------- constraints
@@ -200,8 +214,8 @@ def required_words(words: Sequence[str]) -> list[Constraint]:
 
 def forbidden_words(words: Sequence[str]) -> Constraint:
     """Texts that hold none of the words, where each stands alone, as in `required_words`."""
-    names = ", ".join(map(repr, words))
-    return Constraint(f"the forbidden words {names}", _containing(_checked(words)), forbids=True)
+    names = ", ".join(map(repr, _checked(words)[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    return Constraint(f"the forbidden words {names}", _containing(words), forbids=True)
 
 
 def _checked(words: Sequence[str]) -> Sequence[str]:

@@ -120,17 +120,19 @@ class Rnn(nn.Module):
             out, *ends = torch.gru(x_bti, before[0], weights, *options)
         return out, ends
 
-    def stepper(self, embedding_vi: Tensor | None = None) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+    def stepper(
+        self, embedding_vi: Tensor | None = None, *, table_now: bool = False
+    ) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """A function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
 
         It works on copies of the weights in the layout that single steps read fastest: weights changed afterwards are
         not seen. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU, for
-        widths of 12 and more).
-        With `embedding_vi` the function takes ids (B,) instead, and looks the first layer's input product up in a table
-        of (V, gates) that is made here: a sixth less to read per token, worth its making from about 1,000 tokens on.
+        widths of 12 and more). With `embedding_vi` the function takes ids (B,) instead, and after V of them looks the
+        first layer's input product up in a table (V, gates), of the same bits: a sixth less work per token, paid for
+        by then. `table_now` makes the table at once.
         """
         make = _lstm_step if self.cell == "lstm" else _gru_step
-        steps = [make(layer, None if number else embedding_vi) for number, layer in enumerate(self.layers)]
+        steps = [make(layer, None if number else embedding_vi, table_now) for number, layer in enumerate(self.layers)]
         each = 2 if self.cell == "lstm" else 1
 
         def run(x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -164,23 +166,20 @@ class _OneChunk(torch.autograd.Function):
 # own, so a row's bits do not depend on how many rows there are.
 
 
-def _lstm_step(layer: Any, embedding_vi: Tensor | None) -> Callable[[Tensor, State], list[Tensor]]:
+def _lstm_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Callable[[Tensor, State], list[Tensor]]:
     hidden: int = layer.hidden_size
 
     def sigmoids_together(gates: Tensor) -> Tensor:
         i, f, g, o = gates.detach().chunk(4)
         return torch.cat([i, f, o, g])
 
-    weight_x = sigmoids_together(layer.weight_ih_l0).t()
-    weight_h = sigmoids_together(layer.weight_hh_l0).t()
     bias = sigmoids_together(layer.bias_ih_l0 + layer.bias_hh_l0)
-    # without a table, one product of [x, h] is quicker than two
-    table = None if embedding_vi is None else torch.addmm(bias, embedding_vi.detach(), weight_x)
-    weight = (torch.cat([weight_x, weight_h]) if table is None else weight_h).contiguous()
+    from_input = _input_product(sigmoids_together(layer.weight_ih_l0), bias, embedding_vi, table_now)
+    weight_t = sigmoids_together(layer.weight_hh_l0).t().contiguous()
 
     def step(x: Tensor, state: State) -> list[Tensor]:
         h, c = state
-        gates = torch.addmm(bias, torch.cat([x, h], 1), weight) if table is None else torch.addmm(table[x], h, weight)
+        gates = from_input(x).addmm_(h, weight_t)
         i, f, o = gates[:, : 3 * hidden].sigmoid_().chunk(3, 1)
         g = gates[:, 3 * hidden :].tanh_()
         c = f * c + i * g
@@ -189,18 +188,36 @@ def _lstm_step(layer: Any, embedding_vi: Tensor | None) -> Callable[[Tensor, Sta
     return step
 
 
-def _gru_step(layer: Any, embedding_vi: Tensor | None) -> Callable[[Tensor, State], list[Tensor]]:
+def _gru_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Callable[[Tensor, State], list[Tensor]]:
     hidden: int = layer.hidden_size
-    weight_x, weight_h = layer.weight_ih_l0.detach().t().contiguous(), layer.weight_hh_l0.detach().t().contiguous()
-    bias_x, bias_h = layer.bias_ih_l0.detach(), layer.bias_hh_l0.detach()
-    table = None if embedding_vi is None else torch.addmm(bias_x, embedding_vi.detach(), weight_x)
+    from_input = _input_product(layer.weight_ih_l0.detach(), layer.bias_ih_l0.detach(), embedding_vi, table_now)
+    weight_t, bias = layer.weight_hh_l0.detach().t().contiguous(), layer.bias_hh_l0.detach()
 
     def step(x: Tensor, state: State) -> list[Tensor]:
         (h,) = state
-        from_x = torch.addmm(bias_x, x, weight_x) if table is None else table[x]
-        from_h = torch.addmm(bias_h, h, weight_h)
+        from_x, from_h = from_input(x), torch.addmm(bias, h, weight_t)
         r, u = from_x[:, : 2 * hidden].add_(from_h[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
         n = from_x[:, 2 * hidden :].add_(r * from_h[:, 2 * hidden :]).tanh_()
         return [n + u * (h - n)]
 
     return step
+
+
+def _input_product(
+    weight_gi: Tensor, bias_g: Tensor, embedding_vi: Tensor | None, table_now: bool
+) -> Callable[[Tensor], Tensor]:
+    """A function from x (B, I), or ids (B,) if an embedding is given, to `x @ weight.T + bias`, a new tensor."""
+    weight_t = weight_gi.t().contiguous()
+    if embedding_vi is None:
+        return lambda x: torch.addmm(bias_g, x, weight_t)
+    embedding, table, fed = embedding_vi, torch.empty(0), 0
+
+    def product(ids: Tensor) -> Tensor:
+        nonlocal table, fed
+        fed += len(ids)
+        if not len(table) and (table_now or fed > len(embedding)):
+            # a whole number of tiles here too, for the same bits
+            table = torch.addmm(bias_g, F.pad(embedding, (0, 0, 0, -len(embedding) % 8)), weight_t)
+        return table[ids] if len(table) else torch.addmm(bias_g, embedding[ids], weight_t)
+
+    return product

@@ -66,20 +66,33 @@ def test_one_layer_with_dropout_between_layers_gives_no_warning():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("table", ["none", "later", "now"])
 def test_steps_equal_the_scan(cell, table):
     rnn = _rnn(cell).eval()
-    embedding = torch.randn(11, 8)
-    ids = torch.randint(11, (8, 9))
+    embedding = torch.randn(21, 8)
+    ids = torch.randint(21, (8, 9))
     with torch.no_grad():
         expected, ends = rnn(embedding[ids])
-        step = rnn.stepper(embedding if table else None)
+        step = rnn.stepper(None if table == "none" else embedding, table_now=table == "now")
         state = rnn.zeros(8)
         for t in range(9):
-            out, state = step(ids[:, t] if table else embedding[ids[:, t]], state)
+            out, state = step(embedding[ids[:, t]] if table == "none" else ids[:, t], state)
             torch.testing.assert_close(out, expected[:, t], rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(state, ends, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_table_changes_no_bit(cell):
+    rnn = _rnn(cell).eval()
+    embedding, ids = torch.randn(1003, 8), torch.randint(1003, (40,))
+    with torch.no_grad():
+        direct, now = (rnn.stepper(embedding, table_now=now)(ids, rnn.zeros(40))[0] for now in (False, True))
+        later = rnn.stepper(embedding)
+        for _ in range(30):
+            result, _ = later(ids, rnn.zeros(40))
+            assert torch.equal(result, direct)
+    assert torch.equal(now, direct)
 
 
 @pytest.mark.parametrize("cell", CELLS)
