@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 512  # below 256 rows the (V, H) weight gradient is read and written too often
 
@@ -20,7 +21,7 @@ def linear_cross_entropy(
     row_weights: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """The sum over rows of `-log softmax(hidden @ weight.T + bias)[target]`, in nats, a float32 scalar with gradient.
+    """The sum over rows of `-log softmax(hidden @ weight.T + bias)[target]`, in nats, a scalar with gradient.
 
     Equals `F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")` without its memory: each chunk's
     logits become its gradients at once, so only `chunk` rows of logits live at a time. `row_weights` (P,) multiplies
@@ -55,8 +56,8 @@ def linear_log_probs(
 
 
 def _product_dtype(like: Tensor) -> torch.dtype:
-    """What a matrix product gives here: autocast's dtype if it is on, else the parameters'."""
-    one = torch.zeros(1, 1, device=like.device)
+    """What a matrix product gives here: autocast's dtype if it is on, else that of the features."""
+    one = like.detach().new_zeros(1, 1)
     return (one @ one).dtype
 
 
@@ -64,13 +65,14 @@ class _Softmax:
     """The output layer of one chunk of rows in buffers that are kept: fresh memory of this size costs page faults."""
 
     def __init__(self, rows: int, weight_vh: Tensor) -> None:
-        self._logits = torch.empty(rows, len(weight_vh), dtype=torch.float32, device=weight_vh.device)
+        dtype = torch.promote_types(weight_vh.dtype, torch.float32)
+        self._logits = torch.empty(rows, len(weight_vh), dtype=dtype, device=weight_vh.device)
         self._probabilities = torch.empty_like(self._logits)
 
     def __call__(
         self, hidden_ch: Tensor, weight_t: Tensor, bias_v: Tensor | None, targets_c: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Probabilities (C, V) float32, valid until the next call, and the targets' log-probabilities (C,) float64.
+        """Probabilities (C, V), float32 at least, until the next call, and the targets' log-probabilities (C,) float64.
 
         The largest probability is 1/Z for Z = sum exp(logit - max), so log Z costs one more maximum: half the time of
         `logsumexp`, and unlike log(p[target]) exact where p underflows.
@@ -127,9 +129,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight += low.t() @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return total.to(torch.float32)
+        return total.to(weight_vh.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
         grads = [None if g is None else g * scale for g in ctx.saved_tensors]

@@ -29,6 +29,18 @@ def test_value_and_gradients_equal_cross_entropy(bias, chunk):
         torch.testing.assert_close(a.double(), e, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_equal_finite_differences(bias):
+    h, w, b, y = _case(rows=7, hidden=4, vocab=5, bias=bias, dtype=torch.float64)
+    weights = torch.randn(7, dtype=torch.float64)
+    inputs = (h, w, b) if bias else (h, w)
+
+    def loss(h, w, b=None):
+        return linear_cross_entropy(h, w, b, y, row_weights=weights, chunk=3)
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
 def test_row_weights_weigh_value_and_gradient():
     h, w, b, y = _case()
     weights = torch.randn(len(y))
