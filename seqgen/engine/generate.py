@@ -104,6 +104,19 @@ class LineScores:
         return self.nats / sum(len(line) + 1 for line in self.lines)
 
 
+@dataclass(frozen=True)
+class Realness:
+    """How real given lines look to a critic: it was trained to tell text from what a model writes."""
+
+    lines: list[str]
+    per_line: list[float]
+    """The critic's logit of each line: above 0 it looks real, below 0 it does not."""
+    per_token: list[list[float]]
+    """Per line, what each token adds to that: far below 0, the line would look more real without it."""
+    tokens: list[list[str]]
+    """Per line, the judged tokens."""
+
+
 class Writer:
     """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
 
@@ -306,6 +319,31 @@ class Writer:
                     ids[row].append(target)
         tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
         return LineScores(list(lines), log_probs, tokens)
+
+    def realness(self, lines: Sequence[str]) -> Realness:
+        """What the critic of a SeqGAN run thinks of given lines and their tokens.
+
+        RunError for a run without a critic, DataError for no lines.
+        """
+        judge = getattr(self.model, "realness", None)  # the one model with a critic has it
+        if judge is None:
+            raise RunError(f"a run of {self.settings.name} has no critic; train one with: seqgen train seqgan")
+        per_line = [0.0] * len(lines)
+        per_token: list[list[float]] = [[] for _ in lines]
+        ids: list[list[int]] = [[] for _ in lines]
+        for batch in self.batches(lines):
+            placed = batch.to(self.device)
+            whole, each = judge(placed)
+            width = batch.inputs.shape[1]
+            for row, value in zip(batch.rows.tolist(), whole.tolist(), strict=True):
+                per_line[row] = value
+            rows = batch.rows[batch.positions // width].tolist()
+            targets = batch.targets.flatten()[batch.positions].tolist()
+            for row, value, target in zip(rows, each.tolist(), targets, strict=True):
+                per_token[row].append(value)
+                ids[row].append(target)
+        tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
+        return Realness(list(lines), per_line, per_token, tokens)
 
     def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
         """The lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""

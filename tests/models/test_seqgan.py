@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core.config import Train
-from seqgen.core.errors import ConfigError
+from seqgen.core.errors import ConfigError, RunError
 from seqgen.engine import checkpoint, generate, loop
 from seqgen.engine.run import config
 from seqgen.models import lm, seqgan
@@ -477,6 +477,22 @@ def test_realness_of_a_token_is_what_the_text_loses_with_it() -> None:
     _, tokens = model.realness(batch)
     assert float(tokens[1]) == pytest.approx(0, abs=1e-6)
     assert float(tokens[3]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> None:
+    loop.train(config("seqgan", text, overrides=[*SMALL, "train.steps=12", "train.eval_every=0"]), tmp_path / "run")
+    writer = generate.load(tmp_path / "run")
+    lines = ["the cat sees the dog", "the dog", "the cat sees the man and then"]
+    judged = writer.realness(lines)
+    for row, line in enumerate(lines):
+        (batch,) = writer.batches([line])
+        whole, tokens = writer.model.realness(batch)
+        assert judged.per_line[row] == pytest.approx(float(whole), abs=1e-5)
+        assert judged.per_token[row] == pytest.approx(tokens.tolist(), abs=1e-5)
+        assert judged.tokens[row] == [*line.split(), "</s>"]
+    loop.train(config("lm", text, overrides=["train.steps=1", "train.batch=4", "train.samples=0"]), tmp_path / "lm")
+    with pytest.raises(RunError, match=r"^a run of lm has no critic; train one with: seqgen train seqgan$"):
+        generate.load(tmp_path / "lm").realness(lines)
 
 
 def test_lagged_policy_keeps_its_share() -> None:
