@@ -79,6 +79,11 @@ class Sampling:
     details: bool = False
     """Also give log-probabilities and entropies of every token."""
 
+    @property
+    def sure(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.greedy or self.temperature == 0
+
 
 @dataclass(frozen=True)
 class Details:
@@ -240,6 +245,10 @@ class Decoder:
                 raise ValueError(
                     f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}"
                 )
+        if begin is not None and len(begin) != len(prompts):
+            raise ValueError(
+                f"expected one state of the automaton for each of {len(prompts)} prompts, got {len(begin)}"
+            )
         if rules.automaton is None or not prompts:
             return
         needed = int(rules.automaton.distance[list(begin or [0])].amax())
@@ -293,19 +302,13 @@ class Decoder:
             rules.block(logits, rows.places[part], t)
             _block_runs(logits, history, rules)
             _reshape(logits, history, sampling)
-            logits = _filtered(logits, sampling)
-            if sampling.greedy or sampling.temperature == 0:
-                best = logits.max(-1)
-                chosen = best.indices.where(best.values > -math.inf, -1)
-            else:
-                chosen = pick(self.output.probabilities(logits), rows.draws[part, t % _AHEAD])
+            logits = keep_top_k(logits, 1) if sampling.sure else _filtered(logits, sampling)
+            chosen = pick(self.output.probabilities(logits), rows.draws[part, t % _AHEAD])
             ids.append(chosen)
             if sampling.details:
                 drawn = logits.log_softmax(-1)
-                if sampling.greedy or sampling.temperature == 0:
-                    drawn = torch.full_like(drawn, -math.inf).scatter_(1, chosen.clamp(min=0)[:, None], 0.0)
-                at = [table.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for table in (plain, drawn)]
-                details.append(Details(at[0], entropy(plain), at[1], entropy(drawn)))
+                at_plain, at_drawn = (x.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for x in (plain, drawn))
+                details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn)))
         return torch.cat(ids), _joined(details) if details else None
 
     def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
@@ -446,7 +449,7 @@ def _rows_of(details: Details, rows: Tensor | slice) -> Details:
 
 
 def collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
-    """Each text's tokens from the steps of all of them."""
+    """The texts of `count` prompts from their steps, all or the first ones; `detailed`: with the steps' details."""
     if not steps:
         return Samples([], [], [] if detailed else None)
     texts, ids, ended, over = (

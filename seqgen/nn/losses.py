@@ -108,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, weight = hidden_ph.to(dtype), weight_vh.to(dtype)
             total = torch.zeros((), dtype=torch.float64, device=hidden.device)
             grad_hidden = torch.empty_like(hidden_ph)
-            grad_weight = torch.zeros_like(weight_vh)
+            grad_weight = torch.empty_like(weight_vh) if len(targets_p) else torch.zeros_like(weight_vh)
             grad_bias = None if bias_v is None else torch.zeros_like(bias_v)
             softmax = _Softmax(min(chunk, len(targets_p)), weight)
             for begin in range(0, len(targets_p), chunk):
@@ -125,9 +125,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 low = grad_logits.to(dtype)
                 grad_hidden[rows] = low @ weight
                 if dtype == grad_weight.dtype:
-                    grad_weight.addmm_(low.t(), hidden[rows])
-                else:
+                    grad_weight.addmm_(low.t(), hidden[rows], beta=min(begin, 1))  # 0 at first: no need of zeros
+                elif begin:
                     grad_weight += low.t() @ hidden[rows]
+                else:
+                    grad_weight.copy_(low.t() @ hidden[rows])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total.to(weight_vh.dtype)
 
@@ -135,5 +137,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        grads = [None if g is None else g * scale for g in ctx.saved_tensors]
+        # the loss is nearly always added up as it is: then no pass over the gradients
+        grads = ctx.saved_tensors if scale == 1 else [None if g is None else g * scale for g in ctx.saved_tensors]
         return (*grads, None, None, None, None)
