@@ -101,7 +101,7 @@ def test_setup_from_nothing_installs_the_pinned_torch_and_warns_of_its_size(chec
     assert code == 0
     assert installs(calls) == [pinned_torch(), "-c .venv/seqgen-constraints.txt -e .[dev]"]
     assert said.count("no GPU answers, yet torch may bring several GB") == 1
-    assert "SEQGEN_TORCH_INDEX=" in said
+    assert "set SEQGEN_TORCH_INDEX to" in said
     assert (checkout.root / ".venv" / "seqgen-constraints.txt").read_text().startswith("torch==")
 
 
