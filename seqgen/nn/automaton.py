@@ -633,9 +633,7 @@ def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = 
         for token in ignore:
             inside &= values[place : place + count] != token
     begins = inside.nonzero().squeeze(1)
-    contexts = _hashes(
-        torch.stack([values[begins + k] for k in range(n - 1)], 1) if n > 1 else begins.view(-1, 1)[:, :0]
-    )
+    contexts = _hashes(values[begins[:, None] + torch.arange(n - 1, device=values.device)])
     following = values[begins + n - 1]
     by_token = following.argsort(stable=True)
     order = by_token[contexts[by_token].argsort(stable=True)]

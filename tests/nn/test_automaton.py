@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from seqgen.core.rng import text_seeds
@@ -376,6 +376,10 @@ def _rows_of_ids(rows):
     history=st.lists(st.integers(0, 4), min_size=0, max_size=6),
     n=st.integers(1, 4),
 )
+@example(rows=[[1], [2]], history=[1], n=2)  # not across rows
+@example(rows=[[1, 2], [2, 3]], history=[1, 2], n=3)
+@example(rows=[[1, 4, 2]], history=[1, 4], n=3)  # not across an id that does not count
+@example(rows=[[1, 2], [1, 2], [1, 3]], history=[1], n=2)  # several, each once
 def test_copied_runs_equal_a_set_of_tuples(rows, history, n):
     ignore = [4]
     runs = {tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)}

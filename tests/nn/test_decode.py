@@ -9,7 +9,6 @@ import torch
 from seqgen.core.errors import ConfigError, NonFiniteError
 from seqgen.core.rng import text_seeds
 from seqgen.models import lm
-from seqgen.nn import decode
 from seqgen.nn.decode import Sampling
 
 STOP, START = 3, 2
@@ -204,6 +203,15 @@ def test_no_ngram_appears_twice_in_prompt_and_text(n):
     assert sum(repeats(p, ids) for p, ids in zip(prompts, blocked.ids, strict=True)) == given
 
 
+def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
+    # 64 ids fill their block, so an index of -1 would mean the last of them
+    model = _model(64)
+    options = Sampling(no_repeat_ngram=1, max_length=1, temperature=50.0)
+    prompts = [[START], [START, 5, 6, 7]] * 500
+    step = next(model.decoder().steps(prompts, text_seeds(0, 0, 1000), options))
+    assert 63 in step.ids[::2].tolist()
+
+
 def test_the_ngram_block_gives_way_where_it_would_leave_nothing():
     model = _model(6, stop=-1)  # only ids 3, 4, 5 may come
     ids = model.sample([[START]], text_seeds(0, 0, 1), Sampling(no_repeat_ngram=1, max_length=6)).ids[0]
@@ -315,8 +323,3 @@ def test_weights_that_are_not_finite_are_an_error():
         model.output_bias[5] = math.nan
     with pytest.raises(NonFiniteError, match=r"^text 0, token 0: the model's logits are not finite"):
         model.sample([[START]], text_seeds(0, 0, 1), PLAIN)
-
-
-def test_tiles_of_one_row_are_what_fast_means():
-    assert decode.TILE == 8
-    assert _model().decoder(fast=True)._tile == 1
