@@ -601,14 +601,13 @@ class NoCopy:
     def completions(self, history_bl: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, ids) of the tokens that would complete a run which stands in the training text.
 
-        `history_bl` (B, L) is what each row has so far, -1 where there is nothing.
+        `history_bl` (B, L) is what each row has so far, -1 where there is nothing; one too short has the hash of no run.
         """
         rows, length = history_bl.shape
         tail = history_bl[:, max(0, length - self.n + 1) :] if self.n > 1 else history_bl[:, :0]
         hashes = _hashes(tail)
         low = torch.searchsorted(self.contexts, hashes)
         counts = torch.searchsorted(self.contexts, hashes, right=True) - low
-        counts = counts.where((tail >= 0).all(1) & (tail.shape[1] == self.n - 1), 0)
         row = torch.arange(rows, device=history_bl.device).repeat_interleave(counts)
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row] + low[row]
         return row, self.following[place]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seqgen.core.errors import ConfigError, NonFiniteError
-from seqgen.core.rng import text_seeds
+from seqgen.core.rng import text_seeds, uniforms
 from seqgen.models import lm
 from seqgen.nn.decode import Sampling
 
@@ -123,6 +123,19 @@ def test_draws_follow_the_softmax_at_this_temperature(temperature):
     assert abs(chi_square - freedom) / math.sqrt(2 * freedom) < 4
 
 
+def test_token_t_is_the_inverse_cdf_at_the_hash_of_seed_and_t():
+    model = _model(stop=-1, never=(), scale=1.0)
+    seeds = text_seeds(4, 0, 3)
+    texts = model.sample([[START]] * 3, seeds, Sampling(max_length=70)).ids
+    for seed, ids in zip(seeds, texts, strict=True):
+        with torch.no_grad():
+            hidden, _ = model.scan(torch.tensor([[START, *ids[:-1]]]))
+            weight, bias = model.head()
+            ends = (model.features(hidden[0]) @ weight.t() + bias).double().softmax(-1).cumsum(-1)
+        expected = [int((ends[t] <= uniforms(seed[None], t)).sum()) for t in range(70)]
+        assert ids == expected
+
+
 @pytest.mark.parametrize("options", [Sampling(greedy=True), Sampling(temperature=0.0), Sampling(top_k=1)])
 def test_greedy_is_the_argmax_at_every_token(options):
     model = _model()
@@ -204,8 +217,7 @@ def test_no_ngram_appears_twice_in_prompt_and_text(n):
 
 
 def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
-    # 64 ids fill their block, so an index of -1 would mean the last of them
-    model = _model(64)
+    model = _model(64)  # 64 ids fill their block: an index of -1 would mean the last of them
     options = Sampling(no_repeat_ngram=1, max_length=1, temperature=50.0)
     prompts = [[START], [START, 5, 6, 7]] * 500
     step = next(model.decoder().steps(prompts, text_seeds(0, 0, 1000), options))
@@ -220,7 +232,7 @@ def test_the_ngram_block_gives_way_where_it_would_leave_nothing():
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
-    model = _model(never=())
+    model = _model(64, never=())  # 64 ids fill their block: an index of -1 would mean the last of them
     prompt = [START, 5, 6, 6]
     options = Sampling(repetition_penalty=1.7, details=True, max_length=1)
     logits = _logits(model, prompt)
