@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqgen.nn.products import linear
+
 CHUNK = 512  # below 256 rows the (V, H) weight gradient is read and written too often
 
 
@@ -77,13 +79,13 @@ class _Softmax:
         The largest probability is 1/Z for Z = sum exp(logit - max), so log Z costs one more maximum: half the time of
         `logsumexp`, and unlike log(p[target]) exact where p underflows.
         """
-        logits = self._logits[: len(hidden_ch)]
-        if hidden_ch.dtype == logits.dtype:
-            torch.mm(hidden_ch, weight_t, out=logits)
+        if hidden_ch.dtype == torch.float32:
+            logits = linear(hidden_ch, weight_t.t(), bias_v)
         else:
+            logits = self._logits[: len(hidden_ch)]
             logits.copy_(hidden_ch @ weight_t)
-        if bias_v is not None:
-            logits += bias_v
+            if bias_v is not None:
+                logits += bias_v
         probabilities = torch.softmax(logits, -1, out=self._probabilities[: len(hidden_ch)])
         log_z = -probabilities.amax(-1).double().log()
         at_target = logits.gather(1, targets_c[:, None]).squeeze(1)
