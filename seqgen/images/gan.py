@@ -167,7 +167,7 @@ class Generator(nn.Module):
                 [
                     nn.Linear(inputs, widths[0] * side**2),
                     nn.Unflatten(1, (widths[0], side, side)),
-                    *doubling(widths, channels, norm=norm, classes=len(config.classes)),
+                    *doubling(widths, channels, nn.ReLU(), norm=norm, classes=len(config.classes)),
                     nn.Tanh(),
                 ]
             )
@@ -226,7 +226,7 @@ class Critic(nn.Module):
             channels += 1
         if config.net == "conv":
             side = smallest_side(size, config.critic_widths, "model.critic_widths")
-            pieces = [*halving(channels, config.critic_widths, norm=norm, slope=0.2), nn.Flatten()]
+            pieces = [*halving(channels, config.critic_widths, nn.LeakyReLU(0.2), norm=norm), nn.Flatten()]
             width = config.critic_widths[-1] * side**2
         else:
             width, leaky = config.hidden, nn.LeakyReLU(0.2)

@@ -31,31 +31,33 @@ def smallest_side(size: int, widths: Sequence[int], option: str) -> int:
     return side
 
 
-def halving(channels: int, widths: Sequence[int], *, norm: Norm = "none", slope: float = 0.0) -> Pieces:
+def halving(channels: int, widths: Sequence[int], activation: nn.Module, *, norm: Norm = "none") -> Pieces:
     """4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n).
 
-    Batch or layer norm stand behind every convolution but the first (Radford et al. 2016); `slope` is that of the
-    leaky ReLU for negative values.
+    The activation stands behind every convolution; batch or layer norm between them, but not behind the first (Radford
+    et al. 2016).
     """
     pieces: Pieces = []
     for i, width in enumerate(widths):
         pieces.append(limited(nn.Conv2d(channels, width, 4, 2, 1), norm))
         if i:
             pieces += _normed(width, norm)
-        pieces.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+        pieces.append(activation)
         channels = width
     return pieces
 
 
-def doubling(widths: Sequence[int], channels: int, *, norm: Norm = "none", classes: int = 0) -> Pieces:
+def doubling(
+    widths: Sequence[int], channels: int, activation: nn.Module, *, norm: Norm = "none", classes: int = 0
+) -> Pieces:
     """4x4 transposed convolutions of stride 2: (B, widths[0], S, S) to (B, channels, S * 2^n, S * 2^n).
 
-    The norm (`class` for one with a scale and shift per class) and ReLU stand before every convolution, so that the
-    last one's output is bare.
+    The norm (`class` for one with a scale and shift per class) and the activation stand before every convolution, so
+    that the last one's output is bare.
     """
     pieces: Pieces = []
     for width, after in zip(widths, [*widths[1:], channels], strict=True):
-        pieces += [*_normed(width, norm, classes), nn.ReLU(), nn.ConvTranspose2d(width, after, 4, 2, 1)]
+        pieces += [*_normed(width, norm, classes), activation, nn.ConvTranspose2d(width, after, 4, 2, 1)]
     return pieces
 
 

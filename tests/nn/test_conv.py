@@ -13,8 +13,8 @@ from seqgen.nn.conv import ClassNorm, doubling, frozen_statistics, halving, limi
 def test_halving_and_doubling_are_each_others_sizes(size: int, norm: str) -> None:
     widths = (4, 6)
     side = smallest_side(size, widths, "model.widths")
-    down = nn.Sequential(*halving(3, widths, norm=norm))  # type: ignore[arg-type]
-    up = nn.Sequential(*doubling(widths[::-1], 3, norm="batch"))
+    down = nn.Sequential(*halving(3, widths, nn.ReLU(), norm=norm))  # type: ignore[arg-type]
+    up = nn.Sequential(*doubling(widths[::-1], 3, nn.ReLU(), norm="batch"))
     maps = down(torch.zeros(2, 3, size, size))
     assert maps.shape == (2, 6, side, side)
     assert up(maps).shape == (2, 3, size, size)
@@ -56,7 +56,7 @@ def test_class_norm_scales_and_shifts_by_the_class() -> None:
 
 def test_layer_norm_makes_no_picture_depend_on_its_batch() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(*halving(1, (4, 4), norm="layer"))
+    net = nn.Sequential(*halving(1, (4, 4), nn.ReLU(), norm="layer"))
     pictures = torch.randn(6, 1, 8, 8)
     torch.testing.assert_close(net(pictures)[:2], net(pictures[:2]))
 
@@ -75,7 +75,7 @@ def test_frozen_statistics_normalise_by_the_batch_and_stay() -> None:
 
 def test_first_weights_of_dcgan() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(*doubling((64, 64), 64, norm="batch"))
+    net = nn.Sequential(*doubling((64, 64), 64, nn.ReLU(), norm="batch"))
     small_normal(net)
     convolutions = [m for m in net if isinstance(m, nn.ConvTranspose2d)]
     assert convolutions[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
