@@ -82,7 +82,7 @@ def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, mo
 def command(run: Path, text: Path, *words: str, processes: int = 1) -> list[str]:
     start = [sys.executable, "-m"]
     if processes > 1:
-        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "-m"]
+        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
     return [*start, "seqgen", "train", "lm", "--data", str(text), "--out", str(run), *SMALL, *words]
 
 
