@@ -1,6 +1,7 @@
 """The command line as processes, and what it costs: quick help, pipes, a full standard output, torchrun."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,9 +137,8 @@ def test_errors_hold_what_the_locale_cannot(tmp_path: Path) -> None:
 
 
 def test_texts_flow_through_a_pipe(run: Path, text: Path) -> None:
-    command_line = (
-        f"{sys.executable} -m seqgen generate {run} --count 5 | {sys.executable} -m seqgen bleu - {text} --order 2"
-    )
+    program = f"{shlex.quote(sys.executable)} -m seqgen"
+    command_line = f"{program} generate {run} --count 5 | {program} bleu - {text} --order 2"
     ended = subprocess.run(command_line, shell=True, capture_output=True, text=True, check=False)
     assert ended.returncode == 0
     assert "hyp:5|ref:144" in ended.stdout

@@ -102,7 +102,10 @@ def test_the_table_is_json_with_intervals_by_choice() -> None:
     table = evaluate_text(HYPS, REFS, real=REAL)
     stored = json.loads(json.dumps(table.to_dict(), allow_nan=False))
     assert stored["protocol"] == "default"
-    assert stored["scores"]["bleu-4"] == table["bleu-4"].to_dict()
+    alone, shared = table["bleu-4"].to_dict(), dict(stored["scores"]["bleu-4"])
+    # resamples of many scores are one matrix product, whose last bits depend on its width
+    assert shared.pop("interval") == pytest.approx(alone.pop("interval"), rel=1e-12)
+    assert shared == alone
     assert stored["scores"]["bleu-4"]["interval"][0] < float(table["bleu-4"])
     assert table.to_dict(intervals=False)["real"]["bleu-4"]["interval"] is None
 

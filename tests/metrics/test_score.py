@@ -38,14 +38,16 @@ def test_interval_is_near_the_normal_one() -> None:
 def test_scores_with_equal_rows_share_resamples_and_keep_their_own_interval() -> None:
     several = [score([1.0, 2.0, 4.0]), score([2.0, 4.0, 8.0]), score([1.0, 2.0])]
     alone = [Score(s.value, s.signature, rows=s.rows).interval for s in several]
-    assert [s.stored_interval for s in with_intervals(several)] == alone
-    assert alone[1] == tuple(2 * x for x in alone[0] or ())
+    # the resamples of several scores are one matrix product, whose last bits depend on its width
+    for shared, own in zip(with_intervals(several), alone, strict=True):
+        assert shared.stored_interval == pytest.approx(own, rel=1e-12)
+    assert alone[1] == pytest.approx(tuple(2 * x for x in alone[0] or ()), rel=1e-12)
 
 
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     rows = np.random.default_rng(0).normal(size=(700, 3))
     many = resampled_sums(rows, seed=4, resamples=1000)
-    np.testing.assert_array_equal(many[:10], resampled_sums(rows, seed=4, resamples=10))
+    np.testing.assert_allclose(many[:10], resampled_sums(rows, seed=4, resamples=10), rtol=1e-10, atol=1e-10)
     assert not np.array_equal(many[:10], resampled_sums(rows, seed=5, resamples=10))
 
 
