@@ -140,6 +140,18 @@ def test_setup_that_failed_after_a_change_starts_over(checkout):
     assert "making .venv" in checkout.setup()[1]
 
 
+def test_an_interrupted_removal_of_the_old_environment_does_not_pass_for_one(checkout):
+    checkout.setup(BREAK_PIP="1")
+    # interrupted where the removal of the unfinished environment had begun: all but its first steps is still there
+    interrupted = 'for last; do :; done; /bin/rm -f "$last/seqgen-unfinished"; [ "$1" = -rf ] && exit 1; /bin/rm "$@"'
+    checkout.tool("rm", f"#!/bin/sh\n{interrupted}\n")
+    assert checkout.setup()[0] == 1
+    (checkout.tools / "rm").unlink()
+    code, said, _ = checkout.setup()
+    assert code == 0
+    assert "making .venv" in said
+
+
 def test_setup_takes_torch_as_the_options_say_and_is_silent_about_size(checkout):
     code, said, calls = checkout.setup(SEQGEN_TORCH="torch==2.6.*", SEQGEN_TORCH_INDEX="file:///wheels")
     assert code == 0
