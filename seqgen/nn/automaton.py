@@ -601,7 +601,7 @@ class NoCopy:
     def completions(self, history_bl: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, ids) of the tokens that would complete a run which stands in the training text.
 
-        `history_bl` (B, L) is what each row has so far, -1 where there is nothing; too short, it has the hash of no run.
+        `history_bl` (B, L) is what each row has so far, -1 where there is nothing; too short, it completes none.
         """
         rows, length = history_bl.shape
         tail = history_bl[:, max(0, length - self.n + 1) :] if self.n > 1 else history_bl[:, :0]
