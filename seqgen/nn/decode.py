@@ -129,7 +129,7 @@ class Samples:
 class Decoder:
     """A model prepared for sampling: weights copied into the layout that single steps read fastest.
 
-    Weights changed afterwards are not seen: make another. `stop` ends a text (-1: nothing does), `never` ids have no
+    It is made for the weights of now: make another when they have changed. `stop` ends a text (-1: nothing does), `never` ids have no
     mass. `fast` leaves rows unpadded: about three times as fast for one text, without the promise of equal bits across
     batch sizes. `precision`: see `OutputLayer`.
     """

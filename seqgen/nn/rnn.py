@@ -125,8 +125,8 @@ class Rnn(nn.Module):
     ) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """A function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
 
-        It works on copies of the weights in the layout that single steps read fastest: weights changed afterwards are
-        not seen. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU, for
+        It works on copies of the weights in the layout that single steps read fastest, so make another when they have
+        changed. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU, for
         widths of 12 and more). With `embedding_vi` the function takes ids (B,) instead, and after V of them looks the
         first layer's input product up in a table (V, gates), of the same bits: a sixth less work per token, paid for
         by then. `table_now` makes the table at once.

@@ -29,7 +29,7 @@ class OutputLayer:
     def __init__(
         self, weight_vh: Tensor, bias_v: Tensor | None, *, never: Iterable[int] = (), precision: Precision = "fp32"
     ) -> None:
-        """`never` ids get no mass. Weights changed afterwards are not seen."""
+        """`never` ids get no mass."""
         self.vocab_size = len(weight_vh)
         extra = -self.vocab_size % BLOCK
         dtype = weight_vh.dtype if precision == "fp32" else torch.bfloat16
