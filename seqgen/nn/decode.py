@@ -129,9 +129,9 @@ class Samples:
 class Decoder:
     """A model prepared for sampling: weights copied into the layout that single steps read fastest.
 
-    It is made for the weights of now: make another when they have changed. `stop` ends a text (-1: nothing does), `never` ids have no
-    mass. `fast` leaves rows unpadded: about three times as fast for one text, without the promise of equal bits across
-    batch sizes. `precision`: see `OutputLayer`.
+    It is made for the weights of now: make another when they have changed. `stop` ends a text (-1: nothing does),
+    `never` ids have no mass. `fast` leaves rows unpadded: about three times as fast for one text, without the promise
+    of equal bits across batch sizes. `precision`: see `OutputLayer`.
     """
 
     def __init__(
