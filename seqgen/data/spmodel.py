@@ -8,14 +8,14 @@ themselves: a trainer's options may not tell what was done to a model later.
 import hashlib
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from seqgen.core.errors import DataError
-from seqgen.data.wordtable import Learnt
+from seqgen.data.wordtable import Learnt, SurfaceTable
 
 MARKER = "\u2581"
 """What SentencePiece writes for a space."""
@@ -202,6 +202,9 @@ def charsmap_has(charsmap: bytes, byte: int) -> bool:
     return False
 
 
+_FEW_ROWS = 16
+"""Rows that are encoded one by one: for a list of them SentencePiece starts a thread, which takes 20 us."""
+
 _FARTHEST = 2.0**20
 """Weight from which on rows with any second segmentation are encoded whole."""
 
@@ -210,7 +213,7 @@ class PieceLearner:
     """A SentencePiece model as a word table sees it; only for models of which `why_rows` says "".
 
     A chunk is encoded by itself, a later one with the space before it, or with the one that SentencePiece puts before
-    every text. Where that is not sure to be what it gives in a row, the chunk's reach is 0 and its rows are encoded
+    every text. Where that is not sure to be what it gives in a row, the chunk's reach is -1 and its rows are encoded
     whole: with a marker in the text itself, with nothing or a marker left at its end by the normaliser, if it matters.
     Unigram: SentencePiece sums scores over a row in float32, so where the best two segmentations of a word are nearly
     equal, which one wins depends on the row. Each addition errs by at most half a unit in the last place of the row's
@@ -225,10 +228,10 @@ class PieceLearner:
         self.key = hashlib.sha256(content).hexdigest() + __version__
         # Runs of spaces are one marker, which every word gets, or each is one, also the first chunk's own.
         self.first_apart = not (model.merge_spaces and model.dummy_prefix)
-        self._processor = SentencePieceProcessor(model_proto=content)
+        self.processor = SentencePieceProcessor(model_proto=content)
         # A later message adds to the normaliser's options: field 3 of field 3 is add_dummy_prefix.
         further = content + bytes([0x1A, 2, 0x18, model.merge_spaces])
-        self._further = SentencePieceProcessor(model_proto=further) if self.first_apart else self._processor
+        self._further = SentencePieceProcessor(model_proto=further) if self.first_apart else self.processor
         self._empty_matters = not model.dummy_prefix or model.marker_is_suffix
         self._end_matters = not model.merge_spaces and any(
             piece.startswith(2 * MARKER) for piece, t in zip(model.pieces, model.types, strict=True) if t != CONTROL
@@ -239,12 +242,14 @@ class PieceLearner:
 
     def rows(self, rows: list[bytes]) -> list[list[int]]:
         """SentencePiece's ids of rows."""
-        ids: list[list[int]] = self._processor.encode(rows, num_threads=1)
+        if len(rows) < _FEW_ROWS:
+            return [self.processor.encode(row) for row in rows]
+        ids: list[list[int]] = self.processor.encode(rows, num_threads=1)
         return ids
 
     def learn(self, chunks: list[bytes], first: bool) -> Learnt:
         """SentencePiece's ids of chunks, and how far they hold."""
-        processor = self._processor if first else self._further
+        processor = self.processor if first else self._further
         if self.model.merge_spaces:
             # A chunk of spaces alone, at the end of a row, is nothing.
             chunks = [chunk.strip(b" ") for chunk in chunks]
@@ -261,10 +266,38 @@ class PieceLearner:
                 or (self._empty_matters and all(self._is_marker[i] for i in row))
                 or (self._end_matters and row and self._ends_in_marker[row[-1]])
             ):
-                reach[number] = 0.0
+                reach[number] = -1.0
             elif self.model.model_type == "unigram" and row:
                 reach[number], weight[number] = self._tie(processor, chunk, row)
         return Learnt(ids, reach, weight)
+
+    def surfaces(self, *, left_out: Sequence[int]) -> SurfaceTable:
+        """The table that decodes as SentencePiece does; the special ids `left_out` may lie behind the model's own.
+
+        Left to SentencePiece: rows with byte pieces, which may be no characters; rows that begin with markers alone
+        where runs of spaces are merged, of which it drops as many as there are; and all rows of models that have rules
+        for decoding or write the marker behind a word.
+        """
+        model = self.model
+        size = max(len(model.pieces), 1 + max(left_out, default=0))
+        surfaces, lead = [b""] * size, [0] * size
+        for i, (piece, t) in enumerate(zip(model.pieces, model.types, strict=True)):
+            if t == UNKNOWN:
+                surfaces[i] = model.unknown_surface.encode()
+            elif t != CONTROL and i not in left_out:
+                surfaces[i] = piece.replace(MARKER, " ").encode()
+                lead[i] = int(piece.startswith(MARKER) and (model.dummy_prefix or model.merge_spaces))
+        if model.denormalizes or model.marker_is_suffix:
+            alone = [i for i in range(size) if surfaces[i]]
+        else:
+            alone = [i for i, t in enumerate(model.types) if t == BYTE]
+        alone_first = [i for i, marker in enumerate(self._is_marker) if marker and surfaces[i] and model.merge_spaces]
+        return SurfaceTable(surfaces, lead=lead, alone=alone, alone_first=alone_first, rows=self._decode)
+
+    def _decode(self, rows: list[list[int]]) -> list[str]:
+        # Row by row: for a list without rows SentencePiece gives one text. It knows nothing of added special ids.
+        size = len(self.model.pieces)
+        return [self.processor.decode([i for i in row if i < size]) for row in rows]
 
     def _tie(self, processor: Any, chunk: bytes, row: list[int]) -> tuple[float, float]:
         """Up to which weight of its row a chunk's segmentation is sure, and its own weight."""

@@ -15,6 +15,7 @@ specials it lacks come after its last. What a round trip `decode(encode(line))` 
 With `lower` the line is lower-cased first. Saved as JSON and text files, never as pickles.
 """
 
+import contextlib
 import io
 import json
 import logging
@@ -36,9 +37,10 @@ from torch import Tensor
 
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.files import read_json, write_bytes, write_json, write_text
-from seqgen.data.ragged import Ragged
-from seqgen.data.spmodel import MARKER, read_model
+from seqgen.data.ragged import Ragged, widen
+from seqgen.data.spmodel import MARKER, PieceLearner, read_model, why_rows
 from seqgen.data.text import check_unicode
+from seqgen.data.wordtable import Learnt, SurfaceTable, WordTable
 
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<sep>")
 """Names of the ids 0 to 4: padding, unknown, start, end, separator of a condition and of its fields."""
@@ -48,6 +50,9 @@ Kind: TypeAlias = Literal["auto", "byte", "char", "word", "bpe", "unigram"]
 _PAD, _UNK, _BOS, _EOS, _SEP = range(5)
 _FIRST = len(SPECIALS)
 _FORMAT = 1
+_LINES = 512
+"""Lines of characters encoded together."""
+
 _LOG = logging.getLogger("seqgen")
 
 
@@ -114,6 +119,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """The text of every row, special ids left out. DataError for ids out of range, TypeError for no integers."""
 
+    def encode_bytes(self, text: Ragged) -> Ragged:
+        """The ids of rows of UTF-8 bytes (uint8), on their device; what is not UTF-8 counts as U+FFFD."""
+
+    def decode_bytes(self, ids: Ragged) -> Ragged:
+        """The text of every row as UTF-8 bytes, on the ids' device; the ids must be in range."""
+
     def encode_stream(self, text: str) -> Tensor:
         """Running text as (N,) int32 ids: newlines are characters (byte, char), or each is an eos (word, pieces)."""
 
@@ -152,16 +163,28 @@ class ByteTokenizer:
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """The bytes of every line as ids."""
-        rows = [line.encode() for line in _prepared(lines, self.lower)]
-        values = np.frombuffer(b"".join(rows), np.uint8).astype(np.int32) + _FIRST
-        return Ragged(torch.from_numpy(values), _offsets([len(row) for row in rows]))
+        with _naming_surrogates(lines):
+            text = Ragged.from_text(_prepared(lines, self.lower))
+        return Ragged(text.values.to(torch.int32) + _FIRST, text.offsets)
 
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; bytes that are not UTF-8 become U+FFFD."""
-        values, offsets = _checked(ids, self.vocab_size)
-        values, offsets = _kept(values, offsets, values >= _FIRST)
-        text = (values - _FIRST).astype(np.uint8).tobytes()
-        return [text[first:end].decode(errors="replace") for first, end in _spans(offsets)]
+        text = self.decode_bytes(_checked(ids, self.vocab_size))
+        content = text.values.numpy().tobytes()
+        return [content[first:end].decode(errors="replace") for first, end in pairwise(text.offsets.tolist())]
+
+    def encode_bytes(self, text: Ragged) -> Ragged:
+        """The bytes themselves, lossless even where they are not UTF-8."""
+        if self.lower:
+            return _encode_as_lines(self, text)
+        return Ragged(text.values.to(torch.int32) + _FIRST, text.offsets)
+
+    def decode_bytes(self, ids: Ragged) -> Ragged:
+        """The bytes themselves."""
+        values = widen(ids.values)
+        kept = values >= _FIRST
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return Ragged((values[kept] - _FIRST).to(torch.uint8), before[ids.offsets])
 
     def encode_stream(self, text: str) -> Tensor:
         """The bytes of the text, newlines included."""
@@ -218,21 +241,40 @@ class CharTokenizer:
         codes = np.frombuffer("".join(self.symbols).encode("utf-32-le"), np.uint32)
         self._ids = np.full(0x110000, _UNK, np.int32)
         self._ids[codes] = np.arange(_FIRST, self.vocab_size)
-        self._codes = np.concatenate([np.full(_FIRST, 0xFFFD, np.uint32), codes])
+        surfaces = ["", "\ufffd", "", "", "", *self.symbols]
+        self._surfaces = SurfaceTable([surface.encode() for surface in surfaces], lead=[0] * len(surfaces))
         self.fingerprint = _fingerprint(self._options(), *self.symbols)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """The characters of every line as ids."""
-        lines = _prepared(lines, self.lower)
-        codes = np.frombuffer("".join(lines).encode("utf-32-le"), np.uint32)
-        return Ragged(torch.from_numpy(self._ids[codes]), _offsets([len(line) for line in lines]))
+        offsets = np.zeros(len(lines) + 1, np.int64)
+        parts = [np.empty(0, np.int32)]
+        with _naming_surrogates(lines):
+            lines = _prepared(lines, self.lower)
+            # Some lines at a time, so that codes and ids stay in the processor's cache.
+            for at in range(0, len(lines), _LINES):
+                codes = "".join(lines[at : at + _LINES]).encode("utf-32-le")
+                parts.append(self._ids.take(np.frombuffer(codes, np.uint32)))
+        np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)), out=offsets[1:])
+        return Ragged(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets))
 
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; `unk` is U+FFFD."""
-        values, offsets = _checked(ids, self.vocab_size)
-        values, offsets = _kept(values, offsets, (values >= _FIRST) | (values == _UNK))
-        text = self._codes[values].tobytes().decode("utf-32-le")
-        return [text[first:end] for first, end in _spans(offsets)]
+        return self._surfaces.texts(_checked(ids, self.vocab_size))
+
+    def encode_bytes(self, text: Ragged) -> Ragged:
+        """The characters of every row as ids."""
+        if self.lower:
+            return _encode_as_lines(self, text)
+        found = code_points(text)
+        if found is None:
+            return _encode_as_lines(self, text)
+        codes, offsets = found
+        return Ragged(torch.from_numpy(self._ids).to(codes.device)[codes], offsets)
+
+    def decode_bytes(self, ids: Ragged) -> Ragged:
+        """The characters of every row."""
+        return self._surfaces.decode(ids)
 
     def encode_stream(self, text: str) -> Tensor:
         """The characters of the text, newlines included."""
@@ -269,6 +311,28 @@ class CharTokenizer:
         return {"kind": self.kind, "lower": self.lower}
 
 
+def code_points(text: Ragged) -> tuple[Tensor, Tensor] | None:
+    """The characters of UTF-8 rows as (C,) int64 code points, and the rows' offsets; None if they are not UTF-8."""
+    values = text.values.to(torch.int64)
+    begins = ((values & 0xC0) != 0x80).nonzero().view(-1)
+    lead = values[begins]
+    size = 1 + (lead >= 0xC0).long() + (lead >= 0xE0).long() + (lead >= 0xF0).long()
+    # The bits of the first byte, then six of each that follows it.
+    codes = torch.where(size == 1, lead, lead & (0xFF >> (size + 1)))
+    for k in (1, 2, 3):
+        following = values[(begins + k).clamp(max=max(0, len(values) - 1))] & 0x3F
+        codes = torch.where(size > k, (codes << 6) | following, codes)
+    least = torch.tensor([0, 0, 0x80, 0x800, 0x10000], device=codes.device)[size]
+    ends = torch.cat([begins[1:], begins.new_tensor([len(values)])])[: len(begins)]
+    right = (ends - begins == size) & (codes >= least) & (codes < 0x110000) & ((codes >> 11) != 0x1B) & (lead < 0xF8)
+    # Where rows begin a character has to begin; nothing may stand before the first.
+    offsets = torch.searchsorted(begins, text.offsets)
+    whole = torch.cat([begins, begins.new_tensor([len(values)])])[offsets] == text.offsets
+    if not (bool(right.all()) and bool(whole.all()) and int((ends - begins).sum()) == len(values)):
+        return None
+    return codes, offsets
+
+
 # ------------------------------------------------------------------------------------------------------------- words
 
 
@@ -301,20 +365,35 @@ class WordTokenizer:
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, _FIRST)}
         self._ids[SPECIALS[_UNK]] = _UNK
         self.fingerprint = _fingerprint(self._options(), *self.symbols)
+        self._table = WordTable(_SplitWords(self._ids, self.fingerprint)) if self._cut is str.split else None
+        spelt = [joiner + token for token in (SPECIALS[_UNK], *self.symbols)]
+        surfaces = ["", spelt[0], "", "", "", *spelt[1:]]
+        lead = len(joiner.encode())
+        self._surfaces = SurfaceTable([surface.encode() for surface in surfaces], lead=[lead] * len(surfaces))
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """The words of every line as ids."""
         ids, cut = self._ids, self._cut
-        rows = [[ids.get(word, _UNK) for word in cut(line)] for line in _prepared(lines, self.lower)]
-        return Ragged.from_lists(rows)
+        with _naming_surrogates(lines):
+            lines = _prepared(lines, self.lower)
+            if self._table is not None:
+                return self._table.encode_lines(lines)
+            "".join(lines).encode()  # words are looked up as str, which would let surrogates through
+        return Ragged.from_lists([[ids.get(word, _UNK) for word in cut(line)] for line in lines])
 
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """The words of every row, joined; `unk` is `<unk>`."""
-        values, offsets = _checked(ids, self.vocab_size)
-        values, offsets = _kept(values, offsets, (values >= _FIRST) | (values == _UNK))
-        tokens = [*SPECIALS, *self.symbols]
-        texts = [tokens[i] for i in values.tolist()]
-        return [self.joiner.join(texts[first:end]) for first, end in _spans(offsets)]
+        return self._surfaces.texts(_checked(ids, self.vocab_size))
+
+    def encode_bytes(self, text: Ragged) -> Ragged:
+        """The words of every row as ids; split at white space on the device, else row by row on the CPU."""
+        if self._table is None or self.lower:
+            return _encode_as_lines(self, text)
+        return self._table.encode(text)
+
+    def decode_bytes(self, ids: Ragged) -> Ragged:
+        """The words of every row, joined."""
+        return self._surfaces.decode(ids)
 
     def encode_stream(self, text: str) -> Tensor:
         """The words of the text, every newline as eos."""
@@ -352,6 +431,25 @@ class WordTokenizer:
             "pattern": self.pattern,
             "joiner": self.joiner,
         }
+
+
+class _SplitWords:
+    """Words split at white space, as a word table sees them: the other kinds of white space are inside its chunks."""
+
+    first_apart = False
+
+    def __init__(self, ids: dict[str, int], key: str) -> None:
+        self._ids = ids
+        self.key = key
+
+    def learn(self, chunks: list[bytes], first: bool) -> Learnt:
+        """The ids of the words in every chunk, sure wherever they stand."""
+        return Learnt(self.rows(chunks), np.full(len(chunks), np.inf), np.zeros(len(chunks)))
+
+    def rows(self, rows: list[bytes]) -> list[list[int]]:
+        """The ids of the words in every row."""
+        get = self._ids.get
+        return [[get(word, _UNK) for word in row.decode(errors="replace").split()] for row in rows]
 
 
 def word_cutter(words: str, pattern: str, *, keep_gaps: bool) -> Callable[[str], list[str]]:
@@ -396,17 +494,24 @@ def _matches(pattern: re.Pattern[str], line: str, keep_gaps: bool) -> list[str]:
 
 
 class PieceTokenizer:
-    """A SentencePiece model, its own ids untouched; pad, bos, eos or sep that it lacks get the ids after its last."""
+    """A SentencePiece model, its own ids untouched; pad, bos, eos or sep that it lacks get the ids after its last.
+
+    `why_rows` says why words cannot be encoded by themselves with this model, so that every row is left to
+    SentencePiece, which is slower; "" where a word table is used.
+    """
 
     def __init__(self, model: bytes, *, lower: bool = False) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        model_type = read_model(model).model_type
+        described = read_model(model)
         # SentencePiece's own char and word models keep spaces as markers: not this package's kinds of the same name.
-        self.kind = model_type if model_type in ("bpe", "unigram") else "sentencepiece"
+        self.kind = described.model_type if described.model_type in ("bpe", "unigram") else "sentencepiece"
         self.model = model
         self.lower = lower
-        self._sp = SentencePieceProcessor(model_proto=model)
+        self._learner = PieceLearner(model)
+        self._sp = self._learner.processor
+        self.why_rows = why_rows(described)
+        if self.why_rows:
+            _LOG.warning("this SentencePiece model encodes whole rows, which is slow: %s", self.why_rows)
+        self._table = None if self.why_rows else WordTable(self._learner)
         size = int(self._sp.get_piece_size())
         self.unk = int(self._sp.unk_id())
         own = {"<pad>": self._sp.pad_id(), "<s>": self._sp.bos_id(), "</s>": self._sp.eos_id(), "<sep>": -1}
@@ -418,21 +523,30 @@ class PieceTokenizer:
         self.pad, self.bos, self.eos, self.sep = (added.get(name, int(i)) for name, i in own.items())
         self.vocab_size = size + len(added)
         self._size = size
+        self._surfaces = self._learner.surfaces(left_out=(self.pad, self.bos, self.eos, self.sep))
         self.fingerprint = _fingerprint({**self._options(), "kind": "sentencepiece"}, sha256(model).hexdigest())
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """SentencePiece's ids of every line."""
-        rows: list[list[int]] = self._sp.encode(list(_prepared(lines, self.lower)))
-        return Ragged.from_lists(rows)
+        with _naming_surrogates(lines):
+            lines = _prepared(lines, self.lower)
+            if self._table is not None:
+                return self._table.encode_lines(lines)
+            return Ragged.from_lists(self._learner.rows([line.encode() for line in lines]))
 
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """SentencePiece's text of every row; `unk` is the model's unknown surface, U+2047 between spaces by default."""
-        values, offsets = _checked(ids, self.vocab_size)
-        special = np.array([self.pad, self.bos, self.eos, self.sep])
-        values, offsets = _kept(values, offsets, (values < self._size) & ~np.isin(values, special))
-        flat = values.tolist()
-        # Row by row: for a list without rows SentencePiece gives one text.
-        return [self._sp.decode(flat[first:end]) for first, end in _spans(offsets)]
+        return self._surfaces.texts(_checked(ids, self.vocab_size))
+
+    def encode_bytes(self, text: Ragged) -> Ragged:
+        """SentencePiece's ids of every row; bytes that are not UTF-8 are U+FFFD each, as it takes them."""
+        if self._table is None or self.lower:
+            return _encode_as_lines(self, text)
+        return self._table.encode(text)
+
+    def decode_bytes(self, ids: Ragged) -> Ragged:
+        """SentencePiece's text of every row."""
+        return self._surfaces.decode(ids)
 
     def encode_stream(self, text: str) -> Tensor:
         """The pieces of the text, every newline as eos."""
@@ -461,10 +575,17 @@ class PieceTokenizer:
         return [piece for piece, i in zip(pieces, self._sp.encode(line), strict=True) if i == self.unk]
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json and spm.model, the model byte for byte."""
+        """Write tokenizer.json, spm.model (byte for byte) and words.npz, the word table learnt so far."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "spm.model", self.model)
+        if self._table is not None and len(self._table):
+            self._table.save(folder / "words.npz")
         _save(folder, self._options(), self.fingerprint)
+
+    def recall(self, words: Path) -> None:
+        """Take over a saved word table, if there is one and it belongs to this model."""
+        if self._table is not None and words.is_file():
+            self._table.load(words)
 
     def _surface(self, i: int) -> str:
         if self._sp.is_control(i) or self._sp.is_unknown(i) or self._sp.is_unused(i):
@@ -488,6 +609,11 @@ def train_tokenizer(config: TokenizerConfig, lines: Sequence[str], *, seed: int)
     """
     kind = choose_kind(config, lines)
     _report_unused(config, kind)
+    with _naming_surrogates(lines):
+        return _trained(config, kind, lines, seed)
+
+
+def _trained(config: TokenizerConfig, kind: Kind, lines: Sequence[str], seed: int) -> Tokenizer:
     if config.model:
         return _given_model(config)
     if kind == "byte":
@@ -761,7 +887,9 @@ def _built(stored: dict[str, Any], folder: Path) -> Tokenizer:
             joiner=stored["joiner"],
             lower=lower,
         )
-    return PieceTokenizer((folder / "spm.model").read_bytes(), lower=lower)
+    tokenizer = PieceTokenizer((folder / "spm.model").read_bytes(), lower=lower)
+    tokenizer.recall(folder / "words.npz")
+    return tokenizer
 
 
 def _save(folder: Path, options: dict[str, Any], fingerprint: str, symbols: Sequence[str] | None = None) -> None:
@@ -791,43 +919,40 @@ def _fingerprint(options: dict[str, Any], *parts: str) -> str:
 def _prepared(lines: Sequence[str], lower: bool) -> Sequence[str]:
     if isinstance(lines, str):
         raise TypeError("lines must be a list of str, got one str; put it into a list")
-    for number, line in enumerate(lines, 1):
-        if not line.isascii():
-            check_unicode(line, f"line {number}")
     return [line.lower() for line in lines] if lower else lines
 
 
-def _offsets(lengths: Sequence[int]) -> Tensor:
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-    torch.cumsum(torch.tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])
-    return offsets
+@contextlib.contextmanager
+def _naming_surrogates(lines: Sequence[str]) -> Iterator[None]:
+    """Turn an encoding error, which knows nothing of lines, into the DataError that names the line."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        for number, line in enumerate(lines, 1):
+            check_unicode(line, f"line {number}")
+        raise
 
 
-def _checked(ids: Ragged | Sequence[Sequence[int]], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values and offsets of ids as int64 arrays, every id in [0, vocab_size)."""
-    ragged = ids if isinstance(ids, Ragged) else Ragged.from_lists(ids)
-    values, offsets = ragged.values.cpu().numpy(), ragged.offsets.cpu().numpy()
-    values = values.astype(np.int64) & 0xFFFF if values.dtype == np.int16 else values.astype(np.int64)
-    wrong = (values < 0) | (values >= vocab_size)
-    if wrong.any():
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(offsets, at, side="right")) - 1
+def _checked(ids: Ragged | Sequence[Sequence[int]], vocab_size: int) -> Ragged:
+    """Rows of ids on the CPU, every id in [0, vocab_size)."""
+    rows = ids.to("cpu") if isinstance(ids, Ragged) else Ragged.from_lists(ids)
+    values = widen(rows.values)
+    wrong = ((values < 0) | (values >= vocab_size)).nonzero().view(-1)
+    if len(wrong):
+        at = int(wrong[0])
+        row = int(torch.searchsorted(rows.offsets, at, right=True)) - 1
         raise DataError(
-            f"id {values[at]} at row {row}, position {at - offsets[row]} is outside the vocabulary, "
+            f"id {int(values[at])} at row {row}, position {at - int(rows.offsets[row])} is outside the vocabulary, "
             f"0 to {vocab_size - 1}"
         )
-    return values, offsets
+    return rows
 
 
-def _kept(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and offsets with only the marked ones left."""
-    before = np.concatenate([[0], np.cumsum(keep)])
-    return values[keep], before[offsets]
-
-
-def _spans(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    ends = offsets.tolist()
-    return pairwise(ends)
+def _encode_as_lines(tokenizer: Tokenizer, text: Ragged) -> Ragged:
+    """The ids of rows of bytes by way of strings, for what cannot be done on bytes."""
+    content = text.values.cpu().numpy().tobytes()
+    lines = [content[first:end].decode(errors="replace") for first, end in pairwise(text.offsets.tolist())]
+    return tokenizer.encode(lines).to(text.device)
 
 
 def _token(i: int, symbols: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from seqgen.core.files import write_bytes
-from seqgen.data.ragged import Ragged, utf8
+from seqgen.data.ragged import Ragged, utf8, widen
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor, as the operations are."""
 
-_LONGEST = 63
-"""Bytes of a chunk that is kept: their number has six bits of a key. Longer ones hardly recur."""
+_LONGEST = 255
+"""Bytes of a chunk that is kept; longer ones hardly recur."""
 
 _MOST_IDS = 255
 """Ids of a chunk that is kept: their number has eight bits of a table value."""
@@ -41,16 +41,16 @@ _MOST_ENTRIES = 1 << 22
 _NO_WORDS = 24
 """Bytes per chunk of a block from which on it counts as text without spaces, whose chunks do not recur."""
 
-_NEAR = 65536.0
-"""Reach below which a chunk is looked at in every row, and weight from which all chunks of a row are."""
+_NEAR, _HEAVY = 65536, 256
+"""A chunk of less reach or of more weight is looked at in every row; all chunks of rows that may weigh as much are."""
 
 _FEW_BYTES = 2000
 """Text below which the tokenizer itself is faster than some sixty array operations."""
 
 _CPU_BLOCK, _GPU_BLOCK = 1 << 19, 1 << 26
-"""Bytes encoded at once: what fits a processor's cache, or keeps a GPU busy."""
+"""Bytes encoded at once: what fits a processor's cache, or keeps a GPU busy. Ids decoded at once are a part of it."""
 
-_LOW_32 = (1 << 32) - 1
+_LOW_27, _LOW_54 = (1 << 27) - 1, (1 << 54) - 1
 _LINES = 4096
 """Lines handed over together."""
 
@@ -66,20 +66,20 @@ def _signed(value: int) -> int:
 
 _ODD_1, _ODD_2, _ODD_3 = map(_signed, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15))
 _LOW_56 = (1 << 56) - 1
-_BYTES = np.array([_signed((1 << 8 * min(n, 8)) - 1) for n in range(64)])
-"""Masks of the lowest n bytes of a word, n = 0 to 63: all eight from 8 on."""
+_BYTES = np.array([_signed((1 << 8 * min(n, 8)) - 1) for n in range(_LONGEST + 1)])
+"""Masks of the lowest n bytes of a word; all eight from n = 8 on."""
 
 
 # -------------------------------------------------------------------------------------------- two sets of operations
 
 
-_TORCH_DTYPES = {"int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+_TORCH_DTYPES = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
 
 
 class _Numpy:
     """Array operations on the CPU."""
 
-    block = _CPU_BLOCK
+    block, ids = _CPU_BLOCK, _CPU_BLOCK >> 4
 
     def array(self, tensor: Tensor) -> Array:
         return tensor.numpy()
@@ -140,17 +140,29 @@ class _Numpy:
 
     def eight(self, words: Array, at: Array) -> Array:
         """The eight bytes from each place on as one number."""
-        # A number begins at every byte: the processor reads across word borders by itself.
-        return np.ndarray((8 * len(words) - 7,), "<i8", words, strides=(1,))[at]
+        # Two neighbouring words shifted together; a left shift by 64 is none, so it is done in two.
+        unsigned, place, bits = words.view("<u8"), at >> 3, ((at & 7) << 3).view(np.uint64)
+        high = (unsigned.take(place + 1) << np.uint64(1)) << (np.uint64(63) - bits)
+        eight: np.ndarray = ((unsigned.take(place) >> bits) | high).view(np.int64)
+        return eight
+
+    def write(self, array: Array, at: Array, values: Array, counts: Array) -> None:
+        """Put values at rising places; those of no count may be there or not, others are not overwritten by them."""
+        # Of values for one place numpy keeps the last, and those without count come before the one that has some.
+        array[at] = values
 
     def convert(self, array: Array, dtype: str) -> Array:
         return array.astype(dtype)
+
+    def unsigned(self, ids: Array) -> Array:
+        """Stored ids as int64."""
+        return ids.astype(np.int64) & 0xFFFF if ids.dtype == np.int16 else ids.astype(np.int64)
 
 
 class _Torch:
     """The same operations as tensors on any device."""
 
-    block = _GPU_BLOCK
+    block, ids = _GPU_BLOCK, _GPU_BLOCK >> 3
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -213,14 +225,23 @@ class _Torch:
 
     def eight(self, words: Array, at: Array) -> Array:
         """The eight bytes from each place on as one number."""
-        # Two neighbouring words shifted together; a left shift by 64 is none, so it is done in two.
+        # As above, with the bits that a signed shift fills in cut off.
         place, bits = at >> 3, (at & 7) << 3
         kept = ~((-1 << 1) << (63 - bits))
         low = (self.take(words, place) >> bits) & kept
         return low | ((self.take(words, place + 1) << 1) << (63 - bits))
 
+    def write(self, array: Array, at: Array, values: Array, counts: Array) -> None:
+        """Put values at rising places; those of no count may be there or not, others are not overwritten by them."""
+        real = self.nonzero(counts > 0)
+        array[at[real]] = values[real].to(array.dtype)
+
     def convert(self, array: Array, dtype: str) -> Array:
         return array.to(_TORCH_DTYPES[dtype])
+
+    def unsigned(self, ids: Array) -> Array:
+        """Stored ids as int64."""
+        return widen(ids)
 
 
 Operations: TypeAlias = _Numpy | _Torch
@@ -263,7 +284,7 @@ class Learnt:
     ids: Sequence[Sequence[int]]
     """The ids of every chunk."""
     reach: np.ndarray
-    """(E,) float64: the ids are sure in a row of less weight than this; inf: in every row, 0: in none."""
+    """(E,) float64: the ids are sure first in a row, and in a row of less weight; inf: everywhere, -1: nowhere."""
     weight: np.ndarray
     """(E,) float64: what the chunk adds to the weight of its row."""
 
@@ -333,46 +354,52 @@ class WordTable:
         if self.learner.first_apart:
             keys = keys | (first << 62)
         table = self._store.at(ops)
-        values = table.find(ops, keys)
+        values, slots = table.find(ops, keys)
         missing = ops.nonzero((values < 0) & (lengths <= _LONGEST))
         if len(missing) and len(self) < _MOST_ENTRIES:
             self._learn(ops, buffer, starts, lengths, keys, missing)
             table = self._store.at(ops)
-            values[missing] = table.find(ops, ops.take(keys, missing))
+            values, slots = table.find(ops, keys)
         unsure = (values < 0) | (lengths > _LONGEST)
-        if len(table.blocks):
-            unsure[long.chunks] |= ~table.same(ops, ops.take(values, long.chunks), long)
+        if len(table.words):
+            unsure[long.chunks] |= ~table.same(ops, ops.take(slots, long.chunks), long)
         if table.guarded:
-            table.add_out_of_reach(ops, values, bounds, unsure)
+            table.add_out_of_reach(ops, values, slots, first, bounds, unsure)
         return self._gathered(ops, buffer, offsets, bounds, values, table.ids, ops.nonzero(unsure))
 
     def _gathered(
         self, ops: Operations, buffer: Array, offsets: Array, bounds: Array, values: Array, ids: Array, unsure: Array
     ) -> tuple[Array, Array]:
         """Ids of the chunks found; rows with an unsure one as the tokenizer gives them."""
-        at, counts = values & _LOW_32, (values >> 32) & 0xFF
+        counts = (values >> 54) & 0xFF
         if len(unsure):
             rows, _ = ops.unique(ops.search(bounds, unsure, right=True) - 1)
-            first, end = ops.take(bounds, rows), ops.take(bounds, rows + 1)
             row_starts = ops.take(offsets, rows)
             row_lengths = ops.take(offsets, rows + 1) - row_starts
             text = ops.take(buffer, _runs(ops, row_starts, row_lengths))
             redone, redone_ends = self._rows(ops, text, ops.sums(row_lengths))
-            lengths = redone_ends[1:] - redone_ends[:-1]
-            # Such a row's ids get their room at its first chunk, and are written there at the end.
-            whole = _runs(ops, first, end - first)
-            counts[whole] = 0
-            at[whole] = 0
-            counts[first] = lengths
-        sums = ops.sums(counts)
-        index = _runs(ops, at, counts, sums)
+            first = ops.take(bounds, rows)
+            counts[_runs(ops, first, ops.take(bounds, rows + 1) - first)] = 0
+            # The rows' ids get room at their first chunks; nothing else is written there.
+            room = counts + 0
+            room[first] = redone_ends[1:] - redone_ends[:-1]
+            at = ops.sums(room)
+        else:
+            at = ops.sums(counts)
+        made = ops.full(int(at[-1]) + 1, 0, "int32")
+        # Most chunks have one or two ids, which stand in the value itself; one more place catches what has none.
+        ops.write(made, at[:-1], values & _LOW_27, counts)
+        two = ops.nonzero(counts == 2)
+        made[ops.take(at, two) + 1] = ops.convert((ops.take(values, two) >> 27) & _LOW_27, "int32")
+        more = ops.nonzero(counts > 2)
+        if len(more):
+            more_counts = ops.take(counts, more)
+            sums = ops.sums(more_counts)
+            source = _runs(ops, ops.take(values, more) & _LOW_54, more_counts, sums)
+            made[_runs(ops, ops.take(at, more), more_counts, sums)] = ops.take(ids, source)
         if len(unsure):
-            ids = ops.concatenate([ids, ops.full(1, 0, "int32")]) if len(ids) == 0 else ids
-            index = ops.minimum(index, len(ids) - 1)
-        gathered = ops.take(ids, index)
-        if len(unsure):
-            gathered[_runs(ops, ops.take(sums, first), lengths)] = redone
-        return gathered, ops.take(sums, bounds)
+            made[_runs(ops, ops.take(at, first), ops.take(room, first))] = redone
+        return made[:-1], ops.take(at, bounds)
 
     def _rows(self, ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Array]:
         """Ids and offsets of rows from the tokenizer."""
@@ -485,7 +512,7 @@ def _chunks(ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Arra
 
 
 def _load(ops: Operations, words: Array, at: Array, size: Array) -> Array:
-    """The bytes from `at` on as one number, those past `size` (0 to 63) zero."""
+    """The bytes from `at` on as one number, those past `size` zero."""
     return ops.eight(words, at) & ops.take(ops.place(_BYTES), size)
 
 
@@ -502,6 +529,8 @@ class _Long:
 
     chunks: Array
     """Which chunks, rising."""
+    sizes: Array
+    """Their bytes, no more than the longest that is kept."""
     counts: Array
     """How many words each has."""
     sums: Array
@@ -513,8 +542,8 @@ class _Long:
 def _keys(ops: Operations, words: Array, starts: Array, lengths: Array) -> tuple[Array, _Long]:
     """A key per chunk, and the long chunks.
 
-    Bits 56 to 61 of a key are the number of bytes (no more than 63), below stand up to 7 bytes as they are, so that
-    equal keys are equal chunks, or a hash of more. Bit 63 is set, so that no key is 0; bit 62 is left for the first
+    Up to 7 bytes stand as they are in the lower bits, their number in bits 56 to 58, so that equal keys are equal
+    chunks; of more there is a hash, marked by bit 59. Bit 63 is set, so that no key is 0; bit 62 is left for the first
     chunk of a row.
     """
     size = ops.minimum(lengths, _LONGEST)
@@ -527,10 +556,10 @@ def _keys(ops: Operations, words: Array, starts: Array, lengths: Array) -> tuple
     at = ops.repeat(ops.take(starts, chunks), counts, total) + (place << 3)
     left = ops.repeat(ops.take(size, chunks), counts, total) - (place << 3)
     parts = _load(ops, words, at, left)
-    # The sum of a hash of each word and its place; differences of running sums are right though they wrap.
-    hashes = ops.sums(_mixed(parts ^ (place * _ODD_3)))
+    # The sum of a hash of each word, its place and what is left. Differences of running sums are right, they may wrap.
+    hashes = ops.sums(_mixed(parts ^ (place * _ODD_3) ^ (left << 40)))
     keys[chunks] = (ops.take(hashes, sums[1:]) - ops.take(hashes, sums[:-1])) & _LOW_56
-    return keys | (size << 56) | (-1 << 63), _Long(chunks, counts, sums, parts)
+    return keys | (ops.minimum(size, 8) << 56) | (-1 << 63), _Long(chunks, ops.take(size, chunks), counts, sums, parts)
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -540,68 +569,75 @@ def _keys(ops: Operations, words: Array, starts: Array, lengths: Array) -> tuple
 class _Table:
     """The table as the operations see it, on their device.
 
-    A value is the place of a chunk's first id (32 bits), their number (8 bits), the number of its entry (22 bits) and
-    whether its reach is short (1 bit); -1 stands for a chunk that is not there. A slot is a key and its value side by
-    side, so that one look into memory brings both; slots are probed one after the other from the key's hash on.
+    A value holds a chunk's ids if they are one or two (27 bits each), else the place of the first in `ids` (54 bits);
+    their number (8 bits); and whether its reach is short or its weight large (1 bit). -1 stands for a chunk that is not
+    there. A slot is a key and its value side by side, so that one look into memory brings both; slots are probed one
+    after the other from the key's hash on. For a slot with a long chunk it is also known where its words begin in
+    `words` (56 bits) and how many bytes it has (8 bits), and for every slot the number of its entry in `reach` and
+    `weight`.
     """
 
     slots: Array
+    slot_words: Array
+    slot_entries: Array
     ids: Array
+    words: Array
     reach: Array
     weight: Array
-    block_at: Array
-    blocks: Array
     guarded: bool
-    heaviest: float
 
-    def find(self, ops: Operations, keys: Array) -> Array:
-        """The value of every key, or -1."""
+    def find(self, ops: Operations, keys: Array) -> tuple[Array, Array]:
+        """The value of every key, or -1, and its slot."""
         last = len(self.slots) - 1
-        slot = _slot(keys, len(self.slots))
-        found = ops.take(self.slots, slot)
+        slots = _slot(keys, len(self.slots))
+        found = ops.take(self.slots, slots)
         values = found[:, 1]
         open_ = ops.nonzero(found[:, 0] != keys)
-        keys, slot, found = ops.take(keys, open_), ops.take(slot, open_), ops.take(found, open_)
+        keys, slot, found = ops.take(keys, open_), ops.take(slots, open_), ops.take(found, open_)
         while len(open_):
             right = found[:, 0] == keys
             values[open_] = ops.where(right, found[:, 1], -1)
+            slots[open_] = slot
             further = ops.nonzero(~right & (found[:, 0] != 0))
             open_, keys = ops.take(open_, further), ops.take(keys, further)
             slot = (ops.take(slot, further) + 1) & last
             found = ops.take(self.slots, slot)
-        return values
+        return values, slots
 
-    def same(self, ops: Operations, values: Array, long: _Long) -> Array:
-        """Whether long chunks are, word by word, those their values stand for: a hash alone might err."""
-        at = _runs(ops, ops.take(self.block_at, _entry(values)), long.counts, long.sums)
-        other = ops.take(self.blocks, ops.minimum(at, len(self.blocks) - 1)) != long.words
+    def same(self, ops: Operations, slots: Array, long: _Long) -> Array:
+        """Whether long chunks are, word by word, those of the slots: a hash alone might err."""
+        stored = ops.take(self.slot_words, slots)
+        at = _runs(ops, stored >> 8, long.counts, long.sums)
+        other = ops.take(self.words, ops.minimum(at, len(self.words) - 1)) != long.words
         others = ops.sums(ops.convert(other, "int64"))
-        return ops.take(others, long.sums[1:]) == ops.take(others, long.sums[:-1])
+        equal = ops.take(others, long.sums[1:]) == ops.take(others, long.sums[:-1])
+        return equal & ((stored & 0xFF) == long.sizes)
 
-    def add_out_of_reach(self, ops: Operations, values: Array, bounds: Array, unsure: Array) -> None:
-        """Mark in `unsure` the chunks whose row weighs too much for their ids to be sure.
+    def add_out_of_reach(
+        self, ops: Operations, values: Array, slots: Array, first: Array, bounds: Array, unsure: Array
+    ) -> None:
+        """Mark in `unsure` the chunks whose ids are not sure in their row.
 
-        Chunks that are only unsure in rows of unusual weight are looked at in long rows only.
+        That is where the row weighs too much, but not for its first chunk, which stands where it stood when it was
+        learnt. Chunks that are unsure in rows of unusual weight only are not looked at in others.
         """
-        near = ops.nonzero((values >> 62) == 1)  # -1 shifts to -1
+        near = ops.nonzero((values >> 62) == 1)  # a missing one's -1 stays -1
         rows = ops.search(bounds, near, right=True) - 1
         counts = bounds[1:] - bounds[:-1]
-        long_rows = ops.nonzero(counts * self.heaviest >= _NEAR)
+        long_rows = ops.nonzero(counts * _HEAVY >= _NEAR)
         rows, _ = ops.unique(ops.concatenate([rows, long_rows]))
         if len(rows) == 0:
             return
         counts = ops.take(counts, rows)
         chunks = _runs(ops, ops.take(bounds, rows), counts)
-        entry = _entry(ops.take(values, chunks))
-        weights = ops.sums(ops.take(self.weight, entry))
+        entries = ops.take(self.slot_entries, ops.take(slots, chunks))
+        weights = ops.sums(ops.take(self.weight, entries))
         ends = ops.sums(counts)
         row_weights = ops.take(weights, ends[1:]) - ops.take(weights, ends[:-1])
-        far = ops.repeat(row_weights, counts, len(chunks)) >= ops.take(self.reach, entry)
+        reach = ops.take(self.reach, entries)
+        far = ops.repeat(row_weights, counts, len(chunks)) >= reach
+        far = far & ((ops.take(first, chunks) == 0) | (reach < 0))
         unsure[ops.take(chunks, ops.nonzero(far))] = True
-
-
-def _entry(values: Array) -> Array:
-    return ((values >> 40) & (_MOST_ENTRIES - 1)) * (values >= 0)
 
 
 def _slot(keys: Array, slots: int) -> Array:
@@ -616,7 +652,7 @@ _SAVED: dict[str, type[np.generic]] = {
     "reach": np.float64,
     "weight": np.float64,
     "ids": np.int32,
-    "blocks": np.int64,
+    "words": np.int64,
 }
 """What a table file holds; the rest follows from it."""
 
@@ -626,13 +662,13 @@ class _Store:
 
     def __init__(self, content: dict[str, np.ndarray]) -> None:
         self.arrays = {name: _Growing(content[name].astype(dtype)) for name, dtype in _SAVED.items()}
-        ends = _NUMPY.sums(content["counts"])
-        block_counts = np.where(content["lengths"] > 7, (content["lengths"] + 7) // 8, 0)
-        self.arrays["values"] = _Growing(_values(ends[:-1], content["counts"], content["reach"], 0))
-        self.arrays["block_at"] = _Growing(_NUMPY.sums(block_counts)[:-1])
+        values = _values(content["ids"], content["counts"], content["reach"], content["weight"], 0)
+        word_counts = np.where(content["lengths"] > 7, (content["lengths"] + 7) // 8, 0)
+        self.arrays["values"] = _Growing(values)
+        self.arrays["stored"] = _Growing((_NUMPY.sums(word_counts)[:-1] << 8) | content["lengths"])
         self._guarded = bool(np.isfinite(content["reach"]).any())
-        self._heaviest = float(content["weight"].max(initial=0.0))
         self._slots = np.empty((0, 2), np.int64)
+        self._slot_words = self._slot_entries = np.empty(0, np.int64)
         self._placed: dict[str, tuple[int, _Table]] = {}
         self._insert(0)
 
@@ -656,9 +692,9 @@ class _Store:
             keys, chunks, counts, reach, weight = keys[:room], chunks[:room], counts[:room], reach[:room], weight[:room]
         known = len(self)
         lengths = np.fromiter(map(len, chunks), np.int64, len(chunks))
-        block_counts = np.where(lengths > 7, (lengths + 7) // 8, 0)
-        begin = _runs(_NUMPY, np.zeros_like(block_counts), block_counts) * 8
-        starts, sizes = (_NUMPY.sums(lengths)[:-1].repeat(block_counts), lengths.repeat(block_counts))
+        word_counts = np.where(lengths > 7, (lengths + 7) // 8, 0)
+        begin = _runs(_NUMPY, np.zeros_like(word_counts), word_counts) * 8
+        starts, sizes = (_NUMPY.sums(lengths)[:-1].repeat(word_counts), lengths.repeat(word_counts))
         words = _NUMPY.words(np.frombuffer(b"".join(chunks), np.uint8))
         more = {
             "keys": keys,
@@ -666,15 +702,14 @@ class _Store:
             "counts": counts,
             "reach": reach,
             "weight": weight,
-            "values": _values(len(self.arrays["ids"].content) + _NUMPY.sums(counts)[:-1], counts, reach, known),
-            "block_at": len(self.arrays["blocks"].content) + _NUMPY.sums(block_counts)[:-1],
+            "values": _values(ids, counts, reach, weight, len(self.arrays["ids"].content)),
+            "stored": ((len(self.arrays["words"].content) + _NUMPY.sums(word_counts)[:-1]) << 8) | lengths,
             "ids": ids,
-            "blocks": _load(_NUMPY, words, starts + begin, np.minimum(sizes - begin, 8)),
+            "words": _load(_NUMPY, words, starts + begin, np.minimum(sizes - begin, 8)),
         }
         for name, array in more.items():
             self.arrays[name].append(array)
         self._guarded |= bool(np.isfinite(reach).any())
-        self._heaviest = max(self._heaviest, float(weight.max(initial=0.0)))
         self._insert(known)
 
     def at(self, ops: Operations) -> _Table:
@@ -687,18 +722,23 @@ class _Store:
         return self._placed[name][1]
 
     def _table(self, ops: Operations) -> _Table:
-        placed = {
-            name: ops.place(self.arrays[name].content) for name in ("ids", "reach", "weight", "block_at", "blocks")
-        }
-        return _Table(ops.place(self._slots), **placed, guarded=self._guarded, heaviest=self._heaviest)
+        placed = {name: ops.place(self.arrays[name].content) for name in ("ids", "words", "reach", "weight")}
+        return _Table(
+            slots=ops.place(self._slots),
+            slot_words=ops.place(self._slot_words),
+            slot_entries=ops.place(self._slot_entries),
+            guarded=self._guarded,
+            **placed,
+        )
 
     def _insert(self, known: int) -> None:
         """Give the entries from `known` on their slots; all get new ones where over a quarter would be full."""
         if 4 * len(self) > len(self._slots) or known == 0:
             self._slots = np.zeros((1 << max(8, (4 * len(self)).bit_length()), 2), np.int64)
             self._slots[:, 1] = -1
+            self._slot_words, self._slot_entries = np.zeros((2, len(self._slots)), np.int64)
             known = 0
-        keys, values = self.arrays["keys"].content[known:], self.arrays["values"].content[known:]
+        keys, values, stored = (self.arrays[name].content[known:] for name in ("keys", "values", "stored"))
         slot = _slot(keys, len(self._slots))
         left = np.arange(len(keys))
         while len(left):
@@ -707,12 +747,18 @@ class _Store:
             # Of several that want a free slot the last is in it now; the others go on to the next.
             won = self._slots[slot, 0] == keys[left]
             self._slots[slot[won], 1] = values[left[won]]
+            self._slot_words[slot[won]] = stored[left[won]]
+            self._slot_entries[slot[won]] = known + left[won]
             left, slot = left[~won], (slot[~won] + 1) & (len(self._slots) - 1)
 
 
-def _values(at: np.ndarray, counts: np.ndarray, reach: np.ndarray, first_entry: int) -> np.ndarray:
-    entries = np.arange(first_entry, first_entry + len(counts))
-    values: np.ndarray = at | (counts << 32) | (entries << 40) | ((reach < _NEAR).astype(np.int64) << 62)
+def _values(ids: np.ndarray, counts: np.ndarray, reach: np.ndarray, weight: np.ndarray, first_id: int) -> np.ndarray:
+    """The values of chunks whose ids are packed one after the other, the first of all being number `first_id`."""
+    at = _NUMPY.sums(counts)[:-1]
+    padded = np.append(ids.astype(np.int64), [0, 0])
+    inline = padded[at] | np.where(counts == 2, padded[at + 1] << 27, 0)
+    looked_at = ((reach < _NEAR) | (weight > _HEAVY)).astype(np.int64)
+    values: np.ndarray = np.where(counts > 2, at + first_id, inline) | (counts << 54) | (looked_at << 62)
     return values
 
 
@@ -735,3 +781,119 @@ class _Growing:
             self._array = array
         self._array[self._count : count] = more
         self._count = count
+
+
+# ------------------------------------------------------------------------------------------------------------ decode
+
+
+class SurfaceTable:
+    """The text of every id; decodes by ragged gather.
+
+    `surfaces[i]` is what id i adds to a row, b"" for ids that are left out. The first id of a row that is not left out
+    loses the `lead` it begins with. Rows that hold one of `alone`, or whose first id is one of `alone_first`, are
+    handed to `rows`.
+    """
+
+    def __init__(
+        self,
+        surfaces: Sequence[bytes],
+        *,
+        lead: Sequence[int],
+        alone: Sequence[int] = (),
+        alone_first: Sequence[int] = (),
+        rows: Callable[[list[list[int]]], list[str]] | None = None,
+    ) -> None:
+        size = np.fromiter(map(len, surfaces), np.int64, len(surfaces))
+        self._arrays = {
+            "text": np.frombuffer(b"".join(surfaces) or b"\0", np.uint8),
+            "at": _NUMPY.sums(size)[:-1],
+            "size": size,
+            "lead": np.array(lead, np.int64),
+            "alone": np.isin(np.arange(len(surfaces)), alone),
+            "alone_first": np.isin(np.arange(len(surfaces)), alone_first),
+        }
+        self._rows = rows
+        self._placed: dict[str, dict[str, Array]] = {}
+
+    def texts(self, ids: Ragged) -> list[str]:
+        """The text of every row."""
+        text = self.decode(ids)
+        content, ends = text.values.cpu().numpy().tobytes(), text.offsets.tolist()
+        if content.isascii():
+            whole = content.decode("ascii")
+            return [whole[first:end] for first, end in pairwise(ends)]
+        return [content[first:end].decode() for first, end in pairwise(ends)]
+
+    def decode(self, ids: Ragged, *, ops: Operations | None = None) -> Ragged:
+        """The UTF-8 bytes of every row, uint8, on the ids' device; ids must be in range.
+
+        `ops` states the operations, for trying torch's on the CPU.
+        """
+        ops = ops or operations(ids.device)
+        values, offsets = ops.array(ids.values), ops.array(ids.offsets)
+        parts, ends, done = [ops.full(0, 0, "uint8")], [ops.full(1, 0)], 0
+        for rows in _row_blocks(ops.fetch(offsets), ops.ids):
+            bounds = offsets[rows.start : rows.stop + 1]
+            part = ops.unsigned(values[int(bounds[0]) : int(bounds[-1])])
+            text, row_ends = self._block(ops, part, bounds - bounds[0])
+            parts.append(text)
+            ends.append(row_ends[1:] + done)
+            done += len(text)
+        return Ragged(ops.tensor(ops.concatenate(parts)), ops.tensor(ops.concatenate(ends)))
+
+    def _block(self, ops: Operations, ids: Array, offsets: Array) -> tuple[Array, Array]:
+        """Bytes and row offsets of a block of rows."""
+        table = self._at(ops)
+        all_ids, all_offsets = ids, offsets
+        size = ops.take(table["size"], ids)
+        kept = size > 0
+        if not bool(kept.all()):
+            which = ops.nonzero(kept)
+            ids, size = ops.take(ids, which), ops.take(size, which)
+            offsets = ops.take(ops.sums(ops.convert(kept, "int64")), offsets)
+        at = ops.take(table["at"], ids)
+        filled = ops.nonzero(offsets[1:] > offsets[:-1])
+        first = ops.take(offsets, filled)
+        lead = ops.take(table["lead"], ops.take(ids, first))
+        at[first] += lead
+        size[first] -= lead
+        redone: list[bytes] = []
+        if self._rows is not None:
+            alone = ops.search(offsets, ops.nonzero(ops.take(table["alone"], ids)), right=True) - 1
+            alone_first = ops.take(filled, ops.nonzero(ops.take(table["alone_first"], ops.take(ids, first))))
+            rows, _ = ops.unique(ops.concatenate([alone, alone_first]))
+            redone = self._redone(ops, all_ids, all_offsets, rows)
+            lengths = ops.place(np.fromiter(map(len, redone), np.int64, len(redone)))
+            # These rows' bytes get their room at their first ids, and are written there at the end.
+            begin = ops.take(offsets, rows)
+            whole = _runs(ops, begin, ops.take(offsets, rows + 1) - begin)
+            size[whole] = 0
+            at[whole] = 0
+            size[begin] = lengths
+        sums = ops.sums(size)
+        index = _runs(ops, at, size, sums)
+        if redone:
+            index = ops.minimum(index, len(table["text"]) - 1)
+        text = ops.take(table["text"], index)
+        if redone:
+            bytes_ = np.frombuffer(bytearray(b"".join(redone)), np.uint8)
+            text[_runs(ops, ops.take(sums, begin), lengths)] = ops.place(bytes_)
+        return text, ops.take(sums, offsets)
+
+    def _redone(self, ops: Operations, ids: Array, offsets: Array, rows: Array) -> list[bytes]:
+        """The UTF-8 bytes of some rows, from the tokenizer."""
+        assert self._rows is not None
+        begin = ops.take(offsets, rows)
+        counts = ops.take(offsets, rows + 1) - begin
+        flat = ops.fetch(ops.take(ids, _runs(ops, begin, counts))).tolist()
+        ends = ops.fetch(ops.sums(counts)).tolist()
+        return [text.encode() for text in self._rows([flat[first:end] for first, end in pairwise(ends)])]
+
+    def _at(self, ops: Operations) -> dict[str, Array]:
+        """The arrays where the operations take place."""
+        if isinstance(ops, _Numpy):
+            return self._arrays
+        name = str(ops.device)
+        if name not in self._placed:
+            self._placed[name] = {key: ops.place(np.array(array)) for key, array in self._arrays.items()}
+        return self._placed[name]
