@@ -19,14 +19,14 @@ SHELL_SCRIPTS = ["scripts/setup", "scripts/test", "scripts/check", "scripts/quic
 STAND_IN = f"""#!/bin/sh
 echo "$*" >>"$LOG"
 case "$*" in
-"-m venv "*) mkdir -p .venv/bin .venv/lib && cp "$0" .venv/bin/python ;;
+"-m venv "*) mkdir -p .venv/bin .venv/lib && touch .venv/pyvenv.cfg && cp "$0" .venv/bin/python ;;
 "-m pip --version") exit 0 ;;
 "-m pip install "*torch==*)
     [ -z "${{BREAK_TORCH-}}" ] || exit 1
     echo 2.13.0+cpu >.venv/torch ;;
 "-m pip install "*) [ -z "${{BREAK_PIP-}}" ] || exit 1 ;;
 *purelib*) echo .venv/lib ;;
-*_base_executable*) echo "$0" ;;
+"- "*/.venv/) echo "$0" ;;
 "-") code=$(cat)
     case "$code" in
     *"import torch"*)
@@ -150,6 +150,22 @@ def test_an_interrupted_removal_of_the_old_environment_does_not_pass_for_one(che
     code, said, _ = checkout.setup()
     assert code == 0
     assert "making .venv" in said
+
+
+def test_an_environment_without_its_cfg_is_made_anew_as_its_python_would_install_elsewhere(checkout):
+    checkout.setup()
+    (checkout.root / ".venv" / "pyvenv.cfg").unlink()
+    checkout.change("constraints.txt")
+    code, said, _ = checkout.setup()
+    assert code == 0
+    assert "making .venv" in said
+
+
+def test_pip_never_installs_outside_an_environment(checkout):
+    log = 'echo "require $PIP_REQUIRE_VIRTUALENV" >>"$LOG"'
+    checkout.tool("python3", STAND_IN.replace("#!/bin/sh\n", f'#!/bin/sh\ncase "$*" in *install*) {log} ;; esac\n'))
+    calls = checkout.setup()[2]
+    assert len(installs(calls)) == calls.count("require 1") == 2
 
 
 def test_setup_takes_torch_as_the_options_say_and_is_silent_about_size(checkout):

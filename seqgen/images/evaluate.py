@@ -168,11 +168,16 @@ def scores_of(made: Tensor, real: Yardstick, *, pairs: int = _WHOLE) -> dict[str
 
 
 def signs(scores: dict[str, float]) -> list[str]:
-    """What in the scores of made pictures looks like a collapse, in words; thresholds are this project's own."""
+    """What in the scores of made pictures looks like a collapse, in words; thresholds are this project's own.
+
+    Pictures that do not look real yet are how every model begins, and no sign.
+    """
+    if scores.get("precision", 0.0) < 0.5:
+        return []
     found = []
     if scores.get("class_kl", 0.0) > 0.5:
         found.append(f"collapse: some classes are hardly made (class KL {scores['class_kl']:.2f}, real near 0)")
-    if scores.get("recall", 1.0) < 0.02 and scores.get("coverage", 1.0) < 0.05:
+    if scores["recall"] < 0.02 and scores["coverage"] < 0.05:
         found.append(f"collapse: real pictures have no made neighbours (coverage {scores['coverage']:.3f})")
     return found
 

@@ -1,5 +1,8 @@
 """Picture runs that were killed and started again end with the same bytes as those that were not."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +120,22 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     assert loop.train(chosen, tmp_path / "run").reason == "finished"
     tensors = checkpoint.read_tensors(tmp_path / "run", 4, "model.safetensors")
     assert all(t.dtype == torch.float32 for name, t in tensors.items() if t.is_floating_point())
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_statistics_of_batch_norm_and_resume_byte_identically(tmp_path: Path) -> None:
+    """Without the sharing each process would keep its own running statistics, and a resumed one take the first's."""
+
+    def train(run: Path, *words: str) -> None:
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+        small = (*SMALL, *KINDS["dcgan"][1:], "train.threads=1", *words)
+        command = [*start, "-m", "seqgen", "train", "image-gan", "--data", "digits", "--out", str(run), *small]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+
+    train(tmp_path / "whole")
+    train(tmp_path / "broken", "train.steps=7")
+    train(tmp_path / "broken")
+    # the broken run validated once more, at its first end
+    names = {name for name in outcome(tmp_path / "whole") if name.startswith("checkpoints")} | {"log.jsonl"}
+    whole, broken = outcome(tmp_path / "whole"), outcome(tmp_path / "broken")
+    assert {name for name in names if whole[name] != broken[name]} == set()
