@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""The oracle experiment of SeqGAN, cut down, with the controls that make its curves mean something.
+"""The oracle experiment of SeqGAN with the controls that make its curves mean something (Yu et al. 2017, section 5).
 
-One language model and one critic are trained on `oracle:lstm`; from there, for the same number of policy steps, go
-likelihood alone, the paper's advantage, `delta`, and the paper's advantage with a constant reward. Each line gives the
-NLL of samples under the oracle beside the model's own NLL of held-out oracle text, because either alone can be bought.
-The last lines are the language model at other temperatures.
-Run: scripts/reproduce/seqgan_oracle.py OUT [--seeds 1 2 3] [--mle 2500] [--critic 300] [--turns 60]
+The preset `seqgan-paper-short` on `oracle:lstm`. For every seed one language model and one critic; from there, for as
+many steps, go likelihood alone, the paper's advantage, `delta`, and the paper's advantage with constant reward. NLL of
+samples under the oracle stands beside the model's own NLL of held-out oracle text, because either alone can be bought:
+the last rows are the language model at other temperatures, which buys the one with the other and needs no critic.
+Runs that are there already are not trained again, so seeds can be run one by one, and the table made at the end.
+Run: scripts/reproduce/seqgan_oracle.py OUT [--seeds 1 2 3] [--precision bf16]
 """
 
 import argparse
 import json
 import logging
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,60 +22,118 @@ import torch
 from seqgen.data.oracle import oracle
 from seqgen.engine.generate import load
 from seqgen.engine.loop import train
-from seqgen.engine.run import config
+from seqgen.engine.pictures import plain_figure, png
+from seqgen.engine.run import config, read_preset
 
-TURN = 6  # steps: one of the policy, five of the critic
+LIKELIHOOD = "likelihood alone"
 VARIANTS = {
-    "likelihood alone": ["model.mle_steps=1000000"],
-    "raw": ["model.advantage=raw", "model.rollouts=16"],
-    "delta": ["model.advantage=delta", "model.rollouts=4"],
-    "constant reward": ["model.advantage=raw", "model.rollouts=16", "model.reward=constant"],
+    LIKELIHOOD: ["model.mle_steps=1000000"],
+    "raw, N=16 (paper)": ["model.advantage=raw", "model.rollouts=16"],
+    "delta, N=4": ["model.advantage=delta", "model.rollouts=4"],
+    # the critic takes its turns here too, so that steps mean the same, but nobody asks it
+    "constant reward": ["model.advantage=raw", "model.rollouts=1", "model.reward=constant"],
 }
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
+SAMPLES = 2000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--mle", type=int, default=2500)
-    parser.add_argument("--critic", type=int, default=300)
-    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of rollouts")
     given = parser.parse_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
     torch.set_num_threads(1)
+    points: dict[str, list[dict[int, tuple[float, float]]]] = defaultdict(list)
     for seed in given.seeds:
-        common = [
-            f"seed={seed}", f"model.critic_turn={TURN - 1}", "model.round_steps=100", "model.negatives=3200",
-            "model.rollout_lag=0.0", "model.rollout_precision=bf16", "train.samples=500", "train.save_every=0",
-            "train.threads=1", "train.device=cpu",
-        ]  # fmt: skip
-        base = given.out / f"base-{seed}"
-        steps = given.mle + given.critic
-        at_start = [f"model.mle_steps={given.mle}", f"model.critic_steps={given.critic}", f"train.steps={steps}"]
-        train(config("seqgan", preset="seqgan-paper-short", overrides=[*common, *at_start, "train.eval_every=0"]), base)
-        report(f"seed {seed}", "start", base)
-        for name, options in VARIANTS.items():
-            run = given.out / f"{name.replace(' ', '-')}-{seed}"
-            turns = ["model.mle_steps=0", "model.critic_steps=0", f"train.steps={given.turns * TURN}"]
-            evaluations = [f"train.eval_every={max(1, given.turns // 4) * TURN}"]
-            chosen = config("seqgan", preset="seqgan-paper-short", overrides=[*common, *turns, *evaluations, *options])
-            train(chosen, run, source_run=base)
-            report(f"seed {seed}", name, run)
-        writer, task = load(base), oracle("oracle:lstm")
-        for temperature in (0.5, 0.7, 0.9, 1.0, 1.2):
-            scores = task.scores(writer.generate(500, temperature=temperature))
-            print(f"seed {seed}  start at temperature {temperature}: nll_oracle {scores['nll_oracle']:.3f}", flush=True)
+        for name, curve in curves(given.out, seed, given.precision):
+            points[name].append(curve)
+            print(f"seed {seed}  {name}: {shown(curve)}", flush=True)
+    table(points)
+    (given.out / "curves.png").write_bytes(drawn(points))
+    print(f"\ncurves: {given.out / 'curves.png'}")
 
 
-def report(seed: str, name: str, run: Path) -> None:
-    for line in (run / "scores.jsonl").read_text().splitlines():
-        score = json.loads(line)
-        print(
-            f"{seed}  {name:17} step {score['step']:5}  nll_oracle {score['nll_oracle']:.3f}  "
-            f"held-out nll {score['nll_per_token']:.3f}  unique {score['unique']:.3f}  "
-            f"Self-BLEU-2 {score['self_bleu_2']:.3f}",
-            flush=True,
-        )
+def curves(out: Path, seed: int, precision: str) -> Iterator[tuple[str, dict[int, tuple[float, float]]]]:
+    """By step, or by 100 times the temperature: (NLL of samples under the oracle, held-out NLL), nats per token."""
+    schedule = read_preset("seqgan-paper-short")["model"]
+    before = schedule["mle_steps"] + schedule["critic_steps"]
+    after = read_preset("seqgan-paper-short")["train"]["steps"] - before
+    common = [
+        f"seed={seed}", f"model.rollout_precision={precision}", f"train.samples={SAMPLES}", "train.save_every=0",
+        "train.threads=1", "train.device=cpu",
+    ]  # fmt: skip
+    base = out / f"base-{seed}"
+    run(base, [*common, f"train.steps={before}", "train.eval_every=0"])
+    (start,) = read(base).values()
+    for name, options in VARIANTS.items():
+        folder = out / f"{name.split(',')[0].replace(' ', '-')}-{seed}"
+        begun = ["model.mle_steps=0", "model.critic_steps=0", f"train.steps={after}"]
+        run(folder, [*common, *begun, *options], source_run=base)
+        yield name, {0: start, **read(folder)}
+    yield "temperature", by_temperature(base)
+
+
+def run(folder: Path, overrides: list[str], source_run: Path | None = None) -> None:
+    """Trained, unless the folder says that it was."""
+    if not (folder / "scores.jsonl").is_file():
+        train(config("seqgan", preset="seqgan-paper-short", overrides=overrides), folder, source_run=source_run)
+
+
+def read(folder: Path) -> dict[int, tuple[float, float]]:
+    scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    return {score["step"]: (score["nll_oracle"], score["nll_per_token"]) for score in scores}
+
+
+def by_temperature(base: Path) -> dict[int, tuple[float, float]]:
+    """The language model of a base run, its logits divided by the temperature, on both sides."""
+    writer, task, found = load(base), oracle("oracle:lstm"), {}
+    weight, bias = writer.model.policy.output_weight, writer.model.policy.output_bias
+    plain = (weight.detach().clone(), bias.detach().clone())
+    for temperature in TEMPERATURES:
+        with torch.no_grad():
+            weight.copy_(plain[0] / temperature)
+            bias.copy_(plain[1] / temperature)
+        held_out = writer.score(task.valid)
+        tokens = sum(len(row) for row in held_out.log_probs)
+        sampled = task.scores(writer.generate(SAMPLES, seed=1))["nll_oracle"]
+        found[round(100 * temperature)] = (sampled, -sum(held_out.per_line) / tokens)
+    return found
+
+
+def shown(curve: dict[int, tuple[float, float]]) -> str:
+    return ", ".join(f"{at}: {sampled:.3f} / {held_out:.3f}" for at, (sampled, held_out) in curve.items())
+
+
+def table(points: dict[str, list[dict[int, tuple[float, float]]]]) -> None:
+    """Means over seeds, the standard deviation behind them."""
+    for name, seeds in points.items():
+        first = "temperature" if name == "temperature" else f"{name}: step"
+        print(f"\n| {first} | NLL_oracle | held-out NLL |\n| --- | --- | --- |")
+        for at in seeds[0]:
+            columns = [
+                f"{statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}"
+                for values in zip(*(curve[at] for curve in seeds), strict=True)
+            ]
+            print(f"| {at / 100 if name == 'temperature' else at} | {' | '.join(columns)} |")
+
+
+def drawn(points: dict[str, list[dict[int, tuple[float, float]]]]) -> bytes:
+    """Both sides as one plane: to the left better by the oracle, downwards better on held-out text."""
+    figure, axes = plain_figure(7, 5)
+    for name, seeds in points.items():
+        for curve in seeds:
+            across, up = zip(*curve.values(), strict=True)
+            style = {"color": "#999", "marker": "x"} if name == "temperature" else {"marker": "."}
+            known = [line for line in axes.get_lines() if line.get_label() == name]
+            color = {"color": known[0].get_color()} if known else {}
+            label = f"_{name}" if known else name
+            axes.plot(across, up, **{"label": label, **style, **color})  # type: ignore[arg-type]
+    axes.set_xlabel("NLL of samples under the oracle, nats per token")
+    axes.set_ylabel("held-out NLL, nats per token")
+    axes.legend(frameon=False)
+    return png(figure)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ that passes through another network leaves nothing behind in it: no `detach` to 
 """
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -145,19 +146,20 @@ def update(
     if gradients is None:
         raise ValueError("update needs at least one (loss, count) pair, got none")
 
-    ends = [torch.as_tensor(total).reshape(1), torch.as_tensor(count).reshape(1)]
-    flat = torch.cat([g.reshape(-1) for g in gradients] + [e.to(gradients[0]) for e in ends])
-    dist.sum_(flat)
-    flat[:-1] /= flat[-1]
-    norm, mean = float(flat[:-2].norm()), float(flat[-2])
-    if not (torch.isfinite(flat[-2]) and torch.isfinite(torch.tensor(norm))):
-        views = _views(flat, parameters)
-        bad = next((n for n, g in zip(optimizer.names, views, strict=True) if not g.isfinite().all()), None)
+    ends = [torch.as_tensor(end).to(gradients[0]).reshape(1) for end in (total, count)]
+    if dist.world() > 1:
+        flat = dist.sum_(torch.cat([g.reshape(-1) for g in gradients] + ends))
+        gradients, ends = _views(flat, parameters), [flat[-2:-1], flat[-1:]]
+    whole = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm, total, count = torch.cat([whole.reshape(1), *ends]).tolist()  # one wait for the device
+    norm, mean = norm / (count or math.nan), total / (count or math.nan)
+    if not (math.isfinite(mean) and math.isfinite(norm)):
+        bad = next((n for n, g in zip(optimizer.names, gradients, strict=True) if not g.isfinite().all()), None)
         where = f"the gradient of {bad}" if bad else "the loss"
         raise NonFiniteError(f"step {step}: {where} is not finite (loss {mean:g}); try a lower train.lr or train.clip")
-    if optimizer.train.clip and norm > optimizer.train.clip:
-        flat[:-2] *= optimizer.train.clip / norm
-    optimizer.apply(_views(flat, parameters), step, weight)
+    clip = optimizer.train.clip
+    scale = (clip / norm if clip and norm > clip else 1.0) / count
+    optimizer.apply(torch._foreach_mul(gradients, scale), step, weight)
     if clamp:
         with torch.no_grad():
             torch._foreach_clamp_min_(parameters, -clamp)

@@ -35,12 +35,16 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     characters.
     """
     sums: dict[str, torch.Tensor] = {}
-    for i, batch in enumerate(data.validation()):
-        if i % dist.world() != dist.rank():
-            continue
+    chain = -1
+    for batch in data.validation():
+        # a batch that goes on from the state of the one before it belongs to the same process
+        chain += not getattr(batch, "carried", False)
+        counted = chain % dist.world() == dist.rank()
+        if sums and not counted:
+            continue  # the first is read by all, so that all know the names of the scores
         for name, (total, count) in chapter.validate(model, batch).items():
             pair = torch.stack([torch.as_tensor(total).double().cpu(), torch.as_tensor(count).double().cpu()])
-            sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + pair
+            sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + counted * pair
     names = sorted(sums)
     table = torch.stack([sums[name] for name in names]).to(device)
     totals = dict(zip(names, dist.sum_(table).tolist(), strict=True))

@@ -79,11 +79,11 @@ def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, mo
     }
 
 
-def command(run: Path, text: Path, *words: str, processes: int = 1) -> list[str]:
+def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
-    return [*start, "seqgen", "train", "lm", "--data", str(text), "--out", str(run), *SMALL, *words]
+    return [*start, "seqgen", "train", model, "--data", str(text), "--out", str(run), *SMALL, *words]
 
 
 def wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
@@ -94,23 +94,39 @@ def wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> N
         time.sleep(0.01)
 
 
+def train_killed(line: list[str], run: Path, *steps: int) -> None:
+    """The command, killed as soon as its log has each of these steps, then to its end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for step in steps:
+        process = subprocess.Popen(
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for_step(run, step, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert checkpoint.steps(run)[-1] < 120, "the kill came too late"
+    subprocess.run(line, check=True, env=environment, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "processes"), [("sentence", 1), ("sentence", 2), ("stream", 2), ("window", 2)])
+def test_sigkill_at_observed_progress(mode: str, processes: int, text: Path, tmp_path: Path) -> None:
+    words = ["train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", f"data.mode={mode}"]
+    words += [] if mode == "sentence" else ["data.window=8"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_killed(command(whole, text, *words, processes=processes), whole)
+    train_killed(command(broken, text, *words, processes=processes), broken, 24)
+    assert outcome(broken) == outcome(whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigkill_at_observed_progress(processes: int, text: Path, tmp_path: Path) -> None:
-    words = ("train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", "data.mode=sentence")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_sigkill_in_each_phase_of_seqgan(processes: int, text: Path, tmp_path: Path) -> None:
+    words = ["train.steps=120", "train.save_every=9", "train.eval_every=40", "train.threads=1", "model.mle_steps=30"]
+    words += ["model.critic_steps=30", "model.round_steps=4", "model.negatives=40", "model.critic_turn=5"]
+    words += ["model.critic_widths=[1,2,3]", "model.critic_maps=[8,8,8]", "model.rollouts=2", "model.rollout_lag=0.5"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole, text, *words, processes=processes), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(
-        command(broken, text, *words, processes=processes),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    wait_for_step(broken, 24, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.steps(broken)[-1] < 120
-    subprocess.run(command(broken, text, *words, processes=processes), check=True, env=environment, capture_output=True)
+    train_killed(command(whole, text, *words, model="seqgan", processes=processes), whole)
+    # in the language model, in the critic before the turns, in the turns of policy and critic
+    train_killed(command(broken, text, *words, model="seqgan", processes=processes), broken, 12, 44, 80)
     assert outcome(broken) == outcome(whole)
