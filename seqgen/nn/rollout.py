@@ -5,17 +5,14 @@ every step their completions from there join one batch that grows, so T - 1 step
 Nothing records gradients. Shapes: B texts, T tokens (the end of the text counted), N rollouts, R completions.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from seqgen.nn import sampler
 from seqgen.nn.decode import Decoder, Recurrent, Sampling
-from seqgen.nn.products import linear
+from seqgen.nn.sampler import OutputLayer
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def complete(
     cells = torch.empty(total, dtype=torch.int64, device=device)
 
     step = policy.stepper(fast=False)
-    output = _Output(*policy.head(), never, low=low)
+    output = OutputLayer(*policy.head(), never=never, precision="bf16" if low else "fp32")
     given = torch.arange(rows, device=device)  # texts that are still being read: the first rows of the batch
     going = torch.empty(0, dtype=torch.int64, device=device)  # completions at work: the rows after them
     last = torch.empty(0, dtype=torch.int64, device=device)
@@ -113,7 +110,7 @@ def complete(
             going = torch.cat([going, new])
             features = torch.cat([features[count:], features[:count].repeat(rollouts, 1)])
             state = tuple(torch.cat([s, s[:count].repeat(rollouts, 1)]) for s in state)
-        last = output.draw(features)
+        last = output.draw(features, torch.rand(len(features), dtype=torch.float64, device=device))
         ids[going, t + 1] = last
         ended = last == stop
         if ended.any():
@@ -122,34 +119,3 @@ def complete(
             going, last = going[on], last[on]
             state = tuple(torch.cat([s[:count], s[count:][on]]) for s in state)
     return Texts(ids, lengths), cells
-
-
-class _Output:
-    """The output layer prepared for drawing: one token per row of features, in chunks that stay in the cache."""
-
-    def __init__(self, weight_vh: Tensor, bias_v: Tensor | None, never: Sequence[int], *, low: bool) -> None:
-        columns = -len(weight_vh) % sampler.BLOCK
-        bias = weight_vh.new_zeros(len(weight_vh)) if bias_v is None else bias_v.clone()
-        bias[list(never)] = -math.inf
-        self._bias = F.pad(bias, (0, columns), value=-math.inf)
-        self._weight = F.pad(weight_vh, (0, 0, 0, columns))
-        if low:
-            self._weight = self._weight.bfloat16()
-        self._probabilities = bias.new_empty(sampler.CHUNK, len(self._bias))
-
-    def draw(self, features_rh: Tensor) -> Tensor:
-        """(R,) int64; the uniform numbers come from torch's default generator of the device."""
-        uniforms = torch.rand(len(features_rh), dtype=torch.float64, device=features_rh.device)
-        ids = []
-        for begin in range(0, len(features_rh), sampler.CHUNK):
-            rows = slice(begin, begin + sampler.CHUNK)
-            features = features_rh[rows]
-            probabilities = self._probabilities[: len(features)]
-            if self._weight.dtype == features.dtype:
-                logits = linear(features, self._weight, self._bias)
-            else:  # the bias stays in float32
-                products = torch.mm(features.to(self._weight.dtype), self._weight.t())
-                logits = probabilities.copy_(products).add_(self._bias)
-            torch.softmax(logits, -1, out=probabilities)
-            ids.append(sampler.pick(probabilities, uniforms[rows]))
-        return torch.cat(ids) if ids else features_rh.new_empty(0, dtype=torch.int64)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqgen.nn.products import linear
+
 Precision = Literal["fp32", "bf16"]
 BLOCK = 64  # columns per block of the inverse CDF; also a multiple of every vector width
 CHUNK = 256  # rows whose logits are alive at a time: more would leave the cache and cost page faults
@@ -50,10 +52,7 @@ class OutputLayer:
 
     def logits(self, features_ch: Tensor, bias: Tensor) -> Tensor:
         """(C, V padded) for a chunk of rows, in a buffer that the next call overwrites."""
-        if self._buffers.shape[1] < len(features_ch):
-            # kept from step to step: fresh memory of this size costs page faults
-            self._buffers = bias.new_empty(2, len(features_ch), len(bias))
-        logits = self._buffers[0, : len(features_ch)]
+        logits = self._buffer(0, len(features_ch))
         if self.weight_t.dtype != bias.dtype:
             return torch.add(features_ch.to(self.weight_t.dtype) @ self.weight_t, bias, out=logits)
         if len(features_ch) == 1:  # a third faster as a product of matrix and vector
@@ -63,14 +62,26 @@ class OutputLayer:
 
     def probabilities(self, logits_cv: Tensor) -> Tensor:
         """Softmax of a chunk of logits, in a second buffer that the next call overwrites."""
-        return torch.softmax(logits_cv, -1, out=self._buffers[1, : len(logits_cv)])
+        return torch.softmax(logits_cv, -1, out=self._buffer(1, len(logits_cv)))
+
+    def _buffer(self, number: int, rows: int) -> Tensor:
+        if self._buffers.shape[1] < rows:
+            # kept from step to step: fresh memory of this size costs page faults
+            self._buffers = self.bias.new_empty(2, rows, len(self.bias))
+        return self._buffers[number, :rows]
 
     def draw(self, features_bh: Tensor, uniforms_b: Tensor) -> Tensor:
-        """Ids (B,) int64 drawn from the softmax, one uniform number a row."""
+        """Ids (B,) int64 drawn from the softmax, one uniform number a row.
+
+        By the quickest product there is: unlike that of `logits` its last bits may depend on the number of rows.
+        """
         ids = []
         for begin in range(0, len(features_bh), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            ids.append(pick(self.probabilities(self.logits(features_bh[rows], self.bias)), uniforms_b[rows]))
+            features = features_bh[rows]
+            same = self.weight_t.dtype == features.dtype
+            logits = linear(features, self.weight_t.t(), self.bias) if same else self.logits(features, self.bias)
+            ids.append(pick(self.probabilities(logits), uniforms_b[rows]))
         return torch.cat(ids) if ids else uniforms_b.new_empty(0, dtype=torch.int64)
 
 
