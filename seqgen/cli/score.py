@@ -3,7 +3,8 @@
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -14,7 +15,7 @@ from seqgen.cli.options import Device, Json, Run, Step, open_run, read_for
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
-    from seqgen.engine.generate import LineScores, Writer
+    from seqgen.engine.generate import Writer
     from seqgen.metrics import Score
 
 _HELD_OUT = 2000
@@ -37,7 +38,13 @@ Lower = Annotated[bool, typer.Option("--lower", help="Lower-case the text first.
 def score(
     run: Run,
     file: File,
-    per_token: Annotated[bool, typer.Option("--per-token", help="Also the log-probability of every token.")] = False,
+    by: Annotated[
+        Literal["likelihood", "critic"],
+        typer.Option("--by", metavar="NAME", help="likelihood, or critic: how real a line looks to that of a seqgan."),
+    ] = "likelihood",
+    per_token: Annotated[bool, typer.Option("--per-token", help="Also every token's value, and the suspect spans.")] = (
+        False
+    ),
     outliers: Annotated[
         str, typer.Option("--outliers", metavar="SHARE", help="Only the least likely lines: 1% of them, or a number.")
     ] = "",
@@ -45,50 +52,108 @@ def score(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Log-probability of every line of a file, least likely first.
+    """Log-probability of every line of a file, least likely first; or --by critic, least real first.
 
-    Lines are ordered by nats per token. The percentile says how many of the run's held-out lines are less likely still:
-    noise, markup and foreign lines are near 0. Output: tab-separated with a header, or an object a line.
+    Lines are ordered by nats per token, or by the critic's logit: above 0 a line looks real. The percentile says how
+    many of the run's held-out lines are less likely still: noise, markup and foreign lines are near 0. A token's value
+    is its log-probability, or what it adds to the logit; suspect spans are tokens in a row that are as low as the
+    lowest 1 % of held-out tokens. Output: tab-separated with a header, or an object a line.
     """
     writer = open_run(run, step, device)
     records = read_for(writer, file)
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
     if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected text to score")
-    conditions = None if records.sources is None else [records.sources[row] for row in rows]
-    scores = writer.score([records.texts[row] for row in rows], conditions)
-    means = [_per_token(row) for row in scores.log_probs]
-    order = sorted(range(len(means)), key=means.__getitem__)
-    chosen = order[: _outlier_count(outliers, len(order))]
-    known = _held_out_means(writer)
-    header = [
-        "line",
-        "log_prob",
-        "tokens",
-        "nats_per_token",
-        "percentile",
-        *(["per_token"] if per_token else []),
-        "text",
-    ]
-    if not json:
-        output.write("\t".join(header) + "\n")
-    for i in chosen:
-        record: dict[str, Any] = {
-            "line": records.numbers[rows[i]],
-            "log_prob": scores.per_line[i],
-            "tokens": len(scores.log_probs[i]),
-            "nats_per_token": -means[i],
-            "percentile": None if not known else 100 * sum(mean < means[i] for mean in known) / len(known),
-        }
+    lines = [records.texts[row] for row in rows]
+    judge = _likelihood if by == "likelihood" else _realness
+    judged = judge(writer, lines, None if records.sources is None else [records.sources[row] for row in rows])
+    held_out = _held_out(writer, judge)
+    threshold = _threshold(held_out) if per_token else None
+    order = sorted(range(len(lines)), key=judged.order.__getitem__)
+    for number, i in enumerate(order[: _outlier_count(outliers, len(order))]):
+        record: dict[str, Any] = {"line": records.numbers[rows[i]], **judged.columns(i), "percentile": None}
+        if held_out is not None:
+            less = sum(value < judged.order[i] for value in held_out.order)
+            record["percentile"] = 100 * less / len(held_out.order)
         if per_token:
-            record["per_token"] = list(zip(scores.tokens[i], scores.log_probs[i], strict=True))
-        record["text"] = scores.lines[i]
+            record["per_token"] = list(zip(judged.tokens[i], judged.values[i], strict=True))
+            record["suspect"] = _spans(judged.tokens[i], judged.values[i], threshold)
+        record["text"] = lines[i]
+        if number == 0 and not json:
+            output.write("\t".join(record) + "\n")
         output.write(output.json_line(record) if json else _tsv(record))
-    _say_totals(scores)
+    output.say(judged.total)
 
 
-def _per_token(log_probs: Sequence[float]) -> float:
-    return sum(log_probs) / len(log_probs)
+@dataclass(frozen=True)
+class _Judged:
+    """Lines as one of the two judges sees them."""
+
+    order: list[float]
+    """What lines are sorted by, the worst the lowest."""
+    columns: Callable[[int], dict[str, Any]]
+    tokens: list[list[str]]
+    values: list[list[float]]
+    total: str
+
+
+def _likelihood(writer: "Writer", lines: list[str], sources: list[str] | None) -> _Judged:
+    scores = writer.score(lines, sources)
+    means = [sum(row) / len(row) for row in scores.log_probs]
+
+    def columns(i: int) -> dict[str, Any]:
+        return {"log_prob": scores.per_line[i], "tokens": len(scores.log_probs[i]), "nats_per_token": -means[i]}
+
+    total = (
+        f"{len(lines)} lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per "
+        f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
+    )
+    return _Judged(means, columns, scores.tokens, scores.log_probs, total)
+
+
+def _realness(writer: "Writer", lines: list[str], sources: list[str] | None) -> _Judged:
+    judged = writer.realness(lines)
+
+    def columns(i: int) -> dict[str, Any]:
+        return {"realness": judged.per_line[i], "tokens": len(judged.tokens[i])}
+
+    real = sum(value > 0 for value in judged.per_line)
+    total = f"{len(lines)} lines, {real} of them look real to the critic ({100 * real / len(lines):.1f} %)"
+    return _Judged(judged.per_line, columns, judged.tokens, judged.per_token, total)
+
+
+def _held_out(writer: "Writer", judge: Callable[..., _Judged]) -> _Judged | None:
+    """The run's own held-out lines, judged; None where its text is not at hand."""
+    from seqgen.core.errors import DataError
+
+    try:
+        data = writer.own_text()
+    except DataError as error:
+        output.say(f"warning: no percentiles: {error}")
+        return None
+    sources = data.valid_sources[:_HELD_OUT] if data.valid_sources is not None else None
+    return judge(writer, list(data.valid_lines[:_HELD_OUT]), sources)
+
+
+def _threshold(held_out: _Judged | None) -> float | None:
+    """The highest of the lowest 1 % of the held-out tokens' values."""
+    if held_out is None:
+        return None
+    values = sorted(value for row in held_out.values for value in row)
+    return values[(len(values) - 1) // 100]
+
+
+def _spans(tokens: Sequence[str], values: Sequence[float], threshold: float | None) -> list[str] | None:
+    """Tokens in a row not above the threshold."""
+    if threshold is None:
+        return None
+    spans: list[list[str]] = []
+    for i, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        if value <= threshold:
+            if i == 0 or values[i - 1] > threshold:
+                spans.append([])
+            spans[-1].append(token)
+    return [" ".join(span) for span in spans]
 
 
 def _outlier_count(outliers: str, lines: int) -> int:
@@ -107,35 +172,16 @@ def _outlier_count(outliers: str, lines: int) -> int:
     return max(1, math.ceil(lines * value / 100)) if percent else int(value)
 
 
-def _held_out_means(writer: "Writer") -> list[float]:
-    """Log-probability per token of the run's own held-out lines; none where its text is not at hand."""
-    from seqgen.core.errors import DataError
-
-    try:
-        data = writer.own_text()
-    except DataError as error:
-        output.say(f"warning: no percentiles: {error}")
-        return []
-    sources = data.valid_sources[:_HELD_OUT] if data.valid_sources is not None else None
-    return [_per_token(row) for row in writer.score(data.valid_lines[:_HELD_OUT], sources).log_probs]
-
-
 def _tsv(record: dict[str, Any]) -> str:
     words = dict(record)
     if "per_token" in words:
         words["per_token"] = " ".join(f"{token}:{value:.3f}" for token, value in words["per_token"])
+        words["suspect"] = " | ".join(words["suspect"] or ())
     words["percentile"] = "" if words["percentile"] is None else words["percentile"]
     cells = (
         f"{v:.4f}" if isinstance(v, float) else str(v).replace("\t", " ").replace("\n", " ") for v in words.values()
     )
     return "\t".join(cells) + "\n"
-
-
-def _say_totals(scores: "LineScores") -> None:
-    output.say(
-        f"{len(scores.lines)} lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per "
-        f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
-    )
 
 
 def evaluate(

@@ -38,6 +38,8 @@ Phase = Literal["mle", "critic", "policy"]
 Score = Callable[[Texts], Tensor]
 """Texts to one number each, (B,)."""
 
+TURN = ("policy_loss", "policy_grad_norm", "reward", "reward_sd", "entropy", "kl", "length")
+
 _KEEP = 0.97  # of the value function's sums per policy step: the critic whose features they hold moves on
 
 
@@ -180,7 +182,7 @@ class Model(nn.Module):
     alarm, `lagged` the slower policy of rollouts.
     """
 
-    rank_local = ("kl_weight", "value_sums")
+    rank_local = ("kl_weight", "value_sums", "last_turn")
     kl_weight: Tensor
     """Weight of the KL penalty, adapted at every policy step."""
     value_sums: Tensor | None
@@ -191,6 +193,8 @@ class Model(nn.Module):
     """Held-out nats per token, share of unique texts and Self-BLEU-4 of the language model, NaN until known."""
     rewinds: Tensor
     """How often the alarm went off; each halves the policy's learning rate."""
+    last_turn: Tensor
+    """The scalars `TURN` of the policy's last step, NaN before it: lines of the log between its steps repeat them."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -225,6 +229,7 @@ class Model(nn.Module):
         self.register_buffer("began", torch.tensor(False))
         self.register_buffer("at_start", torch.full((3,), math.nan))
         self.register_buffer("rewinds", torch.tensor(0))
+        self.register_buffer("last_turn", torch.full((len(TURN),), math.nan))
         self.own_reward: Score | None = None
         self._negatives: tuple[int, Texts | None] = (-1, None)
 
@@ -433,7 +438,8 @@ def _critic_step(
     count = len(logits)
     clamp = config.critic_clip if config.critic_loss == "wasserstein-clip" else 0.0
     done = update(optimizer, (loss * count, count), step, clamp=clamp)
-    return {**{f"critic_{name}": value for name, value in done.items()}, **scalars}
+    turn = {} if bool(model.last_turn[0].isnan()) else dict(zip(TURN, model.last_turn.tolist(), strict=True))
+    return turn | {f"critic_{name}": value for name, value in done.items()} | scalars
 
 
 def _written(batch: SequenceBatch) -> Texts:
@@ -506,7 +512,7 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         with torch.no_grad():
             for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
                 slow.lerp_(new, 1 - config.rollout_lag)
-    return {
+    scalars: dict[str, float | Tensor] = {
         **{f"policy_{name}": value for name, value in done.items()},
         "reward": rewards.mean(),
         "reward_sd": rewards.std(correction=0),
@@ -514,6 +520,8 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         "kl": kl,
         "length": texts.lengths.float().mean(),
     }
+    model.last_turn.copy_(torch.tensor([float(scalars[name]) for name in TURN]))
+    return scalars
 
 
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:

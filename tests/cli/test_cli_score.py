@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import SMALL
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from seqgen.engine.generate import load
@@ -91,6 +92,45 @@ def test_every_token_has_its_log_probability(seqgen: Any, run: Path, mixed: Path
         assert -one["log_prob"] / one["tokens"] == pytest.approx(one["nats_per_token"])
     first = rows(seqgen("score", run, mixed, "--per-token").out)[0]
     assert [pair.rpartition(":")[0] for pair in first["per_token"].split(" ")[:-1]] == first["text"].split()
+
+
+def test_suspect_spans_are_tokens_as_unlikely_as_the_least_likely_percent_of_the_held_out(
+    seqgen: Any, run: Path, tmp_path: Path
+) -> None:
+    writer = load(run)
+    held_out = writer.own_text().valid_lines
+    known = sorted(value for row in writer.score(held_out).log_probs for value in row)
+    (tmp_path / "held-out.txt").write_text("".join(f"{line}\n" for line in held_out))
+    flagged = 0
+    for line in seqgen("score", run, tmp_path / "held-out.txt", "--per-token", "--json").out.splitlines():
+        one = json.loads(line)
+        suspect = [token for token, value in one["per_token"] if value <= known[(len(known) - 1) // 100]]
+        assert " ".join(one["suspect"]) == " ".join(suspect)
+        flagged += len(suspect)
+    assert len(known) / 100 <= flagged < len(known) / 10
+
+
+def test_the_critic_of_a_seqgan_lists_the_least_real_lines_first(
+    seqgen: Any, text: Path, mixed: Path, tmp_path: Path
+) -> None:
+    small = ["model.mle_steps=2", "model.critic_steps=2", "model.critic_widths=[1,2]", "model.critic_maps=[4,4]"]
+    run = tmp_path / "adversarial"
+    assert seqgen("train", "seqgan", "--data", text, "--out", run, *SMALL, *small, "model.negatives=8").code == 0
+    ended = seqgen("score", run, mixed, "--by", "critic", "--per-token")
+    found = rows(ended.out)
+    logits = [float(row["realness"]) for row in found]
+    assert logits == sorted(logits)
+    judged = load(run).realness([row["text"] for row in found])
+    assert logits == pytest.approx(judged.per_line, abs=1e-4)
+    assert [len(row["per_token"].split()) for row in found] == [len(row) for row in judged.per_token]
+    real = sum(logit > 0 for logit in logits)
+    assert ended.err == f"11 lines, {real} of them look real to the critic ({100 * real / 11:.1f} %)\n"
+
+
+def test_a_run_without_a_critic_says_so(seqgen: Any, run: Path, mixed: Path) -> None:
+    ended = seqgen("score", run, mixed, "--by", "critic")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: a run of lm has no critic; train one with: seqgen train seqgan\n"
 
 
 def test_lines_are_scored_after_their_conditions(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
