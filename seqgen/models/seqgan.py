@@ -372,7 +372,12 @@ def attach(model: Model, data: Any) -> None:
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer for the policy, one for the critic, which keeps its learning rate."""
+    """One optimizer for the policy, one for the critic, which keeps its learning rate.
+
+    ConfigError for train.accumulate above 1: what is drawn or judged in a step is drawn or judged at once.
+    """
+    if train.accumulate > 1:
+        raise ConfigError(f"a seqgan cuts no batch into parts, got train.accumulate = {train.accumulate}; use 1")
     critic = replace(train, schedule="constant", warmup=0, weight_decay=0.0, average_from=-1)
     return {
         "policy": Optimizer(model.policy.named_parameters(), train),
@@ -490,7 +495,8 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         seeds = torch.randint(1 << 62, (len(batch.inputs),)).to(device)
         texts = draw(model.decoder(), config.start, seeds, config.max_length)
         rewards, weights = _judged(model, texts)
-    drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)].clone()
+    # weights are as wide as the longest text at least, but may be less wide than the limit
+    drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)[:, : weights.shape[1]]].clone()
     targets = drawn.targets.flatten()[drawn.positions]
     features, head = _features(model.policy, drawn), _drawing_head(model.policy)
     loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p)

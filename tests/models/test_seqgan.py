@@ -258,6 +258,20 @@ def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------- value function
 
 
+@pytest.mark.parametrize("advantage", ["raw", "delta", "reinforce_loo", "critic"])
+def test_texts_may_all_be_shorter_than_the_limit(advantage: str) -> None:
+    model = tiny_model(
+        advantage=advantage, mle_steps=0, critic_steps=0, policy_lr=0.0, max_length=40, reward="constant", rollouts=1
+    )
+    with torch.no_grad():
+        model.policy.output_bias[STOP] = 4.0
+    model.train()
+    torch.manual_seed(0)
+    batch = seqgan.as_batch(padded(all_texts()), START)
+    scalars = seqgan.train_step(model, seqgan.optimizers(model, Train()), batch, 0)
+    assert float(scalars["length"]) < 2
+
+
 def test_fitted_values_are_ridge_regression() -> None:
     """Against least squares with one more row per feature that asks its weight to be 0."""
     generator = torch.Generator().manual_seed(6)
@@ -531,6 +545,11 @@ def test_settings_that_do_not_fit_are_one_line(options: dict[str, Any], message:
     with pytest.raises(ConfigError) as caught:
         tiny_model(**options)
     assert str(caught.value) == message
+
+
+def test_a_batch_is_not_cut_into_parts() -> None:
+    with pytest.raises(ConfigError, match=r"a seqgan cuts no batch into parts, got train\.accumulate = 2; use 1"):
+        seqgan.optimizers(tiny_model(), Train(accumulate=2))
 
 
 def test_conditions_are_refused() -> None:
