@@ -108,7 +108,14 @@ def train(
             tensors = checkpoint.read_tensors(*origin, "model.safetensors")
             checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
         if dist.is_main():
-            _create(folder, settings, data, origin, device)
+            _create(folder, data, origin, device)
+        dist.barrier()
+        if origin is not None:
+            # a run that breaks off before its first checkpoint must not begin again without the other's weights
+            checkpoint.save(folder, 0, model, optimizers, {}, _state_at_first())
+        if dist.is_main():
+            # last, because it is what makes the folder a run
+            files.write_text(folder / "config.toml", to_toml(settings.sections()))
     else:
         _same_text(folder, data)
         if dist.is_main():
@@ -169,12 +176,14 @@ def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[s
     return dataclasses.replace(settings, model=config), part
 
 
-def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
-    """A new run folder; config.toml comes last, because it is what makes the folder a run."""
+def _create(folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
+    """What a new run folder holds beside its settings."""
     folder.mkdir(parents=True, exist_ok=True)
     inner = (folder / "checkpoints", folder / "samples")
     # what a start that broke off, for example on a full disk, may have left
-    left = {"tokenizer", "env.json", *(p.name for p in inner if p.is_dir() and not any(p.iterdir()))}
+    first = checkpoint.folder_of(folder, 0).name
+    left = {"tokenizer", "env.json"}
+    left |= {p.name for p in inner if p.is_dir() and all(first in q.name for q in p.iterdir())}
     if any(p.name not in left and not p.name.startswith(".") for p in folder.iterdir()):
         raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
     for place in inner:
@@ -185,7 +194,10 @@ def _create(folder: Path, settings: Settings, data: Any, origin: tuple[Path, int
     if origin is not None:
         env["from"] = {"run": str(origin[0]), "step": origin[1]}
     files.write_json(folder / "env.json", env)
-    files.write_text(folder / "config.toml", to_toml(settings.sections()))
+
+
+def _state_at_first() -> dict[str, Any]:
+    return {"best_score": None, "best_step": None, "since_best": 0, "history": [], "events": []}
 
 
 def _same_text(folder: Path, data: Any) -> None:
@@ -215,13 +227,7 @@ class _Session:
         self.folder, self.settings, self.chapter, self.model = folder, settings, chapter, model
         self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
         self.step = 0
-        self.state: dict[str, Any] = {
-            "best_score": None,
-            "best_step": None,
-            "since_best": 0,
-            "history": [],
-            "events": [],
-        }
+        self.state = _state_at_first()
         self.scalars: dict[str, float] = {}
         self.scores: dict[str, Any] = {}
         self.signal: int | None = None

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, small_text
 from safetensors.torch import load_file
+from small_run import SMALL, small_text
 
 from seqgen.core import log
 from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
@@ -149,6 +149,26 @@ def test_from_starts_with_the_other_run_s_weights_and_tokenizer(trained: Path, t
         trained / "tokenizer" / "tokenizer.json"
     ).read_bytes()
     assert json.loads((tmp_path / "r" / "env.json").read_text())["from"]["run"] == str(trained)
+
+
+def test_from_and_killed_before_the_first_checkpoint_ends_with_the_same_bytes(
+    trained: Path, text: Path, tmp_path: Path
+) -> None:
+    chosen = config("lm", text, overrides=[*SMALL, "model.hidden=32", "train.steps=6", "train.save_every=4"])
+    loop.train(chosen, tmp_path / "whole", source_run=trained)
+
+    def kill(progress: loop.Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(chosen, tmp_path / "broken", source_run=trained, progress=kill)
+    shutil.move(trained, tmp_path / "elsewhere")  # the run needs the other one no more
+    try:
+        loop.train(None, tmp_path / "broken")
+    finally:
+        shutil.move(tmp_path / "elsewhere", trained)
+    tensors = [checkpoint.folder_of(tmp_path / name, 6) / "model.safetensors" for name in ("whole", "broken")]
+    assert tensors[0].read_bytes() == tensors[1].read_bytes()
 
 
 def test_from_a_model_of_another_size_names_the_tensor(trained: Path, text: Path, tmp_path: Path) -> None:
