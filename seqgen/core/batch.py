@@ -1,5 +1,6 @@
 """What a text model is handed at every step. Shapes: B rows, T positions, P counted positions."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +34,25 @@ class SequenceBatch:
     def count(self) -> int:
         """Predictions that are counted, P."""
         return self.positions.numel()
+
+    def parts(self, count: int) -> "Iterator[tuple[slice, SequenceBatch]]":
+        """The batch cut by rows into at most `count` batches, with the rows of each."""
+        size = -(-len(self.inputs) // count)
+        width = self.inputs.shape[1]
+        for begin in range(0, len(self.inputs), size):
+            rows = slice(begin, begin + size)
+            inside = (self.positions >= begin * width) & (self.positions < (begin + size) * width)
+            yield (
+                rows,
+                replace(
+                    self,
+                    inputs=self.inputs[rows],
+                    targets=self.targets[rows],
+                    positions=self.positions[inside] - begin * width,
+                    lengths=self.lengths[rows],
+                    rows=self.rows[rows],
+                ),
+            )
 
     def to(self, device: torch.device | str) -> "SequenceBatch":
         """The same batch on another device."""

@@ -74,3 +74,10 @@ def uniforms(text_seeds_b: Tensor, t: int | Tensor, *, stream: int = 0) -> Tenso
     x = (x ^ _logical_shift(x, 27)) * _MIX_2
     x = x ^ _logical_shift(x, 31)
     return (_logical_shift(x, 11) & _MASK_53).double() * 2.0**-53
+
+
+def normals(seeds_b: Tensor, width: int, *, stream: int = 0) -> Tensor:
+    """Standard normal numbers (B, width) float64, a function of each row's seed and the stream alone."""
+    drawn = uniforms(seeds_b[:, None], torch.arange(width, device=seeds_b.device), stream=stream)
+    # the middle of each of the 2^53 cells, so that 0 and with it -infinity cannot come
+    return torch.special.ndtri(drawn + 2.0**-54)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ that passes through another network leaves nothing behind in it: no `detach` to 
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -75,13 +75,13 @@ class Optimizer:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
-    def apply(self, gradients: Iterable[Tensor], step: int, weight: float) -> None:
-        """One step of torch's optimizer with these gradients, and the running mean after it."""
+    def apply(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor], step: int, weight: float) -> None:
+        """One step of torch's optimizer on these parameters of its, and the running mean after it."""
         if self.train.average_from >= 0 and step >= self.train.average_from:
             self.start_averaging()
         for group in self._torch.param_groups:
             group["lr"] = self.lr(step) * weight
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self._torch.step()
         for parameter in self.parameters:
@@ -124,17 +124,25 @@ class Optimizer:
 
 
 def update(
-    optimizer: Optimizer, losses: Loss | Iterable[Loss], step: int, *, weight: float = 1.0, clamp: float = 0.0
+    optimizer: Optimizer,
+    losses: Loss | Iterable[Loss],
+    step: int,
+    *,
+    weight: float = 1.0,
+    clamp: float = 0.0,
+    only: Callable[[str], bool] | None = None,
 ) -> dict[str, float]:
     """Change the optimizer's parameters once and return {"loss", "grad_norm", "lr"}.
 
     `losses` is one (summed loss, count) or an iterable of them, each differentiated before the next is drawn; the
     gradient is that of the mean over all counts and all processes (one all-reduce). Parameters that a loss does not
     reach count as zero. `weight` scales this step's learning rate; `clamp` > 0 then limits every parameter to +-clamp
-    (weight clipping, Arjovsky et al. 2017). Gradients are clipped to norm `train.clip` first.
+    (weight clipping, Arjovsky et al. 2017). Gradients are clipped to norm `train.clip` first. `only` says by name which
+    parameters this step changes; the others and their moments stay as they are.
     Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite.
     """
-    parameters = optimizer.parameters
+    chosen = [(n, p) for n, p in zip(optimizer.names, optimizer.parameters, strict=True) if only is None or only(n)]
+    parameters = [p for _, p in chosen]
     pairs: Iterable[Loss] = [losses] if isinstance(losses, tuple) else losses
     gradients: list[Tensor] | None = None
     total: Tensor | float = 0.0
@@ -154,12 +162,12 @@ def update(
     norm, total, count = torch.cat([whole.reshape(1), *ends]).tolist()  # one wait for the device
     norm, mean = norm / (count or math.nan), total / (count or math.nan)
     if not (math.isfinite(mean) and math.isfinite(norm)):
-        bad = next((n for n, g in zip(optimizer.names, gradients, strict=True) if not g.isfinite().all()), None)
+        bad = next((n for (n, _), g in zip(chosen, gradients, strict=True) if not g.isfinite().all()), None)
         where = f"the gradient of {bad}" if bad else "the loss"
         raise NonFiniteError(f"step {step}: {where} is not finite (loss {mean:g}); try a lower train.lr or train.clip")
     clip = optimizer.train.clip
     scale = (clip / norm if clip and norm > clip else 1.0) / count
-    optimizer.apply(torch._foreach_mul(gradients, scale), step, weight)
+    optimizer.apply(parameters, torch._foreach_mul(gradients, scale), step, weight)
     if clamp:
         with torch.no_grad():
             torch._foreach_clamp_min_(parameters, -clamp)

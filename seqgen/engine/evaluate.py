@@ -32,7 +32,7 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
 
     Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
-    characters.
+    characters. A chapter's `survey` adds what is no sum over batches, on the main process alone.
     """
     sums: dict[str, torch.Tensor] = {}
     chain = -1
@@ -51,6 +51,9 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     scores = {("nll_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
     if "nll" not in totals:  # pictures
         return scores
+    survey = getattr(chapter, "survey", None)
+    if survey is not None and dist.is_main():
+        scores |= survey(model, data.validation())
     scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     if data.valid_characters:
         scores["nll_per_character"] = totals["nll"][0] / data.valid_characters

@@ -153,6 +153,7 @@ class Writer:
         attempts: int = 20,
         details: bool = False,
         fast: bool = False,
+        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
         on_text: Callable[[int], None] | None = None,
         **sampling: Any,
     ) -> list[Text]:
@@ -170,10 +171,11 @@ class Writer:
         none of these lines. match: this regular expression is found in the text.
 
         details: log-probabilities and entropies are filled in. fast: quicker for few rows, last bits may depend on the
-        batch size. Other options are those of `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical,
-        greedy, min_length, max_length, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range
-        and constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too
-        few texts pass.
+        batch size. codes: of a text VAE, each text's code (B, Z) from its seed (B,) instead of a draw from the prior.
+        Other options are those of `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy,
+        min_length, max_length, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range and
+        constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too few
+        texts pass.
         """
         if count < 1 or best_of < 1:
             name, value = ("count", count) if count < 1 else ("best_of", best_of)
@@ -188,7 +190,7 @@ class Writer:
         known = set(novel_against or ())
         filtered = unique or known or finder is not None
         wanted = len(prompts)
-        decoder = self.model.decoder(fast=fast)
+        decoder = self._decoder(fast, codes)
 
         def write(first: int, size: int) -> list[Text]:
             """Texts first .. first + size - 1, each the best of its own `best_of` indices."""
@@ -278,6 +280,7 @@ class Writer:
         template: str = "",
         pattern: str = "",
         fast: bool = False,
+        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """The text of one index, piece by piece as it is written; joined, `generate`'s text without the prompt."""
@@ -287,7 +290,7 @@ class Writer:
         place = [automaton.after(own)] if automaton is not None and own else None
         written: list[int] = []
         shown = begin = self._decoded([own])[0]
-        for step in self.model.decoder(fast=fast).steps([ids], seeds, options, automaton=automaton, begin=place):
+        for step in self._decoder(fast, codes).steps([ids], seeds, options, automaton=automaton, begin=place):
             if not bool(step.ended):
                 written.append(int(step.ids))
             text = self._decoded([own + written])[0]
@@ -450,6 +453,10 @@ class Writer:
                 "give the training text with --train FILE"
             )
         return data
+
+    def _decoder(self, fast: bool, codes: Callable[[torch.Tensor], torch.Tensor] | None) -> Decoder:
+        made: Decoder = self.model.decoder(fast=fast, **({} if codes is None else {"codes": codes}))
+        return made
 
     def _decode(
         self,

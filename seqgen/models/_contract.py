@@ -69,6 +69,9 @@ class Extras(Protocol):
         sentence for the run's record.
         """
 
+    def survey(self, model: Any, batches: Any) -> dict[str, float]:
+        """Held-out scores that are no sums over batches, from all held-out batches; added before `observe`."""
+
     def inherit(self, config: Any, name: str, other: Any) -> tuple[Any, str]:
         """For `--from RUN`: this chapter's Config fitted to the other's, and the submodule that takes its weights.
 

@@ -8,7 +8,7 @@ Run: seqgen train lm --data captions.txt --out runs/captions
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -215,7 +215,7 @@ def train_step(
     nll: list[Tensor] = []
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for rows, part in _parts(batch, optimizer.train.accumulate):
+        for rows, part in batch.parts(optimizer.train.accumulate):
             loss, part_nll, state = model.loss(part, None if before is None else tuple(s[rows] for s in before))
             after.append(state)
             nll.append(part_nll)
@@ -224,26 +224,6 @@ def train_step(
     scalars = update(optimizer, losses(), step, weight=batch.weight)
     model.carried = torch.cat([torch.cat(state, 1).detach() for state in after]).to(model.embedding.weight.dtype)
     return {**scalars, "nll": torch.stack(nll).sum() / batch.count}
-
-
-def _parts(batch: SequenceBatch, count: int) -> Iterator[tuple[slice, SequenceBatch]]:
-    """The batch cut by rows into at most `count` batches, with the rows of each."""
-    size = -(-len(batch.inputs) // count)
-    width = batch.inputs.shape[1]
-    for begin in range(0, len(batch.inputs), size):
-        rows = slice(begin, begin + size)
-        inside = (batch.positions >= begin * width) & (batch.positions < (begin + size) * width)
-        yield (
-            rows,
-            replace(
-                batch,
-                inputs=batch.inputs[rows],
-                targets=batch.targets[rows],
-                positions=batch.positions[inside] - begin * width,
-                lengths=batch.lengths[rows],
-                rows=batch.rows[rows],
-            ),
-        )
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:

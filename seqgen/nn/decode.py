@@ -131,7 +131,8 @@ class Decoder:
 
     It is made for the weights of now: make another when they have changed. `stop` ends a text (-1: nothing does),
     `never` ids have no mass. `fast` leaves rows unpadded: about three times as fast for one text, without the promise
-    of equal bits across batch sizes. `precision`: see `OutputLayer`.
+    of equal bits across batch sizes. `precision`: see `OutputLayer`. `start` gives the state before every prompt as a
+    function of its text's seed, (B,) int64, where a model draws it; else it is `model.start`.
     """
 
     def __init__(
@@ -143,12 +144,13 @@ class Decoder:
         max_length: int = 0,
         fast: bool = False,
         precision: Precision = "fp32",
+        start: Callable[[Tensor], State] | None = None,
     ) -> None:
         self.step = model.stepper(fast=fast)
         self.output = OutputLayer(*model.head(), never=never, precision=precision)
         self.device = self.output.bias.device
         self.stop, self.never, self.max_length = stop, frozenset(never), max_length
-        self._model = model
+        self._model, self._start = model, start
         self._tile = 1 if fast else TILE
 
     def decode(
@@ -194,6 +196,8 @@ class Decoder:
         if not prompts:
             return
         device = self.device
+        if state is None and self._start is not None:
+            state = self._start(seeds.to(device))
         last, state = self.encode(prompts, state)
         texts = torch.arange(len(prompts), device=device)
         places = torch.tensor(begin or [0] * len(prompts), device=device)
