@@ -24,7 +24,7 @@ BELOW = {
     # `serve` is here for the command that starts the server
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["run", "checkpoint", "generate", "pictures", "evaluate", "curve", "compare", "blind", "report"]
+ENGINE = ["run", "checkpoint", "generate", "latent", "pictures", "evaluate", "curve", "compare", "blind", "report"]
 ENGINE += ["loop", "judge"]
 CHAPTERS = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms

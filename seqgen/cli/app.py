@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import compare, config, corpus, generate, output, report, score, tokenizer, train
+from seqgen.cli import compare, config, corpus, generate, latent, output, report, score, tokenizer, train
 from seqgen.core.errors import SeqgenError
 
 # plain help: rich would take twice as long to draw it as everything else takes together
@@ -25,6 +25,8 @@ app = typer.Typer(name="seqgen", rich_markup_mode=None, pretty_exceptions_enable
 _COMMANDS: tuple[Callable[..., None], ...] = (
     train.train,
     generate.generate,
+    latent.reconstruct,
+    latent.interpolate,
     score.score,
     score.evaluate,
     score.bleu,

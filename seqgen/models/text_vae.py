@@ -140,9 +140,9 @@ def _check(config: Config) -> None:
     faults = []
     if config.match == "adversarial":
         against = {"free_bits": config.free_bits, "kl_target": config.kl_target, "aggressive": config.aggressive}
-        faults += [f"model.{name} needs match = kl" for name, given in against.items() if given]
+        faults += [f"model.{name} needs match = kl; turn one of them off" for name, given in against.items() if given]
     if config.kl_target and (config.anneal != "none" or config.free_bits):
-        faults.append("model.kl_target sets the factor of the KL itself: use anneal = none and free_bits = 0")
+        faults.append("model.kl_target sets the factor itself: set it to 0, or anneal to none and free_bits to 0")
     if faults:
         raise ConfigError("; ".join(faults))
 

@@ -20,6 +20,28 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sentences": ("data.mode=sentence", "model.input_dropout=0.3", "model.weight_drop=0.3"),
     "stream": ("data.mode=stream", "data.window=8", "data.jitter=true", "model.output_dropout=0.3"),
     "windows": ("data.mode=window", "data.window=8", "model.cell=gru", "model.layers=2"),
+    "text-vae": ("data.mode=sentence", "model.latent=4", "model.kl_target=2", "model.word_dropout=0.3"),
+    "aggressive": (
+        "data.mode=sentence",
+        "model.latent=4",
+        "model.kl_target=0",
+        "model.aggressive=true",
+        "model.aggressive_steps=3",
+    ),
+    "bn-vae": (
+        "data.mode=sentence",
+        "model.latent=4",
+        "model.kl_target=0",
+        "model.bn_gamma=0.6",
+        "model.anneal=cyclical",
+    ),
+    "adversarial": (
+        "data.mode=sentence",
+        "model.latent=4",
+        "model.kl_target=0",
+        "model.match=adversarial",
+        "train.accumulate=2",
+    ),
     "averaged": ("train.optimizer=sgd", "train.lr=1", "train.average_from=8", "data.mode=sentence"),
 }
 
@@ -37,7 +59,8 @@ def kill_at(step: int) -> Callable[[loop.Progress], None]:
 
 
 def settings(text: Path, *words: str) -> Any:
-    return config("lm", text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
+    model = "text-vae" if any(word.startswith("model.latent") for word in words) else "lm"
+    return config(model, text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
 
 
 def outcome(run: Path) -> dict[str, bytes]:

@@ -1,0 +1,89 @@
+"""What a run with codes can do, a text VAE or a model of pictures: `seqgen reconstruct`, `interpolate`, `encode`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Json, Run, Seed, Step, open_run, read_for
+
+if TYPE_CHECKING:
+    from seqgen.engine.latent import Coder
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file, written whole.")]
+
+
+def makes_pictures(run: Path) -> bool:
+    """Whether a run's model is one of pictures; False for what is no run, which is told when it is opened."""
+    from seqgen.engine import run as runs
+
+    if not (run / "config.toml").is_file():
+        return False
+    return bool(runs.chapter(str(runs.stored_sections(run)["name"])).DATA == "images")
+
+
+def open_coder(run: Path, step: int | None, device: str) -> "Coder":
+    """The text VAE of a run folder."""
+    from seqgen.engine.latent import Coder
+
+    return Coder(open_run(run, step, device))
+
+
+def write_out(text: str, out: Path | None, what: str) -> None:
+    """The result to standard output, or whole into a file."""
+    if out is None:
+        output.write(text)
+        return
+    from seqgen.core import files
+
+    files.write_text(out, text)
+    output.say(f"{what} written to {out}")
+
+
+def reconstruct(
+    run: Run,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line; of pictures, what --data takes.")],
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Only the first N; 0: all.")] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="Above 0: words are drawn; 0: the likeliest.")
+    ] = 0.0,
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Write each text again from its code alone.
+
+    The closer the lines are to those of the file, the more the code holds. --json shows both, and the code's nats.
+    """
+    output.at_least(0, count=count)
+    coder = open_coder(run, step, device)
+    records = read_for(coder.writer, file)
+    lines = records.texts[: count or None]
+    sources = None if records.sources is None else records.sources[: count or None]
+    with output.wrong_values():
+        texts = coder.reconstruct(lines, sources, seed=seed, temperature=temperature)
+    rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
+    written = "".join(output.json_line(row) for row in rows) if json else "".join(f"{text}\n" for text in texts)
+    write_out(written, out, f"{len(texts)} texts")
+
+
+def interpolate(
+    run: Run,
+    a: Annotated[str, typer.Argument(metavar="A", help="Where the path begins; empty: drawn by --seed.")] = "",
+    b: Annotated[str, typer.Argument(metavar="B", help="Where it ends; empty: drawn by --seed.")] = "",
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="How many, both ends included.")] = 7,
+    spherical: Annotated[bool, typer.Option("--spherical", help="Along the great circle, not the line.")] = False,
+    source: Annotated[str, typer.Option("--source", metavar="TEXT", help="The condition of all of them.")] = "",
+    seed: Seed = 0,
+    out: Out = None,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Texts on the way from one text to another, through their codes."""
+    coder = open_coder(run, step, device)
+    with output.wrong_values():
+        path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
+    write_out("".join(f"{text}\n" for text in path), out, f"{len(path)} texts")
