@@ -10,12 +10,14 @@ Run: scripts/reproduce/seqgan_oracle.py OUT [--seeds 1 2 3] [--precision bf16]
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -89,17 +91,23 @@ def read(folder: Path) -> dict[int, tuple[float, float]]:
 def by_temperature(base: Path) -> dict[int, tuple[float, float]]:
     """The language model of a base run, its logits divided by the temperature, on both sides."""
     writer, task, found = load(base), oracle("oracle:lstm"), {}
-    weight, bias = writer.model.policy.output_weight, writer.model.policy.output_bias
-    plain = (weight.detach().clone(), bias.detach().clone())
     for temperature in TEMPERATURES:
-        with torch.no_grad():
-            weight.copy_(plain[0] / temperature)
-            bias.copy_(plain[1] / temperature)
-        held_out = writer.score(task.valid)
-        tokens = sum(len(row) for row in held_out.log_probs)
-        sampled = task.scores(writer.generate(SAMPLES, seed=1))["nll_oracle"]
-        found[round(100 * temperature)] = (sampled, -sum(held_out.per_line) / tokens)
+        with tempered(writer.model.policy, temperature):
+            held_out = writer.score(task.valid)
+            sampled = task.scores(writer.generate(SAMPLES, seed=1))["nll_oracle"]
+        found[round(100 * temperature)] = (sampled, held_out.nats / held_out.total_tokens)
     return found
+
+
+@contextlib.contextmanager
+def tempered(policy: Any, temperature: float) -> Iterator[None]:
+    """While open, the model whose logits are divided by the temperature, in sampling and in scoring."""
+    weight, bias = (part.detach() / temperature for part in policy.head())
+    policy.head = lambda: (weight, bias)  # on the object, before its class
+    try:
+        yield
+    finally:
+        del policy.head
 
 
 def shown(curve: dict[int, tuple[float, float]]) -> str:

@@ -14,14 +14,7 @@ import typer
 from seqgen._version import __version__
 from seqgen.cli import output
 
-EXTRAS = {
-    "serve": ("starlette", "uvicorn"),
-    "search": ("optuna",),
-    "hub": ("huggingface_hub",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "track": ("tensorboard",),
-    "chem": ("rdkit",),
-}
+EXTRAS = {"torchtext": ("torchtext",)}
 """The optional parts of the package, and the modules that each needs."""
 
 
@@ -85,7 +78,7 @@ def doctor() -> None:
     for name, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         word = f"not installed (pip install 'seqgen[{name}]')" if missing else "installed"
-        output.write(f"{'extra ' + name:14} {word}\n")
+        output.write(f"{name:14} {word}\n")
     _list_public_sets()
     for name, check in (("train", _check_run), ("bleu", _check_bleu)):
         try:

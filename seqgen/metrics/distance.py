@@ -194,7 +194,7 @@ def frechet_of_moments(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Flo
 
 
 def _root_trace(cov_a: Floats, cov_b: Floats) -> float:
-    from scipy.linalg import lapack  # late, and not declared: scikit-learn brings it
+    from scipy.linalg import lapack  # late: BLEU alone needs none of it
 
     # transposed: they are symmetric, and in this order LAPACK takes them without turning them round
     factor, singular = lapack.dpotrf(cov_a.T, lower=1, clean=0)

@@ -164,7 +164,7 @@ def test_doctor_finds_a_working_package(seqgen: Any, monkeypatch: Any, tmp_path:
     facts = {line[:14].strip(): line[15:] for line in ended.out.splitlines()}
     assert (ended.code, facts["check train"], facts["check bleu"]) == (0, "ok", "ok")
     assert facts["public sets"] == f"none (in {tmp_path})"
-    assert facts["extra onnx"] in ("installed", "not installed (pip install 'seqgen[onnx]')")
+    assert facts["torchtext"] in ("installed", "not installed (pip install 'seqgen[torchtext]')")
 
 
 def test_doctor_fails_where_a_check_fails(seqgen: Any, monkeypatch: Any) -> None:
