@@ -27,6 +27,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     generate.generate,
     latent.reconstruct,
     latent.interpolate,
+    latent.encode,
     score.score,
     score.evaluate,
     score.bleu,

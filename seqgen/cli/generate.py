@@ -14,6 +14,9 @@ from seqgen.cli.options import Device, Json, Run, Seed, Step, open_run
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
+    from seqgen.engine.latent import Source
+
+_METHODS = ("prior", "mixture")
 
 _BETWEEN = "\n----\n"
 """Stands between texts of several lines."""
@@ -78,6 +81,18 @@ def generate(
     no_repeat_ngram: Annotated[
         int, typer.Option("--no-repeat-ngram", metavar="N", help="No N tokens in a row appear twice in a text; 0: off.")
     ] = 0,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="Where codes come from: prior, or mixture (text-vae).")
+    ] = "prior",
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--steer",
+            metavar="CONDITION",
+            help="Codes of texts with length=12, contains=WORD or label=YES_FILE:NO_FILE; may be repeated (text-vae).",
+        ),
+    ] = None,
+    strength: Annotated[float, typer.Option("--strength", metavar="X", help="Weight of what --steer asks for.")] = 1.0,
     unique: Annotated[bool, typer.Option("--unique", help="No text twice.")] = False,
     novel: Annotated[bool, typer.Option("--novel", help="No line of the training text.")] = False,
     train: Annotated[
@@ -103,6 +118,10 @@ def generate(
     output.at_least(1, count=count)
     if prompt and source:
         raise output.CommandError("give --prompt or --source, not both")
+    if method not in _METHODS:
+        raise output.CommandError(f"--method must be {' or '.join(_METHODS)} for text, got {method!r}")
+    if strength != 1 and not steer:
+        raise output.CommandError("--strength takes no effect without --steer")
     if train and not (novel or no_copy):
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
     _check_pattern(match)
@@ -112,6 +131,7 @@ def generate(
         _check_excluded("--stream shows one text while it is written", others)
     if beam:
         others = {"best-of": best_of != 1, "unique": unique, "novel": novel, "match": match, "no-copy": no_copy}
+        others |= {"method": method != "prior", "steer": steer}
         others |= {"stop": stop, "temperature": temperature != 1, "top-p": top_p != 1, "top-k": top_k}
         _check_excluded("--beam searches and draws nothing", others)
     from seqgen.data.text import read_lines
@@ -140,6 +160,8 @@ def generate(
         "pattern": pattern,
     }
     with output.wrong_values():
+        if steer or method != "prior":
+            options["codes"] = _codes(writer, method, steer or [], strength)
         if stream:
             _stream(writer, prompt, options | limits)
             return
@@ -162,6 +184,18 @@ def generate(
 
         files.write_text(out, written)
         output.say(f"{len(texts)} texts written to {out}")
+
+
+def _codes(writer: "Writer", method: str, steer: Sequence[str], strength: float) -> "Source":
+    """Where the codes of a text VAE come from, if not from its prior."""
+    from seqgen.engine.latent import Coder
+
+    coder = Coder(writer)
+    mixture = coder.mixture() if method == "mixture" else None
+    if steer:
+        return coder.steered([coder.condition(words) for words in steer], strength=strength, mixture=mixture)
+    assert mixture is not None
+    return coder.of_mixture(mixture)
 
 
 def read_sources(file: str, fields: str) -> list[str]:

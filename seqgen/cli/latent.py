@@ -1,4 +1,7 @@
-"""What a run with codes can do, a text VAE or a model of pictures: `seqgen reconstruct`, `interpolate`, `encode`."""
+"""What a run with codes can do, a text VAE or a model of pictures: `seqgen reconstruct`, `interpolate`, `encode`.
+
+Pictures have their own half of each command, in `pictures`.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +51,13 @@ def reconstruct(
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", help="Above 0: words are drawn; 0: the likeliest.")
     ] = 0.0,
+    toward: Annotated[
+        str, typer.Option("--toward", metavar="FILE", help="Move every code towards those of these lines ...")
+    ] = "",
+    away: Annotated[str, typer.Option("--away", metavar="FILE", help="... and away from those of these.")] = "",
+    strength: Annotated[
+        float, typer.Option("--strength", metavar="X", help="How far: 1 is from the mean of the one to the other's.")
+    ] = 1.0,
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
@@ -56,15 +66,24 @@ def reconstruct(
 ) -> None:
     """Write each text again from its code alone.
 
-    The closer the lines are to those of the file, the more the code holds. --json shows both, and the code's nats.
+    The closer the lines are to those of the file, the more the code holds. With --toward and --away, two files of
+    lines that differ in one thing, that thing is changed. --json shows text and reconstruction side by side.
     """
     output.at_least(0, count=count)
+    if bool(toward) != bool(away):
+        raise output.CommandError("--toward and --away belong together: a file of lines on either side")
+    if strength != 1 and not toward:
+        raise output.CommandError("--strength takes no effect without --toward and --away")
     coder = open_coder(run, step, device)
     records = read_for(coder.writer, file)
     lines = records.texts[: count or None]
     sources = None if records.sources is None else records.sources[: count or None]
     with output.wrong_values():
-        texts = coder.reconstruct(lines, sources, seed=seed, temperature=temperature)
+        move = None
+        if toward:
+            sides = [read_for(coder.writer, side) for side in (toward, away)]
+            move = strength * coder.direction(*((side.texts, side.sources) for side in sides))
+        texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
     rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
     written = "".join(output.json_line(row) for row in rows) if json else "".join(f"{text}\n" for text in texts)
     write_out(written, out, f"{len(texts)} texts")
@@ -87,3 +106,48 @@ def interpolate(
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
     write_out("".join(f"{text}\n" for text in path), out, f"{len(path)} texts")
+
+
+def encode(
+    run: Run,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line; of pictures, what --data takes.")],
+    nearest: Annotated[
+        int, typer.Option("--nearest", metavar="N", help="Show the N training texts with the nearest codes instead.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.npy", help="Mean codes, a row each, as float32.")
+    ] = None,
+    json: Json = False,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """The codes of texts, into a .npy file; or their neighbours among the training texts, by code.
+
+    Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
+    """
+    output.at_least(0, nearest=nearest)
+    if (out is None) == (nearest == 0):
+        raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
+    coder = open_coder(run, step, device)
+    records = read_for(coder.writer, file)
+    if nearest:
+        found = coder.nearest(records.texts, records.sources, count=nearest)
+        for number, line, near in zip(records.numbers, records.texts, found, strict=True):
+            if json:
+                neighbours = [{"text": text, "distance": far} for text, far in near]
+                output.write(output.json_line({"line": number, "text": line, "nearest": neighbours}))
+            else:
+                output.write("".join(f"{number}\t{far:.4f}\t{text}\n" for text, far in near))
+        return
+    import io
+
+    import numpy as np
+
+    from seqgen.core import files
+
+    mean, _ = coder.encode(records.texts, records.sources)
+    made = io.BytesIO()
+    np.save(made, mean.numpy(), allow_pickle=False)
+    assert out is not None
+    files.write_bytes(out, made.getvalue())
+    output.say(f"{len(mean)} codes of {mean.shape[1]} numbers written to {out}")

@@ -205,6 +205,9 @@ def evaluate(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
+    codes: Annotated[
+        int, typer.Option("--codes", metavar="K", help="Codes per reference in the likelihood of a text VAE.")
+    ] = 100,
     judge: Annotated[
         Path | None,
         typer.Option("--judge", metavar="RUN", help="A run of lm on real text: adds its scores, Fréchet and MAUVE."),
@@ -224,6 +227,7 @@ def evaluate(
     from seqgen.engine import evaluate as evaluation
 
     output.at_least(0, count=count)
+    output.at_least(1, codes=codes)
     if subject != "-" and not Path(subject).exists():
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
@@ -239,7 +243,7 @@ def evaluate(
             held_out = real.texts
             own = read_for(writer, train).texts if train else None
             table = evaluation.evaluate(
-                writer, real.texts, train=own, sources=real.sources, temperature=temperature, **options
+                writer, real.texts, train=own, sources=real.sources, temperature=temperature, codes=codes, **options
             )
         if judge is not None:
             from seqgen.engine.judge import judged

@@ -19,10 +19,14 @@ from seqgen.core.config import Train
 from seqgen.core.errors import DataError
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load, load_painter
+from seqgen.engine.latent import Coder
 from seqgen.engine.run import Settings
 
 if TYPE_CHECKING:
     from seqgen.images.painter import Method, Painter
+
+_WEIGHED = 1000
+"""References whose likelihood under a text VAE is estimated, at most, spread over all."""
 
 _ENOUGH = 100
 """Lines below which samples are not judged to have collapsed."""
@@ -170,12 +174,14 @@ def evaluate(
     count: int = 0,
     seed: int = 0,
     temperature: float = 1.0,
+    codes: int = 100,
     yardsticks: bool = True,
 ) -> Table:
     """The whole table of a run, or of given lines, against references.
 
     A run (a folder or a loaded `Writer`) writes `count` samples (0: as many as there are references, at most 10,000)
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
+    That of a text VAE is estimated by `codes` codes each for 1,000 of them at most, beside what the code is used for.
     With `yardsticks` and training text two columns stand beside: `real text`, drawn from the training text by `seed`
     and scored as if it were samples (its novelty and copying are those of held-out references, because its own would be
     trivial), and `kneser-ney-5`, samples of a 5-gram model of the same training text.
@@ -190,8 +196,12 @@ def evaluate(
         size = count or min(len(references), 10_000)
         conditions = None if sources is None else [sources[i % len(sources)] for i in range(size)]
         lines = writer.generate(1 if conditions else size, seed=seed, temperature=temperature, sources=conditions)
-        likelihood = _likelihood(writer, references, sources)
         about = f"{size} samples, seed {seed}, temperature {temperature:g}"
+        if getattr(writer.model, "encodes", False):
+            likelihood = Coder(writer).likelihood(references, sources, samples=codes, count=_WEIGHED)
+            about += f"; nll of {min(len(references), _WEIGHED)} references by {codes} codes each, an upper bound"
+        else:
+            likelihood = _likelihood(writer, references, sources)
     else:
         lines, likelihood, about = list(writer)[: count or None], {}, f"{len(writer)} given lines"
     chosen = metric_tokenizer(references) if tokenizer == "auto" else tokenizer

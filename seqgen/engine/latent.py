@@ -1,29 +1,76 @@
-"""What the codes of a text VAE are for: texts to codes and back, paths between texts, and how good a code is.
+"""What the codes of a text VAE are for: texts to codes and back, paths, directions, conditions, and how good they are.
 
-    coder = seqgen.engine.latent.Coder(seqgen.load("runs/captions"))
+    coder = Coder(seqgen.load("runs/captions"))
     coder.interpolate("a dog runs .", "two men sit on a bench .", steps=7)
+    coder.writer.generate(10, codes=coder.steered([coder.condition("contains=dog")]))
 
-Shapes: N texts, Z code dimensions, K codes of a text.
+Shapes: B texts of a call, N known texts, Z code dimensions, K codes of a text.
 """
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from seqgen import metrics
 from seqgen.core import rng
+from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
+from seqgen.core.log import messages
+from seqgen.data.batches import sentence_evaluation
 from seqgen.data.sources import encode_sources, facts
+from seqgen.data.text import read_lines
 from seqgen.engine.generate import Writer
-from seqgen.images.samplers import between
+from seqgen.images.samplers import Mixture, between, fit_mixture, langevin
+from seqgen.models.text_vae import active_units, code_seeds, content_seeds, gaussian_kl, information
 from seqgen.nn.decode import Sampling
+from seqgen.nn.losses import CHUNK
 
 _ROWS = 512
 """Texts written together; results do not depend on it."""
 
+_KNOWN = 10_000
+"""Training texts whose codes are looked at, at most."""
+
+_CHAIN = 100
+"""Steps of a Langevin chain, half of them to find its step size."""
+
+_EXAMPLES = 10
+"""Texts that have a property, and that have it not, which a condition is learnt from at least."""
+
+Source = Callable[[Tensor], Tensor]
+"""From the seeds (B,) of texts to their codes (B, Z): what `Writer.texts(codes=...)` takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A property of texts as a probability of their codes."""
+
+    name: str
+    log_probability: Callable[[Tensor], Tensor]
+    """Of codes (B, Z) float64, up to a constant: (B,), differentiable."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Training texts and their codes."""
+
+    lines: list[str]
+    tokens: Tensor
+    """(N,) int64: how many tokens each has, its end not counted."""
+    mean: Tensor
+    """(N, Z) float32."""
+    codes: Tensor
+    """(N, Z) float64: one drawn for each text."""
+
 
 class Coder:
-    """A text VAE at work: its `Writer` with the way from texts to codes and back. RunError for any other run."""
+    """A text VAE at work: its `Writer`, with the way from texts to codes and back. RunError for any other run."""
 
     def __init__(self, writer: Writer) -> None:
         if not getattr(writer.model, "encodes", False):
@@ -31,6 +78,10 @@ class Coder:
                 f"a run of {writer.settings.name} has no codes; train one that has: seqgen train text-vae --data FILE"
             )
         self.writer = writer
+        self.model, self.device = writer.model, writer.device
+        self.latent: int = writer.settings.model.latent
+
+    # Texts to codes and back
 
     def encode(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of each line's code, (N, Z) float32 on the CPU.
@@ -38,34 +89,38 @@ class Coder:
         DataError, which names the line, for one without a known token and one longer than the run's limit.
         """
         self._check(lines)
-        latent = self.writer.settings.model.latent
-        mean, log_variance = torch.empty(len(lines), latent), torch.empty(len(lines), latent)
+        return self._encoded(self.writer.batches(lines, sources), len(lines))
+
+    def _encoded(self, batches: Any, rows: int) -> tuple[Tensor, Tensor]:
+        mean, log_variance = torch.empty(rows, self.latent), torch.empty(rows, self.latent)
         with torch.inference_mode():
-            for batch in self.writer.batches(lines, sources):
-                found = self.writer.model.encode(batch.to(self.writer.device))
-                mean[batch.rows], log_variance[batch.rows] = (part.cpu() for part in found)
+            for batch in batches:
+                found = self.model.encode(batch.to(self.device))
+                mean[batch.rows.cpu()], log_variance[batch.rows.cpu()] = (part.cpu() for part in found)
         return mean, log_variance
 
     def _check(self, lines: Sequence[str]) -> None:
+        if not lines:
+            raise DataError("no texts to encode")
         tokenizer, limit = self.writer.tokenizer, self.writer.settings.model.max_length
         faults = []
         for number, ids in enumerate(tokenizer.encode(lines), 1):
-            name = "the text" if len(lines) == 1 else f"line {number}"
-            if not len(ids) or bool((ids == tokenizer.unk).all()):
-                faults.append(f"{name} ({lines[number - 1][:40]!r}) holds no token that this run knows")
+            name = f"line {number} ({lines[number - 1][:40]!r})" if len(lines) > 1 else repr(lines[0][:60])
+            if bool((ids == tokenizer.unk).all()):
+                faults.append(f"{name} holds no token that this run knows; use words of its training text")
             elif len(ids) + 1 > limit:
-                faults.append(f"{name} has {len(ids) + 1} tokens, its end counted; this run codes at most {limit}")
+                faults.append(f"{name} has {len(ids) + 1} tokens with its end; this run codes {limit} at most")
         if faults:
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise DataError("; ".join(faults[:3]) + more)
 
     def write(
-        self, codes: Tensor, *, sources: Sequence[str] | None = None, seed: int = 0, temperature: float = 0.0
+        self, codes: Tensor, sources: Sequence[str] | None = None, *, seed: int = 0, temperature: float = 0.0
     ) -> list[str]:
-        """The text of every code (N, Z), the likeliest token each time, or drawn at a temperature above 0."""
+        """The text of every code (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
         prompts = self._prompts(sources, len(codes))
-        seeds = rng.text_seeds(seed, 0, len(codes)).to(self.writer.device)
-        decoder, state = self.writer.model.decoder(), self.writer.model.begin(codes.to(self.writer.device))
+        seeds = rng.text_seeds(seed, 0, len(codes)).to(self.device)
+        decoder, state = self.model.decoder(), self.model.begin(codes.to(self.device))
         texts: list[str] = []
         for first in range(0, len(codes), _ROWS):
             rows = slice(first, first + _ROWS)
@@ -78,31 +133,235 @@ class Coder:
         """What the writer reads before each text."""
         settings, tokenizer = self.writer.settings, self.writer.tokenizer
         start = int(facts(tokenizer, settings.data.mode, settings.model.max_length)["start"])
-        if bool(settings.data.source) != (sources is not None):
-            needs = "needs" if settings.data.source else "takes no"
-            raise DataError(f"this run was trained with data.source = {settings.data.source!r} and {needs} --source")
+        if sources is None and settings.data.source:
+            raise DataError(
+                f"this run was trained with data.source = {settings.data.source}: give the source (--source)"
+            )
         if sources is None:
             return [[start]] * count
         if len(sources) != count:
             raise DataError(f"{count} codes but {len(sources)} sources; give one source per code")
         return [[start, *ids.tolist()] for ids in encode_sources(tokenizer, sources)]
 
-    def reconstruct(self, lines: Sequence[str], sources: Sequence[str] | None = None, **options: float) -> list[str]:
-        """Each line written again from the mean of its code; the options are those of `write`."""
-        return self.write(self.encode(lines, sources)[0], sources=sources, **options)  # type: ignore[arg-type]
+    def reconstruct(
+        self,
+        lines: Sequence[str],
+        sources: Sequence[str] | None = None,
+        *,
+        step: Tensor | None = None,
+        seed: int = 0,
+        temperature: float = 0.0,
+    ) -> list[str]:
+        """Each line written again from the mean of its code, which `step` (Z,) moves; else as `write`."""
+        mean, _ = self.encode(lines, sources)
+        return self.write(mean if step is None else mean + step, sources, seed=seed, temperature=temperature)
 
     def interpolate(
         self, a: str, b: str, *, steps: int = 7, spherical: bool = False, source: str | None = None, seed: int = 0
     ) -> list[str]:
         """Texts on the way from one text's code to another's, both ends included, the likeliest token each time.
 
-        spherical: along the great circle instead of the line. An empty text is a draw from the prior by `seed`.
+        spherical: along the great circle instead of the line. An empty text is a code of the prior, drawn by `seed`.
         """
-        seeds = rng.text_seeds(seed, 0, 2).to(self.writer.device)
-        drawn = self.writer.model.prior(seeds).cpu()
-        known = [None if source is None else [source]] * 2
-        ends = [
-            self.encode([x], own)[0][0] if x else drawn[i] for i, (x, own) in enumerate(zip((a, b), known, strict=True))
-        ]
+        sources = None if source is None else [source]
+        drawn = self.model.prior(rng.text_seeds(seed, 0, 2).to(self.device)).cpu()
+        ends = [self.encode([text], sources)[0][0] if text else own for text, own in zip((a, b), drawn, strict=True)]
         path = between(ends[0], ends[1], steps, spherical=spherical)
-        return self.write(path, sources=None if source is None else [source] * steps)
+        return self.write(path, None if source is None else [source] * steps)
+
+    def direction(
+        self, toward: tuple[Sequence[str], Sequence[str] | None], away: tuple[Sequence[str], Sequence[str] | None]
+    ) -> Tensor:
+        """The step (Z,) to the mean code of the one side from that of the other; each is (lines, sources or None)."""
+        return self.encode(*toward)[0].mean(0) - self.encode(*away)[0].mean(0)
+
+    def nearest(
+        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, count: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """For each line the training texts with the nearest codes, and how far they are, nearest first."""
+        mean, _ = self.encode(lines, sources)
+        distances, rows = torch.cdist(mean, self.known.mean).topk(min(count, len(self.known.lines)), largest=False)
+        pairs = zip(rows.tolist(), distances.tolist(), strict=True)
+        return [[(self.known.lines[i], far) for i, far in zip(*pair, strict=True)] for pair in pairs]
+
+    @functools.cached_property
+    def known(self) -> Known:
+        """The run's training texts, 10,000 at most and spread over all, with their codes; errors as `own_text`."""
+        data = self.writer.own_text()
+        rows = torch.arange(0, data.train.ids.rows, -(-data.train.ids.rows // _KNOWN))
+        loss_from = None if data.train.loss_from is None else data.train.loss_from[rows]
+        corpus = replace(data.train, ids=data.train.ids.take(rows), loss_from=loss_from)
+        batches = sentence_evaluation(corpus, _ROWS, pad=self.writer.tokenizer.pad)
+        mean, log_variance = self._encoded(batches, len(rows))
+        lines = [data.train_lines[i] for i in rows.tolist()]
+        return Known(lines, self.writer.tokenizer.encode(lines).lengths, mean, _drawn(mean, log_variance))
+
+    # Codes for new texts: `Writer.texts(codes=...)`
+
+    def mixture(self, components: int = 10, seed: int = 0) -> Mixture:
+        """A mixture of Gaussians fitted to codes of the training text: where they are, which the prior only aims at."""
+        codes = self.known.codes
+        return fit_mixture(codes.numpy(), components=max(1, min(components, len(codes) // 10)), seed=seed)
+
+    def of_mixture(self, mixture: Mixture) -> Source:
+        """Codes drawn from a mixture."""
+        return lambda seeds: mixture.sample(code_seeds(seeds)).float()
+
+    def steered(
+        self, conditions: Sequence[Condition], *, strength: float = 1.0, mixture: Mixture | None = None
+    ) -> Source:
+        """Codes from Langevin chains towards p(z) times every condition's probability to the power `strength`.
+
+        Metropolis-adjusted (Roberts and Tweedie 1996). The chains start where codes come from otherwise: from the
+        prior, or from `mixture`, whose density is then p(z).
+        """
+
+        def energy(codes: Tensor, _: float) -> Tensor:
+            z = codes.double()
+            total = 0.5 * z.square().sum(1) if mixture is None else -log_density(mixture, z)
+            for condition in conditions:
+                total = total - strength * condition.log_probability(z)
+            return total
+
+        def draw(seeds: Tensor) -> Tensor:
+            own = code_seeds(seeds)
+            start = self.model.prior(seeds) if mixture is None else mixture.sample(own)
+            chain = langevin(energy, start, own, steps=_CHAIN)
+            messages.info("steering: %.0f %% of the chains' steps were accepted", 100 * float(chain.acceptance.mean()))
+            return chain.codes
+
+        return draw
+
+    def condition(self, words: str) -> Condition:
+        """A condition on texts as a probability of codes, learnt from codes of known texts.
+
+        length=12: tokens, the end not counted; contains=WORD; label=YES_FILE:NO_FILE: like the lines of the one file
+        rather than those of the other. ValueError for other words, DataError for too few examples.
+        """
+        kind, _, value = words.partition("=")
+        if kind == "length" and value.isdecimal() and int(value) >= 1:
+            return length_condition(words, int(value), self.known.codes, self.known.tokens)
+        if kind == "contains" and value.strip():
+            has = torch.tensor([_contains(line, value) for line in self.known.lines])
+            return property_condition(words, self.known.codes, has)
+        if kind == "label" and all(value.partition(":")):
+            sides = [_drawn(*self.encode(read_lines(file))) for file in value.split(":", 1)]
+            has = torch.arange(sum(map(len, sides))) < len(sides[0])
+            return property_condition(words, torch.cat(sides), has)
+        raise ValueError(f"{words!r} is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE")
+
+    # How good the code is
+
+    def likelihood(
+        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, samples: int = 100, count: int = 1000
+    ) -> dict[str, float]:
+        """Likelihood of given lines, and what the code does for them; of `count` of them, spread over all (0: all).
+
+        `nll-*` in nats weighs `samples` codes of each text (Burda et al. 2016). The end of a text is counted; words
+        outside the vocabulary become `<unk>`, which is counted. ValueError for samples < 1, DataError for no lines.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        if count and len(lines) > count:
+            rows = [i * len(lines) // count for i in range(count)]
+            lines, sources = [lines[i] for i in rows], None if sources is None else [sources[i] for i in rows]
+        sums = torch.zeros(7, dtype=torch.float64)
+        tokens = 0
+        mean, log_variance = torch.empty(len(lines), self.latent), torch.empty(len(lines), self.latent)
+        seeds = torch.empty(len(lines), dtype=torch.int64)
+        with torch.inference_mode():
+            for placed in self.writer.batches(lines, sources):
+                batch, rows_b = placed.to(self.device), placed.rows.cpu()
+                found = self.model.encode(batch)
+                mean[rows_b], log_variance[rows_b] = (part.cpu() for part in found)
+                seeds[rows_b] = content_seeds(batch).cpu()
+                sums += self._sums(batch, found[0], found[1], samples).cpu()
+                tokens += batch.count
+        nll, bound, effective, kl, reconstruction, without = (sums[:-1] / len(lines)).tolist()
+        per_token = nll * len(lines) / tokens
+        written = self.write(mean, sources)
+        return {
+            "nll-per-token": per_token,
+            "perplexity": math.exp(min(per_token, 700.0)),
+            "nll-per-line": nll,
+            "nll-per-character": nll * len(lines) / sum(len(line) + 1 for line in lines),
+            "bound-per-line": bound,
+            "effective-codes": effective,
+            "kl": kl,
+            "mutual-information": information(mean, log_variance, seeds),
+            "information-ceiling": math.log(len(lines)),
+            "active-units": float(active_units(mean)),
+            "reconstruction": reconstruction,
+            "reconstruction-without-code": without,
+            "reconstruction-bleu-4": float(metrics.bleu(written, refs_per_hyp=[[line] for line in lines])),
+            "token-accuracy": float(sums[-1]) / tokens,
+        }
+
+    def _sums(self, batch: SequenceBatch, mean: Tensor, log_variance: Tensor, samples: int) -> Tensor:
+        """Summed over a batch: nll, -ELBO, effective number of codes, KL, reconstruction, that without code, hits."""
+        ratios, found = zip(*((ratio, each.sum(2)) for ratio, each in self.model.weighed(batch, samples)), strict=True)
+        given = torch.cat(found)
+        weights = torch.cat(ratios) + given
+        whole = weights.logsumexp(0)
+        prior = rng.normals(content_seeds(batch), self.latent, stream=1).float()
+        targets = batch.targets.flatten()[batch.positions]
+        weight, bias = self.model.head()
+        likeliest = [F.linear(part, weight, bias).argmax(1) for part in self.model.written(batch, mean).split(CHUNK)]
+        values = [
+            (math.log(samples) - whole).sum(),
+            -weights.mean(0).sum(),
+            (-(2 * (weights - whole)).logsumexp(0)).exp().sum(),
+            gaussian_kl(mean.double(), log_variance.double()).sum(),
+            -given.mean(0).sum(),
+            -self.model.token_log_probs(batch, prior).sum(),
+            (torch.cat(likeliest) == targets).sum(),
+        ]
+        return torch.stack([value.double() for value in values])
+
+
+def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """One code (N, Z) float64 from each posterior, always the same."""
+    noise = rng.normals(torch.arange(len(mean)), mean.shape[1])
+    return mean.double() + (0.5 * log_variance.double()).exp() * noise
+
+
+def _contains(line: str, words: str) -> bool:
+    """Whether words stand in a line as words; where a line has no blanks, as characters."""
+    return f" {words} " in f" {line} " or (" " not in line.strip() and words in line)
+
+
+def log_density(mixture: Mixture, codes: Tensor) -> Tensor:
+    """Log-density (B,) of codes (B, Z) float64 under a mixture, differentiable."""
+    away = (codes[:, None] - mixture.means)[..., None]  # (B, K, Z, 1)
+    white = torch.linalg.solve_triangular(mixture.roots, away, upper=False).squeeze(3)
+    scale = mixture.roots.diagonal(dim1=1, dim2=2).log().sum(1)
+    each: Tensor = mixture.weights.log() - scale - 0.5 * white.square().sum(2)
+    density: Tensor = each.logsumexp(1) - 0.5 * codes.shape[1] * math.log(2 * math.pi)
+    return density
+
+
+def length_condition(name: str, length: int, codes: Tensor, lengths: Tensor) -> Condition:
+    """Texts of `length` tokens: a Gaussian around what ridge regression of `lengths` (N,) on codes (N, Z) expects."""
+    centred, targets = codes - codes.mean(0), lengths.double() - lengths.double().mean()
+    square = centred.t() @ centred + torch.eye(codes.shape[1], dtype=torch.float64)
+    slope = torch.linalg.solve(square, centred.t() @ targets)
+    variance = max(float((targets - centred @ slope).square().mean()), 0.25)  # lengths are whole numbers
+    offset = float(lengths.double().mean() - codes.mean(0) @ slope)
+    return Condition(name, lambda z: -((z * slope).sum(1) + offset - length).square() / (2 * variance))
+
+
+def property_condition(name: str, codes: Tensor, has: Tensor) -> Condition:
+    """Texts that have a property: logistic regression of `has` (N,) bool on codes (N, Z).
+
+    DataError where fewer than 10 of the known texts have it, or have it not.
+    """
+    from sklearn.linear_model import LogisticRegression  # late: a second to import
+
+    count = int(has.sum())
+    if min(count, len(has) - count) < _EXAMPLES:
+        raise DataError(
+            f"{name} holds for {count} of {len(has)} known texts; to learn it takes {_EXAMPLES} of either kind at least"
+        )
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(codes.numpy(), has.numpy())
+    slope, offset = torch.from_numpy(fitted.coef_[0]), float(fitted.intercept_[0])
+    return Condition(name, lambda z: F.logsigmoid((z * slope).sum(1) + offset))

@@ -181,6 +181,8 @@ class Model(nn.Module):
         self.shift = nn.Parameter(torch.zeros(config.latent)) if config.bn_gamma else None
         self.to_state = nn.Linear(config.latent, sum(self.lm.rnn.widths))
         self.to_input = nn.Linear(config.latent, config.embedding, bias=False)
+        # the spread of an embedded token: a code that drowns the tokens leaves a bad language model for long
+        nn.init.uniform_(self.to_input.weight, -0.1 / math.sqrt(config.latent), 0.1 / math.sqrt(config.latent))
         self.critic = _critic(config) if config.match == "adversarial" else None
         self.register_buffer("control", torch.zeros(2) if config.kl_target else None)
         self.register_buffer("encoder_first", torch.tensor(config.aggressive))

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Text VAEs against a language model of the same size: is the code used, and at what price (He et al. 2019's table).
+
+SNLI sentences: `valid.txt` to train (a twentieth of it held out to choose the checkpoint), `test.txt` to score, the
+vocabulary all words of `valid.txt`; and COCO captions likewise. All models have the same sizes, dropout and optimizer.
+Likelihood by importance sampling with 500 codes on 1,000 test sentences; the language model's is exact.
+Runs that are there already are not trained again, and figures that are there are not made again.
+Run: scripts/reproduce/text_vae.py OUT --data ../shared/data/text [--sets snli coco] [--only NAME ...]
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqgen.data.text import read_lines
+from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
+from seqgen.engine.generate import Writer, load
+from seqgen.engine.latent import Coder
+from seqgen.engine.loop import train
+from seqgen.engine.run import config
+
+SETS = {
+    "snli": ("snli/valid.txt", "snli/test.txt"),
+    "coco": ("image-coco/train.txt", "image-coco/test.txt"),
+}
+BATCH = 32
+EPOCHS = 24
+SIZES = ("model.embedding=128", "model.hidden=256")
+COMMON = (
+    *("seed=1", "train.device=cpu", "train.threads=1", "train.samples=0", f"train.batch={BATCH}"),
+    *("train.lr=3e-3", "train.clip=1.0", "data.valid_share=0.05", "data.mode=sentence", "data.long=cut"),
+    *("model.input_dropout=0.3", "model.output_dropout=0.4"),
+)
+VAE = ("model.latent=32", "model.kl_target=0")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "language model": (),
+    "plain": VAE,
+    "cyclical": (*VAE, "model.anneal=cyclical"),
+    "free bits": (*VAE, "model.anneal=linear", "model.free_bits=0.2"),
+    "aggressive": (*VAE, "model.anneal=linear", "model.anneal_from=0.1", "model.aggressive=true"),
+    "BN-VAE": (*VAE, "model.bn_gamma=0.6"),
+    "controller": (*VAE, "model.kl_target=5"),
+    "adversarial": (*VAE, "model.match=adversarial"),
+}
+SAMPLES, SCORED = 500, 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    given = parser.parse_args()
+    logging.getLogger("seqgen").setLevel(logging.WARNING)
+    torch.set_num_threads(1)
+    for name in given.sets:
+        own, test = (given.data / file for file in SETS[name])
+        words = given.out / name / "words"
+        if not (words / "tokenizer").is_dir():
+            (words / "tokenizer").mkdir(parents=True)
+            train_tokenizer(TokenizerConfig(kind="word"), read_lines(own), seed=1).save(words / "tokenizer")
+        rows = []
+        for variant in VARIANTS:
+            path = given.out / name / variant.replace(" ", "-")
+            if variant in given.only and not (path / "figures.json").is_file():
+                measure(path, variant, own, words, test)
+            if (path / "figures.json").is_file():
+                rows.append((variant, json.loads((path / "figures.json").read_text())))
+        table(name, rows)
+
+
+def measure(path: Path, variant: str, own: Path, words: Path, test: Path) -> None:
+    """Train a variant, unless it is there, and write its figures beside it."""
+    per_epoch = len(read_lines(own)) * 19 // 20 // BATCH
+    steps = [f"train.steps={EPOCHS * per_epoch}", f"train.eval_every={per_epoch}", "train.save_every=0"]
+    anneal = [f"model.anneal_steps={EPOCHS * per_epoch // 2}"] if variant != "language model" else []
+    model = "text-vae" if anneal else "lm"
+    began = time.process_time()
+    if not (path / "report.html").is_file():
+        overrides = [*COMMON, *SIZES, *steps, *anneal, *VARIANTS[variant]]
+        train(config(model, own, overrides=overrides), path, tokenizer_run=words)
+    seconds = (time.process_time() - began) / EPOCHS
+    figures = {**scored(load(path, device="cpu"), read_lines(test)), "seconds-per-epoch": seconds}
+    (path / "figures.json").write_text(json.dumps(figures))
+    print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
+
+
+def scored(writer: Writer, lines: list[str]) -> dict[str, float]:
+    """The figures of a run on every tenth line or so of the test text."""
+    rows = [i * len(lines) // SCORED for i in range(SCORED)]
+    lines = [lines[i] for i in rows]
+    if writer.settings.name == "text-vae":
+        return Coder(writer).likelihood(lines, samples=SAMPLES)
+    exact = writer.score(lines)
+    return {"nll-per-line": exact.nats / len(lines), "nll-per-token": exact.nats / exact.total_tokens}
+
+
+def table(name: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
+    """What there is so far, as Markdown."""
+    columns = {
+        "NLL": "nll-per-line", "per token": "nll-per-token", "-ELBO": "bound-per-line", "KL": "kl",
+        "MI": "mutual-information", "AU": "active-units", "reconstruction": "reconstruction",
+        "without code": "reconstruction-without-code", "BLEU-4": "reconstruction-bleu-4",
+        "accuracy": "token-accuracy", "s / epoch": "seconds-per-epoch",
+    }  # fmt: skip
+    print(f"\n| {name} | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
+    for variant, figures in rows:
+        cells = [f"{figures[key]:.3g}" if key in figures and figures[key] < 1 else
+                 f"{figures[key]:.2f}" if key in figures else "" for key in columns.values()]  # fmt: skip
+        print(f"| {variant} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
