@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.backends.cudnn import rnn as cudnn_rnn
 
+from seqgen.nn.products import linear
+
 Cell = Literal["lstm", "gru"]
 
 State = tuple[Tensor, ...]
@@ -179,7 +181,7 @@ def _lstm_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Call
 
     def step(x: Tensor, state: State) -> list[Tensor]:
         h, c = state
-        gates = from_input(x).addmm_(h, weight_t)
+        gates = from_input(x).add_(linear(h, weight_t.t()))
         i, f, o = gates[:, : 3 * hidden].sigmoid_().chunk(3, 1)
         g = gates[:, 3 * hidden :].tanh_()
         c = f * c + i * g
@@ -195,7 +197,7 @@ def _gru_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Calla
 
     def step(x: Tensor, state: State) -> list[Tensor]:
         (h,) = state
-        from_x, from_h = from_input(x), torch.addmm(bias, h, weight_t)
+        from_x, from_h = from_input(x), linear(h, weight_t.t(), bias)
         r, u = from_x[:, : 2 * hidden].add_(from_h[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
         n = from_x[:, 2 * hidden :].add_(r * from_h[:, 2 * hidden :]).tanh_()
         return [n + u * (h - n)]
@@ -209,7 +211,7 @@ def _input_product(
     """A function from x (B, I), or ids (B,) if an embedding is given, to `x @ weight.T + bias`, a new tensor."""
     weight_t = weight_gi.t().contiguous()
     if embedding_vi is None:
-        return lambda x: torch.addmm(bias_g, x, weight_t)
+        return lambda x: linear(x, weight_t.t(), bias_g)
     embedding, table, fed = embedding_vi, torch.empty(0), 0
 
     def product(ids: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ def _input_product(
         fed += len(ids)
         if not len(table) and (table_now or fed > len(embedding)):
             # a whole number of tiles here too, for the same bits
-            table = torch.addmm(bias_g, F.pad(embedding, (0, 0, 0, -len(embedding) % 8)), weight_t)
-        return table[ids] if len(table) else torch.addmm(bias_g, embedding[ids], weight_t)
+            table = linear(F.pad(embedding, (0, 0, 0, -len(embedding) % 8)), weight_t.t(), bias_g)
+        return table[ids] if len(table) else linear(embedding[ids], weight_t.t(), bias_g)
 
     return product

@@ -43,7 +43,7 @@ class OutputLayer:
         """(V padded): the model's own."""
         self.bias = self.without(never)
         """(V padded): without the ids that never come."""
-        self._buffers = self.bias.new_empty(2, 0, len(self.bias))
+        self._buffer = self.bias.new_empty(0, len(self.bias))
 
     def without(self, ids: Iterable[int]) -> Tensor:
         """The bias (V padded) that takes all mass from some ids."""
@@ -51,37 +51,24 @@ class OutputLayer:
         return self.plain_bias.index_fill(0, index, -math.inf)
 
     def logits(self, features_ch: Tensor, bias: Tensor) -> Tensor:
-        """(C, V padded) for a chunk of rows, in a buffer that the next call overwrites."""
-        logits = self._buffer(0, len(features_ch))
+        """(C, V padded) for a chunk of rows, float32."""
         if self.weight_t.dtype != bias.dtype:
-            return torch.add(features_ch.to(self.weight_t.dtype) @ self.weight_t, bias, out=logits)
-        if len(features_ch) == 1:  # a third faster as a product of matrix and vector
-            torch.addmv(bias, self.weight_t.t(), features_ch[0], out=logits[0])
-            return logits
-        return torch.addmm(bias, features_ch, self.weight_t, out=logits)
+            return features_ch.to(self.weight_t.dtype) @ self.weight_t + bias
+        return linear(features_ch, self.weight_t.t(), bias)
 
     def probabilities(self, logits_cv: Tensor) -> Tensor:
-        """Softmax of a chunk of logits, in a second buffer that the next call overwrites."""
-        return torch.softmax(logits_cv, -1, out=self._buffer(1, len(logits_cv)))
-
-    def _buffer(self, number: int, rows: int) -> Tensor:
-        if self._buffers.shape[1] < rows:
+        """Softmax of a chunk of logits, in a buffer that the next call overwrites."""
+        if len(self._buffer) < len(logits_cv):
             # kept from step to step: fresh memory of this size costs page faults
-            self._buffers = self.bias.new_empty(2, rows, len(self.bias))
-        return self._buffers[number, :rows]
+            self._buffer = torch.empty_like(logits_cv)
+        return torch.softmax(logits_cv, -1, out=self._buffer[: len(logits_cv)])
 
     def draw(self, features_bh: Tensor, uniforms_b: Tensor) -> Tensor:
-        """Ids (B,) int64 drawn from the softmax, one uniform number a row.
-
-        By the quickest product there is: unlike that of `logits` its last bits may depend on the number of rows.
-        """
+        """Ids (B,) int64 drawn from the softmax, one uniform number a row."""
         ids = []
         for begin in range(0, len(features_bh), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            features = features_bh[rows]
-            same = self.weight_t.dtype == features.dtype
-            logits = linear(features, self.weight_t.t(), self.bias) if same else self.logits(features, self.bias)
-            ids.append(pick(self.probabilities(logits), uniforms_b[rows]))
+            ids.append(pick(self.probabilities(self.logits(features_bh[rows], self.bias)), uniforms_b[rows]))
         return torch.cat(ids) if ids else uniforms_b.new_empty(0, dtype=torch.int64)
 
 
