@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import compare, config, corpus, generate, latent, output, report, score, tokenizer, train
+from seqgen.cli import compare, config, corpus, generate, latent, output, pictures, report, score, tokenizer, train
 from seqgen.core.errors import SeqgenError
 
 # plain help: rich would take twice as long to draw it as everything else takes together
@@ -28,6 +28,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     latent.reconstruct,
     latent.interpolate,
     latent.encode,
+    pictures.restore,
     score.score,
     score.evaluate,
     score.bleu,

@@ -1,4 +1,4 @@
-"""`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token."""
+"""`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token; or pictures."""
 
 import dataclasses
 import re
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Seed, Step, open_run
+from seqgen.cli import output, pictures
+from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
@@ -23,13 +23,15 @@ _BETWEEN = "\n----\n"
 
 
 def generate(
+    context: typer.Context,
     run: Run,
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Every text begins with it.")] = "",
     source: Annotated[
         str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
     ] = "",
-    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts.")] = 1,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts, or pictures.")] = 1,
     seed: Seed = 0,
+    label: pictures.Label = None,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", help="Below 1 surer, above 1 wilder; 0 is greedy.")
     ] = 1.0,
@@ -82,7 +84,10 @@ def generate(
         int, typer.Option("--no-repeat-ngram", metavar="N", help="No N tokens in a row appear twice in a text; 0: off.")
     ] = 0,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="Where codes come from: prior, or mixture (text-vae).")
+        str,
+        typer.Option(
+            "--method", metavar="NAME", help="Where codes come from: prior, mixture (VAE), metropolis, langevin (GAN)."
+        ),
     ] = "prior",
     steer: Annotated[
         list[str] | None,
@@ -104,7 +109,12 @@ def generate(
     fast: Annotated[
         bool, typer.Option("--fast", help="Quicker for one text; last bits may then depend on --count.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file, written whole.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Into this file. Of pictures: .png a grid, .npz, a folder of files."
+        ),
+    ] = None,
     json: Json = False,
     stream: Annotated[bool, typer.Option("--stream", help="Show one text while it is written.")] = False,
     step: Step = None,
@@ -114,8 +124,26 @@ def generate(
 
     One text a line, or with --json one object a line; texts of several lines are separated by a line of four dashes.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
+    A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --json, --step and --device.
     """
     output.at_least(1, count=count)
+    if makes_pictures(run):
+        pictures.refuse(
+            context, "run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device"
+        )
+        pictures.generate(
+            run,
+            count=count,
+            seed=seed,
+            label=label or (),
+            method=method,
+            temperature=temperature,
+            out=out,
+            json=json,
+            step=step,
+            device=device,
+        )
+        return
     if prompt and source:
         raise output.CommandError("give --prompt or --source, not both")
     if method not in _METHODS:
@@ -137,6 +165,8 @@ def generate(
     from seqgen.data.text import read_lines
 
     writer = open_run(run, step, device)
+    if label:
+        raise output.CommandError("--label is for pictures; conditions of texts are lines of --source FILE")
     options: dict[str, Any] = {
         "seed": seed,
         "stop": tuple(stop or ()),

@@ -8,29 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Seed, Step, open_run, read_for
+from seqgen.cli import output, pictures
+from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, read_for
 
 if TYPE_CHECKING:
     from seqgen.engine.latent import Coder
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file, written whole.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Into this file. Of pictures: .png, .npz, or a folder of files."),
+]
+File = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="Texts, one a line; pictures as --data takes them, or # the held-out ones."),
+]
 
 
-def makes_pictures(run: Path) -> bool:
-    """Whether a run's model is one of pictures; False for what is no run, which is told when it is opened."""
-    from seqgen.engine import run as runs
-
-    if not (run / "config.toml").is_file():
-        return False
-    return bool(runs.chapter(str(runs.stored_sections(run)["name"])).DATA == "images")
-
-
-def open_coder(run: Path, step: int | None, device: str) -> "Coder":
-    """The text VAE of a run folder."""
+def open_coder(run: Path, step: int | None, device: str, label: list[str] | None) -> "Coder":
+    """The text VAE of a run folder, which takes no --label."""
     from seqgen.engine.latent import Coder
 
-    return Coder(open_run(run, step, device))
+    writer = open_run(run, step, device)
+    if label:
+        raise output.CommandError("--label is for pictures; this run writes text")
+    return Coder(writer)
 
 
 def write_out(text: str, out: Path | None, what: str) -> None:
@@ -45,8 +46,9 @@ def write_out(text: str, out: Path | None, what: str) -> None:
 
 
 def reconstruct(
+    context: typer.Context,
     run: Run,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line; of pictures, what --data takes.")],
+    file: File,
     count: Annotated[int, typer.Option("--count", metavar="N", help="Only the first N; 0: all.")] = 0,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", help="Above 0: words are drawn; 0: the likeliest.")
@@ -58,6 +60,7 @@ def reconstruct(
     strength: Annotated[
         float, typer.Option("--strength", metavar="X", help="How far: 1 is from the mean of the one to the other's.")
     ] = 1.0,
+    label: pictures.Label = None,
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
@@ -68,13 +71,18 @@ def reconstruct(
 
     The closer the lines are to those of the file, the more the code holds. With --toward and --away, two files of
     lines that differ in one thing, that thing is changed. --json shows text and reconstruction side by side.
+    Pictures go into --out, each above its reconstruction.
     """
     output.at_least(0, count=count)
+    if makes_pictures(run):
+        pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device")
+        pictures.reconstruct(run, file=file, count=count, out=out, label=label or (), step=step, device=device)
+        return
     if bool(toward) != bool(away):
         raise output.CommandError("--toward and --away belong together: a file of lines on either side")
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
-    coder = open_coder(run, step, device)
+    coder = open_coder(run, step, device, label)
     records = read_for(coder.writer, file)
     lines = records.texts[: count or None]
     sources = None if records.sources is None else records.sources[: count or None]
@@ -90,45 +98,70 @@ def reconstruct(
 
 
 def interpolate(
+    context: typer.Context,
     run: Run,
-    a: Annotated[str, typer.Argument(metavar="A", help="Where the path begins; empty: drawn by --seed.")] = "",
-    b: Annotated[str, typer.Argument(metavar="B", help="Where it ends; empty: drawn by --seed.")] = "",
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Begin: a text, or a picture (#3: held-out); empty: drawn by --seed.")
+    ] = "",
+    b: Annotated[str, typer.Argument(metavar="B", help="End, likewise.")] = "",
     steps: Annotated[int, typer.Option("--steps", metavar="N", help="How many, both ends included.")] = 7,
     spherical: Annotated[bool, typer.Option("--spherical", help="Along the great circle, not the line.")] = False,
     source: Annotated[str, typer.Option("--source", metavar="TEXT", help="The condition of all of them.")] = "",
+    label: pictures.Label = None,
     seed: Seed = 0,
     out: Out = None,
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Texts on the way from one text to another, through their codes."""
-    coder = open_coder(run, step, device)
+    """Texts or pictures on the way from one to another, through their codes."""
+    if makes_pictures(run):
+        pictures.refuse(context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device")
+        pictures.interpolate(
+            run,
+            a=a,
+            b=b,
+            steps=steps,
+            spherical=spherical,
+            out=out,
+            label=label or (),
+            seed=seed,
+            step=step,
+            device=device,
+        )
+        return
+    coder = open_coder(run, step, device, label)
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
     write_out("".join(f"{text}\n" for text in path), out, f"{len(path)} texts")
 
 
 def encode(
+    context: typer.Context,
     run: Run,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line; of pictures, what --data takes.")],
+    file: File,
     nearest: Annotated[
         int, typer.Option("--nearest", metavar="N", help="Show the N training texts with the nearest codes instead.")
     ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.npy", help="Mean codes, a row each, as float32.")
     ] = None,
+    label: pictures.Label = None,
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The codes of texts, into a .npy file; or their neighbours among the training texts, by code.
+    """The codes of texts or pictures, into a .npy file; or their neighbours among the training texts, by code.
 
     Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
     """
     output.at_least(0, nearest=nearest)
+    if makes_pictures(run):
+        pictures.refuse(context, "run", "file", "out", "label", "step", "device")
+        pictures.encode(run, file=file, out=out, label=label or (), step=step, device=device)
+        return
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
-    coder = open_coder(run, step, device)
+    coder = open_coder(run, step, device, label)
     records = read_for(coder.writer, file)
     if nearest:
         found = coder.nearest(records.texts, records.sources, count=nearest)

@@ -23,6 +23,15 @@ Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
+def makes_pictures(run: Path) -> bool:
+    """Whether a run's model is one of pictures; False for what is no run, which is told when it is opened."""
+    from seqgen.engine import run as runs
+
+    if not (run / "config.toml").is_file():
+        return False
+    return bool(runs.chapter(str(runs.stored_sections(run)["name"])).DATA == "images")
+
+
 def open_run(run: Path, step: int | None, device: str) -> "Writer":
     """The trained model of a run folder, faults named by the options above."""
     from seqgen.engine.generate import load

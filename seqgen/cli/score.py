@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Step, open_run, read_for
+from seqgen.cli import output, pictures
+from seqgen.cli.options import Device, Json, Run, Step, makes_pictures, open_run, read_for
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
@@ -185,12 +185,13 @@ def _tsv(record: dict[str, Any]) -> str:
 
 
 def evaluate(
+    context: typer.Context,
     subject: Annotated[
         str, typer.Argument(metavar="RUN|FILE", help="A run folder, which writes samples, or a file of texts.")
     ],
     references: Annotated[
-        str, typer.Option("--references", metavar="FILE", help="Real text that the run was not trained on.")
-    ],
+        str, typer.Option("--references", metavar="FILE", help="Real text that the run was not trained on; of text.")
+    ] = "",
     train: Annotated[
         str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")
     ] = "",
@@ -206,8 +207,12 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
     codes: Annotated[
-        int, typer.Option("--codes", metavar="K", help="Codes per reference in the likelihood of a text VAE.")
+        int, typer.Option("--codes", metavar="K", help="Codes per reference in the likelihood of a VAE.")
     ] = 100,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Of pictures: where codes come from; may be repeated."),
+    ] = None,
     judge: Annotated[
         Path | None,
         typer.Option("--judge", metavar="RUN", help="A run of lm on real text: adds its scores, Fréchet and MAUVE."),
@@ -219,15 +224,31 @@ def evaluate(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The whole table of scores, beside real text and a 5-gram model.
+    """The whole table of scores, beside real text and a 5-gram model; of pictures, beside held-out ones.
 
-    Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better.
+    Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. A run of
+    pictures takes --count, --seed, --codes, --method, --json, --step and --device.
     """
+    output.at_least(0, count=count)
+    output.at_least(1, codes=codes)
+    if makes_pictures(Path(subject)):
+        pictures.refuse(context, "subject", "count", "seed", "codes", "method", "json", "step", "device")
+        shown = pictures.evaluate(
+            Path(subject), count=count, seed=seed, codes=codes, method=method or (), step=step, device=device
+        )
+        _keep(Path(subject), shown.to_dict())
+        if json:
+            output.write(output.json_line(shown.to_dict()))
+        else:
+            _write_table(shown)
+        return
+    if method:
+        raise output.CommandError("--method is for pictures; a text is scored as it is")
+    if not references:
+        raise output.CommandError(f"--references is missing; see: {context.command_path} --help")
     from seqgen.data.text import read_lines
     from seqgen.engine import evaluate as evaluation
 
-    output.at_least(0, count=count)
-    output.at_least(1, codes=codes)
     if subject != "-" and not Path(subject).exists():
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None

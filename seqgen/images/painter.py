@@ -92,6 +92,8 @@ class Painter:
             raise ValueError(f"count must be an integer >= 1, got {count}")
         if temperature < 0:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
+        if method not in METHODS:
+            raise ValueError(f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}")
         seeds = rng.text_seeds(seed, 0, count).to(self.device)
         numbers = self.labels(seeds, labels)
         with torch.no_grad():
@@ -116,6 +118,11 @@ class Painter:
                 raise DataError(f"class {name!r} was never seen in training; known: {', '.join(self.config.classes)}")
         chosen = [self.config.classes.index(names[k % len(names)]) for k in range(len(seeds))]
         return torch.tensor(chosen, device=self.device)
+
+    def label_names(self, count: int, *, seed: int = 0, labels: Sequence[str] = ()) -> list[str]:
+        """The class of each picture that `generate` makes with these arguments; [] where the model is told none."""
+        numbers = self.labels(rng.text_seeds(seed, 0, count).to(self.device), labels)
+        return [] if numbers is None else [self.config.classes[k] for k in numbers.tolist()]
 
     def _fitted(self, components: int) -> samplers.Mixture:
         self._needs("method = mixture", encoder=True)
@@ -159,12 +166,17 @@ class Painter:
 
     # From pictures
 
-    def read(self, path: str | os.PathLike[str]) -> Tensor:
-        """Pictures of a file or folder made to fit the run, (N, C, S, S) uint8: cropped, scaled, grey or colour."""
+    def read(self, path: str | os.PathLike[str], *, size: int = 0) -> tuple[Tensor, list[str]]:
+        """Pictures of a file or folder made to fit the run: cropped, scaled, grey or colour; and their classes.
+
+        (N, C, S, S) uint8, S being `size` where it is given, and N names, "" where there is none. Of `shapes` there
+        are a thousand.
+        """
         config = self.config
         colour: sources.Colour = "grey" if config.channels == 1 else "rgb"
-        source = sources.read(os.fspath(path), size=config.size, colour=colour, count=1000, labels="none")
-        return _tensor(source.pixels)
+        source = sources.read(os.fspath(path), size=size or config.size, colour=colour, count=1000)
+        names = [""] * len(source.pixels) if source.labels is None else source.labels.astype(str).tolist()
+        return _tensor(source.pixels), names
 
     def encode(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
         """The mean code (N, Z) of pictures (N, C, S, S) uint8; a conditional run needs the class of each."""

@@ -60,20 +60,27 @@ def save_grid(pixels: Tensor, path: str | os.PathLike[str], *, columns: int = 0,
 
 
 def save_each(pixels: Tensor, folder: str | os.PathLike[str], names: Sequence[str] = ()) -> list[Path]:
-    """Write every picture as a PNG of its own size, by number or by `names`, and return the paths."""
+    """Write every picture as a PNG of its own size, by number or by `names`, and return the paths.
+
+    A name may hold a subfolder, as in `cats/000001`.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     paths = []
     for i, picture in enumerate(pixels.cpu().numpy()):
         path = target / f"{names[i] if names else f'{i:06d}'}.png"
+        path.parent.mkdir(exist_ok=True)
         image = Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0))
         files.write_bytes(path, png(image))
         paths.append(path)
     return paths
 
 
-def save_arrays(pixels: Tensor, path: str | os.PathLike[str], labels: Tensor | None = None) -> Path:
-    """Write pictures as `images` (N, S, S) or (N, S, S, 3) and `labels` (N,) of an .npz that `--data` reads again."""
+def save_arrays(pixels: Tensor, path: str | os.PathLike[str], labels: Tensor | Sequence[str] | None = None) -> Path:
+    """Write pictures as `images` (N, S, S) or (N, S, S, 3) and `labels` (N,) of an .npz that `--data` reads again.
+
+    Labels are numbers or the names of classes.
+    """
     target = Path(path)
     array = pixels.cpu().numpy().transpose(0, 2, 3, 1)
     array = array[..., 0] if array.shape[3] == 1 else array
@@ -81,6 +88,7 @@ def save_arrays(pixels: Tensor, path: str | os.PathLike[str], labels: Tensor | N
     if labels is None:
         np.savez_compressed(buffer, images=array)
     else:
-        np.savez_compressed(buffer, images=array, labels=labels.cpu().numpy())
+        written = labels.cpu().numpy() if isinstance(labels, Tensor) else np.array(labels)
+        np.savez_compressed(buffer, images=array, labels=written)
     files.write_bytes(target, buffer.getvalue())
     return target

@@ -237,7 +237,12 @@ def test_pictures_that_have_moved_are_noticed(tmp_path: Path) -> None:
 def test_pictures_are_read_to_fit_the_run(vae: Painter, tmp_path: Path) -> None:
     x = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
     save_arrays(x, tmp_path / "x.npz")
-    assert vae.read(tmp_path / "x.npz").shape == (3, 1, 8, 8)
+    pixels, names = vae.read(tmp_path / "x.npz")
+    assert pixels.shape == (3, 1, 8, 8)
+    assert names == ["", "", ""]
+    save_arrays(x, tmp_path / "x.npz", ["cat", "dog", "cat"])
+    assert vae.read(tmp_path / "x.npz", size=4)[0].shape == (3, 1, 4, 4)
+    assert vae.read(tmp_path / "x.npz")[1] == ["cat", "dog", "cat"]
 
 
 def test_the_table_puts_the_run_beside_real_pictures(runs: dict[str, Path], vae: Painter) -> None:

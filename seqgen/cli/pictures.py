@@ -1,0 +1,365 @@
+"""The picture half of `generate`, `reconstruct`, `interpolate`, `encode` and `evaluate`, and the command `restore`.
+
+What is made goes into a file: a grid (.png), arrays (.npz) or a folder of single pictures; without --out into the run's
+own folder. Standard output gets the path where it was not given.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Run, Seed, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqgen.engine.evaluate import Table
+    from seqgen.images.painter import Method, Painter
+
+_SHEET = 32
+"""Pictures of a file that a grid beside their reconstructions shows."""
+
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="CLASS", help="Of pictures: the class; may be repeated, then in turn."),
+]
+
+
+def refuse(context: typer.Context, *known: str) -> None:
+    """CommandError for the first option typed that pictures have no use for; `known` are the parameters they have."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
+            typed = parameter.opts[0]
+            raise output.CommandError(
+                f"{typed} is for text, and this run makes pictures; see: {context.command_path} --help"
+            )
+
+
+def open_painter(run: Path, step: int | None, device: str) -> "Painter":
+    """The trained picture model of a run folder, faults named by the options of the command line."""
+    from seqgen.engine.generate import load_painter
+
+    with output.wrong_values():
+        return load_painter(run, step=step, device=device)
+
+
+def _method(name: str) -> "Method":
+    from seqgen.images.painter import METHODS
+
+    for method in METHODS:
+        if method == name:
+            return method
+    raise output.CommandError(f"--method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {name!r}")
+
+
+# -------------------------------------------------------------------------------------------------------- the commands
+
+
+def generate(
+    run: Path,
+    *,
+    count: int,
+    seed: int,
+    label: Sequence[str],
+    method: str,
+    temperature: float,
+    out: Path | None,
+    json: bool,
+    step: int | None,
+    device: str,
+) -> None:
+    """Make pictures; --json says of each its seed, number, class and file, an object a line."""
+    chosen = _method(method)
+    if temperature != 1 and method != "prior":
+        raise output.CommandError(f"--temperature takes no effect with --method {method}")
+    target = _target(run, out, "generated.png")
+    painter = open_painter(run, step, device)
+    with output.wrong_values():
+        made = painter.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
+        names = painter.label_names(count, seed=seed, labels=label)
+    paths = _save(made, target, names)
+    _tell(target, out, f"{count} picture{'s' * (count != 1)}", quiet=json)
+    if json:
+        for k in range(count):
+            one: dict[str, Any] = {"seed": seed, "index": k, "label": names[k] if names else None}
+            output.write(output.json_line(one | {"file": str(paths[k] if len(paths) > 1 else target)}))
+
+
+def reconstruct(
+    run: Path,
+    *,
+    file: str,
+    count: int,
+    out: Path | None,
+    label: Sequence[str],
+    step: int | None,
+    device: str,
+) -> None:
+    """Pictures and below each the picture that its code gives; into .npz or a folder the reconstructions alone."""
+    import torch
+
+    from seqgen.images import metrics
+
+    target = _target(run, out, "reconstructed.png")
+    painter = open_painter(run, step, device)
+    given, names = _read(painter, file, label)
+    shown = count or (_SHEET if target.suffix == ".png" else len(given))
+    given, names = given[:shown], names[:shown]
+    with output.wrong_values():
+        made = painter.reconstruct(given, names)
+    if target.suffix == ".png":
+        columns = min(len(given), 16)
+        lines = zip(torch.split(given, columns), torch.split(made, columns), strict=True)
+        blank = torch.full_like(given[:1], 255)
+        filled = [torch.cat([part, blank.expand(columns - len(part), -1, -1, -1)]) for pair in lines for part in pair]
+        _save(torch.cat(filled), target, [], columns=columns)
+    else:
+        _save(made, target, names)
+    _tell(target, out, f"{len(given)} pictures and their reconstructions")
+    a, b = given / 255, made / 255
+    output.say(
+        f"mean squared error {float(metrics.squared_error(a, b).mean()):.5f}, "
+        f"structural similarity {float(metrics.structural_similarity(a, b).mean()):.3f}"
+    )
+
+
+def interpolate(
+    run: Path,
+    *,
+    a: str,
+    b: str,
+    steps: int,
+    spherical: bool,
+    out: Path | None,
+    label: Sequence[str],
+    seed: int,
+    step: int | None,
+    device: str,
+) -> None:
+    """A strip of pictures on the way from one code to another."""
+    target = _target(run, out, "path.png")
+    painter = open_painter(run, step, device)
+    ends: list[Any] = []
+    names = list(label)
+    for number, end in enumerate((a, b)):
+        if not end:
+            ends.append(number)
+            continue
+        picture, own = _one(painter, end, label)
+        ends.append(picture)
+        names = names if label else [*names, *own]
+    with output.wrong_values():
+        path = painter.interpolate(*ends, steps=steps, spherical=spherical, seed=seed, labels=names)
+    _save(path, target, [], columns=len(path))
+    _tell(target, out, f"{len(path)} pictures")
+
+
+def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], step: int | None, device: str) -> None:
+    """The mean codes of pictures into a .npy file."""
+    if out is None:
+        raise output.CommandError("give --out FILE.npy, for the codes")
+    import numpy as np
+
+    from seqgen.core import files
+
+    painter = open_painter(run, step, device)
+    with output.wrong_values():
+        codes = painter.encode(*_read(painter, file, label))
+    made = io.BytesIO()
+    np.save(made, codes.numpy(), allow_pickle=False)
+    files.write_bytes(out, made.getvalue())
+    output.say(f"{len(codes)} codes of {codes.shape[1]} numbers written to {out}")
+
+
+def evaluate(
+    run: Path, *, count: int, seed: int, codes: int, method: Sequence[str], step: int | None, device: str
+) -> "Table":
+    """The table of a picture run: what it makes, reconstructions and held-out pictures, by the same features."""
+    from seqgen.engine.evaluate import evaluate_pictures
+
+    methods = tuple(_method(name) for name in method)
+    painter = open_painter(run, step, device)
+    with output.wrong_values():
+        return evaluate_pictures(painter, count=count, seed=seed, methods=methods, samples=codes)
+
+
+def restore(
+    run: Run,
+    picture: Annotated[
+        str, typer.Argument(metavar="PICTURE", help="A file, or #3 for held-out picture 3.", show_default=False)
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            "--mask", metavar="M", help="Repair: a picture, white where it is damaged, or LEFT,TOP,WIDTH,HEIGHT."
+        ),
+    ] = "",
+    noise: Annotated[
+        float, typer.Option("--noise", metavar="S", help="Denoise: the noise's standard deviation, white being 1.")
+    ] = 0.0,
+    scale: Annotated[int, typer.Option("--scale", metavar="N", help="Enlarge: how many times.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".png: the restored picture; a folder: it and all samples; .npz."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Samples whose mean is the answer.")] = 8,
+    label: Annotated[str, typer.Option("--label", metavar="CLASS", help="What a conditional run is told.")] = "",
+    trust: Annotated[
+        float, typer.Option("--trust", metavar="S", help="How far a known pixel may be off, white being 1.")
+    ] = 0.1,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Steps of each chain.")] = 400,
+    seed: Seed = 0,
+    step: Step = None,
+    device: Device = "auto",
+) -> None:
+    """Repair, denoise or enlarge a picture by what a run has learnt.
+
+    Pictures that the run finds likely and that agree with what is known are sampled; their mean is the answer, and
+    where they differ the run is unsure. A folder holds restored.png, unsure.png (brighter: less sure), given.png and
+    the samples. Of a repaired picture only the damaged pixels are changed.
+    """
+    import torch
+
+    from seqgen.images.pictures import save_each
+
+    output.at_least(1, count=count, scale=scale)
+    output.at_least(2, steps=steps)
+    for name, value in (("noise", noise), ("trust", trust)):
+        if value < 0 or (value == 0 and name == "trust"):
+            raise output.CommandError(f"--{name} must be above 0, got {value:g}")
+    target = _target(run, out, "restored.png")
+    painter = open_painter(run, step, device)
+    size = painter.config.size
+    if size % scale:
+        raise output.CommandError(f"--scale must divide the {size} pixels that this run's pictures have, got {scale}")
+    given, own = _one(painter, picture, [label] if label else [], size=size // scale)
+    damaged = _mask(mask, size // scale) if mask else None
+    with output.wrong_values():
+        found = painter.restore(
+            given,
+            mask=damaged,
+            noise=noise,
+            scale=scale,
+            count=count,
+            seed=seed,
+            steps=steps,
+            trust=trust,
+            label=own[0] if own else "",
+        )
+    pixels, answer = found.pixels, found.mean
+    if damaged is not None and not noise and scale == 1:
+        pixels, answer = torch.where(damaged, pixels, given), torch.where(damaged, answer, given)
+    if target.suffix == ".png":
+        save_each(answer[None], target.parent, [target.stem])
+    elif target.suffix == ".npz":
+        _save(pixels, target, [])
+    else:
+        unsure = found.deviation / found.deviation.max().clamp_min(1e-6)
+        save_each(given[None], target, ["given"])
+        save_each(torch.stack([answer, (255 * unsure).round().to(torch.uint8)]), target, ["restored", "unsure"])
+        save_each(pixels, target)
+    _tell(target, out, "1 picture" if target.suffix == ".png" else f"{len(pixels)} samples")
+    output.say(f"{count} chains accepted {100 * found.acceptance:.0f} % of their steps; 30 to 80 % is healthy")
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _read(painter: "Painter", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
+    """The pictures of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each if told.
+
+    `size` where they are to be smaller than the run's; held-out ones are then means of blocks.
+    """
+    if label and not painter.told:
+        raise output.CommandError("this run was trained without being told classes, so --label takes no effect")
+    if file.startswith("#"):
+        from torch.nn import functional as F
+
+        side = painter.pictures.valid
+        rows = list(range(len(side.pixels))) if file == "#" else [_row(file, len(side.pixels))]
+        pixels = side.pixels[rows].cpu()
+        own = [painter.pictures.classes[k] if k >= 0 else "" for k in side.labels[rows].tolist()]
+        if size:
+            pixels = F.avg_pool2d(pixels.float(), pixels.shape[-1] // size).round().to(pixels.dtype)
+    else:
+        pixels, own = painter.read(file, size=size)
+    names = [label[k % len(label)] for k in range(len(pixels))] if label else own
+    return pixels, names if painter.told and "" not in names else []
+
+
+def _row(text: str, held_out: int) -> int:
+    """The held-out picture that #3 names."""
+    number = text[1:]
+    if not number.isdecimal() or int(number) >= held_out:
+        raise output.CommandError(f"{text}: held-out pictures are #0 to #{held_out - 1}")
+    return int(number)
+
+
+def _one(painter: "Painter", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
+    """One picture (C, S, S), and its class if the run is told one."""
+    pixels, own = _read(painter, file, label, size=size)
+    if len(pixels) != 1:
+        raise output.CommandError(f"{file}: {len(pixels)} pictures; expected one")
+    return pixels[0], own
+
+
+def _mask(text: str, size: int) -> "Tensor":
+    """Where a picture is damaged, (S, S) bool."""
+    import numpy as np
+    import torch
+
+    box = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text)
+    if box:
+        left, top, width, height = map(int, box.groups())
+        if not width or not height or left + width > size or top + height > size:
+            raise output.CommandError(f"--mask {text} is not inside a picture of {size} x {size} pixels")
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[top : top + height, left : left + width] = True
+        return mask
+    from seqgen.images import sources
+
+    found = sources.read(text, size=size, colour="grey", labels="none").pixels
+    if len(found) != 1:
+        raise output.CommandError(f"--mask {text}: {len(found)} pictures; expected one")
+    return torch.from_numpy(np.array(found[0]) > 127)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _target(run: Path, out: Path | None, name: str) -> Path:
+    """Where pictures go, checked before any is made."""
+    target = run / name if out is None else out
+    if target.suffix not in ("", ".png", ".npz") and not target.is_dir():
+        raise output.CommandError(
+            f"--out must end in .png (one sheet) or .npz (arrays), or be a folder (single files), got {target}"
+        )
+    return target
+
+
+def _save(pixels: "Tensor", target: Path, names: Sequence[str], *, columns: int = 0) -> list[Path]:
+    """Write pictures as one grid, as arrays, or each by itself; of known classes in a subfolder each."""
+    from seqgen.images import pictures
+
+    if target.suffix == ".png" and not target.is_dir():
+        return [pictures.save_grid(pixels, target, columns=columns)]
+    if target.suffix == ".npz" and not target.is_dir():
+        return [pictures.save_arrays(pixels, target, names or None)]
+    # a class may be called anything, but nothing is written outside the folder
+    folders = [re.sub(r"[^\w .-]", "_", name).strip(". ") or "_" for name in names]
+    each = [f"{folders[k]}/{k:06d}" if names else f"{k:06d}" for k in range(len(pixels))]
+    return pictures.save_each(pixels, target, each)
+
+
+def _tell(target: Path, out: Path | None, what: str, *, quiet: bool = False) -> None:
+    """Where it went: a line for the person, or the path as the result where nobody chose it."""
+    if out is None and not quiet:
+        output.write(f"{target}\n")
+    else:
+        output.say(f"{what} written to {target}")
