@@ -1,0 +1,333 @@
+"""Picture runs on the command line: what is written is what the library makes, and wrong calls are one clear line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import Ended, call
+from PIL import Image
+
+import seqgen
+from seqgen.images import features, sources
+from seqgen.images.painter import Painter
+from seqgen.images.pictures import grid, save_grid
+
+Seqgen = Callable[..., Ended]
+
+# one sample is shown and not scored, so that training needs no features
+SMALL = ("train.batch=32", "train.eval_every=0", "train.save_every=0", "train.lr=5e-3", "train.samples=1")
+
+
+@pytest.fixture(scope="session")
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(autouse=True)
+def quick_features(home: Path, feature_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(feature_cache))
+    monkeypatch.setattr(features, "_LEAST_STEPS", 150)
+
+
+def trained(folder: Path, model: str, *words: str) -> Path:
+    ended = call("train", model, "--data", "digits", "--out", folder, *SMALL, *words)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VAE of digits; what a test leaves in its folder no other test reads."""
+    return trained(tmp_path_factory.mktemp("pictures") / "vae", "image-vae", "train.steps=60", "model.widths=[8, 8]")
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional VAE with a likelihood."""
+    words = ("train.steps=20", "model.widths=[8, 8]", "model.conditional=true", "model.likelihood=bernoulli")
+    return trained(tmp_path_factory.mktemp("pictures") / "told", "image-vae", *words)
+
+
+@pytest.fixture(scope="session")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional GAN."""
+    words = ("train.steps=10", "model.generator_widths=[8, 4]", "model.critic_widths=[4, 8]", "model.labels=concat")
+    return trained(tmp_path_factory.mktemp("pictures") / "gan", "image-gan", *words)
+
+
+def pixels(path: Path) -> torch.Tensor:
+    """A PNG file as (C, H, W)."""
+    with Image.open(path) as picture:
+        array = np.asarray(picture)
+    return torch.from_numpy(array.copy())[None] if array.ndim == 2 else torch.from_numpy(array.transpose(2, 0, 1))
+
+
+def painter(run: Path) -> Painter:
+    return seqgen.load_painter(run)
+
+
+# ------------------------------------------------------------------------------------------------------------ generate
+
+
+def test_a_grid_shows_the_pictures_of_the_library(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    ended = seqgen("generate", vae, "--count", 9, "--seed", 4, "--out", tmp_path / "grid.png")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err == f"9 pictures written to {tmp_path / 'grid.png'}\n"
+    made = painter(vae).generate(9, seed=4)
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert np.array_equal(np.asarray(sheet), np.asarray(grid(made)))
+
+
+def test_without_out_the_path_is_the_result(seqgen: Seqgen, gan: Path) -> None:
+    ended = seqgen("generate", gan, "--count", 2)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"{gan / 'generated.png'}\n"
+    assert (gan / "generated.png").is_file()
+
+
+def test_single_files_of_known_classes_are_read_again_with_their_labels(
+    seqgen: Seqgen, gan: Path, tmp_path: Path
+) -> None:
+    words = ("--count", 5, "--label", 7, "--label", 2, "--out", tmp_path / "each", "--json")
+    ended = seqgen("generate", gan, *words)
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["label"] for line in lines] == ["7", "2", "7", "2", "7"]
+    made = painter(gan).generate(5, labels=["7", "2"])
+    for k, line in enumerate(lines):
+        assert (line["seed"], line["index"]) == (0, k)
+        assert torch.equal(pixels(Path(line["file"])), made[k])
+    source = sources.read(str(tmp_path / "each"))
+    assert source.labels is not None
+    assert sorted(source.labels.tolist()) == ["2", "2", "7", "7", "7"]
+
+
+def test_arrays_are_data_again(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
+    assert seqgen("generate", told, "--count", 40, "--out", tmp_path / "made.npz").code == 0
+    source = sources.read(str(tmp_path / "made.npz"))
+    one = painter(told)
+    assert np.array_equal(source.pixels, one.generate(40)[:, 0].numpy())
+    assert source.labels is not None
+    assert source.labels.tolist() == one.label_names(40)
+
+
+def test_a_class_cannot_name_a_place_outside_the_folder(seqgen: Seqgen, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", images=random.integers(0, 256, (80, 8, 8)), labels=["../up", "/down"] * 40)
+    words = ("train.steps=2", "model.widths=[4, 4]", "model.conditional=true")
+    ended = call("train", "image-vae", "--data", tmp_path / "x.npz", "--out", tmp_path / "run", *SMALL, *words)
+    assert ended.code == 0, ended.err
+    assert seqgen("generate", tmp_path / "run", "--count", 8, "--out", tmp_path / "each").code == 0
+    assert {path.name for path in (tmp_path / "each").iterdir()} <= {"_up", "_down"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "run", "each"}
+
+
+@pytest.mark.parametrize("method", ["mixture", "metropolis"])
+def test_methods_draw_other_codes(seqgen: Seqgen, vae: Path, gan: Path, method: str, tmp_path: Path) -> None:
+    run = vae if method == "mixture" else gan
+    assert seqgen("generate", run, "--count", 3, "--method", method, "--out", tmp_path / "a.npz").code == 0
+    made = torch.from_numpy(sources.read(str(tmp_path / "a.npz")).pixels)[:, None]
+    assert torch.equal(made, painter(run).generate(3, method=method))  # type: ignore[arg-type]
+    assert not torch.equal(made, painter(run).generate(3))
+
+
+# ---------------------------------------------------------------------------------- reconstruct, interpolate, encode
+
+
+def test_pictures_stand_above_their_reconstructions(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    ended = seqgen("reconstruct", vae, "#", "--count", 20, "--out", tmp_path / "pairs.png")
+    assert ended.code == 0
+    assert "20 pictures and their reconstructions written to" in ended.err
+    assert "mean squared error 0.0" in ended.err
+    one = painter(vae)
+    given = one.pictures.valid.pixels[:20]
+    made, white = one.reconstruct(given), torch.full((12, 1, 8, 8), 255, dtype=torch.uint8)
+    expected = torch.cat([given[:16], made[:16], given[16:], white, made[16:], white])
+    with Image.open(tmp_path / "pairs.png") as sheet:
+        assert np.array_equal(np.asarray(sheet), np.asarray(grid(expected, columns=16)))
+
+
+def test_a_conditional_run_knows_the_classes_of_what_it_reads(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
+    assert seqgen("encode", told, "#", "--out", tmp_path / "own.npy").code == 0
+    one = painter(told)
+    side = one.pictures.valid
+    names = [str(k) for k in side.labels.tolist()]
+    assert np.array_equal(np.load(tmp_path / "own.npy"), one.encode(side.pixels, names).numpy())
+    assert seqgen("generate", told, "--count", 4, "--out", tmp_path / "made.npz").code == 0
+    assert seqgen("encode", told, tmp_path / "made.npz", "--out", tmp_path / "made.npy").code == 0
+    again = one.encode(one.generate(4), one.label_names(4)).numpy()
+    assert np.array_equal(np.load(tmp_path / "made.npy"), again)
+    assert seqgen("encode", told, tmp_path / "made.npz", "--label", 3, "--out", tmp_path / "other.npy").code == 0
+    assert not np.array_equal(np.load(tmp_path / "other.npy"), again)
+
+
+def test_a_strip_runs_from_one_picture_to_the_other(seqgen: Seqgen, vae: Path, gan: Path, tmp_path: Path) -> None:
+    assert seqgen("interpolate", vae, "#1", "#2", "--steps", 4, "--out", tmp_path / "a.npz").code == 0
+    one = painter(vae)
+    a, b = one.pictures.valid.pixels[1:3]
+    strip = torch.from_numpy(sources.read(str(tmp_path / "a.npz")).pixels)[:, None]
+    assert torch.equal(strip, one.interpolate(a, b, steps=4))
+    ended = seqgen("interpolate", gan, "--label", 1, "--label", 8, "--steps", 5, "--seed", 3, "--spherical")
+    assert ended.out == f"{gan / 'path.png'}\n"
+    path = painter(gan).interpolate(0, 1, steps=5, seed=3, spherical=True, labels=["1", "8"])
+    save_grid(path, tmp_path / "expected.png", columns=5)
+    assert (gan / "path.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+# -------------------------------------------------------------------------------------------------- evaluate and report
+
+
+def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, vae: Path, gan: Path) -> None:
+    ended = seqgen("evaluate", vae, "--count", 150, "--json")
+    assert ended.code == 0, ended.err
+    table = json.loads(ended.out)
+    assert table["protocol"] == "ffd-1"
+    assert [column["name"] for column in table["columns"]] == ["prior", "mixture", "rebuilt", "real"]
+    assert json.loads((vae / "evaluation.json").read_text()) == table
+    report = (vae / "report.html").read_text()
+    for what in ("samples", "between", "rebuilt", "plane"):
+        assert f"<figcaption>{what}</figcaption>" in report
+    assert 'alt="loss over steps"' in report
+    assert "150 pictures, seed 0, codes from mixture" in report
+    words = ("--method", "metropolis", "--method", "prior", "--count", 130)
+    shown = seqgen("evaluate", gan, *words).out
+    head = shown.splitlines()[0].split()
+    assert head == ["protocol", "ffd-1", "metropolis", "prior", "real", "how"]
+    assert "label_accuracy" in shown
+    assert (gan / "report.html").read_text().count("<figcaption>between</figcaption>") == 1
+    assert seqgen("report", gan).out == f"{gan / 'report.html'}\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- restore
+
+
+def test_only_damaged_pixels_are_repaired(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    words = ("--count", 2, "--steps", 10)
+    assert seqgen("restore", vae, "#3", "--mask", "2,1,3,4", *words, "--out", tmp_path / "all").code == 0
+    names = {path.name for path in (tmp_path / "all").iterdir()}
+    assert names == {"given.png", "restored.png", "unsure.png", "000000.png", "000001.png"}
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[1:5, 2:5] = True
+    picture = painter(vae).pictures.valid.pixels[3]
+    restored = pixels(tmp_path / "all" / "restored.png")
+    assert torch.equal(pixels(tmp_path / "all" / "given.png"), picture)
+    assert torch.equal(restored[:, ~mask], picture[:, ~mask])
+    assert not torch.equal(restored, picture)
+    # the same mask as a picture
+    save_grid(255 * mask[None, None].to(torch.uint8), tmp_path / "mask.png", zoom=1)
+    ended = seqgen("restore", vae, "#3", "--mask", tmp_path / "mask.png", *words, "--out", tmp_path / "one.png")
+    assert ended.code == 0
+    assert "2 chains accepted" in ended.err
+    assert torch.equal(pixels(tmp_path / "one.png"), restored)
+
+
+def test_noise_and_scale_give_pictures_of_the_runs_size(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
+    words = ("--count", 2, "--steps", 4)
+    save_grid(painter(told).pictures.valid.pixels[:1, :, ::2, ::2], tmp_path / "small.png", zoom=1)
+    assert seqgen("restore", told, tmp_path / "small.png", "--scale", 2, "--label", 5, *words).code == 0
+    assert pixels(told / "restored.png").shape == (1, 8, 8)
+    assert seqgen("restore", told, "#0", "--noise", 0.2, *words, "--out", tmp_path / "a.npz").code == 0
+    assert sources.read(str(tmp_path / "a.npz")).pixels.shape == (2, 8, 8)
+
+
+# --------------------------------------------------------------------------------------------------------- wrong calls
+
+TEXT_ONLY = [
+    ("generate", "--prompt", "a"),
+    ("generate", "--top-k", "3"),
+    ("generate", "--stream"),
+    ("reconstruct", "#", "--toward", "x"),
+    ("interpolate", "--source", "x"),
+    ("encode", "#", "--nearest", "3"),
+    ("evaluate", "--references", "x"),
+]
+
+
+@pytest.mark.parametrize("words", TEXT_ONLY, ids=lambda words: f"{words[0]}{words[-2]}")
+def test_options_of_text_are_refused(seqgen: Seqgen, vae: Path, words: tuple[str, ...]) -> None:
+    command, *rest = words
+    option = next(word for word in rest if word.startswith("--"))
+    ended = seqgen(command, vae, *rest)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"error: {option} is for text, and this run makes pictures; see: seqgen {command} --help\n"
+
+
+def test_options_of_pictures_are_refused_for_text(seqgen: Seqgen, run: Path, text: Path) -> None:
+    assert seqgen("generate", run, "--label", "x").err == (
+        "error: --label is for pictures; conditions of texts are lines of --source FILE\n"
+    )
+    assert seqgen("evaluate", run, "--references", text, "--method", "prior").err == (
+        "error: --method is for pictures; a text is scored as it is\n"
+    )
+    assert seqgen("evaluate", run).err == "error: --references is missing; see: seqgen evaluate --help\n"
+    assert seqgen("restore", run, "#1", "--noise", 0.1).err == (
+        f"error: {run} writes text and makes no pictures; in Python: seqgen.load\n"
+    )
+
+
+WRONG = [
+    ("vae", ("generate", "--count", "0"), "--count must be an integer >= 1, got 0"),
+    (
+        "vae",
+        ("generate", "--method", "magic"),
+        "--method must be prior, mixture, metropolis or langevin, got 'magic'",
+    ),
+    (
+        "vae",
+        ("generate", "--method", "langevin"),
+        "method = langevin needs a critic of pictures, which a VAE has not; train image-gan",
+    ),
+    (
+        "vae",
+        ("generate", "--method", "mixture", "--temperature", "2"),
+        "--temperature takes no effect with --method mixture",
+    ),
+    (
+        "vae",
+        ("generate", "--label", "3"),
+        "this run was trained without being told classes, so none can be chosen",
+    ),
+    (
+        "gan",
+        ("generate", "--label", "11"),
+        "class '11' was never seen in training; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+    ),
+    (
+        "vae",
+        ("generate", "--out", "x.jpg"),
+        "--out must end in .png (one sheet) or .npz (arrays), or be a folder (single files), got x.jpg",
+    ),
+    ("gan", ("reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
+    ("gan", ("interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
+    ("gan", ("interpolate",), "this run is told classes: name the class of the pictures (--label)"),
+    ("vae", ("interpolate", "--steps", "1"), "steps must be at least 2, both ends included; got 1"),
+    ("vae", ("interpolate", "digits", "#1"), "digits: 1797 pictures; expected one"),
+    ("vae", ("encode", "#"), "give --out FILE.npy, for the codes"),
+    (
+        "vae",
+        ("encode", "#", "--label", "1", "--out", "x.npy"),
+        "this run was trained without being told classes, so --label takes no effect",
+    ),
+    ("vae", ("reconstruct", "#999"), "#999: held-out pictures are #0 to #167"),
+    ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder, and no known set (digits, shapes)"),
+    ("vae", ("restore", "#1"), "nothing to restore: give a mask, the noise of the picture, or a scale"),
+    ("vae", ("restore", "#1", "--scale", "3"), "--scale must divide the 8 pixels that this run's pictures have, got 3"),
+    ("vae", ("restore", "#1", "--noise", "-1"), "--noise must be above 0, got -1"),
+    (
+        "vae",
+        ("restore", "#1", "--mask", "2,2,8,1"),
+        "--mask 2,2,8,1 is not inside a picture of 8 x 8 pixels",
+    ),
+    ("vae", ("evaluate", "--method", "magic"), "--method must be prior, mixture, metropolis or langevin, got 'magic'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "words", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_calls_are_one_clear_line(
+    seqgen: Seqgen, request: pytest.FixtureRequest, kind: str, words: tuple[str, ...], message: str
+) -> None:
+    command, *rest = words
+    ended = seqgen(command, request.getfixturevalue(kind), *rest)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message}\n")
