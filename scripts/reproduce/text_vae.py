@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "aggressive": (*VAE, "model.anneal=linear", "model.anneal_from=0.1", "model.aggressive=true"),
     "BN-VAE": (*VAE, "model.bn_gamma=0.6"),
     "controller": (*VAE, "model.kl_target=5"),
+    "controller to 8": (*VAE, "model.kl_target=8"),
     "adversarial": (*VAE, "model.match=adversarial"),
 }
 SAMPLES, SCORED = 500, 1000

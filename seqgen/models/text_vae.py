@@ -39,10 +39,7 @@ _CODES = 20  # codes per text in `log_probs`
 _SURVEYED = 2000  # held-out texts whose codes are compared all with all
 _CODE = hash64("code")  # tokens draw from a text's seed, its code from another
 _CHECKED_EVERY = 15  # aggressive encoder steps between two looks at their loss (He et al. 2019)
-_PROPORTIONAL, _INTEGRAL = (
-    0.01,
-    0.001,
-)  # gains of the controller; the second is ten times ControlVAE's: runs are shorter
+_PROPORTIONAL, _INTEGRAL = 0.01, 0.005  # gains of the controller, the second for errors in parts of the target
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ class Model(nn.Module):
     rank_local = ("lm.carried", "control")
     encodes = True
     control: Tensor | None
-    """The controller's sum of errors, and the last error, nats; a process controls by what it sees."""
+    """The controller's sum of errors in parts of the target, and the last error in nats; each process has its own."""
     encoder_first: Tensor
     """Whether aggressive steps of the encoder are still on."""
     inner: Tensor
@@ -177,7 +174,8 @@ class Model(nn.Module):
         nn.init.uniform_(self.encoder_embedding.weight, -0.1, 0.1)
         self.encoder = nn.ModuleList(Rnn(config.cell, config.embedding, [config.hidden]) for _ in range(readers))
         self.to_posterior = nn.Linear(readers * config.hidden, 2 * config.latent)
-        self.norm = nn.BatchNorm1d(config.latent, affine=False) if config.bn_gamma else None
+        # eps: the usual 1e-5 is a way out, means whose differences shrink below it are not spread any more
+        self.norm = nn.BatchNorm1d(config.latent, affine=False, eps=1e-10) if config.bn_gamma else None
         self.shift = nn.Parameter(torch.zeros(config.latent)) if config.bn_gamma else None
         self.to_state = nn.Linear(config.latent, sum(self.lm.rnn.widths))
         self.to_input = nn.Linear(config.latent, config.embedding, bias=False)
@@ -448,10 +446,7 @@ def kl_weight(config: Config, step: int) -> float:
 
 
 def controlled_weight(control: Tensor, most: float) -> float:
-    """The factor of the KL from the controller's state (Shao et al. 2020, eq. 5): large errors give a small one.
-
-    Its state is [sum of errors, last error], error = target - KL.
-    """
+    """The factor of the KL from the controller's state (Shao et al. 2020, eq. 5): too little KL gives a small one."""
     summed, error = float(control[0]), float(control[1])
     return min(most, max(0.0, _proportional(error) - _INTEGRAL * summed))
 
@@ -460,10 +455,10 @@ def _proportional(error: float) -> float:
     return _PROPORTIONAL / (1 + math.exp(min(error, 50.0)))
 
 
-def control_step(control: Tensor, error: float, most: float) -> None:
-    """Take an error into the controller's state, whose sum stays where the factor is between 0 and `most`."""
-    proportional = _proportional(error)
-    summed = float(control[0]) + error
+def control_step(control: Tensor, target: float, kl: float, most: float) -> None:
+    """Take a step's KL into the controller's state, whose sum stays where the factor is between 0 and `most`."""
+    error = target - kl
+    summed, proportional = float(control[0]) + error / target, _proportional(error)
     control[0] = min(proportional / _INTEGRAL, max((proportional - most) / _INTEGRAL, summed))
     control[1] = error
 
@@ -501,7 +496,7 @@ def train_step(
         _note_inner(model, turn, scalars["loss"])
     reconstruction, kl = (told / rows).tolist()
     if control is not None:
-        control_step(control, config.kl_target - kl, config.beta)
+        control_step(control, config.kl_target, kl, config.beta)
     return {**scalars, "reconstruction": reconstruction, "kl": kl, "kl_weight": weight}
 
 
@@ -581,6 +576,7 @@ def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | flo
     }
 
 
+@torch.no_grad()
 def survey(model: Model, batches: Iterable[SequenceBatch]) -> dict[str, float]:
     """What the codes of held-out texts (2,000 at most) say together: see `information` and `active_units`."""
     means, log_variances, seeds, rows = [], [], [], 0
