@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from seqgen.data.tokenizers import train_tokenizer as train_tokenizer
     from seqgen.engine.evaluate import Table as Table
     from seqgen.engine.evaluate import evaluate as evaluate
+    from seqgen.engine.evaluate import evaluate_pictures as evaluate_pictures
     from seqgen.engine.generate import LineScores as LineScores
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import Writer as Writer
@@ -52,7 +53,7 @@ _NAMES = {
     "data.ragged": ("Ragged",),
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
-    "engine.evaluate": ("Table", "evaluate"),
+    "engine.evaluate": ("Table", "evaluate", "evaluate_pictures"),
     "engine.generate": ("LineScores", "Text", "Writer", "load", "load_painter"),
     "engine.loop": ("Outcome", "Progress", "train"),
     "engine.report": ("write_report",),

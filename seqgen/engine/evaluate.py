@@ -23,6 +23,7 @@ from seqgen.engine.latent import Coder
 from seqgen.engine.run import Settings
 
 if TYPE_CHECKING:
+    from seqgen.images.evaluate import Encoder
     from seqgen.images.painter import Method, Painter
 
 _WEIGHED = 1000
@@ -228,16 +229,18 @@ def evaluate_pictures(
     count: int = 0,
     seed: int = 0,
     methods: "tuple[Method, ...]" = (),
+    encoder: "Encoder | None" = None,
     samples: int = 100,
 ) -> Table:
     """The whole table of a picture run: what it makes beside its held-out pictures; see `seqgen.images.evaluate.table`.
 
-    Its own pictures are read again by its settings: DataError where they have moved.
+    `encoder` gives features of your own in place of those of a classifier of the run's pictures, which are read again
+    by its settings: DataError where they have moved.
     """
     from seqgen.images import evaluate as of_pictures  # late: text needs none of it
 
     painter = load_painter(subject) if isinstance(subject, str | os.PathLike) else subject
-    columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, samples=samples)
+    columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=samples)
     return Table(of_pictures.PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
 
 

@@ -1,6 +1,6 @@
-"""Pictures from a trained run: made, rebuilt, blended, repaired, scored. What `seqgen.load` gives for a picture model.
+"""Pictures from a trained run: made, rebuilt, blended, repaired, scored.
 
-    painter = seqgen.load("runs/digits")
+    painter = seqgen.load_painter("runs/digits")
     pixels = painter.generate(64, seed=1)                  # (64, 1, 8, 8) uint8
     pictures.save_grid(pixels, "grid.png")
 
@@ -49,7 +49,7 @@ class Restored:
 
 
 class Painter:
-    """A trained picture model: what `seqgen.load` returns. No optimizer, no loop."""
+    """A trained picture model: what `seqgen.load_painter` returns. No optimizer, no loop."""
 
     def __init__(self, model: Any, data: DataConfig, seed: int, device: torch.device, folder: Path | None) -> None:
         """`data` and `seed` are those of the run, by which its pictures are found again where a method needs them."""

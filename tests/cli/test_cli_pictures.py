@@ -324,6 +324,89 @@ WRONG = [
 ]
 
 
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str | Path], str]]:
+    """What cannot be trained on: the words behind `--data`, and the line."""
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+
+    def written(name: str, *sizes: tuple[int, ...]) -> Path:
+        (folder / name).mkdir()
+        for k, size in enumerate(sizes):
+            Image.fromarray(np.zeros(size, np.uint8)).save(folder / name / f"{k}.png")
+        return folder / name
+
+    def arrays(name: str, **held: object) -> Path:
+        np.savez(folder / name, **held)  # type: ignore[arg-type]
+        return folder / name
+
+    def idx(name: str, content: bytes) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    empty = written("empty")
+    sizes, modes = written("sizes", (8, 8), (8, 6)), written("modes", (8, 8), (8, 8, 3))
+    cut = idx("cut-images-idx3-ubyte", b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (9, 8, 8)) + b"\0" * 7)
+    magic = idx("magic-images-idx3-ubyte", b"\x89PNG\r\n")
+    unlike = arrays("unlike.npz", images=pictures, labels=np.arange(59))
+    far = arrays("far.npz", images=pictures.astype(float) * 3)
+    new = arrays("new.npz", x_train=pictures, y_train=np.arange(60) % 2, x_test=pictures[:4], y_test=[0, 1, 2, 1])
+    few = arrays("few.npz", images=pictures)
+    first, second = sizes / "0.png", sizes / "1.png"
+    return {
+        "an empty folder": (
+            [empty],
+            f"{empty}: no pictures in this folder (.bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp) and "
+            "no IDX files",
+        ),
+        "mixed sizes": (
+            [sizes],
+            f"{second}: 6 x 8 pixels, but {first} has 8 x 8; set data.size=N to scale them all",
+        ),
+        "mixed modes": (
+            [modes],
+            f"{modes / '1.png'}: colour, but {modes / '0.png'} is grey; set data.colour=rgb or data.colour=grey",
+        ),
+        "a truncated IDX file": (
+            [cut],
+            f"{cut}: 7 bytes after the header, which announces 9 x 8 x 8 = 576; the file is truncated or altered",
+        ),
+        "a wrong magic": (
+            [magic],
+            f"{magic}: no IDX file of pictures (begins with 0x89504e47, expected 0x00000803)",
+        ),
+        "labels that do not match": (
+            [unlike],
+            f"{unlike}, images: 60 pictures but 59 labels; give the label file of the same pictures, or "
+            "data.labels=none",
+        ),
+        "values out of range": (
+            [far],
+            f"{far}, images: values from 0 to {pictures.max() * 3.0:g}; expected 0..255, or floats in 0..1",
+        ),
+        "a class never seen": (
+            [new],
+            f"{new}, x_test: class 2 is none of the training pictures' (0, 1); remove its pictures, or set "
+            "data.labels=none",
+        ),
+        "a batch larger than the data": (
+            [few, "train.batch=500"],
+            "train.batch = 500 is more than the {n} training pictures; use {n} or fewer",
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", [
+    "an empty folder", "mixed sizes", "mixed modes", "a truncated IDX file", "a wrong magic",
+    "labels that do not match", "values out of range", "a class never seen", "a batch larger than the data",
+])  # fmt: skip
+def test_pictures_that_cannot_be_trained_on_are_one_clear_line(seqgen: Seqgen, what: str, tmp_path: Path) -> None:
+    words, message = bad_inputs(tmp_path)[what]
+    ended = seqgen("train", "image-vae", "--data", words[0], "--out", tmp_path / "run", *words[1:])
+    count = ended.err.split(" training pictures")[0].split(" ")[-1]
+    assert (ended.code, ended.err) == (2, f"error: {message.replace('{n}', count)}\n")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("kind", "words", "message"), WRONG, ids=lambda value: str(value)[:40])
 def test_wrong_calls_are_one_clear_line(
     seqgen: Seqgen, request: pytest.FixtureRequest, kind: str, words: tuple[str, ...], message: str

@@ -299,7 +299,7 @@ def test_features_of_ones_own_are_taken(vae: Painter) -> None:
             flat = pixels.flatten(1).double().numpy() / 255
             return flat, np.ones((len(flat), 1))
 
-    columns = evaluate.table(vae, count=200, encoder=Pixels(), methods=("prior",))
+    columns = evaluate_pictures(vae, count=200, encoder=Pixels(), methods=("prior",)).columns
     assert columns[0].scores["ffd"].signature.fields["features"] == "pixels-64"
     assert "class_kl" not in columns[0].scores
 
