@@ -42,7 +42,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
     wrong = [name for name in ours if abs(ours[name] - theirs[name]) > 1e-9]
     gate = f"{', '.join(wrong)} differ" if wrong else "ok"
     values = ratios(lambda: usual(real, made), lambda: coverage(real, made, k=NEIGHBOURS), rounds=3 if quick else 7)
-    yield row("prdc", "prdc of 5,000 + 5,000 rows", values, 2.0, gate)
+    yield row("prdc", f"prdc of {count:,} + {count:,} rows", values, 2.0, gate)
 
 
 BENCHES = {"prdc": rows}
