@@ -77,6 +77,10 @@ class Config:
     negatives: Annotated[int, Field(ge=1)] = 1000
     """Texts drawn for such a set; each step takes some at random. They are drawn again on resume, never stored."""
 
+    faults: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a critic's negatives that are real texts with one fault: two neighbours swapped, or a token of another
+    text in the place of one. From them the critic learns to find what does not belong (`seqgen score --by critic`)."""
+
     advantage: Literal["delta", "raw", "reinforce_loo", "critic"] = "delta"
     """delta: Q_t - Q_(t-1), raw: Q_t (the paper), both by rollouts; reinforce_loo: reward less that of the other rows;
     critic: reward less a value fitted to what the critic sees of a prefix."""
@@ -424,6 +428,11 @@ def _critic_step(
     # drawn on the CPU, by the generators of this step and process
     chosen = torch.randint(len(drawn.ids), (len(real.ids),)).to(drawn.ids.device)
     fake = Texts(drawn.ids[chosen], drawn.lengths[chosen])
+    faulty = round(config.faults * len(fake.ids))
+    if faulty:
+        others = _real_half(batch, step + 1)
+        spoilt = with_faults(Texts(others.ids[:faulty], others.lengths[:faulty]), ends=config.stop >= 0)
+        fake = _stacked(spoilt, Texts(fake.ids[faulty:], fake.lengths[faulty:])) if faulty < len(fake.ids) else spoilt
     if config.critic_loss == "bce":
         both = _stacked(real, fake)
         logits = model.critic(both.ids, both.lengths)
@@ -459,6 +468,26 @@ def _real_half(batch: SequenceBatch, step: int) -> Texts:
     texts = _written(batch)
     rows = slice(step % 2, None, 2) if len(texts.ids) > 1 else slice(None)
     return Texts(texts.ids[rows], texts.lengths[rows])
+
+
+def with_faults(texts: Texts, *, ends: bool) -> Texts:
+    """The texts with one fault each, by torch's default generator: every second has two neighbours swapped, the others
+    a token replaced by one of these texts. `ends`: the last token of a text is its end, and stays. A text of one token
+    is not swapped; where the two tokens are the same nothing changes.
+    """
+    ids, rows = texts.ids.clone(), torch.arange(len(texts.ids))
+    tokens = (texts.lengths.cpu() - int(ends)).clamp(min=1)
+    place = (torch.rand(len(rows)) * (tokens - 1).clamp(min=1)).long()
+    other = torch.where(tokens > 1, place + 1, place)
+    swapped = rows % 2 == 0
+    a, b = place[swapped].to(ids.device), other[swapped].to(ids.device)
+    at = rows[swapped].to(ids.device)
+    ids[at, a], ids[at, b] = texts.ids[at, b], texts.ids[at, a]
+    at, place = rows[~swapped].to(ids.device), (torch.rand(len(rows)) * tokens).long()[~swapped].to(ids.device)
+    giver = torch.randint(len(rows), (len(at),))
+    taken = (torch.rand(len(at)) * tokens[giver]).long()
+    ids[at, place] = texts.ids[giver.to(ids.device), taken.to(ids.device)]
+    return Texts(ids, texts.lengths)
 
 
 def _stacked(first: Texts, second: Texts) -> Texts:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from seqgen.core.config import Train
@@ -509,6 +511,45 @@ def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> Non
     loop.train(config("lm", text, overrides=["train.steps=1", "train.batch=4", "train.samples=0"]), tmp_path / "lm")
     with pytest.raises(RunError, match=r"^a run of lm has no critic; train one with: seqgen train seqgan$"):
         generate.load(tmp_path / "lm").realness(lines)
+
+
+@given(st.lists(st.lists(st.integers(5, 99), min_size=1, max_size=6), min_size=1, max_size=9), st.integers(0, 999))
+def test_a_fault_is_one_swap_or_one_replaced_token_before_the_end(rows: list[list[int]], seed: int) -> None:
+    ended = [[*row, STOP] for row in rows]
+    ids = torch.zeros(len(rows), 8, dtype=torch.int64)
+    for number, row in enumerate(ended):
+        ids[number, : len(row)] = torch.tensor(row)
+    torch.manual_seed(seed)
+    spoilt = seqgan.with_faults(Texts(ids, torch.tensor([len(row) for row in ended])), ends=True)
+    there = {token for row in rows for token in row}
+    for number, (old, new) in enumerate(zip(ids.tolist(), spoilt.ids.tolist(), strict=True)):
+        assert new[len(rows[number]) :] == old[len(rows[number]) :]
+        changed = [k for k in range(8) if old[k] != new[k]]
+        if number % 2:
+            assert len(changed) <= 1
+            assert there.issuperset(new[: len(rows[number])])
+        elif changed:
+            a, b = changed
+            assert (b, old[a], old[b]) == (a + 1, new[b], new[a])
+
+
+def test_with_faults_a_critic_finds_the_faults_and_without_it_does_not_see_them() -> None:
+    """Texts are 5 6 7 or 6 7 5 and so on, in the order of a ring; the policy writes just these too."""
+    ring = [[5, 6, 7, 8], [6, 7, 8, 5], [7, 8, 5, 6], [8, 5, 6, 7]] * 8
+    batch = seqgan.as_batch(Texts(torch.tensor(ring), torch.full((32,), 4)), START)
+    swapped = seqgan.as_batch(Texts(torch.tensor([[6, 5, 7, 8], [7, 6, 8, 5]]), torch.full((2,), 4)), START)
+    found = {}
+    for faults in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = tiny_model(vocab_size=9, max_length=4, stop=-1, critic_steps=1000, faults=faults, critic_lr=0.01)
+        model._negatives = (0, Texts(torch.tensor(ring), torch.full((32,), 4)))
+        optimizers = seqgan.optimizers(model, Train(optimizer="adam"))
+        model.train()
+        for step in range(200):
+            seqgan._critic_step(model, optimizers["critic"], batch, step, 0)
+        model.eval()
+        found[faults] = float(model.realness(batch)[0].mean() - model.realness(swapped)[0].mean())
+    assert found[1.0] > 2 > abs(found[0.0])
 
 
 def test_lagged_policy_keeps_its_share() -> None:
