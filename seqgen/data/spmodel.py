@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from seqgen.core.errors import DataError
-from seqgen.data.wordtable import Learnt, SurfaceTable
+from seqgen.data.wordtable import Learnt, SurfaceTable, chunks_of
 
 MARKER = "\u2581"
 """What SentencePiece writes for a space."""
@@ -218,17 +218,24 @@ class PieceLearner:
     Unigram: SentencePiece sums scores over a row in float32, so where the best two segmentations of a word are nearly
     equal, which one wins depends on the row. Each addition errs by at most half a unit in the last place of the row's
     score; the ids are sure while the additions of both segmentations together err by less than the gap between them.
+    `by_word` leaves ties as they fall in a word by itself: a word then has the same ids in every row.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, *, by_word: bool = False) -> None:
         from sentencepiece import SentencePieceProcessor, __version__
 
         model = read_model(content)
         self.model = model
-        self.key = hashlib.sha256(content).hexdigest() + __version__
+        self.by_word = by_word and model.model_type == "unigram"
+        self.key = hashlib.sha256(content).hexdigest() + __version__ + (":word" if self.by_word else "")
         # Runs of spaces are one marker, which every word gets, or each is one, also the first chunk's own.
         self.first_apart = not (model.merge_spaces and model.dummy_prefix)
-        self.processor = SentencePieceProcessor(model_proto=content)
+        try:
+            self.processor = SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
+            raise DataError(
+                f"a model that SentencePiece refuses ({error}); expected one as its trainer wrote it"
+            ) from None
         # A later message adds to the normaliser's options: field 3 of field 3 is add_dummy_prefix.
         further = content + bytes([0x1A, 2, 0x18, model.merge_spaces])
         self._further = SentencePieceProcessor(model_proto=further) if self.first_apart else self.processor
@@ -240,8 +247,29 @@ class PieceLearner:
         self._ends_in_marker = [piece.endswith(MARKER) for piece in model.pieces]
         self._is_marker = [not piece.strip(MARKER) for piece in model.pieces]
 
-    def rows(self, rows: list[bytes]) -> list[list[int]]:
-        """SentencePiece's ids of rows."""
+    def rows(self, rows: Sequence[str | bytes]) -> list[list[int]]:
+        """SentencePiece's ids of rows, or those of their words where no word's are unsure."""
+        if not self.by_word:
+            return self._whole(rows)
+        cut = [chunks_of(row.encode() if isinstance(row, str) else row) for row in rows]
+        first = self._learnt(list(dict.fromkeys(chunks[0] for chunks in cut if chunks)), True)
+        later = self._learnt(list(dict.fromkeys(chunk for chunks in cut for chunk in chunks[1:])), False)
+        made: list[list[int]] = []
+        for row, chunks in zip(rows, cut, strict=True):
+            known = [first[chunk] for chunk in chunks[:1]] + [later[chunk] for chunk in chunks[1:]]
+            sure = all(ids is not None for ids in known)
+            made.append([i for ids in known for i in ids or ()] if sure else self._whole([row])[0])
+        return made
+
+    def _learnt(self, chunks: list[bytes], first: bool) -> dict[bytes, Sequence[int] | None]:
+        """The ids of chunks; None for those whose rows have to be encoded whole."""
+        if not chunks:
+            return {}
+        learnt = self.learn(chunks, first)
+        sure = (learnt.reach >= 0).tolist()
+        return {chunk: ids if s else None for chunk, ids, s in zip(chunks, learnt.ids, sure, strict=True)}
+
+    def _whole(self, rows: Any) -> list[list[int]]:
         if len(rows) < _FEW_ROWS:
             return [self.processor.encode(row) for row in rows]
         ids: list[list[int]] = self.processor.encode(rows, num_threads=1)
@@ -267,7 +295,7 @@ class PieceLearner:
                 or (self._end_matters and row and self._ends_in_marker[row[-1]])
             ):
                 reach[number] = -1.0
-            elif self.model.model_type == "unigram" and row:
+            elif self.model.model_type == "unigram" and row and not self.by_word:
                 reach[number], weight[number] = self._tie(processor, chunk, row)
         return Learnt(ids, reach, weight)
 

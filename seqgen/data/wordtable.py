@@ -11,6 +11,7 @@ Shapes: R rows, N bytes, C chunks, T ids, E entries of the table.
 import hashlib
 import io
 import logging
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core.files import write_bytes
-from seqgen.data.ragged import Ragged, utf8, widen
+from seqgen.data.ragged import Ragged, stacked, utf8, widen
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor, as the operations are."""
@@ -248,9 +249,12 @@ Operations: TypeAlias = _Numpy | _Torch
 _NUMPY = _Numpy()
 
 
-def operations(device: torch.device) -> Operations:
-    """numpy on the CPU, torch elsewhere: torch's gathers and scans on the CPU take two to twenty times as long."""
-    return _NUMPY if device.type == "cpu" else _Torch(device)
+def operations(device: torch.device, *, tensors: bool = False) -> Operations:
+    """numpy on the CPU, torch elsewhere: torch's gathers and scans on the CPU take two to twenty times as long.
+
+    `tensors` asks for torch on the CPU too, to try what a GPU would do.
+    """
+    return _NUMPY if device.type == "cpu" and not tensors else _Torch(device)
 
 
 def _runs(ops: Operations, first: Array, counts: Array, sums: Array | None = None) -> Array:
@@ -303,8 +307,8 @@ class Learner(Protocol):
     def learn(self, chunks: list[bytes], first: bool) -> Learnt:
         """The ids of chunks that stand first in a row, or further on after one space more than they hold."""
 
-    def rows(self, rows: list[bytes]) -> list[list[int]]:
-        """The ids of whole rows."""
+    def rows(self, rows: Sequence[str | bytes]) -> list[list[int]]:
+        """The ids of whole rows, all of one type."""
 
 
 class WordTable:
@@ -321,8 +325,15 @@ class WordTable:
     def encode_lines(self, lines: Sequence[str]) -> Ragged:
         """The ids of every line, int32, on the CPU."""
         # Some lines at a time: few of them hold other than ASCII characters, which Python joins and encodes fastest.
-        groups = (lines[at : at + _LINES] for at in range(0, len(lines), _LINES))
-        return self._encode(_NUMPY, (utf8(group) for group in groups))
+        return stacked([self._group(lines[at : at + _LINES]) for at in range(0, len(lines), _LINES)])
+
+    def _group(self, lines: Sequence[str]) -> Ragged:
+        text = "".join(lines)
+        size = len(text) if text.isascii() else len(text.encode())
+        if size < _FEW_BYTES or size > _NO_WORDS * (text.count(" ") + len(lines)):
+            ids, counts = _packed(self.learner.rows(lines))
+            return Ragged(torch.from_numpy(ids), torch.from_numpy(_NUMPY.sums(counts)))
+        return self._encode(_NUMPY, [utf8(lines)])
 
     def encode(self, text: Ragged, *, ops: Operations | None = None) -> Ragged:
         """The ids of every row of text (uint8), int32, on the text's device.
@@ -476,6 +487,12 @@ def _row_blocks(offsets: np.ndarray, size: int) -> Iterator[range]:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1)
         yield range(first, last)
         first = last
+
+
+def chunks_of(row: bytes) -> list[bytes]:
+    """The chunks of one row as a table sees them: all but the first without the space they begin with."""
+    chunks = re.findall(rb" +[^ ]*|[^ ]+", row)
+    return [*chunks[:1], *(chunk[1:] for chunk in chunks[1:])]
 
 
 def _cut(packed: np.ndarray, offsets: np.ndarray) -> list[bytes]:
