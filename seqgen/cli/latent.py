@@ -34,6 +34,17 @@ def open_coder(run: Path, step: int | None, device: str, label: list[str] | None
     return Coder(writer)
 
 
+def filled(coder: "Coder", file: str, count: int = 0) -> tuple[list[int], list[str], list[str] | None]:
+    """The first `count` texts of a file (0: all) without blank ones: line numbers, texts and, if the run has them,
+    conditions."""
+    records = read_for(coder.writer, file)
+    rows = [row for row, text in enumerate(records.texts) if text.strip()][: count or None]
+    if not rows:
+        raise output.CommandError(f"{file}: only blank lines; expected texts")
+    sources = None if records.sources is None else [records.sources[row] for row in rows]
+    return [records.numbers[row] for row in rows], [records.texts[row] for row in rows], sources
+
+
 def write_out(text: str, out: Path | None, what: str) -> None:
     """The result to standard output, or whole into a file."""
     if out is None:
@@ -83,14 +94,11 @@ def reconstruct(
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
     coder = open_coder(run, step, device, label)
-    records = read_for(coder.writer, file)
-    lines = records.texts[: count or None]
-    sources = None if records.sources is None else records.sources[: count or None]
+    _, lines, sources = filled(coder, file, count)
     with output.wrong_values():
         move = None
         if toward:
-            sides = [read_for(coder.writer, side) for side in (toward, away)]
-            move = strength * coder.direction(*((side.texts, side.sources) for side in sides))
+            move = strength * coder.direction(filled(coder, toward)[1:], filled(coder, away)[1:])
         texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
     rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
     written = "".join(output.json_line(row) for row in rows) if json else "".join(f"{text}\n" for text in texts)
@@ -162,10 +170,10 @@ def encode(
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
     coder = open_coder(run, step, device, label)
-    records = read_for(coder.writer, file)
+    numbers, lines, sources = filled(coder, file)
     if nearest:
-        found = coder.nearest(records.texts, records.sources, count=nearest)
-        for number, line, near in zip(records.numbers, records.texts, found, strict=True):
+        found = coder.nearest(lines, sources, count=nearest)
+        for number, line, near in zip(numbers, lines, found, strict=True):
             if json:
                 neighbours = [{"text": text, "distance": far} for text, far in near]
                 output.write(output.json_line({"line": number, "text": line, "nearest": neighbours}))
@@ -178,7 +186,7 @@ def encode(
 
     from seqgen.core import files
 
-    mean, _ = coder.encode(records.texts, records.sources)
+    mean, _ = coder.encode(lines, sources)
     made = io.BytesIO()
     np.save(made, mean.numpy(), allow_pickle=False)
     assert out is not None

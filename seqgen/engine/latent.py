@@ -86,7 +86,7 @@ class Coder:
     def encode(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of each line's code, (N, Z) float32 on the CPU.
 
-        DataError, which names the line, for one without a known token and one longer than the run's limit.
+        DataError, which names the text, for one without a known token and one longer than the run's limit.
         """
         self._check(lines)
         return self._encoded(self.writer.batches(lines, sources), len(lines))
@@ -105,7 +105,7 @@ class Coder:
         tokenizer, limit = self.writer.tokenizer, self.writer.settings.model.max_length
         faults = []
         for number, ids in enumerate(tokenizer.encode(lines), 1):
-            name = f"line {number} ({lines[number - 1][:40]!r})" if len(lines) > 1 else repr(lines[0][:60])
+            name = f"text {number} ({lines[number - 1][:40]!r})" if len(lines) > 1 else repr(lines[0][:60])
             if bool((ids == tokenizer.unk).all()):
                 faults.append(f"{name} holds no token that this run knows; use words of its training text")
             elif len(ids) + 1 > limit:
@@ -319,6 +319,35 @@ class Coder:
         return torch.stack([value.double() for value in values])
 
 
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """Where held-out texts lie in the space of codes, and what lies between them."""
+
+    lines: list[str]
+    places: Tensor
+    """(N, 2): their mean codes on the two axes along which these differ most (PCA)."""
+    share: float
+    """Of the variance of the mean codes, what these two axes show."""
+    paths: list[list[str]]
+    """Texts on straight lines from one of them to another."""
+
+
+def overview(coder: Coder, *, count: int = 200, paths: int = 10, steps: int = 7) -> Overview:
+    """A map of held-out texts and paths between the first ones of them; errors as `Writer.own_text`."""
+    data = coder.writer.own_text()
+    lines, sources = data.valid_lines[:count], data.valid_sources
+    given = None if sources is None else sources[:count]
+    mean, _ = coder._encoded(coder.writer.batches(lines, given), len(lines))
+    centred = mean - mean.mean(0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    sides = F.pad(centred @ axes[:2].t(), (0, max(0, 2 - len(axes))))
+    shown = []
+    for k in range(min(paths, len(lines) // 2)):
+        ends = between(mean[2 * k], mean[2 * k + 1], steps)
+        shown.append(coder.write(ends, None if given is None else [given[2 * k]] * steps))
+    return Overview(lines, sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
+
+
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
     """One code (N, Z) float64 from each posterior, always the same."""
     noise = rng.normals(torch.arange(len(mean)), mean.shape[1])
@@ -345,7 +374,9 @@ def length_condition(name: str, length: int, codes: Tensor, lengths: Tensor) -> 
     centred, targets = codes - codes.mean(0), lengths.double() - lengths.double().mean()
     square = centred.t() @ centred + torch.eye(codes.shape[1], dtype=torch.float64)
     slope = torch.linalg.solve(square, centred.t() @ targets)
-    variance = max(float((targets - centred @ slope).square().mean()), 0.25)  # lengths are whole numbers
+    left = float((targets - centred @ slope).square().mean())
+    _tell(name, 1 - left / max(float(targets.square().mean()), 1e-9))
+    variance = max(left, 0.25)  # lengths are whole numbers
     offset = float(lengths.double().mean() - codes.mean(0) @ slope)
     return Condition(name, lambda z: -((z * slope).sum(1) + offset - length).square() / (2 * variance))
 
@@ -364,4 +395,13 @@ def property_condition(name: str, codes: Tensor, has: Tensor) -> Condition:
         )
     fitted = LogisticRegression(C=1.0, max_iter=1000).fit(codes.numpy(), has.numpy())
     slope, offset = torch.from_numpy(fitted.coef_[0]), float(fitted.intercept_[0])
+    share = torch.tensor(count / len(has), dtype=torch.float64)
+    left = -F.logsigmoid(torch.where(has, 1.0, -1.0) * (codes @ slope + offset)).mean()
+    _tell(name, 1 - float(left / -(share * share.log() + (1 - share) * (1 - share).log())))
     return Condition(name, lambda z: F.logsigmoid((z * slope).sum(1) + offset))
+
+
+def _tell(name: str, explained: float) -> None:
+    """How much codes know of a property: a share of its variance, or of its entropy."""
+    weak = "; steering by it will do little" if explained < 0.05 else ""
+    messages.info("%s: codes explain %.0f %% of it%s", name, 100 * max(0.0, explained), weak)

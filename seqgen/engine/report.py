@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from seqgen.core import files, log
-from seqgen.engine import pictures
+from seqgen.core.errors import SeqgenError
+from seqgen.engine import checkpoint, pictures
 from seqgen.engine import run as runs
+from seqgen.engine.generate import load
+from seqgen.engine.latent import Coder, overview
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -24,6 +27,7 @@ _SHOWN = (
     *("step", "nll_per_token", "perplexity", "nll_per_character"),
     *("bleu_4", "self_bleu_4", "real_self_bleu_4", "unique", "distinct_2", "novelty_4", "copied"),
     *("loss", "reconstruction", "kl", "bits_per_dim", "accuracy"),
+    *("mutual_information", "information_ceiling", "active_units", "reconstruction_without_code"),
     *("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training"),
 )
 """What the table of validations shows; scores.jsonl holds all of it."""
@@ -53,6 +57,7 @@ def write_report(folder: Path) -> Path:
         _section("Evaluation", _evaluation(folder)),
         _section("Quality and diversity over temperatures", _picture(folder / "curve.png")),
         _section("Samples", _samples(folder)),
+        _section("Codes", _codes(folder, str(name))),
         _section("Settings", f"<pre>{html.escape((folder / 'config.toml').read_text(encoding='utf-8'))}</pre>"),
         _section("Environment", f"<pre>{html.escape((folder / 'env.json').read_text(encoding='utf-8'))}</pre>"),
     ]
@@ -148,6 +153,32 @@ def _sample(path: Path) -> str:
         return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
     what = path.stem.partition("-")[2] or "samples"
     return f"<figure>{_picture(path, what)}<figcaption>{what}</figcaption></figure>"
+
+
+_WIDE, _HIGH = 900, 560
+
+
+def _codes(folder: Path, name: str) -> str:
+    """A map of the codes of held-out texts, each told by its point, and paths between some of them; of text VAEs."""
+    if name != "text-vae" or not checkpoint.steps(folder):
+        return ""
+    try:
+        shown = overview(Coder(load(folder, device="cpu")))
+    except SeqgenError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    low, high = shown.places.amin(0), shown.places.amax(0)
+    places = ((shown.places - low) / (high - low).clamp_min(1e-9)).tolist()
+    points = "".join(
+        f'<circle cx="{20 + x * (_WIDE - 40):.1f}" cy="{20 + y * (_HIGH - 40):.1f}" r="5">'
+        f"<title>{html.escape(line)}</title></circle>"
+        for (x, y), line in zip(places, shown.lines, strict=True)
+    )
+    page = f'<svg viewBox="0 0 {_WIDE} {_HIGH}" fill="#c33" fill-opacity=".5" role="img">{points}</svg>'
+    page += f"<p>{len(shown.lines)} held-out texts by their codes; a point tells its text. The two axes hold "
+    page += f"{shown.share:.0%} of what sets codes apart.</p>"
+    for path in shown.paths:
+        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in path) + "</ol>"
+    return page
 
 
 def _number(value: Any) -> str:
