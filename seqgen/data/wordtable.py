@@ -458,7 +458,8 @@ class WordTable:
         """Take over a saved table; one of another tokenizer or a damaged one is left out, with a warning."""
         content: dict[str, np.ndarray] = {}
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # numpy leaves a file open that it was given by name and cannot read.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 content = {name: file[name] for name in _SAVED}
                 right = str(file["key"]) == self._file_key() and str(file["digest"]) == _digest(content)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
