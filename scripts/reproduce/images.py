@@ -33,8 +33,8 @@ SMALL = ("model.generator_widths=[64, 32]", "model.critic_widths=[32, 64]")
 MODELS: dict[str, tuple[str, int, float, tuple[str, ...]]] = {
     "vae": ("image-vae", 3, 1, ("train.batch=128",)),
     "dcgan": ("image-gan", 3, 2, ()),
-    "rpgan": ("image-gan", 5, 2, ("model.loss=rpgan", "train.beta1=0.0", "train.beta2=0.99", *SMALL)),
-    "wgan-gp": ("image-gan", 6, 6 / 5, ("model.loss=wgan-gp", "train.beta1=0.0", "train.beta2=0.9", *SMALL)),
+    "rpgan": ("image-gan", 3, 2, ("model.loss=rpgan", "train.beta1=0.0", "train.beta2=0.99", *SMALL)),
+    "wgan-gp": ("image-gan", 4, 6 / 5, ("model.loss=wgan-gp", "train.beta1=0.0", "train.beta2=0.9", *SMALL)),
 }
 SETS = ("mnist", "fashion-mnist")
 SHOWN = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "classifier_score", "nearest_training")
@@ -76,8 +76,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     print(f"| set | model | pictures | CPU s | {' | '.join(SHOWN)} |\n|{' --- |' * (4 + len(SHOWN))}")
-    for model in options.models:
-        for data in options.sets:
+    for data in options.sets:
+        for model in options.models:
             source = Path(os.environ["SEQGEN_DATA"]) / "images" / data
             out, kept = options.folder / f"{data}-{model}", options.folder / f"{data}-{model}.json"
             if not kept.is_file():

@@ -127,10 +127,12 @@ def test_two_processes_share_the_statistics_of_batch_norm_and_resume_byte_identi
     """Without the sharing each process would keep its own running statistics, and a resumed one take the first's."""
 
     def train(run: Path, *words: str) -> None:
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
         small = (*SMALL, *KINDS["dcgan"][1:], "train.threads=1", *words)
         command = [*start, "-m", "seqgen", "train", "image-gan", "--data", "digits", "--out", str(run), *small]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        subprocess.run(
+            command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
+        )
 
     train(tmp_path / "whole")
     train(tmp_path / "broken", "train.steps=7")
