@@ -122,6 +122,7 @@ def interpolate(
     device: Device = "auto",
 ) -> None:
     """Texts or pictures on the way from one to another, through their codes."""
+    output.at_least(2, steps=steps)
     if makes_pictures(run):
         pictures.refuse(context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device")
         pictures.interpolate(

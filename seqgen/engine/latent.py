@@ -245,7 +245,8 @@ class Coder:
             has = torch.tensor([_contains(line, value) for line in self.known.lines])
             return property_condition(words, self.known.codes, has)
         if kind == "label" and all(value.partition(":")):
-            sides = [_drawn(*self.encode(read_lines(file))) for file in value.split(":", 1)]
+            texts = [[line for line in read_lines(file) if line.strip()] for file in value.split(":", 1)]
+            sides = [_drawn(*self.encode(lines)) for lines in texts]
             has = torch.arange(sum(map(len, sides))) < len(sides[0])
             return property_condition(words, torch.cat(sides), has)
         raise ValueError(f"{words!r} is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE")
@@ -345,7 +346,7 @@ def overview(coder: Coder, *, count: int = 200, paths: int = 10, steps: int = 7)
     for k in range(min(paths, len(lines) // 2)):
         ends = between(mean[2 * k], mean[2 * k + 1], steps)
         shown.append(coder.write(ends, None if given is None else [given[2 * k]] * steps))
-    return Overview(lines, sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
+    return Overview(list(lines), sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
