@@ -3,8 +3,9 @@
 
 1,000 held-out captions, and each again with one fault: two neighbouring words swapped, or one replaced by a word drawn
 as often as in the training text. Per sentence: whole against faulty. Per token: the faulty words against all others of
-the faulty sentences. 0.5 is chance. The critic has seen text and samples of its own language model, no such faults.
-Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --valid TEST.txt [--critic 3000] [--lr 3e-4]
+the faulty sentences. 0.5 is chance. One critic has seen text and samples of its language model, as SeqGAN has it; for
+the others a share of the samples is real text with such faults (`model.faults`).
+Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --valid TEST.txt [--critic 3000] [--faults 0 0.75]
 """
 
 import argparse
@@ -29,23 +30,29 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--valid", required=True)
     parser.add_argument("--critic", type=int, default=3000)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--kind", choices=["cnn", "gru"], default="cnn")
+    parser.add_argument("--faults", type=float, nargs="+", default=[0.0, 0.75])
     given = parser.parse_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     common = ["train.threads=1", "train.device=cpu", "train.samples=0", "data.long=drop", "data.max_length=30"]
+    common += ["tokenizer.kind=word"]
     base = given.out / "lm"
     if not base.exists():
         train(config("lm", given.data, valid=given.valid, overrides=common), base)
-    folder = given.out / f"{given.kind}-{given.critic}-{given.lr}"
-    options = [
-        f"model.critic_steps={given.critic}", f"train.steps={given.critic}", f"model.critic_lr={given.lr}",
-        f"model.critic={given.kind}", "model.negatives=6000", "model.round_steps=300", "train.eval_every=0",
-    ]  # fmt: skip
-    if not folder.exists():
-        train(config("seqgan", given.data, valid=given.valid, overrides=[*common, *options]), folder, source_run=base)
-    writer = load(folder)
+    judges = {"language model": load(base)}
+    for share in given.faults:
+        folder = given.out / f"critic-{share}"
+        options = [
+            f"model.critic_steps={given.critic}", f"train.steps={given.critic}", f"model.faults={share}",
+            "model.critic_lr=3e-4", "model.critic_dropout=0.5", "model.negatives=6000", "model.round_steps=300",
+            "train.eval_every=0",
+        ]  # fmt: skip
+        if not folder.exists():
+            train(
+                config("seqgan", given.data, valid=given.valid, overrides=[*common, *options]), folder, source_run=base
+            )
+        judges[f"critic, model.faults = {share}"] = load(folder)
+    writer = judges["language model"]
 
     known = {word for line in read_lines(given.data) for word in line.split() if writer.tokenizer.unknown(word) == []}
     lines = [line.split() for line in dict.fromkeys(read_lines(given.valid))]
@@ -66,12 +73,13 @@ def main() -> None:
             faulty.append(" ".join(harmed))
             places.append({at, at + 1} if fault == "swapped" else {at})
         both = [" ".join(line) for line in lines] + faulty
-        judged, scored = writer.realness(both), writer.score(both)
-        means = [sum(row) / len(row) for row in scored.log_probs]
-        for judge, per_line, per_token in (
-            ("critic", judged.per_line, judged.per_token),
-            ("language model", means, scored.log_probs),
-        ):
+        for judge, one in judges.items():
+            if one is writer:
+                per_token = one.score(both).log_probs
+                per_line = [sum(row) / len(row) for row in per_token]
+            else:
+                judged = one.realness(both)
+                per_line, per_token = judged.per_line, judged.per_token
             whole = roc_auc_score([0] * len(lines) + [1] * len(lines), [-value for value in per_line])
             flags, values = [], []
             for row, at in zip(per_token[len(lines) :], places, strict=True):
