@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from seqgen.core.errors import NonFiniteError as NonFiniteError
     from seqgen.core.errors import RunError as RunError
     from seqgen.core.errors import SeqgenError as SeqgenError
+    from seqgen.data.corpus import Corpus as Corpus
+    from seqgen.data.corpus import CorpusFolder as CorpusFolder
+    from seqgen.data.corpus import open_corpus as open_corpus
     from seqgen.data.grammar import Grammar as Grammar
+    from seqgen.data.packing import build_corpus as build_corpus
     from seqgen.data.ragged import Ragged as Ragged
     from seqgen.data.text import read_lines as read_lines
     from seqgen.data.tokenizers import Tokenizer as Tokenizer
@@ -49,7 +53,9 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "core.errors": ("ConfigError", "DataError", "MissingExtraError", "NonFiniteError", "RunError", "SeqgenError"),
+    "data.corpus": ("Corpus", "CorpusFolder", "open_corpus"),
     "data.grammar": ("Grammar",),
+    "data.packing": ("build_corpus",),
     "data.ragged": ("Ragged",),
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),

@@ -65,20 +65,67 @@ def inspect(
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="python-docs or python-code.", show_default=False)],
-    out: Out = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="Text or folders, and settings such as tokenizer.kind=bpe; or python-docs, python-code.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The corpus folder; of python-docs and -code a file.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer", metavar="DIR", help="A run, or a tokenizer's folder, whose ids to use."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
 ) -> None:
-    """Text from this machine's own Python.
+    """Text as a folder of ids that opens at once, of any size; or text from this machine's own Python.
 
-    python-docs: sentences of its documentation. python-code: the source of its standard library. Both differ with the
-    version of Python.
+    Training takes the folder in the place of the text: seqgen train lm --data DIR. python-docs: sentences of Python's
+    documentation. python-code: the source of its standard library. Both differ with the version of Python.
     """
+    from seqgen.core import config
     from seqgen.core.config import suggestion
+    from seqgen.core.errors import ConfigError
     from seqgen.data.builders import BUILDERS
+    from seqgen.data.packing import build_corpus
+    from seqgen.data.sources import DataConfig
+    from seqgen.data.tokenizers import TokenizerConfig
 
-    if name not in BUILDERS:
-        raise output.CommandError(f"unknown corpus {name}{suggestion(name, BUILDERS)}")
-    _write(BUILDERS[name](), out)
+    files = [word for word in words if "=" not in word]
+    if len(files) == 1 and not Path(files[0]).exists() and (files[0] in BUILDERS or out is None):
+        if files[0] not in BUILDERS:
+            raise output.CommandError(f"unknown corpus {files[0]}{suggestion(files[0], BUILDERS)}, and no such file")
+        _write(BUILDERS[files[0]](), out)
+        return
+    if not files:
+        raise output.CommandError("FILE is missing; see: seqgen corpus build --help")
+    if out is None:
+        raise output.CommandError("--out DIR is missing: the folder of the corpus; see: seqgen corpus build --help")
+    given = config.parse_overrides(word for word in words if "=" in word)
+    for section, options in given.items():
+        if section not in ("data", "tokenizer"):
+            name = f"{section}.{next(iter(options))}".removeprefix(".")
+            raise ConfigError(f"unknown option {name}; data.* and tokenizer.* matter here: seqgen config lm lists them")
+    if tokenizer is not None and "tokenizer" in given:
+        raise ConfigError(f"--tokenizer {tokenizer} and tokenizer.{next(iter(given['tokenizer']))}: give one")
+    inner = None if tokenizer is None else tokenizer / "tokenizer"
+    made = build_corpus(
+        files,
+        out,
+        data=config.build(DataConfig, given.get("data", {}), section="data"),
+        tokenizer=config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer"),
+        tokenizer_folder=inner if inner is not None and inner.is_dir() else tokenizer,
+        seed=seed,
+    )
+    train, valid = made.meta["train"], made.meta["valid"]
+    output.say(
+        f"{train['tokens']:,} tokens to train on and {valid['tokens']:,} held out, {made.meta['tokenizer']['kind']} of "
+        f"{made.meta['vocab_size']:,} ids, in {out}; next: seqgen train lm --data {out} --out RUN"
+    )
 
 
 @app.command()

@@ -37,6 +37,19 @@ class Batches(Protocol):
         """The batch of a step, or a process's share of it."""
 
 
+class MovedBatches:
+    """The batches of a corpus that stays on the CPU, on another device."""
+
+    def __init__(self, batches: Batches, device: torch.device | str) -> None:
+        self.batches = batches
+        self.device = device
+        self.steps_per_epoch = batches.steps_per_epoch
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
+        """The batch of a step, or a process's share of it."""
+        return self.batches.at(step, rank, world).to(self.device)
+
+
 # --------------------------------------------------------------------------------------------------------- sentences
 
 

@@ -1,11 +1,36 @@
-"""A corpus: packed ids of every row with their special ids, ready to be gathered into batches."""
+"""A corpus: packed ids of every row with their special ids, ready to be gathered into batches; in memory or on disk.
 
+On disk it is a folder that opens at once, whatever its size, because its arrays are mapped and not read:
+
+    meta.json                 format, sizes, settings, and the SHA-256 of every file below
+    tokenizer/                the tokenizer that made the ids
+    train.ids.bin             ids, uint16 or uint32, little-endian, one row after the other
+    train.ids-at.bin          int64 (R+1,): where rows begin
+    train.text.bin, text-at   the text of the rows in UTF-8, likewise
+    train.loss.bin            int64 (R,): where the loss of a row with a condition begins; else no such file
+    valid.*                   the held-out side
+"""
+
+import hashlib
+import mmap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from seqgen.data.ragged import Ragged
+from seqgen._version import __version__
+from seqgen.core.errors import DataError
+from seqgen.core.files import read_json, sha256_file
+from seqgen.data.ragged import Ragged, utf8
+
+_FORMAT = "seqgen corpus 1"
+_SIDES = ("train", "valid")
 
 
 @dataclass(frozen=True)
@@ -27,3 +52,235 @@ class Corpus:
         """The same corpus on another device."""
         loss_from = None if self.loss_from is None else self.loss_from.to(device)
         return Corpus(self.ids.to(device), loss_from, self.fingerprint)
+
+
+class StoredLines(Sequence[str]):
+    """Lines of text in a mapped file; each is read when it is asked for. A slice is a list."""
+
+    def __init__(self, text: np.ndarray, offsets: np.ndarray) -> None:
+        self._text, self._offsets = text, offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"line {at} of {len(self)}")
+        at %= len(self)
+        return self._text[self._offsets[at] : self._offsets[at + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class CorpusFolder:
+    """A corpus on disk, opened: its arrays are mapped, so what is not used is not read."""
+
+    path: Path
+    train: Corpus
+    valid: Corpus
+    train_lines: StoredLines
+    """Texts of the training rows; running text is cut at its newlines."""
+    valid_lines: StoredLines
+    """Texts of the held-out rows, likewise."""
+    valid_sources: StoredLines | None
+    """Conditions of the held-out rows."""
+    meta: dict[str, Any]
+    """What meta.json holds."""
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Whether a path is a folder that holds a corpus."""
+    return (Path(path) / "meta.json").is_file()
+
+
+def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
+    """The corpus in a folder, its arrays mapped on the CPU.
+
+    The sizes of all files are checked, and with `verify` their SHA-256, which reads them once. Raises DataError where
+    the folder is none, is not whole, or was altered.
+    """
+    folder = Path(folder)
+    if not is_corpus(folder):
+        raise DataError(f"{folder}: no meta.json; expected a folder that `seqgen corpus build FILES --out DIR` wrote")
+    meta = read_json(folder / "meta.json")
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        raise DataError(f"{folder / 'meta.json'}: expected format {_FORMAT!r}; written by another version, or altered")
+    try:
+        for name, stored in meta["files"].items():
+            _check_file(folder / name, stored, verify)
+        train, valid = (_opened(folder, side, meta) for side in _SIDES)
+        lines = {side: _lines(folder, side, "text", meta) for side in _SIDES}
+        sources = _lines(folder, "valid", "source", meta) if "valid.source.bin" in meta["files"] else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / 'meta.json'}: {error} is missing or wrong; the file is altered") from None
+    return CorpusFolder(folder, train, valid, lines["train"], lines["valid"], sources, meta)
+
+
+def _check_file(path: Path, stored: dict[str, Any], verify: bool) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: missing; the corpus is not whole, build it again")
+    size = path.stat().st_size
+    if size != stored["bytes"]:
+        raise DataError(
+            f"{path}: truncated or altered shard: {size} bytes, expected {stored['bytes']}; build the corpus again"
+        )
+    if verify and sha256_file(path) != stored["sha256"]:
+        raise DataError(
+            f"{path}: truncated or altered shard: its SHA-256 is not the stored one; build the corpus again"
+        )
+
+
+def _opened(folder: Path, side: str, meta: dict[str, Any]) -> Corpus:
+    dtype = {"uint16": "<i2", "uint32": "<i4"}[meta["dtype"]]
+    if meta["dtype"] == "uint16" and meta["vocab_size"] > 1 << 16:
+        raise DataError(f"{folder}: ids of a vocabulary of {meta['vocab_size']} do not fit uint16; build it again")
+    values, offsets = _mapped(folder / f"{side}.ids.bin", dtype), _mapped(folder / f"{side}.ids-at.bin", "<i8")
+    loss = f"{side}.loss.bin"
+    loss_from = _tensor(_mapped(folder / loss, "<i8")) if loss in meta["files"] else None
+    try:
+        ids = Ragged(_tensor(values), _tensor(offsets))
+    except DataError as error:
+        raise DataError(f"{folder}, {side}: {error}; the corpus is altered, build it again") from None
+    if loss_from is not None and len(loss_from) != ids.rows:
+        raise DataError(f"{folder / loss}: {len(loss_from)} rows, expected {ids.rows}; build the corpus again")
+    return Corpus(ids, loss_from, meta["fingerprint"])
+
+
+def _lines(folder: Path, side: str, name: str, meta: dict[str, Any]) -> StoredLines:
+    return StoredLines(*(_mapped(folder / f"{side}.{name}{at}.bin", t) for at, t in (("", "|u1"), ("-at", "<i8"))))
+
+
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """A file as an array that is read as it is used.
+
+    Mapped shared and for reading only: of a private mapping that may be written a system wants to be sure that it could
+    hold it in memory.
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            return np.empty(0, dtype)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # That torch does not guard a read-only array against writing; nothing writes into a corpus.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+# ------------------------------------------------------------------------------------------------------------- write
+
+
+class SideWriter:
+    """Writes one side of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json."""
+
+    def __init__(self, folder: Path, side: str, *, vocab_size: int) -> None:
+        self.files: dict[str, dict[str, Any]] = {}
+        """Bytes and SHA-256 of every file, once the block has ended."""
+        self.rows = self.tokens = self.lines = 0
+        self._dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
+        self._folder, self._side = folder, side
+        self._streams: dict[str, _Hashed] = {}
+        self._ends: dict[str, int] = {}
+        self._exit = ExitStack()
+
+    def __enter__(self) -> "SideWriter":
+        # a side may be without rows for a while, but never without these files
+        self._append_offsets("ids", np.empty(0, np.int64))
+        self._append_offsets("text", np.empty(0, np.int64))
+        self._stream("ids")
+        self._stream("text")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exit.close()
+        self.files = {name: stream.described() for name, stream in self._streams.items()}
+
+    def add(self, corpus: Corpus, lines: Sequence[str], sources: Sequence[str] | None = None) -> None:
+        """Append rows and their texts."""
+        self._append("ids", corpus.ids.values.numpy().astype(self._dtype), corpus.ids.lengths.numpy())
+        if corpus.loss_from is not None:
+            self._stream("loss").write(corpus.loss_from.numpy().astype("<i8"))
+        self.add_lines(lines)
+        if sources is not None:
+            values, offsets = utf8(sources)
+            self._append("source", values, np.diff(offsets))
+        self.rows += corpus.ids.rows
+        self.tokens += corpus.ids.values.numel()
+
+    def add_stream(self, ids: Tensor) -> None:
+        """Append to the one row of running text; `end_stream` ends it."""
+        self._stream("ids").write(ids.numpy().astype(self._dtype))
+        self.tokens += ids.numel()
+
+    def end_stream(self) -> None:
+        """Say that the running text is whole."""
+        self._append_offsets("ids", np.array([self.tokens]))
+        self.rows = 1
+
+    def add_lines(self, lines: Sequence[str]) -> None:
+        """Append texts alone."""
+        values, offsets = utf8(lines)
+        self._append("text", values, np.diff(offsets))
+        self.lines += len(lines)
+
+    def _append(self, name: str, values: np.ndarray, lengths: np.ndarray) -> None:
+        self._stream(name).write(values)
+        self._append_offsets(name, lengths)
+
+    def _append_offsets(self, name: str, lengths: np.ndarray) -> None:
+        stream = self._stream(f"{name}-at")
+        if name not in self._ends:
+            self._ends[name] = 0
+            stream.write(np.zeros(1, "<i8"))
+        ends = self._ends[name] + np.cumsum(lengths)
+        stream.write(ends.astype("<i8"))
+        self._ends[name] = int(ends[-1]) if len(ends) else self._ends[name]
+
+    def _stream(self, name: str) -> "_Hashed":
+        file = f"{self._side}.{name}.bin"
+        if file not in self._streams:
+            self._streams[file] = _Hashed(self._exit.enter_context((self._folder / file).open("wb")))
+        return self._streams[file]
+
+
+class _Hashed:
+    """A file and the SHA-256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest, self._bytes = file, hashlib.sha256(), 0
+
+    def write(self, array: np.ndarray) -> None:
+        content = array.tobytes()
+        self._file.write(content)
+        self._digest.update(content)
+        self._bytes += len(content)
+
+    def described(self) -> dict[str, Any]:
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+
+def described(
+    sides: dict[str, SideWriter], *, vocab_size: int, fingerprint: str, more: dict[str, Any]
+) -> dict[str, Any]:
+    """What meta.json holds of written sides; `more` comes from whoever built the corpus."""
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "dtype": "uint16" if vocab_size <= 1 << 16 else "uint32",
+        "byte_order": "little",
+        "vocab_size": vocab_size,
+        "fingerprint": fingerprint,
+        **{name: {"rows": w.rows, "tokens": w.tokens, "lines": w.lines} for name, w in sides.items()},
+        **more,
+        "files": {name: stored for writer in sides.values() for name, stored in writer.files.items()},
+    }

@@ -7,8 +7,9 @@ windows from random places. Conditions: a row is `[bos, field, sep, field, sep, 
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,10 +17,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from seqgen.core import config as config_of
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.data.batches import (
     Batches,
+    MovedBatches,
     SentenceBatches,
     StreamBatches,
     WindowBatches,
@@ -27,11 +30,11 @@ from seqgen.data.batches import (
     stream_evaluation,
     window_evaluation,
 )
-from seqgen.data.corpus import Corpus
+from seqgen.data.corpus import Corpus, is_corpus, open_corpus
 from seqgen.data.oracle import PREFIX, Oracle, oracle
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.rewards import reward
-from seqgen.data.text import Records, has_fields, read_records, records_of
+from seqgen.data.text import STDIN, Records, has_fields, read_records, records_of
 from seqgen.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
@@ -90,11 +93,11 @@ class TextData:
     mode: Mode
     train: Corpus
     valid: Corpus
-    train_lines: list[str]
+    train_lines: Sequence[str]
     """Texts of the training rows; running text is cut at its newlines."""
-    valid_lines: list[str]
+    valid_lines: Sequence[str]
     """Texts of the held-out rows, likewise."""
-    valid_sources: list[str] | None
+    valid_sources: Sequence[str] | None
     """Conditions of the held-out rows, several fields joined by tabs."""
     fingerprint: str
     """SHA-256 of the text and of how it was read."""
@@ -109,6 +112,8 @@ class TextData:
     """Characters of the held-out text, newlines included: what nats per character are divided by."""
     oracle: Oracle | None = None
     """Who wrote the text, where the truth about it is known."""
+    device: torch.device | str = "cpu"
+    """Where batches go; the arrays of a corpus folder stay on the CPU, mapped."""
 
     def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
         """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
@@ -119,9 +124,11 @@ class TextData:
         """The held-out text, every target counted once."""
         data, pad = self.resolved[0], self.tokenizer.pad
         if self.mode in ("sentence", "fixed"):
-            return sentence_evaluation(self.valid, self.batch, pad=pad)
-        evaluation = stream_evaluation if self.mode == "stream" else window_evaluation
-        return evaluation(self.valid, self.batch, data.window, pad=pad)
+            batches = sentence_evaluation(self.valid, self.batch, pad=pad)
+        else:
+            evaluation = stream_evaluation if self.mode == "stream" else window_evaluation
+            batches = evaluation(self.valid, self.batch, data.window, pad=pad)
+        return (batch.to(self.device) for batch in batches)
 
 
 def prepare(
@@ -136,9 +143,15 @@ def prepare(
 ) -> TextData:
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
-    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. Raises
-    DataError for text that cannot be used, ConfigError for settings that contradict each other.
+    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
+    folder in the place of files has all this behind it, and is mapped. Raises DataError for text that cannot be used,
+    ConfigError for settings that contradict each other.
     """
+    data = replace(data, files=_absolute(data.files), valid=_absolute(data.valid))
+    if any(is_corpus(file) for file in data.files):
+        if len(data.files) > 1 or extra_input is not None:
+            raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")
+        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder)
     task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
     if task is not None:
         data = replace(data, mode="fixed" if task.fixed else "sentence")
@@ -155,6 +168,89 @@ def prepare(
     if mode in ("sentence", "fixed"):
         return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
     return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
+
+
+def _absolute(files: Sequence[str]) -> tuple[str, ...]:
+    """The files as they are found from any working folder."""
+    return tuple(file if file == STDIN or file.startswith(PREFIX) else str(Path(file).absolute()) for file in files)
+
+
+_AT_WILL = ("files", "mode", "window", "jitter", "bucket")
+"""Settings of the section `data` that are not settled when a corpus folder is built."""
+
+
+def _prepare_folder(
+    data: DataConfig,
+    config: TokenizerConfig,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+) -> TextData:
+    """What `prepare` makes of the text that a corpus folder was built from, without reading it again."""
+    corpus = open_corpus(data.files[0])
+    stored = {name: config_of.build(cls, corpus.meta[name], section=name) for name, cls in _SETTLED.items()}
+    built, built_config = stored["data"], stored["tokenizer"]
+    faults = _other_settings("data", data, replace(built, valid=()), _AT_WILL)
+    faults += _other_settings("tokenizer", config, built_config, ())
+    if data.mode not in ("auto", built.mode) and not {data.mode, built.mode} <= set(_RUNNING):
+        faults.append(f"data.mode = {data.mode!r}")
+    if faults:
+        raise ConfigError(f"{corpus.path} was built otherwise than with {', '.join(faults)}; build another corpus")
+    tokenizer = load_tokenizer(tokenizer_folder or corpus.path / "tokenizer")
+    if tokenizer.fingerprint != corpus.train.fingerprint:
+        raise DataError(
+            f"{corpus.path} was built with the tokenizer {corpus.train.fingerprint[:12]}..., but "
+            f"{tokenizer_folder or corpus.path / 'tokenizer'} is {tokenizer.fingerprint[:12]}...; "
+            "build a corpus with that one: seqgen corpus build --tokenizer"
+        )
+    mode: Mode = built.mode if data.mode == "auto" else data.mode
+    _report_unused(replace(data, max_length=0, long="error", valid_share=DataConfig.valid_share), mode)
+    data = replace(
+        built, files=data.files, valid=(), mode=mode, window=data.window, jitter=data.jitter, bucket=data.bucket
+    )
+    train = corpus.train
+    batches: Batches
+    if mode in _RUNNING:
+        data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+        if mode == "stream":
+            batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
+        else:
+            batches = WindowBatches(train, batch, data.window, seed=seed)
+    else:
+        batches = SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket)
+    longest = data.window if mode in _RUNNING else int(corpus.meta["longest"])
+    return TextData(
+        tokenizer=tokenizer,
+        mode=mode,
+        train=train,
+        valid=corpus.valid,
+        train_lines=corpus.train_lines,
+        valid_lines=corpus.valid_lines,
+        valid_sources=corpus.valid_sources,
+        fingerprint=corpus.meta["text_sha256"][mode],
+        resolved=(data, built_config),
+        facts=facts(tokenizer, mode, longest),
+        batches=batches if torch.device(device).type == "cpu" else MovedBatches(batches, device),
+        batch=batch,
+        valid_characters=int(corpus.meta["valid_characters"]),
+        device=device,
+    )
+
+
+_SETTLED: dict[str, Any] = {"data": DataConfig, "tokenizer": TokenizerConfig}
+_RUNNING = ("stream", "window")
+
+
+def _other_settings(section: str, given: Any, settled: Any, at_will: Sequence[str]) -> list[str]:
+    """The options that were given, are not at will, and differ from what is settled."""
+    values = {f.name: getattr(given, f.name) for f in fields(given) if f.name not in at_will}
+    default = type(given)()
+    return [
+        f"{section}.{name} = {value!r}"
+        for name, value in values.items()
+        if value not in (getattr(default, name), getattr(settled, name))
+    ]
 
 
 def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
@@ -186,8 +282,12 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
     lines = "\n".join(records.texts).strip().split("\n")
     blank = sum(not line.strip() for line in lines)
     long = sum(len(line) > 1000 for line in lines)
-    running = len(lines) == 1 or (blank >= 2 and blank >= 0.05 * len(lines)) or long > 0.1 * len(lines)
-    return "stream" if running else "sentence"
+    return "stream" if is_running(len(lines), blank, long) else "sentence"
+
+
+def is_running(lines: int, blank: int, long: int) -> bool:
+    """Whether so many lines, blank lines and lines of over 1,000 characters look like running text."""
+    return lines == 1 or (blank >= 2 and blank >= 0.05 * lines) or long > 0.1 * lines
 
 
 def _report_unused(data: DataConfig, mode: Mode) -> None:
@@ -262,7 +362,7 @@ def _prepare_sentences(
         else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
     )
     if tokenizer_folder is not None or config.model:
-        _check_fit(tokenizer, texts)
+        check_fit(tokenizer, texts)
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
     train, valid = train.to(device), valid.to(device)
@@ -297,70 +397,110 @@ def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[
 
     White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
     """
-    hashes = {row: _hash(records.texts[row]) for row in rows}
-    lowest, highest = min(hashes.values()), max(hashes.values())
-    if lowest == highest:
-        raise DataError(
-            f"{records.where(rows[0])}: the only line, or equal to all others, so none can be held out; "
-            "give more lines, data.valid, or data.mode=stream for running text"
-        )
-    limit = max(lowest + 1, int(share * 2**64))
-    if highest < limit:
-        limit = highest
+    hashes = {row: line_hash(records.texts[row]) for row in rows}
+    limit = split_limit(min(hashes.values()), max(hashes.values()), share, records.where(rows[0]))
     return [row for row in rows if hashes[row] >= limit], [row for row in rows if hashes[row] < limit]
 
 
-def _hash(text: str) -> int:
+def split_limit(lowest: int, highest: int, share: float, where: str) -> int:
+    """The hash below which a text is held out, from the least and the greatest of all; `where` the first one stands."""
+    if lowest == highest:
+        raise DataError(
+            f"{where}: the only line, or equal to all others, so none can be held out; "
+            "give more lines, data.valid, or data.mode=stream for running text"
+        )
+    limit = max(lowest + 1, int(share * 2**64))
+    return min(limit, highest)
+
+
+def line_hash(text: str) -> int:
+    """64 bits of a text, without the white space at its ends, that decide on its side."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+class RowPacker:
+    """Makes rows of ids of lines, block after block, and tells of those that are too long for a row."""
+
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, side: str) -> None:
+        self._data, self._tokenizer, self._side = data, tokenizer, side
+        self._limit = data.max_length or _AUTOMATIC_LENGTH
+        self._rows = self._kept = self._long = 0
+        self._first_long = ""
+        self._fixed = data.max_length
+        self.longest = 0
+        """Input positions of the longest row."""
+
+    def pack(self, records: Records, rows: list[int]) -> tuple[Corpus, list[int]]:
+        """Corpus of some rows, and which of them are in it."""
+        data, tokenizer = self._data, self._tokenizer
+        ids = tokenizer.encode([records.texts[row] for row in rows])
+        parts: list[Ragged | int] = [tokenizer.bos, ids]
+        if data.mode != "fixed":
+            parts.append(tokenizer.eos)
+        loss_from: Tensor | None = None
+        if records.sources is not None:
+            conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
+            parts.insert(1, conditions)
+            loss_from = conditions.lengths
+        packed = joined(parts, len(rows))
+        lengths = packed.lengths - 1
+        too_long = (lengths > self._limit).nonzero().view(-1)
+        if len(too_long):
+            first = int(too_long[0])
+            where = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
+            self._first_long = self._first_long or where
+            keep = lengths <= self._limit
+            if data.long != "drop":
+                # A condition that fills the row leaves no text to learn.
+                keep = torch.ones_like(keep) if loss_from is None else loss_from < self._limit
+                packed = packed.cut(self._limit + 1)
+            kept = keep.nonzero().view(-1)
+            packed = packed.take(kept)
+            loss_from = None if loss_from is None else loss_from[kept]
+            rows = [rows[row] for row in kept.tolist()]
+            self._long += len(too_long)
+        self._rows += len(lengths)
+        self._kept += len(rows)
+        lengths = packed.lengths - 1
+        if len(lengths) and (data.long != "error" or not self._long):
+            self._check_fixed(records, rows, lengths)
+            self.longest = max(self.longest, int(lengths.max()))
+        return Corpus(packed, loss_from, tokenizer.fingerprint), rows
+
+    def finish(self) -> None:
+        """Say how many rows were too long, or raise DataError for them."""
+        if not self._long:
+            return
+        what = f"{self._long} of {self._rows} {self._side} rows are longer than {self._limit} tokens"
+        if self._data.long == "error":
+            raise DataError(
+                f"{what}, {self._first_long}; set data.max_length higher, data.long=cut or data.long=drop, "
+                "or data.mode=stream for running text"
+            )
+        done = "are cut" if self._data.long == "cut" else "are left out"
+        _LOG.warning("%s and %s; %s", what, done, self._first_long)
+        if not self._kept:
+            raise DataError(f"{what}, and none are left; set data.max_length higher")
+
+    def _check_fixed(self, records: Records, rows: list[int], lengths: Tensor) -> None:
+        self._fixed = self._fixed or int(lengths[0])
+        other = (lengths != self._fixed).nonzero().view(-1)
+        if self._data.mode == "fixed" and len(other):
+            row = int(other[0])
+            raise DataError(
+                f"{records.where(rows[row])}: {int(lengths[row])} tokens, expected {self._fixed}; "
+                "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
+            )
 
 
 def _pack(
     data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], side: str
 ) -> tuple[Corpus, list[int], int]:
     """Corpus of the rows, the rows that are in it, and the input positions of the longest."""
-    ids = tokenizer.encode([records.texts[row] for row in rows])
-    parts: list[Ragged | int] = [tokenizer.bos, ids]
-    if data.mode != "fixed":
-        parts.append(tokenizer.eos)
-    loss_from: Tensor | None = None
-    if records.sources is not None:
-        conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
-        parts.insert(1, conditions)
-        loss_from = conditions.lengths
-    packed = joined(parts, len(rows))
-    limit = data.max_length or _AUTOMATIC_LENGTH
-    lengths = packed.lengths - 1
-    too_long = (lengths > limit).nonzero().view(-1)
-    if len(too_long):
-        first = int(too_long[0])
-        where = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
-        what = f"{len(too_long)} of {len(rows)} {side} rows are longer than {limit} tokens"
-        if data.long == "error":
-            raise DataError(
-                f"{what}, {where}; set data.max_length higher, data.long=cut or data.long=drop, "
-                "or data.mode=stream for running text"
-            )
-        _LOG.warning("%s and %s; %s", what, "are cut" if data.long == "cut" else "are left out", where)
-        keep = lengths <= limit
-        if data.long == "cut":
-            # A condition that fills the row leaves no text to learn.
-            keep = torch.ones_like(keep) if loss_from is None else loss_from < limit
-            packed = packed.cut(limit + 1)
-        kept = keep.nonzero().view(-1)
-        if not len(kept):
-            raise DataError(f"{what}, and none are left; set data.max_length higher")
-        packed = packed.take(kept)
-        loss_from = None if loss_from is None else loss_from[kept]
-        rows = [rows[row] for row in kept.tolist()]
-    lengths = packed.lengths - 1
-    other = (lengths != (data.max_length or lengths[0])).nonzero().view(-1)
-    if data.mode == "fixed" and len(other):
-        row = int(other[0])
-        raise DataError(
-            f"{records.where(rows[row])}: {int(lengths[row])} tokens, expected {data.max_length or int(lengths[0])}; "
-            "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
-        )
-    return Corpus(packed, loss_from, tokenizer.fingerprint), rows, int((packed.lengths - 1).max())
+    packer = RowPacker(data, tokenizer, side)
+    corpus, rows = packer.pack(records, rows)
+    packer.finish()
+    return corpus, rows, packer.longest
 
 
 # ------------------------------------------------------------------------------------------------------ running text
@@ -398,8 +538,8 @@ def _prepare_stream(
         parts = [text, "\n"] if kind == "char" else text.split("\n")
         tokenizer = train_tokenizer(config, parts, seed=seed)
     if tokenizer_folder is not None or config.model:
-        _check_fit(tokenizer, text.split("\n"))
-    start = tokenizer.token_to_id("\n") if tokenizer.kind in ("byte", "char") else tokenizer.eos
+        check_fit(tokenizer, text.split("\n"))
+    start = start_of(tokenizer)
     train = _stream_corpus(tokenizer, text, start).to(device)
     valid = _stream_corpus(tokenizer, valid_text, start).to(device)
     batches: Batches
@@ -439,6 +579,11 @@ def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
     return (newline if newline >= 0 else max(cut - 1, text.find(" ", cut))) + 1
 
 
+def start_of(tokenizer: Tokenizer) -> int:
+    """The id that running text starts with: a newline, as a character or as the end of a line."""
+    return tokenizer.token_to_id("\n") if tokenizer.kind in ("byte", "char") else tokenizer.eos
+
+
 def _stream_corpus(tokenizer: Tokenizer, text: str, start: int) -> Corpus:
     ids = torch.cat([torch.tensor([start], dtype=torch.int32), tokenizer.encode_stream(text)])
     return Corpus(Ragged(ids, torch.tensor([0, ids.numel()])), None, tokenizer.fingerprint)
@@ -471,9 +616,9 @@ def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
     }
 
 
-def _check_fit(tokenizer: Tokenizer, lines: Sequence[str]) -> None:
-    """Refuse text that a given tokenizer hardly knows; looks at up to 1,000 lines spread over it."""
-    sample = lines[:: max(1, len(lines) // 1000)]
+def check_fit(tokenizer: Tokenizer, lines: Collection[str]) -> None:
+    """Refuse text that a given tokenizer hardly knows; looks at some 1,000 lines spread over it."""
+    sample = list(islice(lines, 0, None, max(1, len(lines) // 1000)))
     ids = tokenizer.encode(sample).values
     unknown = int((ids == tokenizer.unk).sum())
     if unknown > 0.5 * len(ids):
@@ -485,11 +630,14 @@ def _check_fit(tokenizer: Tokenizer, lines: Sequence[str]) -> None:
 
 
 def _fingerprint(data: DataConfig, records: Records) -> str:
+    return text_fingerprint(data, len(records.texts), records.texts, records.sources or ())
+
+
+def text_fingerprint(data: DataConfig, rows: int, texts: Iterable[str], sources: Iterable[str]) -> str:
     """Content and way of reading, not the place: a moved file is the same text."""
-    digest = hashlib.sha256(repr((data.mode, data.source, data.target, len(records.texts))).encode())
-    for rows in (records.texts, records.sources or ()):
-        for text in rows:
-            line = text.encode()
-            digest.update(len(line).to_bytes(8, "little"))
-            digest.update(line)
+    digest = hashlib.sha256(repr((data.mode, data.source, data.target, rows)).encode())
+    for text in chain(texts, sources):
+        line = text.encode()
+        digest.update(len(line).to_bytes(8, "little"))
+        digest.update(line)
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,9 @@ STDIN = "-"
 
 _BLOCK = 1 << 20
 """Bytes read at once."""
+
+_ROWS = 4096
+"""Rows with fields read at once."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,33 @@ def read_records(files: Sequence[str | Path], *, field: str = "text", source: st
     Without `source` a row is a line, or the text in `field` of a `.jsonl` or `.tsv` row. With it (one or more field
     names joined by commas) every file must have fields, and the row's text is the field `target`.
     """
+    texts: list[str] = []
+    sources: list[str] = []
+    numbers: list[int] = []
+    places: list[tuple[int, str]] = []
+    for block in record_blocks(files, field=field, source=source, target=target):
+        name = block.places[0][1]
+        if not places or places[-1][1] != name:
+            places.append((len(texts), name))
+        texts += block.texts
+        numbers += block.numbers
+        sources += block.sources or ()
+    if not texts:
+        raise DataError(f"{', '.join(map(str, files))}: empty; expected UTF-8 text, one or more lines")
+    return Records(texts, sources if source else None, numbers, tuple(places))
+
+
+def record_blocks(
+    files: Sequence[str | Path], *, field: str = "text", source: str = "", target: str = ""
+) -> Iterator[Records]:
+    """The rows of files as `read_records` gives them, about a MiB at a time and each block from one file."""
     conditions = tuple(name.strip() for name in source.split(",")) if source else ()
     if bool(conditions) != bool(target):
         missing, given = ("data.source", "data.target") if target else ("data.target", "data.source")
         raise DataError(f"{given} needs {missing} beside it: the fields of the condition and of the text")
     wanted = (*conditions, target) if conditions else (field,)
-    texts: list[str] = []
-    sources: list[str] = []
-    numbers: list[int] = []
-    places: list[tuple[int, str]] = []
     for file in _expand(files):
-        name, first = _name(file), len(texts)
+        name = _name(file)
         kind = "jsonl" if conditions and file == STDIN else _kind(file)
         if kind == "lines":
             if conditions:
@@ -79,20 +99,15 @@ def read_records(files: Sequence[str | Path], *, field: str = "text", source: st
                 lines = block.split("\n")
                 if not lines[-1]:
                     lines.pop()
-                texts += lines
-                numbers += range(number, number + len(lines))
-        else:
-            for number, values in _tsv_rows(file, wanted) if kind == "tsv" else _json_rows(file, wanted):
-                texts.append(values[-1])
-                numbers.append(number)
-                if conditions:
-                    # A tab separates fields, so one inside a field becomes a space.
-                    sources.append("\t".join(value.replace("\t", " ") for value in values[:-1]))
-        if len(texts) > first:
-            places.append((first, name))
-    if not texts:
-        raise DataError(f"{', '.join(map(str, files))}: empty; expected UTF-8 text, one or more lines")
-    return Records(texts, sources if conditions else None, numbers, tuple(places))
+                yield Records(lines, None, list(range(number, number + len(lines))), ((0, name),))
+            continue
+        rows = _tsv_rows(file, wanted) if kind == "tsv" else _json_rows(file, wanted)
+        while block_rows := list(islice(rows, _ROWS)):
+            # A tab separates fields, so one inside a field becomes a space.
+            sources = ["\t".join(value.replace("\t", " ") for value in values[:-1]) for _, values in block_rows]
+            texts = [values[-1] for _, values in block_rows]
+            numbers = [number for number, _ in block_rows]
+            yield Records(texts, sources if conditions else None, numbers, ((0, name),))
 
 
 def records_of(lines: Iterable[str], *, name: str = "input") -> Records:

@@ -23,7 +23,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice, pairwise
@@ -606,8 +606,10 @@ class PieceTokenizer:
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def train_tokenizer(config: TokenizerConfig, lines: Sequence[str], *, seed: int) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, lines: Collection[str], *, seed: int) -> Tokenizer:
     """A tokenizer for the text, the same for the same lines, settings and seed on every machine.
+
+    The lines are gone through a few times, and what is kept of them does not grow with their number.
 
     Where sizes are 0 and the kind is auto they are chosen from the text; `resolved` tells what was chosen. The seed
     only matters for SentencePiece on more than 20 million characters, of which that many are drawn. DataError if the
@@ -619,7 +621,7 @@ def train_tokenizer(config: TokenizerConfig, lines: Sequence[str], *, seed: int)
         return _trained(config, kind, lines, seed)
 
 
-def _trained(config: TokenizerConfig, kind: Kind, lines: Sequence[str], seed: int) -> Tokenizer:
+def _trained(config: TokenizerConfig, kind: Kind, lines: Collection[str], seed: int) -> Tokenizer:
     if config.model:
         return _given_model(config)
     if kind == "byte":
@@ -637,7 +639,7 @@ def resolved(config: TokenizerConfig, tokenizer: Tokenizer) -> TokenizerConfig:
     return replace(config, kind=kind, vocab_size=tokenizer.vocab_size)
 
 
-def choose_kind(config: TokenizerConfig, lines: Sequence[str]) -> Kind:
+def choose_kind(config: TokenizerConfig, lines: Collection[str]) -> Kind:
     """The kind, auto replaced: word for tokenised text, char for text with hardly any spaces, else bpe.
 
     Looks at up to 5,000 lines spread over the text. Text counts as tokenised if nearly all of its punctuation stands
@@ -698,7 +700,7 @@ def _given_model(config: TokenizerConfig) -> PieceTokenizer:
     return tokenizer
 
 
-def _train_char(config: TokenizerConfig, lines: Sequence[str]) -> CharTokenizer:
+def _train_char(config: TokenizerConfig, lines: Iterable[str]) -> CharTokenizer:
     long = next((symbol for symbol in config.symbols if len(symbol) != 1), None)
     if long is not None:
         raise ConfigError(
@@ -712,15 +714,20 @@ def _train_char(config: TokenizerConfig, lines: Sequence[str]) -> CharTokenizer:
     return CharTokenizer(symbols, lower=config.lower)
 
 
-def _train_word(config: TokenizerConfig, lines: Sequence[str]) -> WordTokenizer:
-    lines = _prepared(lines, config.lower)
+def _train_word(config: TokenizerConfig, lines: Iterable[str]) -> WordTokenizer:
     joiner = " "
     if config.pattern:
-        joiner = _joiner(_compiled(config.pattern), lines)
+        joiner = _joiner(_compiled(config.pattern), _lowered(lines, config.lower))
     cut = word_cutter(config.words, config.pattern, keep_gaps=False)
     counts: Counter[str] = Counter()
-    for line in lines:
+    least = 0
+    for line in _lowered(lines, config.lower):
         counts.update(cut(line))
+        if len(counts) > _MOST_COUNTED:
+            # Of so many words the rarest get no id, and their counts are given up for the memory.
+            least = _halved(counts, least)
+    if least:
+        _LOG.warning("over %d different words; those counted up to %d times were forgotten", _MOST_COUNTED, least)
     counts.pop(SPECIALS[_UNK], None)
     if not counts:
         raise DataError(f"tokenizer.pattern = {config.pattern!r} matches nothing in the text")
@@ -728,12 +735,31 @@ def _train_word(config: TokenizerConfig, lines: Sequence[str]) -> WordTokenizer:
     return WordTokenizer(symbols, words=config.words, pattern=config.pattern, joiner=joiner, lower=config.lower)
 
 
-def _joiner(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
+_MOST_COUNTED = 1 << 21
+"""Different words that are counted at once."""
+
+
+def _halved(counts: Counter[str], least: int) -> int:
+    """Forget the rarest words until half the room is free; returns the count up to which they were forgotten."""
+    while len(counts) > _MOST_COUNTED // 2:
+        least += 1
+        for word in [word for word, count in counts.items() if count <= least]:
+            del counts[word]
+    return least
+
+
+def _lowered(lines: Iterable[str], lower: bool) -> Iterable[str]:
+    return (line.lower() for line in lines) if lower else lines
+
+
+def _joiner(pattern: re.Pattern[str], lines: Iterable[str]) -> str:
     """ "" where the matches tile the lines, " " where white space stands between them."""
     gaps: Counter[str] = Counter()
     for line in lines:
         if sum(map(len, _matches(pattern, line, keep_gaps=False))) < len(line):
             gaps.update(set(_matches(pattern, line, keep_gaps=True)) - set(_matches(pattern, line, keep_gaps=False)))
+            if len(gaps) > _MOST_COUNTED:
+                _halved(gaps, 0)
     if any(any(map(str.isspace, gap)) for gap in gaps):
         return " "
     if gaps:
@@ -781,11 +807,11 @@ _MOST_UNITS = 32_000
 """Words or characters that get an id when the size is automatic."""
 
 
-def _train_pieces(config: TokenizerConfig, kind: str, lines: Sequence[str], seed: int) -> PieceTokenizer:
+def _train_pieces(config: TokenizerConfig, kind: str, lines: Iterable[str], seed: int) -> PieceTokenizer:
     """SentencePiece without normalisation, with all spaces, unseen characters as bytes: text comes back as it was."""
     from sentencepiece import SentencePieceTrainer
 
-    text = _training_pieces(_prepared(lines, config.lower), seed)
+    text = _training_pieces(lines, config.lower, seed)
     characters = sum(map(len, text))
     # Grows with the square root of the text, as its distinct words roughly do: 8,000 for a million characters.
     size = config.vocab_size or max(512, min(_MOST_UNITS, int(8 * math.sqrt(characters)) + 261))
@@ -842,17 +868,30 @@ _MOST_CHARACTERS = 20_000_000
 """Characters SentencePiece is trained on at most."""
 
 
-def _training_pieces(lines: Sequence[str], seed: int) -> list[str]:
+def _training_pieces(lines: Iterable[str], lower: bool, seed: int) -> list[str]:
     """The lines to train on: long ones cut, blank ones left out, and a drawn part where there are too many."""
-    pieces = [line[at : at + _LONGEST] for line in lines for at in range(0, len(line), _LONGEST)]
-    pieces = [piece for piece in pieces if piece.strip()]
-    if not pieces:
+
+    def pieces() -> Iterator[str]:
+        cut = (line[at : at + _LONGEST] for line in _lowered(lines, lower) for at in range(0, len(line), _LONGEST))
+        return (piece for piece in cut if piece.strip())
+
+    kept: list[str] = []
+    count = characters = 0
+    for piece in pieces():
+        count += 1
+        characters += len(piece)
+        if characters <= _MOST_CHARACTERS:
+            kept.append(piece)
+    if not count:
         raise DataError("the text holds nothing but white space; a tokenizer cannot be trained on it")
-    characters = sum(map(len, pieces))
-    if characters > _MOST_CHARACTERS:
-        count = max(1, len(pieces) * _MOST_CHARACTERS // characters)
-        pieces = random.Random(seed).sample(pieces, count)
-    return pieces
+    if characters <= _MOST_CHARACTERS:
+        return kept
+    # Numbers are drawn and then the pieces with these numbers fetched, so that not all are in memory at once.
+    kept.clear()
+    numbers = random.Random(seed).sample(range(count), max(1, count * _MOST_CHARACTERS // characters))
+    wanted = set(numbers)
+    drawn = {number: piece for number, piece in enumerate(pieces()) if number in wanted}
+    return [drawn[number] for number in numbers]
 
 
 # ------------------------------------------------------------------------------------------------------ save and load
@@ -941,7 +980,7 @@ def _prepared(lines: Sequence[str], lower: bool) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _naming_surrogates(lines: Sequence[str]) -> Iterator[None]:
+def _naming_surrogates(lines: Iterable[str]) -> Iterator[None]:
     """Turn an encoding error, which knows nothing of lines, into the DataError that names the line."""
     try:
         yield

@@ -36,8 +36,8 @@ _LONGEST = 255
 _MOST_IDS = 255
 """Ids of a chunk that is kept: their number has eight bits of a table value."""
 
-_MOST_ENTRIES = 1 << 22
-"""Chunks that are kept, some 100 bytes each; rows with later ones are left to the tokenizer."""
+_MOST_ENTRIES = 1 << 21
+"""Chunks that are kept, some 300 bytes each; rows with later ones are left to the tokenizer."""
 
 _NO_WORDS = 24
 """Bytes per chunk of a block from which on it counts as text without spaces, whose chunks do not recur."""

@@ -336,7 +336,7 @@ class Overview:
 def overview(coder: Coder, *, count: int = 200, paths: int = 10, steps: int = 7) -> Overview:
     """A map of held-out texts and paths between the first ones of them; errors as `Writer.own_text`."""
     data = coder.writer.own_text()
-    lines, sources = data.valid_lines[:count], data.valid_sources
+    lines, sources = list(data.valid_lines[:count]), data.valid_sources
     given = None if sources is None else sources[:count]
     mean, _ = coder._encoded(coder.writer.batches(lines, given), len(lines))
     centred = mean - mean.mean(0)

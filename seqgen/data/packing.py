@@ -1,0 +1,331 @@
+"""From files to a corpus folder, in memory that does not grow with their size.
+
+The text is read several times: to look at it, to hash it, to learn a tokenizer from a part of it, to write its ids.
+What is split, learnt and packed is what `seqgen.data.sources` makes of the same files in memory, so that a run on the
+folder has the bytes of a run on the files. Memory holds a MiB of text, or its longest line where that is longer.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqgen.core import config as config_of
+from seqgen.core.errors import ConfigError, DataError
+from seqgen.core.files import new_folder, write_json
+from seqgen.data.corpus import CorpusFolder, SideWriter, described, open_corpus
+from seqgen.data.oracle import PREFIX
+from seqgen.data.sources import (
+    DataConfig,
+    Mode,
+    RowPacker,
+    check_fit,
+    is_running,
+    line_hash,
+    split_limit,
+    start_of,
+    text_fingerprint,
+)
+from seqgen.data.text import STDIN, Records, has_fields, record_blocks
+from seqgen.data.tokenizers import (
+    Tokenizer,
+    TokenizerConfig,
+    choose_kind,
+    load_tokenizer,
+    resolved,
+    train_tokenizer,
+)
+
+_RUNNING: tuple[Mode, ...] = ("stream", "window")
+
+
+def build_corpus(
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: DataConfig | None = None,
+    tokenizer: TokenizerConfig | None = None,
+    tokenizer_folder: str | Path | None = None,
+    seed: int = 1,
+) -> CorpusFolder:
+    """Write the text of files as a corpus folder, which appears whole or not at all, and open it.
+
+    `data` and `tokenizer` are settings as for training; with `tokenizer_folder` the tokenizer saved there is used. The
+    seed draws the part of very large text that pieces are learnt from. Raises DataError for text that cannot be used.
+    """
+    out = Path(out)
+    if out.exists():
+        raise DataError(f"{out} exists; use another --out, or remove it")
+    data = replace(data or DataConfig(), files=tuple(map(str, files)))
+    config = tokenizer or TokenizerConfig()
+    if any(file == STDIN or file.startswith(PREFIX) for file in (*data.files, *data.valid)):
+        raise DataError("a corpus is built from files that can be read several times; write the text to a file first")
+    text = _Text(data, data.files)
+    held_out = _Text(data, data.valid) if data.valid else None
+    data = replace(data, mode=_mode(data, text))
+    given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
+    with new_folder(out) as folder:
+        write = _write_stream if data.mode in _RUNNING else _write_sentences
+        made, config, sides, more = write(folder, data, config, text, held_out, given, seed)
+        made.save(folder / "tokenizer")
+        more |= {
+            "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
+            "tokenizer": config_of.to_dict(resolved(config, made)),
+            "text_sha256": {mode: text.fingerprint(replace(data, mode=mode)) for mode in _modes(data)},
+        }
+        meta = described(sides, vocab_size=made.vocab_size, fingerprint=made.fingerprint, more=more)
+        write_json(folder / "meta.json", meta)
+    return open_corpus(out, verify=False)
+
+
+def _modes(data: DataConfig) -> tuple[Any, ...]:
+    """The modes a corpus can be trained in."""
+    return _RUNNING if data.mode in _RUNNING else (data.mode,)
+
+
+# ----------------------------------------------------------------------------------------------------- looking at it
+
+
+class _Text:
+    """The rows of files, read again whenever they are gone through, and what one look at all of them tells."""
+
+    def __init__(self, data: DataConfig, files: Sequence[str]) -> None:
+        self.data, self.files = data, files
+        self.rows = self.filled = self.characters = 0
+        """Rows, rows that are not blank, and characters with a newline after each row."""
+        self.first = ""
+        """Where the first row that is not blank stands."""
+        self.lowest, self.highest = 1 << 64, -1
+        """Least and greatest hash of rows that are not blank."""
+        self._lines = self._blank = self._blank_at_end = self._long = 0
+        self._last_long = self._last_long_stripped = False
+        first_place = ""
+        for records in self.blocks():
+            first_place = first_place or records.where(0)
+            self.rows += len(records.texts)
+            self.characters += sum(map(len, records.texts)) + len(records.texts)
+            for row, text in enumerate(records.texts):
+                if text.strip():
+                    self.first = self.first or records.where(row)
+                    self.filled += 1
+                    number = line_hash(text)
+                    self.lowest, self.highest = min(self.lowest, number), max(self.highest, number)
+                self._look(text)
+        if not self.rows:
+            raise DataError(f"{', '.join(files)}: empty; expected UTF-8 text, one or more lines")
+        if not self.filled:
+            raise DataError(f"{first_place}: only blank lines; expected text")
+
+    def blocks(self) -> Iterator[Records]:
+        """All rows, about a MiB at a time."""
+        data = self.data
+        return record_blocks(self.files, field=data.field, source=data.source, target=data.target)
+
+    def texts(self) -> Iterator[str]:
+        """The text of every row."""
+        return (text for records in self.blocks() for text in records.texts)
+
+    def running(self) -> Iterator[tuple[int, str]]:
+        """The rows as one text, each ended by a newline: its parts, and the character each begins at."""
+        at = 0
+        for records in self.blocks():
+            part = "\n".join([*records.texts, ""])
+            yield at, part
+            at += len(part)
+
+    def fingerprint(self, data: DataConfig) -> str:
+        """The fingerprint of the text, read in this way."""
+        sources = (source for records in self.blocks() for source in records.sources or ()) if data.source else ()
+        return text_fingerprint(data, self.rows, self.texts(), sources)
+
+    def _look(self, line: str) -> None:
+        """Count a line for `runs`; white space before the first and after the last line that is not blank is none."""
+        blank = not line.strip()
+        if blank:
+            self._blank_at_end += 1
+            return
+        if self._lines:
+            self._lines += self._blank_at_end
+            self._blank += self._blank_at_end
+            self._long += self._last_long
+        else:
+            line = line.lstrip()
+        self._blank_at_end = 0
+        self._lines += 1
+        self._last_long, self._last_long_stripped = len(line) > 1000, len(line.rstrip()) > 1000
+
+    @property
+    def runs(self) -> bool:
+        """Whether the lines look like running text."""
+        return is_running(self._lines, self._blank, self._long + self._last_long_stripped)
+
+
+def _mode(data: DataConfig, text: _Text) -> Mode:
+    if data.source and data.mode not in ("auto", "sentence"):
+        raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
+    if data.mode != "auto":
+        return data.mode
+    if data.source or has_fields(data.files):
+        return "sentence"
+    return "stream" if text.runs else "sentence"
+
+
+class _Lines(Collection[str]):
+    """Lines that are made anew whenever they are gone through."""
+
+    def __init__(self, make: Callable[[], Iterable[str]], count: int) -> None:
+        self._make, self._count = make, count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, line: object) -> bool:
+        return any(line == other for other in self)
+
+
+# --------------------------------------------------------------------------------------------------------- sentences
+
+
+def _write_sentences(
+    folder: Path,
+    data: DataConfig,
+    config: TokenizerConfig,
+    text: _Text,
+    held_out: _Text | None,
+    given: Tokenizer | None,
+    seed: int,
+) -> tuple[Tokenizer, TokenizerConfig, dict[str, SideWriter], dict[str, Any]]:
+    limit = 0 if held_out is not None else split_limit(text.lowest, text.highest, data.valid_share, text.first)
+
+    def rows_of(records: Records) -> tuple[list[int], list[int]]:
+        """The block's rows for training, and those held out."""
+        filled = [row for row, line in enumerate(records.texts) if line.strip()]
+        if held_out is not None:
+            return filled, []
+        low = {row for row in filled if line_hash(records.texts[row]) < limit}
+        return [row for row in filled if row not in low], [row for row in filled if row in low]
+
+    def learnt() -> Iterator[str]:
+        for records in text.blocks():
+            yield from (records.texts[row] for row in rows_of(records)[0])
+        if data.source:
+            for records in text.blocks():
+                yield from ((records.sources or [])[row] for row in rows_of(records)[0])
+
+    def train_lines() -> Iterator[str]:
+        return (records.texts[row] for records in text.blocks() for row in rows_of(records)[0])
+
+    train_rows = sum(len(rows_of(records)[0]) for records in text.blocks())
+    tokenizer = given or train_tokenizer(config, _Lines(learnt, train_rows * (2 if data.source else 1)), seed=seed)
+    if given is not None or config.model:
+        check_fit(tokenizer, _Lines(train_lines, train_rows))
+    packers = {"train": RowPacker(data, tokenizer, "training"), "valid": RowPacker(data, tokenizer, "held-out")}
+    size = tokenizer.vocab_size
+    characters = 0
+    with SideWriter(folder, "train", vocab_size=size) as train, SideWriter(folder, "valid", vocab_size=size) as valid:
+        writers = {"train": train, "valid": valid}
+
+        def write(side: str, records: Records, rows: list[int]) -> int:
+            if not rows:
+                return 0
+            corpus, rows = packers[side].pack(records, rows)
+            lines = [records.texts[row] for row in rows]
+            sources = None if records.sources is None else [records.sources[row] for row in rows]
+            if rows:
+                writers[side].add(corpus, lines, sources)
+            return sum(map(len, lines)) + len(lines)
+
+        for records in text.blocks():
+            for side, rows in zip(writers, rows_of(records), strict=True):
+                written = write(side, records, rows)
+                characters += written if side == "valid" else 0
+        if held_out is not None:
+            for records in held_out.blocks():
+                characters += write("valid", records, rows_of(records)[0])
+    for packer in packers.values():
+        packer.finish()
+    longest = max(packer.longest for packer in packers.values())
+    return tokenizer, config, writers, {"longest": longest, "valid_characters": characters}
+
+
+# ------------------------------------------------------------------------------------------------------ running text
+
+
+def _write_stream(
+    folder: Path,
+    data: DataConfig,
+    config: TokenizerConfig,
+    text: _Text,
+    held_out: _Text | None,
+    given: Tokenizer | None,
+    seed: int,
+) -> tuple[Tokenizer, TokenizerConfig, dict[str, SideWriter], dict[str, Any]]:
+    if given is None:
+        config = replace(config, kind=choose_kind(config, _Lines(text.texts, text.rows)))
+    kind = config.kind if given is None else given.kind
+    cut = text.characters if held_out is not None else _cut_place(text, data.valid_share, kind in ("byte", "char"))
+
+    def train_parts() -> Iterator[str]:
+        return (part[: cut - at] for at, part in text.running() if at < cut)
+
+    def valid_parts() -> Iterator[str]:
+        if held_out is not None:
+            return (part for _, part in held_out.running())
+        return (part[max(0, cut - at) :] for at, part in text.running() if at + len(part) > cut)
+
+    def train_lines() -> Iterator[str]:
+        return (line for part in train_parts() for line in part.split("\n"))
+
+    if not (_any_filled(train_parts()) and _any_filled(valid_parts())):
+        raise DataError(
+            f"{text.first}: running text of {text.characters} characters is too short "
+            f"to hold out {data.valid_share:.0%} of it; give more text or data.valid"
+        )
+    if given is None:
+        # A whole text has its newlines as characters, and one has to be there for a text to start with.
+        whole = _Lines(lambda: chain(train_parts(), "\n"), text.rows)
+        tokenizer = train_tokenizer(config, whole if kind == "char" else _Lines(train_lines, text.rows), seed=seed)
+    else:
+        tokenizer = given
+    if given is not None or config.model:
+        check_fit(tokenizer, _Lines(train_lines, text.rows))
+    size, start = tokenizer.vocab_size, torch.tensor([start_of(tokenizer)], dtype=torch.int32)
+    characters = 0
+    with SideWriter(folder, "train", vocab_size=size) as train, SideWriter(folder, "valid", vocab_size=size) as valid:
+        for writer, parts in ((train, train_parts()), (valid, valid_parts())):
+            writer.add_stream(start)
+            for part in parts:
+                # Every part but a side's last ends in a newline, so that its ids do not depend on what follows.
+                writer.add_stream(tokenizer.encode_stream(part))
+                writer.add_lines(part.removesuffix("\n").split("\n"))
+                characters += len(part) if writer is valid else 0
+            writer.end_stream()
+    more = {"longest": 0, "valid_characters": characters}
+    return tokenizer, config, {"train": train, "valid": valid}, more
+
+
+def _any_filled(parts: Iterable[str]) -> bool:
+    return any(part.strip() for part in parts)
+
+
+def _cut_place(text: _Text, share: float, anywhere: bool) -> int:
+    """Where the held-out tail begins: at its character, or after the newline or space that follows."""
+    cut = int(text.characters * (1 - share))
+    if anywhere:
+        return cut
+    space = -1
+    for at, part in text.running():
+        if at + len(part) <= cut:
+            continue
+        newline = part.find("\n", max(0, cut - at))
+        if newline >= 0 and at + newline < text.characters - 1:
+            return at + newline + 1
+        found = part.find(" ", max(0, cut - at))
+        space = at + found if space < 0 and found >= 0 else space
+    return max(cut - 1, space) + 1
