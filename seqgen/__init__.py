@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import Writer as Writer
     from seqgen.engine.generate import load as load
     from seqgen.engine.generate import load_painter as load_painter
+    from seqgen.engine.latent import Coder as Coder
     from seqgen.engine.loop import Outcome as Outcome
     from seqgen.engine.loop import Progress as Progress
     from seqgen.engine.loop import train as train
@@ -61,6 +62,7 @@ _NAMES = {
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
     "engine.evaluate": ("Table", "evaluate", "evaluate_pictures"),
     "engine.generate": ("LineScores", "Text", "Writer", "load", "load_painter"),
+    "engine.latent": ("Coder",),
     "engine.loop": ("Outcome", "Progress", "train"),
     "engine.report": ("write_report",),
     "engine.run": ("Settings", "config"),

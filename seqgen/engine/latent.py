@@ -1,6 +1,6 @@
 """What the codes of a text VAE are for: texts to codes and back, paths, directions, conditions, and how good they are.
 
-    coder = Coder(seqgen.load("runs/captions"))
+    coder = seqgen.Coder(seqgen.load("runs/captions"))
     coder.interpolate("a dog runs .", "two men sit on a bench .", steps=7)
     coder.writer.generate(10, codes=coder.steered([coder.condition("contains=dog")]))
 
