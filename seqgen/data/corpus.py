@@ -151,7 +151,7 @@ def _opened(folder: Path, side: str, meta: dict[str, Any]) -> Corpus:
         raise DataError(f"{folder}, {side}: {error}; the corpus is altered, build it again") from None
     if loss_from is not None and len(loss_from) != ids.rows:
         raise DataError(f"{folder / loss}: {len(loss_from)} rows, expected {ids.rows}; build the corpus again")
-    return Corpus(ids, loss_from, meta["fingerprint"])
+    return Corpus(ids, loss_from, str(meta["fingerprint"]))
 
 
 def _lines(folder: Path, side: str, name: str, meta: dict[str, Any]) -> StoredLines:

@@ -96,15 +96,14 @@ class _Text:
         self.data, self.files = data, files
         self.rows = self.filled = self.characters = 0
         """Rows, rows that are not blank, and characters with a newline after each row."""
-        self.first = ""
-        """Where the first row that is not blank stands."""
+        self.place = self.first = ""
+        """Where the first row stands, and the first that is not blank."""
         self.lowest, self.highest = 1 << 64, -1
         """Least and greatest hash of rows that are not blank."""
         self._lines = self._blank = self._blank_at_end = self._long = 0
         self._last_long = self._last_long_stripped = False
-        first_place = ""
         for records in self.blocks():
-            first_place = first_place or records.where(0)
+            self.place = self.place or records.where(0)
             self.rows += len(records.texts)
             self.characters += sum(map(len, records.texts)) + len(records.texts)
             for row, text in enumerate(records.texts):
@@ -117,7 +116,7 @@ class _Text:
         if not self.rows:
             raise DataError(f"{', '.join(files)}: empty; expected UTF-8 text, one or more lines")
         if not self.filled:
-            raise DataError(f"{first_place}: only blank lines; expected text")
+            raise DataError(f"{self.place}: only blank lines; expected text")
 
     def blocks(self) -> Iterator[Records]:
         """All rows, about a MiB at a time."""
@@ -284,7 +283,7 @@ def _write_stream(
 
     if not (_any_filled(train_parts()) and _any_filled(valid_parts())):
         raise DataError(
-            f"{text.first}: running text of {text.characters} characters is too short "
+            f"{text.place}: running text of {text.characters} characters is too short "
             f"to hold out {data.valid_share:.0%} of it; give more text or data.valid"
         )
     if given is None:

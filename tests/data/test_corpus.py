@@ -1,0 +1,314 @@
+"""Corpus folders: what the same text is in memory, in any size of memory, or one line on what is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seqgen.core.errors import ConfigError, DataError
+from seqgen.data import packing, text, tokenizers
+from seqgen.data.corpus import Corpus, SideWriter, open_corpus
+from seqgen.data.packing import build_corpus
+from seqgen.data.ragged import Ragged
+from seqgen.data.sources import DataConfig, TextData, prepare
+from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "Σας", "naïve", "床前明月光", "it's", "--"]
+
+
+def some_text(path: Path, count: int = 120) -> Path:
+    draws = torch.Generator().manual_seed(3)
+    lines = []
+    for number in range(count):
+        length = int(torch.randint(1, 9, (1,), generator=draws))
+        at = torch.randint(len(WORDS), (length,), generator=draws).tolist()
+        lines.append(" ".join(WORDS[i] for i in at) + (f" {number}" if number % 3 else ""))
+    path.write_text("\n".join(["", "  ", *lines, ""]) + "\n \nlast line without its end", encoding="utf-8")
+    return path
+
+
+def prepared(files: Path, data: dict[str, Any], tokenizer: dict[str, Any]) -> TextData:
+    config = DataConfig(files=(str(files),), **data)
+    return prepare(config, TokenizerConfig(**tokenizer), batch=2, seed=1, device="cpu")
+
+
+def same(a: TextData, b: TextData) -> None:
+    for one, other in ((a.train, b.train), (a.valid, b.valid)):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert (one.loss_from is None) == (other.loss_from is None)
+        if one.loss_from is not None and other.loss_from is not None:
+            assert one.loss_from.tolist() == other.loss_from.tolist()
+    assert list(a.train_lines) == list(b.train_lines)
+    assert list(a.valid_lines) == list(b.valid_lines)
+    assert (a.valid_sources and list(a.valid_sources)) == (b.valid_sources and list(b.valid_sources))
+    assert (a.mode, a.facts, a.fingerprint, a.valid_characters) == (b.mode, b.facts, b.fingerprint, b.valid_characters)
+    assert a.tokenizer.fingerprint == b.tokenizer.fingerprint
+    assert replace(a.resolved[0], files=(), valid=()) == replace(b.resolved[0], files=(), valid=())
+    assert a.resolved[1] == b.resolved[1]
+    for step in (0, 1, a.batches.steps_per_epoch):
+        one_batch, other_batch = a.batches.at(step), b.batches.at(step)
+        assert torch.equal(one_batch.inputs, other_batch.inputs)
+        assert torch.equal(one_batch.targets, other_batch.targets)
+        assert torch.equal(one_batch.positions, other_batch.positions)
+    for one_batch, other_batch in zip(a.validation(), b.validation(), strict=True):
+        assert torch.equal(one_batch.targets, other_batch.targets)
+
+
+CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"mode": "sentence"}, {"kind": "word", "lower": True}),
+    ({"mode": "sentence", "valid_share": 0.4}, {"kind": "bpe"}),
+    ({"mode": "sentence"}, {"kind": "unigram", "lower": True}),
+    ({"mode": "sentence"}, {"kind": "word", "pattern": r"\w+|\S", "min_count": 1}),
+    ({"mode": "sentence", "long": "cut", "max_length": 6}, {"kind": "char"}),
+    ({"mode": "sentence", "long": "drop", "max_length": 6}, {"kind": "word"}),
+    ({"mode": "stream"}, {"kind": "char", "lower": True}),
+    ({"mode": "stream", "window": 7, "jitter": True}, {"kind": "word"}),
+    ({"mode": "window", "window": 5}, {"kind": "bpe"}),
+    ({"mode": "window", "window": 5, "valid_share": 0.3}, {"kind": "byte"}),
+]
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_little_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is read in blocks of 1 MiB; here of 200 bytes, so that there are many of them."""
+    monkeypatch.setattr(text, "_BLOCK", 200)
+    monkeypatch.setattr(text, "_ROWS", 7)
+
+
+@pytest.mark.parametrize(("data", "tokenizer"), CASES)
+def test_a_folder_is_what_its_text_is(data: dict[str, Any], tokenizer: dict[str, Any], tmp_path: Path) -> None:
+    file = some_text(tmp_path / "text.txt")
+    build_corpus([file], tmp_path / "corpus", data=DataConfig(**data), tokenizer=TokenizerConfig(**tokenizer))
+    in_memory = prepared(file, data, tokenizer)
+    running = {name: value for name, value in data.items() if name in ("window", "jitter")}
+    same(prepared(tmp_path / "corpus", running, {}), in_memory)
+    # and with all settings said again, as a run that is continued does
+    config, words = in_memory.resolved
+    same(prepare(replace(config, files=(str(tmp_path / "corpus"),)), words, batch=2, seed=1, device="cpu"), in_memory)
+
+
+def test_conditions_and_held_out_files_are_kept(tmp_path: Path) -> None:
+    for name, first in (("train", 0), ("valid", 3)):
+        rows = [{"label": f"l{i % 2}", "more": i, "text": " ".join(WORDS[i % 5 : i % 5 + 4])} for i in range(first, 40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "label,more", "target": "text", "valid": (str(tmp_path / "valid.jsonl"),)}
+    build_corpus([tmp_path / "train.jsonl"], tmp_path / "corpus", data=DataConfig(**data))  # type: ignore[arg-type]
+    same(prepared(tmp_path / "corpus", {}, {}), prepared(tmp_path / "train.jsonl", data, {}))
+
+
+def built_and_opened(file: Path, folder: Path, data: dict[str, Any], words: dict[str, Any]) -> TextData:
+    build_corpus([file], folder, data=DataConfig(**data), tokenizer=TokenizerConfig(**words))
+    return prepared(folder, {}, {})
+
+
+LINES = st.lists(st.text("ab \t\x0b字\u2028", max_size=9), min_size=1, max_size=14)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=LINES,
+    ends=st.booleans(),
+    mode=st.sampled_from(["auto", "sentence", "stream", "window"]),
+    share=st.sampled_from([0.1, 0.5, 0.9]),
+)
+def test_any_lines_are_the_same_or_refused_with_the_same_words(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], ends: bool, mode: Any, share: float
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    file = folder / "text.txt"
+    file.write_text("\n".join(lines) + "\n" * ends, encoding="utf-8")
+    data, words = {"mode": mode, "valid_share": share}, {"kind": "word", "min_count": 1}
+    try:
+        in_memory = prepared(file, data, words)
+    except DataError as error:
+        refused = str(error)
+        with pytest.raises(DataError, match=rf"^{re.escape(refused)}$"):
+            built_and_opened(file, folder / "corpus", data, words)
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        return
+    same(built_and_opened(file, folder / "corpus", data, words), in_memory)
+
+
+def test_running_text_can_be_read_in_windows_or_as_a_stream(tmp_path: Path) -> None:
+    file = some_text(tmp_path / "text.txt")
+    build_corpus([file], tmp_path / "corpus", data=DataConfig(mode="stream"), tokenizer=TokenizerConfig(kind="word"))
+    given = {"mode": "window", "window": 4}
+    same(prepared(tmp_path / "corpus", given, {}), prepared(file, given, {"kind": "word"}))
+
+
+def test_too_much_text_for_pieces_is_drawn_from_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizers, "_MOST_CHARACTERS", 900)
+    file = some_text(tmp_path / "text.txt")
+    words = {"kind": "bpe"}
+    build_corpus([file], tmp_path / "corpus", tokenizer=TokenizerConfig(**words), seed=1)  # type: ignore[arg-type]
+    same(prepared(tmp_path / "corpus", {}, {}), prepared(file, {}, words))
+
+
+def test_words_counted_in_little_memory_keep_the_frequent_ones(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tokenizers, "_MOST_COUNTED", 20)
+    lines = [f"often also {'sometimes' * (i % 2)} w{i}" for i in range(300)]
+    tokenizer = train_tokenizer(TokenizerConfig(kind="word", vocab_size=8), lines, seed=0)
+    assert [tokenizer.id_to_token(i) for i in range(5, 8)] == ["also", "often", "sometimes"]
+    assert "over 20 different words; those counted up to" in caplog.text
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
+    rows = [[1, 65_535, 70_000], [], [65_536]]
+    for size in (65_536, 70_001):
+        with SideWriter(tmp_path, str(size), vocab_size=size) as writer:
+            writer.add(Corpus(Ragged.from_lists(rows), None, ""), ["a", "", "b"])
+    wide = np.fromfile(tmp_path / "70001.ids.bin", "<u4")
+    assert wide.tolist() == [1, 65_535, 70_000, 65_536]
+    assert (tmp_path / "65536.ids.bin").stat().st_size == 2 * 4
+    assert np.fromfile(tmp_path / "70001.ids-at.bin", "<i8").tolist() == [0, 3, 3, 4]
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    """Sixteen times the text take at most 60 MB more for building and opening; its lines as Python's are 80."""
+    code = """
+import resource, sys
+from pathlib import Path
+from seqgen.data.packing import build_corpus
+from seqgen.data.sources import DataConfig, prepare
+from seqgen.data.tokenizers import TokenizerConfig
+build_corpus([sys.argv[1]], sys.argv[2], data=DataConfig(mode=sys.argv[3]), tokenizer=TokenizerConfig(kind="word"))
+data = prepare(DataConfig(files=(sys.argv[2],)), TokenizerConfig(), batch=4, seed=1, device="cpu")
+data.batches.at(3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peaks = {}
+    for count in (40_000, 640_000):
+        file = tmp_path / f"{count}.txt"
+        file.write_text("".join(f"a line of plain words number {i % 977} and {i % 89}\n" for i in range(count)))
+        arguments = [sys.executable, "-c", code, str(file), str(tmp_path / f"{count}"), "sentence"]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout)
+    assert peaks[640_000] < peaks[40_000] + 60_000, peaks  # KiB
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    build_corpus([some_text(tmp_path / "text.txt")], tmp_path / "corpus", tokenizer=TokenizerConfig(kind="word"))
+    return tmp_path / "corpus"
+
+
+@pytest.mark.parametrize("name", ["train.ids.bin", "train.ids-at.bin", "valid.text.bin", "valid.text-at.bin"])
+@pytest.mark.parametrize("harm", ["cut", "altered", "missing"])
+def test_a_shard_that_is_not_whole_is_named(corpus: Path, name: str, harm: str) -> None:
+    path = corpus / name
+    content = path.read_bytes()
+    if harm == "missing":
+        path.unlink()
+        message = f"{path}: missing; the corpus is not whole, build it again"
+    elif harm == "cut":
+        path.write_bytes(content[:-2])
+        message = (
+            f"{path}: truncated or altered shard: {len(content) - 2} bytes, expected {len(content)}; "
+            "build the corpus again"
+        )
+    else:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        message = f"{path}: truncated or altered shard: its SHA-256 is not the stored one; build the corpus again"
+    with pytest.raises(DataError) as error:
+        open_corpus(corpus)
+    assert str(error.value) == message
+
+
+def test_a_tokenizer_that_does_not_fit_is_told_with_both_fingerprints(corpus: Path, tmp_path: Path) -> None:
+    other = train_tokenizer(TokenizerConfig(kind="char"), ["abc"], seed=0)
+    other.save(tmp_path / "other")
+    with pytest.raises(DataError) as error:
+        prepare(
+            DataConfig(files=(str(corpus),)), TokenizerConfig(), batch=2, seed=1, device="cpu",
+            tokenizer_folder=tmp_path / "other",
+        )  # fmt: skip
+    made = open_corpus(corpus).train.fingerprint
+    assert str(error.value) == (
+        f"{corpus} was built with the tokenizer {made[:12]}..., but {tmp_path / 'other'} is "
+        f"{other.fingerprint[:12]}...; build a corpus with that one: seqgen corpus build --tokenizer"
+    )
+
+
+def test_a_given_tokenizer_is_used(corpus: Path, tmp_path: Path) -> None:
+    again = build_corpus([tmp_path / "text.txt"], tmp_path / "again", tokenizer_folder=corpus / "tokenizer")
+    assert again.train.ids.tolist() == open_corpus(corpus).train.ids.tolist()
+    assert again.meta["tokenizer"]["kind"] == "word"
+
+
+@pytest.mark.parametrize(
+    ("data", "tokenizer", "named"),
+    [
+        ({"max_length": 3}, {}, "data.max_length = 3"),
+        ({"mode": "stream"}, {}, "data.mode = 'stream'"),
+        ({"valid": ("x.txt",)}, {}, "data.valid = "),
+        ({}, {"kind": "char"}, "tokenizer.kind = 'char'"),
+        ({"field": "other"}, {"lower": True}, "data.field = 'other', tokenizer.lower = True"),
+    ],
+)
+def test_settings_that_were_settled_are_refused(
+    corpus: Path, data: dict[str, Any], tokenizer: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        prepared(corpus, data, tokenizer)
+    assert str(error.value).startswith(f"{corpus} was built otherwise than with {named}")
+    assert str(error.value).endswith("; build another corpus")
+
+
+def test_what_is_no_corpus_is_said(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no meta\.json; expected a folder that `seqgen corpus build FILES --out DIR`"):
+        open_corpus(tmp_path)
+    with pytest.raises(DataError, match=r"a corpus folder stands alone; build one of all text together$"):
+        prepare(
+            DataConfig(files=(str(corpus), str(tmp_path / "text.txt"))),
+            TokenizerConfig(),
+            batch=2,
+            seed=1,
+            device="cpu",
+        )
+    with pytest.raises(DataError, match=r"exists; use another --out, or remove it$"):
+        build_corpus([tmp_path / "text.txt"], corpus)
+    with pytest.raises(DataError, match=r"^a corpus is built from files that can be read several times; write the"):
+        build_corpus(["-"], tmp_path / "new")
+    meta = json.loads((corpus / "meta.json").read_text())
+    for harm in ({"format": "other"}, {"files": None}, {"dtype": "uint8"}, {"fingerprint": None}):
+        (corpus / "meta.json").write_text(json.dumps({**meta, **harm}))
+        with pytest.raises(DataError):
+            prepared(corpus, {}, {})
+
+
+def test_a_build_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.RowPacker, "pack", broken)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([some_text(tmp_path / "text.txt")], tmp_path / "corpus")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_stored_lines_are_a_sequence(corpus: Path) -> None:
+    lines = open_corpus(corpus).train_lines
+    everything = list(lines)
+    assert len(lines) == len(everything)
+    assert lines[3:9:2] == everything[3:9:2]
+    assert lines[-1] == everything[-1]
+    with pytest.raises(IndexError, match=rf"^line {len(lines)} of {len(lines)}$"):
+        lines[len(lines)]
