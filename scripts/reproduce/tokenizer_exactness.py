@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+from seqgen.data import wordtable
 from seqgen.data.known import shipped
 from seqgen.data.ragged import Ragged
 from seqgen.data.spmodel import PieceLearner, read_model, why_rows
@@ -238,6 +239,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="where the tensor operations run")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # A block of text whose words are as long as lines is otherwise left to SentencePiece, and nothing would be tested.
+    wordtable._NO_WORDS = 1 << 60
     draws = random.Random(0)
     catalogues, english = languages(), [line for line in prose() if line.strip()]
     share = max(20, 4 * options.lines // max(1, len(catalogues)))
@@ -248,7 +251,6 @@ def main() -> int:
         f"{len(catalogues)} languages, {sum(map(len, catalogues.values()))} lines of them, {len(english)} of prose",
         file=sys.stderr,
     )
-    # Each kind of rows by itself: a block of text whose words are as long as rows is left to SentencePiece altogether.
     real = draws.sample(english, min(options.lines, len(english))) + draws.sample(
         foreign, min(options.lines, len(foreign))
     )

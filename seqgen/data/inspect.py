@@ -6,21 +6,18 @@ Run: seqgen corpus inspect FILE
 """
 
 import dataclasses
-import gzip
 import math
 import re
-import sys
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqgen.core.errors import DataError
 from seqgen.data.sources import DataConfig, choose_mode
-from seqgen.data.text import STDIN, Records, has_fields, read_lines
+from seqgen.data.text import Records, byte_blocks, files_in, has_fields, read_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.995, 1.0)
@@ -149,6 +146,10 @@ _TOKENIZERS = {
 }
 
 
+class _NothingInsideError(DataError):
+    """There is no line with anything in it."""
+
+
 def inspect(lines: Iterable[str | bytes], *, fields: bool = False) -> Inspection:
     """What a text is like; `fields` tells that the lines are rows of a table, each a sample of its own.
 
@@ -167,7 +168,7 @@ def inspect(lines: Iterable[str | bytes], *, fields: bool = False) -> Inspection
         texts.append(text)
     real = [text for text in texts if text.strip()]
     if not real:
-        raise DataError(f"{len(texts)} lines and nothing in them; expected UTF-8 text")
+        raise _NothingInsideError(f"{len(texts)} lines and nothing in them; expected UTF-8 text")
     characters: Counter[str] = Counter()
     words: Counter[str] = Counter()
     line_words: list[int] = []
@@ -212,7 +213,11 @@ def inspect_files(files: Sequence[str | Path], *, field: str = "text") -> Inspec
     Raises DataError if a file is missing, cannot be read or holds nothing.
     """
     fields = has_fields(files)
-    return inspect((line for file in files for line in _lines(file, field)), fields=fields)
+    lines = (line for file in files_in(files) for line in _lines(file, field))
+    try:
+        return inspect(lines, fields=fields)
+    except _NothingInsideError as error:
+        raise DataError(f"{', '.join(map(str, files))}: {error}") from None
 
 
 # Characters that are rarely meant, by what a person calls them.
@@ -272,26 +277,9 @@ def _decoded(line: str | bytes, number: int, odd: dict[str, list[int]]) -> str:
 
 
 def _lines(file: str | Path, field: str) -> Iterable[str | bytes]:
-    if file != STDIN and Path(file).is_dir():
-        inside = sorted(path for path in Path(file).rglob("*") if path.is_file())
-        shown = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(file).parts)]
-        return (line for path in shown for line in _lines(path, field))
-    return read_lines(file, field=field) if has_fields([file]) else _raw_lines(file)
-
-
-def _raw_lines(file: str | Path) -> Iterator[bytes]:
-    try:
-        if file == STDIN:
-            yield from (line.removesuffix(b"\n") for line in sys.stdin.buffer)
-        else:
-            with gzip.open(file) if str(file).endswith(".gz") else Path(file).open("rb") as stream:
-                yield from (line.removesuffix(b"\n") for line in stream)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: damaged gzip file ({error}); fetch or pack it again") from None
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if has_fields([file]):
+        return read_lines(file, field=field)
+    return (line for block in byte_blocks(file) for line in block.removesuffix(b"\n").split(b"\n"))
 
 
 def _quantiles(lengths: Sequence[int]) -> dict[float, int]:

@@ -140,26 +140,29 @@ def prepare(
     device: torch.device | str,
     tokenizer_folder: Path | None = None,
     extra_input: Iterable[str] | None = None,
+    check: Callable[[str], None] = lambda fingerprint: None,
 ) -> TextData:
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
     With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
-    folder in the place of files has all this behind it, and is mapped. Raises DataError for text that cannot be used,
-    ConfigError for settings that contradict each other.
+    folder in the place of files has all this behind it, and is mapped. `check` is told the fingerprint of the text
+    before anything is made of it, and may raise. Raises DataError for text that cannot be used, ConfigError for
+    settings that contradict each other.
     """
     data = replace(data, files=_absolute(data.files), valid=_absolute(data.valid))
     if any(is_corpus(file) for file in data.files):
         if len(data.files) > 1 or extra_input is not None:
             raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")
-        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder)
+        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder, check)
     task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
     if task is not None:
         data = replace(data, mode="fixed" if task.fixed else "sentence")
     records = _read(data, extra_input) if task is None else records_of(task.train, name=task.name)
     mode = choose_mode(data, records)
     _report_unused(data, mode)
-    held_out = _read_files(data, data.valid) if data.valid else None
     data = replace(data, mode=mode)
+    check(_fingerprint(data, records))
+    held_out = _read_files(data, data.valid) if data.valid else None
     if task is not None:
         held_out = records_of(task.valid, name=task.name)
         own = None if tokenizer_folder is not None else task.tokenizer
@@ -186,11 +189,14 @@ def _prepare_folder(
     seed: int,
     device: torch.device | str,
     tokenizer_folder: Path | None,
+    check: Callable[[str], None],
 ) -> TextData:
     """What `prepare` makes of the text that a corpus folder was built from, without reading it again."""
     corpus = open_corpus(data.files[0])
     stored = {name: config_of.build(cls, corpus.meta[name], section=name) for name, cls in _SETTLED.items()}
     built, built_config = stored["data"], stored["tokenizer"]
+    mode: Mode = built.mode if data.mode == "auto" else data.mode
+    check(corpus.meta["text_sha256"].get(mode, ""))
     faults = _other_settings("data", data, replace(built, valid=()), _AT_WILL)
     faults += _other_settings("tokenizer", config, built_config, ())
     if data.mode not in ("auto", built.mode) and not {data.mode, built.mode} <= set(_RUNNING):
@@ -204,7 +210,6 @@ def _prepare_folder(
             f"{tokenizer_folder or corpus.path / 'tokenizer'} is {tokenizer.fingerprint[:12]}...; "
             "build a corpus with that one: seqgen corpus build --tokenizer"
         )
-    mode: Mode = built.mode if data.mode == "auto" else data.mode
     _report_unused(replace(data, max_length=0, long="error", valid_share=DataConfig.valid_share), mode)
     data = replace(
         built, files=data.files, valid=(), mode=mode, window=data.window, jitter=data.jitter, bucket=data.bucket

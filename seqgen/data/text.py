@@ -89,7 +89,7 @@ def record_blocks(
         missing, given = ("data.source", "data.target") if target else ("data.target", "data.source")
         raise DataError(f"{given} needs {missing} beside it: the fields of the condition and of the text")
     wanted = (*conditions, target) if conditions else (field,)
-    for file in _expand(files):
+    for file in files_in(files):
         name = _name(file)
         kind = "jsonl" if conditions and file == STDIN else _kind(file)
         if kind == "lines":
@@ -130,7 +130,7 @@ def read_text(files: str | Path | Sequence[str | Path]) -> str:
     Rows of `.jsonl` and `.tsv` are not running text: read them with `read_records`.
     """
     parts: list[str] = []
-    for file in _expand([files] if isinstance(files, str | Path) else files):
+    for file in files_in([files] if isinstance(files, str | Path) else files):
         if parts and not parts[-1].endswith("\n"):
             parts.append("\n")
         parts += (block for _, block in text_blocks(file))
@@ -141,7 +141,7 @@ def read_text(files: str | Path | Sequence[str | Path]) -> str:
 
 def has_fields(files: Sequence[str | Path]) -> bool:
     """Whether any of the files (folders opened) is read by named fields."""
-    return any(_kind(file) != "lines" for file in _expand(files))
+    return any(_kind(file) != "lines" for file in files_in(files))
 
 
 def check_unicode(text: str, where: str) -> None:
@@ -161,7 +161,7 @@ def text_blocks(file: str | Path) -> Iterator[tuple[int, str]]:
     A carriage return before a newline is dropped. Memory holds one block, or one line where that is longer.
     """
     name, number = _name(file), 1
-    for block in _byte_blocks(file):
+    for block in byte_blocks(file):
         if number == 1:
             block = _without_mark(block, name)
         _check_binary(block, name, number)
@@ -179,7 +179,8 @@ def text_blocks(file: str | Path) -> Iterator[tuple[int, str]]:
         number += block.count(b"\n")
 
 
-def _byte_blocks(file: str | Path) -> Iterator[bytes]:
+def byte_blocks(file: str | Path) -> Iterator[bytes]:
+    """A file's bytes, unpacked, in blocks of about 1 MiB that end at a newline or the end; DataError names the file."""
     name = _name(file)
     try:
         with _open(file) as stream:
@@ -223,7 +224,7 @@ def _check_binary(block: bytes, name: str, number: int) -> None:
         raise DataError(f"{name}, line {line}: binary (NUL byte at byte {column} of the line); expected UTF-8 text")
 
 
-def _expand(files: Iterable[str | Path]) -> Iterator[str | Path]:
+def files_in(files: Iterable[str | Path]) -> Iterator[str | Path]:
     """The files themselves, folders replaced by the files in them, by name, hidden ones left out."""
     for file in files:
         if file == STDIN or not Path(file).is_dir():

@@ -32,6 +32,9 @@ _WEIGHED = 1000
 _ENOUGH = 100
 """Lines below which samples are not judged to have collapsed."""
 
+_MOST_LINES = 100_000
+"""Lines of training and of held-out text that samples are compared with while training: of a corpus its first."""
+
 
 def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
     """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
@@ -97,10 +100,11 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
     sources = data.valid_sources[:count] if data.valid_sources is not None else None
     texts = writer.generate(1 if sources else count, sources=sources)
     truth = data.oracle.scores(texts) if data.oracle is not None else {}
-    tokenizer = metric_tokenizer(data.valid_lines)
-    table = metrics.evaluate_text(texts, data.valid_lines, train=data.train_lines, tokenizer=tokenizer).scores
+    held_out, learnt = list(data.valid_lines[:_MOST_LINES]), list(data.train_lines[:_MOST_LINES])
+    tokenizer = metric_tokenizer(held_out)
+    table = metrics.evaluate_text(texts, held_out, train=learnt, tokenizer=tokenizer).scores
     scores: dict[str, Any] = {name.replace("-", "_"): float(score) for name, score in table.items()}
-    real = data.valid_lines[:count]
+    real = held_out[:count]
     real_self_bleu = float(metrics.self_bleu(real, tokenizer=tokenizer))
     # too little in common is how every model begins, and few lines prove nothing: neither is a collapse
     signs = []

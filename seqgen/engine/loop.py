@@ -117,7 +117,7 @@ def train(
             # last, because it is what makes the folder a run
             files.write_text(folder / "config.toml", to_toml(settings.sections()))
     else:
-        _same_text(folder, data)
+        _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
         if dist.is_main():
             said = runs.settle(folder, stored, settings, last[-1] if last else 0)
     dist.barrier()
@@ -142,11 +142,19 @@ def _prepare(
 ) -> Any:
     """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
     room = runs.data_room(chapter.DATA)
-    common = {"batch": settings.train.batch, "seed": settings.seed, "device": device, "extra_input": extra_input}
+    common: dict[str, Any] = {
+        "batch": settings.train.batch,
+        "seed": settings.seed,
+        "device": device,
+        "extra_input": extra_input,
+    }
     if chapter.DATA != "text":
         return room.prepare(settings.data, **common)
     trained = folder if (folder / "config.toml").is_file() else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
+    if (folder / "config.toml").is_file():
+        # other text is told as such, before what it would be made of does not fit
+        common["check"] = lambda fingerprint: _same_text(folder, fingerprint, "text")
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
 
 
@@ -200,12 +208,11 @@ def _state_at_first() -> dict[str, Any]:
     return {"best_score": None, "best_step": None, "since_best": 0, "history": [], "events": []}
 
 
-def _same_text(folder: Path, data: Any) -> None:
+def _same_text(folder: Path, fingerprint: str, kind: str) -> None:
     before = files.read_json(folder / "env.json")["data_sha256"]
-    if data.fingerprint != before:
+    if fingerprint != before:
         raise RunError(
-            f"{folder} was trained on other {'pictures' if data.tokenizer is None else 'text'} "
-            f"(SHA-256 {before[:12]}..., now {data.fingerprint[:12]}...); "
+            f"{folder} was trained on other {kind} (SHA-256 {before[:12]}..., now {fingerprint[:12]}...); "
             f"restore the file, or start a new run from this one: --from {folder} --out ANOTHER"
         )
 

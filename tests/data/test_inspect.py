@@ -141,8 +141,8 @@ def test_files_folders_fields_and_packed_text(tmp_path: Path, monkeypatch: pytes
     ("name", "content", "message"),
     [
         ("missing.txt", None, "no such file"),
-        ("empty.txt", b"", "0 lines and nothing in them; expected UTF-8 text"),
-        ("blank.txt", b"\n \n", "2 lines and nothing in them; expected UTF-8 text"),
+        ("empty.txt", b"", r"empty\.txt: 0 lines and nothing in them; expected UTF-8 text"),
+        ("blank.txt", b"\n \n", r"blank\.txt: 2 lines and nothing in them; expected UTF-8 text"),
         ("broken.txt.gz", gzip.compress(b"abc")[:-6], "damaged gzip file"),
         ("none.txt.gz", b"plain", "damaged gzip file"),
     ],
