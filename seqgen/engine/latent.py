@@ -224,11 +224,11 @@ class Coder:
             return total
 
         def draw(seeds: Tensor) -> Tensor:
-            own = code_seeds(seeds)
-            start = self.model.prior(seeds) if mixture is None else mixture.sample(own)
+            own = code_seeds(seeds).cpu()  # conditions and mixture live there
+            start = rng.normals(own, self.latent) if mixture is None else mixture.sample(own)
             chain = langevin(energy, start, own, steps=_CHAIN)
             messages.info("steering: %.0f %% of the chains' steps were accepted", 100 * float(chain.acceptance.mean()))
-            return chain.codes
+            return chain.codes.to(seeds.device)
 
         return draw
 

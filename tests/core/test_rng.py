@@ -63,3 +63,11 @@ def test_a_step_draws_the_same_whatever_was_drawn_before() -> None:
 def test_parts_of_a_hash_do_not_run_together() -> None:
     assert rng.hash64("a", "bc") != rng.hash64("ab", "c")
     assert rng.hash64(1) != rng.hash64("1")
+
+
+def test_normals_are_normal_and_belong_to_their_seed() -> None:
+    seeds = rng.text_seeds(3, 0, 3000)
+    x = rng.normals(seeds, 5)
+    assert stats.kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
+    assert torch.equal(rng.normals(seeds[40:43], 3), x[40:43, :3])
+    assert not torch.equal(rng.normals(seeds, 5, stream=1), x)

@@ -142,3 +142,14 @@ def test_state_put_back_goes_on_bit_for_bit(name: str) -> None:
 def test_no_loss_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^update needs at least one \(loss, count\) pair, got none$"):
         update(Optimizer(network().named_parameters(), TRAIN), [], 0)
+
+
+def test_only_the_parameters_named_change_and_their_moments_alone() -> None:
+    model, whole = network(), network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer, other = (Optimizer(m.named_parameters(), Train(clip=0.0)) for m in (model, whole))
+    update(optimizer, summed_loss(model, 1), 0, only=lambda name: name == "bias")
+    update(other, summed_loss(whole, 1), 0)
+    assert torch.equal(model.weight, before["weight"])
+    assert torch.equal(model.bias, whole.bias)
+    assert {key.partition("/")[2] for key in optimizer.state()} == {"bias"}
