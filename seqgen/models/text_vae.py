@@ -161,6 +161,8 @@ class Model(nn.Module):
     look, mean loss at that look]."""
     information: Tensor
     """Mutual information at the last validation, nats."""
+    lowest: Tensor
+    """Adversarial: the lowest held-out reconstruction loss of any validation, nats per text."""
     verdict: Tensor
     """Which of `VERDICTS` the last validation came to; -1: none yet."""
 
@@ -186,6 +188,7 @@ class Model(nn.Module):
         self.register_buffer("encoder_first", torch.tensor(config.aggressive))
         self.register_buffer("inner", torch.tensor([0.0, 0.0, 0.0, math.inf]))
         self.register_buffer("information", torch.tensor(-math.inf))
+        self.register_buffer("lowest", torch.tensor(math.inf))
         self.register_buffer("verdict", torch.tensor(-1))
 
     # From texts to codes
@@ -618,7 +621,10 @@ VERDICTS = ("collapsed", "hardly used", "used")
 
 
 def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
-    """Whether the code is used, told when that changes; aggressive steps end when mutual information falls."""
+    """Whether the code is used, told when that changes; aggressive steps end when mutual information falls.
+
+    The best adversarial autoencoder is the one that reconstructs best: its bound holds a KL that it does not train.
+    """
     found, units, kl = scores["mutual_information"], scores["active_units"], scores["kl"]
     said = []
     if model.encoder_first and found < float(model.information):
@@ -633,4 +639,8 @@ def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
             f"{scores['information_ceiling']:.2f}, {units:.0f} of {model.config.latent} units active"
             + ("" if verdict else "; try model.kl_target=4 or model.aggressive=true")
         )
-    return {"event": "; ".join(said)} if said else {}
+    answer: dict[str, Any] = {"event": "; ".join(said)} if said else {}
+    if model.critic is not None:
+        answer["best"] = scores["reconstruction"] < float(model.lowest)
+        model.lowest.fill_(min(float(model.lowest), scores["reconstruction"]))
+    return answer

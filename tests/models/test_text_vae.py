@@ -359,6 +359,14 @@ def test_the_critic_has_its_own_steps():
         assert ("critic_loss" in told[step]) == (step % 3 > 0)
 
 
+def test_the_best_adversarial_autoencoder_reconstructs_best():
+    model = _model(match="adversarial")
+    scores = {"mutual_information": 3.0, "active_units": 2.0, "kl": 30.0, "information_ceiling": 9.21}
+    said = [text_vae.observe(model, scores | {"reconstruction": nats}) for nats in (40.0, 30.0, 35.0, 29.0)]
+    assert [one["best"] for one in said] == [True, True, False, True]
+    assert "best" not in text_vae.observe(_model(), scores | {"reconstruction": 40.0})
+
+
 def test_contradictions_are_told_together():
     with pytest.raises(ConfigError) as error:
         _model(match="adversarial", kl_target=3.0, aggressive=True, anneal="linear")
