@@ -132,7 +132,8 @@ def drawn(points: dict[str, list[dict[int, tuple[float, float]]]]) -> bytes:
     figure, axes = plain_figure(7, 5)
     for name, seeds in points.items():
         for curve in seeds:
-            across, up = zip(*curve.values(), strict=True)
+            # of the temperatures only those near the runs, which would be too small to see else
+            across, up = zip(*(both for at, both in curve.items() if name != "temperature" or at >= 80), strict=True)
             style = {"color": "#999", "marker": "x"} if name == "temperature" else {"marker": "."}
             known = [line for line in axes.get_lines() if line.get_label() == name]
             color = {"color": known[0].get_color()} if known else {}
