@@ -98,7 +98,7 @@ def build(
     files = [word for word in words if "=" not in word]
     if len(files) == 1 and not Path(files[0]).exists() and (files[0] in BUILDERS or out is None):
         if files[0] not in BUILDERS:
-            raise output.CommandError(f"unknown corpus {files[0]}{suggestion(files[0], BUILDERS)}, and no such file")
+            raise output.CommandError(f"unknown corpus {files[0]}{suggestion(files[0], BUILDERS)}")
         _write(BUILDERS[files[0]](), out)
         return
     if not files:

@@ -149,7 +149,22 @@ def prepare(
     before anything is made of it, and may raise. Raises DataError for text that cannot be used, ConfigError for
     settings that contradict each other.
     """
-    data = replace(data, files=_absolute(data.files), valid=_absolute(data.valid))
+    made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check)
+    # Faults name files as they were given; what is kept finds them from any working folder.
+    kept = replace(made.resolved[0], files=_absolute(data.files), valid=_absolute(data.valid))
+    return replace(made, resolved=(kept, made.resolved[1]))
+
+
+def _prepared(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+    extra_input: Iterable[str] | None,
+    check: Callable[[str], None],
+) -> TextData:
     if any(is_corpus(file) for file in data.files):
         if len(data.files) > 1 or extra_input is not None:
             raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")

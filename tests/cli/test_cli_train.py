@@ -83,11 +83,12 @@ def test_a_moved_text_is_told_and_can_be_given(
     assert seqgen("train", "lm", "--data", "old.txt", "--out", "r", *SMALL).code == 0
     Path("old.txt").rename("new.txt")
     ended = seqgen("train", "--out", "r", "train.steps=7")
-    assert ended.err == "error: old.txt: no such file; if the text has moved, give it with --data FILE\n"
+    old, new = Path("old.txt").absolute(), Path("new.txt").absolute()
+    assert ended.err == f"error: {old}: no such file; if the text has moved, give it with --data FILE\n"
     assert ended.code == 2
     ended = seqgen("train", "--out", "r", "--data", "new.txt", "train.steps=7")
     assert ended.code == 0
-    assert 'data.files is now ["new.txt"], was ["old.txt"]\n' in ended.err
+    assert f'data.files is now ["{new}"], was ["{old}"]\n' in ended.err
     Path("new.txt").write_text("the end .\n" + Path("new.txt").read_text())
     ended = seqgen("train", "--out", "r", "train.steps=8")
     assert ended.code == 2

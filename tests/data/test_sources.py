@@ -289,6 +289,27 @@ def test_a_saved_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
     assert str(caught.value).endswith("; use text like the one it was made for, or train a new tokenizer")
 
 
+def test_other_text_is_told_before_its_tokenizer_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepared(tmp_path, "\n".join(LINES))
+    first.tokenizer.save(tmp_path / "tokenizer")
+    (tmp_path / "other.txt").write_text("\n".join(f"{i} green apes sing" for i in range(40)))
+    told: list[str] = []
+
+    def other(fingerprint: str) -> None:
+        told.append(fingerprint)
+        raise KeyError("other text")
+
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(files=("other.txt",), mode="sentence")
+    config = TokenizerConfig()
+    with pytest.raises(KeyError, match="other text"):
+        prepare(data, config, batch=2, seed=1, device="cpu", tokenizer_folder=tmp_path / "tokenizer", check=other)
+    # and it is the fingerprint that is made in the end, of a file that is kept by its whole path
+    made = prepare(data, config, batch=2, seed=1, device="cpu", check=told.append)
+    assert told == [made.fingerprint, made.fingerprint]
+    assert made.resolved[0].files == (str(tmp_path / "other.txt"),)
+
+
 def test_the_fingerprint_is_of_content_and_reading_not_of_place(tmp_path: Path) -> None:
     content = "\n".join(LINES)
     first = prepared(tmp_path, content)
