@@ -511,3 +511,29 @@ def test_too_much_text_for_sentencepiece_is_drawn_from_by_the_seed(monkeypatch: 
     config = TokenizerConfig(kind="bpe", vocab_size=320)
     first, again, other = (train_tokenizer(config, lines, seed=seed).fingerprint for seed in (1, 1, 2))
     assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content", "message"),
+    [
+        ("char", "vocab.txt", '"ab"\n" "\n', "altered: vocab.txt does not fit tokenizer.json"),
+        ("char", "vocab.txt", '"\\ud800"\n', "altered: vocab.txt does not fit tokenizer.json"),
+        ("word", "vocab.txt", '"\\ud800"\n', "altered: vocab.txt does not fit tokenizer.json"),
+        ("word", "vocab.txt", '5\n"a"\n', r"vocab.txt: not one JSON string per line \(5 is no string\)"),
+        ("word", "vocab.txt", "", "altered: the files' fingerprint is not the one stored"),
+        ("bpe", "tokenizer.json", "unigram", "spm.model is a bpe model, tokenizer.json says 'unigram'; it is altered"),
+        ("bpe", "tokenizer.json", "other", "spm.model is a bpe model, tokenizer.json says 'other'; it is altered"),
+        ("word", "tokenizer.json", "char", "altered: vocab.txt does not fit tokenizer.json"),
+        ("byte", "tokenizer.json", "char", r"vocab.txt: cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_a_folder_of_another_kind_is_one_line(
+    tmp_path: Path, tokenizers: dict[str, Tokenizer], kind: str, file: str, content: str, message: str
+) -> None:
+    tokenizers[kind].save(tmp_path)
+    if file == "tokenizer.json":
+        stored = json.loads((tmp_path / file).read_text())
+        content = json.dumps({**stored, "kind": content})
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_tokenizer(tmp_path)
