@@ -57,9 +57,8 @@ def rows(name: str, data: str, out: Path, folder: Path) -> list[dict[str, Any]]:
     painter = load_painter(out)
     table = evaluate_pictures(painter, count=10_000, seed=1)
     for method in ("prior", "mixture") if painter.encodes else ("prior",):
-        save_grid(
-            painter.generate(60, seed=1, method=method), folder / f"{data}-{name}-{method}.png", columns=12, zoom=1
-        )
+        sheet = folder / f"{data}-{name}-{method}.png"
+        save_grid(painter.generate(36, seed=1, method=method), sheet, columns=12, zoom=2)
     found = []
     for column in table.columns:
         values = {key: column.scores[key].value for key in SHOWN}
