@@ -48,7 +48,8 @@ def trained(name: str, source: Path, out: Path) -> float:
     length = (f"train.steps={epochs * epoch}", f"train.eval_every={epoch}")
     settings = config(model, source, overrides=[*COMMON, *words, *length])
     begin = time.process_time()
-    loop.train(settings, out)
+    if loop.train(settings, out).reason != "finished":
+        raise SystemExit(f"{out}: stopped before its end; remove it, or its time would be that of a part")
     return time.process_time() - begin
 
 
