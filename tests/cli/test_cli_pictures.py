@@ -302,7 +302,7 @@ WRONG = [
     ("gan", ("reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
     ("gan", ("interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
     ("gan", ("interpolate",), "this run is told classes: name the class of the pictures (--label)"),
-    ("vae", ("interpolate", "--steps", "1"), "steps must be at least 2, both ends included; got 1"),
+    ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
     ("vae", ("interpolate", "digits", "#1"), "digits: 1797 pictures; expected one"),
     ("vae", ("encode", "#"), "give --out FILE.npy, for the codes"),
     (
