@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from seqgen.nn.products import linear
 
+_BLOCK = 2048  # rows of the weight's gradient that are added to at once on a CPU: more would leave the cache
+
 CHUNK = 512  # below 256 rows the (V, H) weight gradient is read and written too often
 
 
@@ -113,6 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = torch.empty_like(weight_vh) if len(targets_p) else torch.zeros_like(weight_vh)
             grad_bias = None if bias_v is None else torch.zeros_like(bias_v)
             softmax = _Softmax(min(chunk, len(targets_p)), weight)
+            block = _BLOCK if hidden.device.type == "cpu" else len(weight)
             for begin in range(0, len(targets_p), chunk):
                 rows = slice(begin, begin + chunk)
                 targets = targets_p[rows]
@@ -125,13 +128,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
                 low = grad_logits.to(dtype)
-                grad_hidden[rows] = low @ weight
-                if dtype == grad_weight.dtype:
-                    grad_weight.addmm_(low.t(), hidden[rows], beta=min(begin, 1))  # 0 at first: no need of zeros
-                elif begin:
-                    grad_weight += low.t() @ hidden[rows]
-                else:
-                    grad_weight.copy_(low.t() @ hidden[rows])
+                grad_hidden[rows] = linear(low, weight.t())
+                for first in range(0, len(weight), block):
+                    part = slice(first, first + block)
+                    product = linear(low[:, part].t(), hidden[rows].t())
+                    if begin:
+                        grad_weight[part] += product
+                    else:  # no need of zeros
+                        grad_weight[part] = product
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total.to(weight_vh.dtype)
 
