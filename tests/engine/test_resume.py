@@ -13,6 +13,7 @@ import pytest
 from small_run import SMALL
 
 from seqgen.core import log, rng
+from seqgen.data.packing import build_corpus
 from seqgen.engine import checkpoint, loop
 from seqgen.engine.run import config
 
@@ -100,6 +101,19 @@ def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, mo
         "checkpoints/step-00000024/model.safetensors",
         "checkpoints/step-00000024/optimizer.safetensors",
     }
+
+
+@pytest.mark.parametrize("mode", ["sentence", "stream", "window"])
+def test_a_corpus_folder_trains_to_the_same_bytes_as_its_text(mode: str, text: Path, tmp_path: Path) -> None:
+    words = [f"data.mode={mode}", "tokenizer.kind=word", *([] if mode == "sentence" else ["data.window=8"])]
+    whole = settings(text, *words)
+    build_corpus([str(text)], tmp_path / "ids", data=whole.data, tokenizer=whole.tokenizer)
+    loop.train(whole, tmp_path / "from-text")
+    chosen = settings(tmp_path / "ids", *words)
+    with pytest.raises(Killed):
+        loop.train(chosen, tmp_path / "from-folder", progress=kill_at(7))
+    loop.train(chosen, tmp_path / "from-folder")
+    assert outcome(tmp_path / "from-folder") == outcome(tmp_path / "from-text")
 
 
 def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:
