@@ -162,6 +162,7 @@ def generate(
         others |= {"method": method != "prior", "steer": steer}
         others |= {"stop": stop, "temperature": temperature != 1, "top-p": top_p != 1, "top-k": top_k}
         _check_excluded("--beam searches and draws nothing", others)
+    from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
     writer = open_run(run, step, device)
@@ -203,7 +204,10 @@ def generate(
             options |= {"unique": unique, "match": match, "details": json, "best_of": best_of, "no_copy": no_copy}
             options["train_files"] = (train,) if train else ()
             if novel:
-                options["novel_against"] = read_lines(train) if train else writer.own_text().train_lines
+                own = not train or is_corpus(train)  # a corpus folder is no text to read
+                options["novel_against"] = (
+                    writer.own_text(options["train_files"]).train_lines if own else read_lines(train)
+                )
             with _Counter(count * len(limits.get("sources", [1]))) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)
     written = _as_json(texts, seed) if json else _as_lines([text.text for text in texts])
