@@ -26,8 +26,8 @@ from seqgen.data.batches import sentence_evaluation
 from seqgen.data.sources import encode_sources, facts
 from seqgen.data.text import read_lines
 from seqgen.engine.generate import Writer
-from seqgen.images.samplers import Mixture, between, fit_mixture, langevin
 from seqgen.models.text_vae import active_units, code_seeds, content_seeds, gaussian_kl, information
+from seqgen.nn.codes import Mixture, between, fit_mixture, langevin
 from seqgen.nn.decode import Sampling
 from seqgen.nn.losses import CHUNK
 

@@ -1,1 +1,1 @@
-"""Pictures: their data, the VAE and GAN chapters, samplers, features and metrics. Text rooms never import this one."""
+"""Pictures: their data, the VAE and GAN chapters, features and metrics. Text rooms never import this one."""

@@ -28,9 +28,10 @@ from torch.nn import functional as F
 
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError
+from seqgen.core.rng import normals
 from seqgen.core.update import Optimizer, update
 from seqgen.images.data import ImageBatch
-from seqgen.images.samplers import decoded_in_tiles, normals
+from seqgen.nn.codes import decoded_in_tiles
 from seqgen.nn.conv import (
     ClassNorm,
     Norm,

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from seqgen.core import files, rng
 from seqgen.core.errors import DataError
-from seqgen.images import samplers, sources
+from seqgen.images import sources
 from seqgen.images.data import DataConfig, ImageBatch, ImageData, prepare
 from seqgen.images.pictures import as_bytes
+from seqgen.nn.codes import TILE, Mixture, between, calibrate, drawn_labels, fit_mixture, langevin, metropolis
 
 Method: TypeAlias = Literal["prior", "mixture", "metropolis", "langevin"]
 METHODS: tuple[Method, ...] = ("prior", "mixture", "metropolis", "langevin")
@@ -56,7 +57,7 @@ class Painter:
         self.model, self.config, self.data = model, model.config, data
         self.seed, self.device, self.folder = seed, device, folder
         self._pictures: ImageData | None = None
-        self._mixture: samplers.Mixture | None = None
+        self._mixture: Mixture | None = None
 
     @property
     def told(self) -> bool:
@@ -112,7 +113,7 @@ class Painter:
                 raise DataError("this run was trained without being told classes, so none can be chosen")
             return None
         if not names:
-            return samplers.drawn_labels(seeds, self.config.class_counts)
+            return drawn_labels(seeds, self.config.class_counts)
         for name in names:
             if name not in self.config.classes:
                 raise DataError(f"class {name!r} was never seen in training; known: {', '.join(self.config.classes)}")
@@ -124,7 +125,7 @@ class Painter:
         numbers = self.labels(rng.text_seeds(seed, 0, count).to(self.device), labels)
         return [] if numbers is None else [self.config.classes[k] for k in numbers.tolist()]
 
-    def _fitted(self, components: int) -> samplers.Mixture:
+    def _fitted(self, components: int) -> Mixture:
         self._needs("method = mixture", encoder=True)
         if self._mixture is None or len(self._mixture.weights) != components:
             side = self.pictures.train
@@ -132,8 +133,8 @@ class Painter:
             batch = side.batch(order[:_FITTED].to(self.device))
             mean, log_variance = self._encoded(batch)
             # with their noise, as the decoder met them in training
-            codes = mean + (0.5 * log_variance).exp() * samplers.normals(batch.rows, mean.shape[1]).float()
-            self._mixture = samplers.fit_mixture(codes.cpu().numpy(), components=components, seed=self.seed)
+            codes = mean + (0.5 * log_variance).exp() * rng.normals(batch.rows, mean.shape[1]).float()
+            self._mixture = fit_mixture(codes.cpu().numpy(), components=components, seed=self.seed)
         return self._mixture
 
     def _chains(self, method: Method, seeds: Tensor, labels: Tensor | None) -> Tensor:
@@ -142,12 +143,12 @@ class Painter:
         latent = self.config.latent
         if method == "metropolis":
             start = real[(rng.uniforms(seeds, 0, stream=_STARTING) * len(real)).long()]
-            return samplers.metropolis(log_odds, start, seeds, latent, length=_CHAIN)[0]
+            return metropolis(log_odds, start, seeds, latent, length=_CHAIN)[0]
 
         def energy(codes: Tensor, warmed: float) -> Tensor:
             return 0.5 * codes.square().sum(1) - log_odds(codes)
 
-        return samplers.langevin(energy, samplers.normals(seeds, latent), seeds, steps=2 * _CHAIN).codes
+        return langevin(energy, rng.normals(seeds, latent), seeds, steps=2 * _CHAIN).codes
 
     def _calibrated(self, labels: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """The log-odds of a code's picture to be real, and those of the held-out pictures."""
@@ -156,7 +157,7 @@ class Painter:
         seeds = rng.text_seeds(self.seed, 0, len(side.pixels)).to(self.device)
         real = self.model.judge(side.pixels.float() / 255, told).logit
         made = self.model.judge(self.model.sample(seeds, told), told).logit
-        line = samplers.calibrate(real, made)
+        line = calibrate(real, made)
 
         def log_odds(codes: Tensor) -> Tensor:
             verdict = self.model.judge(self.model.decode(codes, labels), labels)
@@ -214,7 +215,7 @@ class Painter:
         """
         names = [labels[0], labels[-1]] if labels else []
         codes = [self._end(end, names[i : i + 1], seed) for i, end in enumerate((first, second))]
-        path = samplers.between(codes[0], codes[1], steps, spherical=spherical)
+        path = between(codes[0], codes[1], steps, spherical=spherical)
         numbers = None
         if self.told:
             if not names:
@@ -228,7 +229,7 @@ class Painter:
         if isinstance(end, Tensor):
             return self.encode(end[None], names)[0].to(self.device)
         seeds = rng.text_seeds(seed, end, 1).to(self.device)
-        return samplers.normals(seeds, self.config.latent).float()[0]
+        return rng.normals(seeds, self.config.latent).float()[0]
 
     def log_likelihood(self, pixels: Tensor, labels: Sequence[str] = (), *, samples: int = 500) -> Tensor:
         """log p(x) in nats of pictures (N, C, S, S) uint8, (N,) float64, by importance sampling from the encoder.
@@ -237,7 +238,7 @@ class Painter:
         """
         self._needs("a likelihood", encoder=True)
         batch = self._batch(pixels, labels)
-        parts = [batch.take(slice(at, at + samplers.TILE)) for at in range(0, len(pixels), samplers.TILE)]
+        parts = [batch.take(slice(at, at + TILE)) for at in range(0, len(pixels), TILE)]
         return -torch.cat([self.model.nll(part, samples).cpu() for part in parts])
 
     def realness(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
@@ -293,14 +294,14 @@ class Painter:
             return 0.5 * codes.square().sum(1) + misfit / (2 * (deviation * (4 - 3 * warmed)) ** 2)
 
         with torch.no_grad():
-            best = samplers.normals(seeds, self.config.latent).float()
+            best = rng.normals(seeds, self.config.latent).float()
             lowest = energy(best, 1.0)
             for k in range(1, _STARTS):
-                codes = samplers.normals(seeds, self.config.latent, stream=_STARTING + k).float()
+                codes = rng.normals(seeds, self.config.latent, stream=_STARTING + k).float()
                 value = energy(codes, 1.0)
                 best = torch.where((value < lowest)[:, None], codes, best)
                 lowest = torch.minimum(value, lowest)
-        chain = samplers.langevin(energy, best, seeds, steps=steps)
+        chain = langevin(energy, best, seeds, steps=steps)
         with torch.no_grad():
             made = self.model.decode(chain.codes, labels)
         spread = made.std(0, correction=0)

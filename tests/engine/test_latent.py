@@ -19,7 +19,7 @@ from seqgen.engine.generate import load
 from seqgen.engine.latent import Coder, Condition
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
-from seqgen.images.samplers import Mixture
+from seqgen.nn.codes import Mixture
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from seqgen.engine import loop
 from seqgen.engine.evaluate import evaluate_pictures
 from seqgen.engine.generate import load, load_painter
 from seqgen.engine.run import config
-from seqgen.images import evaluate, metrics, samplers
+from seqgen.images import evaluate, metrics
 from seqgen.images.painter import Painter
 from seqgen.images.pictures import as_bytes, save_arrays
+from seqgen.nn import codes as samplers
 
 SMALL = ("train.batch=32", "train.eval_every=0", "train.save_every=0", "train.samples=0", "train.lr=5e-3")
 

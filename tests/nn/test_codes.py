@@ -9,20 +9,20 @@ from scipy import stats
 from torch import Tensor
 
 from seqgen.core import rng
-from seqgen.images import samplers
+from seqgen.nn import codes as samplers
 
 SEEDS = rng.text_seeds(3, 0, 4000)
 
 
 def test_normals_are_normal_and_belong_to_their_seed() -> None:
-    x = samplers.normals(SEEDS, 6)
+    x = rng.normals(SEEDS, 6)
     assert x.dtype == torch.float64
     assert stats.kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
     correlations = np.corrcoef(x.T.numpy()) - np.eye(6)
     assert np.abs(correlations).max() < 5 / math.sqrt(len(SEEDS))
-    assert torch.equal(samplers.normals(SEEDS[40:43], 6), x[40:43])
-    assert torch.equal(samplers.normals(SEEDS, 4), x[:, :4])
-    assert not torch.equal(samplers.normals(SEEDS, 6, stream=1), x)
+    assert torch.equal(rng.normals(SEEDS[40:43], 6), x[40:43])
+    assert torch.equal(rng.normals(SEEDS, 4), x[:, :4])
+    assert not torch.equal(rng.normals(SEEDS, 6, stream=1), x)
 
 
 def test_labels_come_as_often_as_they_are_counted() -> None:

@@ -1,7 +1,7 @@
-"""Where codes come from: the prior, a Gaussian mixture, and Markov chains that follow a critic or a picture.
+"""Where codes come from: a Gaussian mixture, ways between codes, and Markov chains that follow a critic or an energy.
 
-Every number drawn belongs to a seed (one per picture) and a count, never to the batch, so picture k of a call does not
-depend on how many were asked for.
+Every number drawn belongs to a seed (one per text or picture) and a count, never to the batch, so number k of a call
+does not depend on how many were asked for.
 Shapes: B pictures or chains, Z code dimensions, K components, N codes fitted to.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core import rng
+from seqgen.core.rng import normals
 
 TILE = 64
 """Rows decoded together: one size of matrix product, so that picture k has the same bits in any batch."""
@@ -23,13 +24,6 @@ TILE = 64
 _LABELS = 1 << 20  # streams above those of codes and chains, which count up from 0
 _COMPONENTS = _LABELS + 1
 _ACCEPTANCES = _LABELS + 2
-
-
-def normals(seeds: Tensor, width: int, *, stream: int = 0) -> Tensor:
-    """Standard normal numbers (B, width) float64, a function of each row's seed and the stream alone."""
-    # the middle of each of the 2^53 cells, so that 0 and with it -infinity cannot come
-    drawn: Tensor = torch.special.ndtri(fixed_uniforms(seeds, width, stream=stream) + 2.0**-54)
-    return drawn
 
 
 def fixed_uniforms(seeds: Tensor, width: int, *, stream: int = 0) -> Tensor:
