@@ -121,7 +121,7 @@ def interpolate(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Texts or pictures on the way from one to another, through their codes."""
+    """Texts or pictures between one and another, through their codes."""
     output.at_least(2, steps=steps)
     if makes_pictures(run):
         pictures.refuse(context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device")
@@ -159,7 +159,7 @@ def encode(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The codes of texts or pictures, into a .npy file; or their neighbours among the training texts, by code.
+    """The codes of texts or pictures; or the nearest training texts.
 
     Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
     """

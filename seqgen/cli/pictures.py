@@ -218,7 +218,7 @@ def restore(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Repair, denoise or enlarge a picture by what a run has learnt.
+    """Repair, denoise or enlarge a picture with a run.
 
     Pictures that the run finds likely and that agree with what is known are sampled; their mean is the answer, and
     where they differ the run is unsure. A folder holds restored.png, unsure.png (brighter: less sure), given.png and
