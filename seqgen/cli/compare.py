@@ -89,8 +89,9 @@ def curve(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Quality against diversity over temperatures, beside real text.
+    """Quality against diversity over temperatures.
 
+    Real text is drawn beside them.
     Quality is BLEU-4 against the references, diversity is 1 - Self-BLEU-4. A star marks the points that no other point
     beats in both.
     """
@@ -165,8 +166,9 @@ def blind(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Which of two texts is better, by people who do not know whose.
+    """Which of two texts is better, judged by people.
 
+    They do not know whose text is whose.
     \b
     seqgen blind a.txt b.txt --count 50 --out sheet.html     writes sheet.html and sheet.key.json
     seqgen blind --score answers.json --key sheet.key.json   preference, 95 % interval, binomial test

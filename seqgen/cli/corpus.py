@@ -82,8 +82,9 @@ def build(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
 ) -> None:
-    """Text as a folder of ids that opens at once, of any size; or text from this machine's own Python.
+    """A folder of ids from text of any size.
 
+    It opens at once. Or text from this machine's own Python.
     Training takes the folder in the place of the text: seqgen train lm --data DIR. python-docs: sentences of Python's
     documentation. python-code: the source of its standard library. Both differ with the version of Python.
     """

@@ -121,7 +121,10 @@ def interpolate(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Texts or pictures between one and another, through their codes."""
+    """Texts or pictures between one and another.
+
+    The way goes through their codes.
+    """
     output.at_least(2, steps=steps)
     if makes_pictures(run):
         pictures.refuse(context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device")
@@ -159,7 +162,7 @@ def encode(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The codes of texts or pictures; or the nearest training texts.
+    """The codes of texts or pictures, or neighbours.
 
     Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
     """

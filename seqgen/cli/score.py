@@ -52,8 +52,9 @@ def score(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """Log-probability of every line of a file, least likely first; or --by critic, least real first.
+    """Log-probability of every line of a file.
 
+    The least likely come first; with --by critic the least real.
     Lines are ordered by nats per token, or by the critic's logit: above 0 a line looks real. The percentile says how
     many of the run's held-out lines are less likely still: noise, markup and foreign lines are near 0. A token's value
     is its log-probability, or what it adds to the logit; suspect spans are tokens in a row that are as low as the
@@ -224,8 +225,9 @@ def evaluate(
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The whole table of scores, beside real text and a 5-gram model; of pictures, beside held-out ones.
+    """The whole table of scores, beside real text.
 
+    A 5-gram model of the same text stands there too; pictures stand beside held-out ones.
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. A run of
     pictures takes --count, --seed, --codes, --method, --json, --step and --device.
     """
