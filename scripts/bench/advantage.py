@@ -40,7 +40,7 @@ class Gradients(Optimizer):
 
     kept: list[Tensor]
 
-    def apply(self, gradients: object, step: int, weight: float) -> None:
+    def apply(self, parameters: object, gradients: object, step: int, weight: float) -> None:
         """Keep the whole gradient."""
         self.kept.append(torch.cat([g.reshape(-1) for g in gradients]))  # type: ignore[attr-defined]
 
