@@ -5,7 +5,7 @@ SNLI sentences: `valid.txt` to train (a twentieth of it held out to choose the c
 vocabulary all words of `valid.txt`; and COCO captions likewise. All models have the same sizes, dropout and optimizer.
 Likelihood by importance sampling with 500 codes on 1,000 test sentences; the language model's is exact.
 Runs that are there already are not trained again, and figures that are there are not made again.
-Run: scripts/reproduce/text_vae.py OUT --data ../shared/data/text [--sets snli coco] [--only NAME ...]
+Run: scripts/reproduce/text_vae.py OUT --data DIR [--sets snli coco] [--only NAME ...]
 """
 
 import argparse
