@@ -8,6 +8,7 @@ Shapes: B texts of a call, N known texts, Z code dimensions, K codes of a text.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -320,6 +321,16 @@ class Coder:
         return torch.stack([value.double() for value in values])
 
 
+@dataclass(frozen=True)
+class Way:
+    """From one text to another through the space of codes."""
+
+    begin: str
+    end: str
+    between: list[str]
+    """What codes on the straight line write, the two texts' own codes included; nothing twice in a row."""
+
+
 @dataclass(frozen=True, eq=False)
 class Overview:
     """Where held-out texts lie in the space of codes, and what lies between them."""
@@ -329,12 +340,12 @@ class Overview:
     """(N, 2): their mean codes on the two axes along which these differ most (PCA)."""
     share: float
     """Of the variance of the mean codes, what these two axes show."""
-    paths: list[list[str]]
-    """Texts on straight lines from one of them to another."""
+    ways: list[Way]
+    """From one of them to another."""
 
 
-def overview(coder: Coder, *, count: int = 200, paths: int = 10, steps: int = 7) -> Overview:
-    """A map of held-out texts and paths between the first ones of them; errors as `Writer.own_text`."""
+def overview(coder: Coder, *, count: int = 200, ways: int = 10, steps: int = 7) -> Overview:
+    """A map of held-out texts and ways between the first ones of them; errors as `Writer.own_text`."""
     data = coder.writer.own_text()
     lines, sources = list(data.valid_lines[:count]), data.valid_sources
     given = None if sources is None else sources[:count]
@@ -343,9 +354,10 @@ def overview(coder: Coder, *, count: int = 200, paths: int = 10, steps: int = 7)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
     sides = F.pad(centred @ axes[:2].t(), (0, max(0, 2 - len(axes))))
     shown = []
-    for k in range(min(paths, len(lines) // 2)):
-        ends = between(mean[2 * k], mean[2 * k + 1], steps)
-        shown.append(coder.write(ends, None if given is None else [given[2 * k]] * steps))
+    for k in range(0, 2 * min(ways, len(lines) // 2), 2):
+        codes = between(mean[k], mean[k + 1], steps)
+        texts = coder.write(codes, None if given is None else [given[k]] * steps)
+        shown.append(Way(lines[k], lines[k + 1], [text for text, _ in itertools.groupby(texts)]))
     return Overview(list(lines), sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
 
 

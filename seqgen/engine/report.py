@@ -159,7 +159,7 @@ _WIDE, _HIGH = 900, 560
 
 
 def _codes(folder: Path, name: str) -> str:
-    """A map of the codes of held-out texts, each told by its point, and paths between some of them; of text VAEs."""
+    """A map of the codes of held-out texts, each told by its point, and ways from one to another; of text VAEs."""
     if name != "text-vae" or not checkpoint.steps(folder):
         return ""
     try:
@@ -176,8 +176,9 @@ def _codes(folder: Path, name: str) -> str:
     page = f'<svg viewBox="0 0 {_WIDE} {_HIGH}" fill="#c33" fill-opacity=".5" role="img">{points}</svg>'
     page += f"<p>{len(shown.lines)} held-out texts by their codes; a point tells its text. The two axes hold "
     page += f"{shown.share:.0%} of what sets codes apart.</p>"
-    for path in shown.paths:
-        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in path) + "</ol>"
+    for way in shown.ways:
+        page += f"<p>From <i>{html.escape(way.begin)}</i> to <i>{html.escape(way.end)}</i></p>"
+        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in way.between) + "</ol>"
     return page
 
 

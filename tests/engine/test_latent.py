@@ -16,7 +16,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.engine import checkpoint, latent, loop
 from seqgen.engine.evaluate import evaluate
 from seqgen.engine.generate import load
-from seqgen.engine.latent import Coder, Condition
+from seqgen.engine.latent import Coder, Condition, overview
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
 from seqgen.nn.codes import Mixture
@@ -241,4 +241,15 @@ def test_the_report_shows_a_map_of_codes_and_paths(folder: Path) -> None:
     held_out = len(load(folder).own_text().valid_lines)
     assert page.count("<circle") == page.count("<title>the ") == held_out
     assert page.count('<ol class="path">') == min(10, held_out // 2)
-    assert page.count("<li>the ") == 7 * min(10, held_out // 2)
+    ways = overview(Coder(load(folder))).ways
+    assert page.count("<li>the ") == sum(len(way.between) for way in ways)
+
+
+def test_a_way_goes_from_text_to_text_and_says_nothing_twice_in_a_row(coder: Coder) -> None:
+    held_out = coder.writer.own_text().valid_lines
+    way = overview(coder, steps=40).ways[0]
+    assert [way.begin, way.end] == list(held_out[:2])
+    assert [way.between[0], way.between[-1]] == coder.reconstruct([way.begin, way.end])
+    path = coder.interpolate(way.begin, way.end, steps=40)
+    assert way.between == [text for text, before in zip(path, ["", *path], strict=False) if text != before]
+    assert len(way.between) < 40

@@ -167,3 +167,14 @@ def test_sigkill_in_each_phase_of_seqgan(processes: int, text: Path, tmp_path: P
     # in the language model, in the critic before the turns, in the turns of policy and critic
     train_killed(command(broken, text, *words, model="seqgan", processes=processes), broken, 12, 44, 80)
     assert outcome(broken) == outcome(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", ["text-vae", "aggressive", "bn-vae", "adversarial"])
+def test_sigkill_of_a_text_vae(kind: str, processes: int, text: Path, tmp_path: Path) -> None:
+    words = ["train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", *KINDS[kind]]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_killed(command(whole, text, *words, model="text-vae", processes=processes), whole)
+    train_killed(command(broken, text, *words, model="text-vae", processes=processes), broken, 24, 70)
+    assert outcome(broken) == outcome(whole)
