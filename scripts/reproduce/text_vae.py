@@ -46,6 +46,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "BN-VAE": (*VAE, "model.bn_gamma=0.6"),
     "controller": (*VAE, "model.kl_target=5"),
     "controller to 8": (*VAE, "model.kl_target=8"),
+    "controller to 12": (*VAE, "model.kl_target=12", "model.bidirectional=true", "model.word_dropout=0.1"),
     "adversarial": (*VAE, "model.match=adversarial"),
 }
 SAMPLES, SCORED = 500, 1000

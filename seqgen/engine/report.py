@@ -44,6 +44,22 @@ _HELD_OUT = (
 )
 """What the curves show, where a run has it: names in log.jsonl with a label and a colour; the first found of scores."""
 
+_WATCHED = {
+    "reward": "reward of the policy's texts",
+    "entropy": "the policy's entropy, nats per token",
+    "length": "tokens of the policy's texts",
+    "critic_accuracy": "critic's accuracy",
+    "wasserstein": "critic on real less on made",
+    "kl": "KL, nats",
+    "kl_weight": "factor of the KL",
+    "mutual_information": "mutual information of text and code, nats",
+    "active_units": "active units of the code",
+    "bleu_4": "BLEU-4 of samples",
+    "self_bleu_4": "Self-BLEU-4 of samples",
+    "recall": "recall of samples",
+}
+"""Curves of their own below, where a run has more than one value: from log.jsonl, else from scores.jsonl."""
+
 
 def write_report(folder: Path) -> Path:
     """Write report.html into a run folder from what lies there, and return its path."""
@@ -53,6 +69,7 @@ def write_report(folder: Path) -> Path:
     parts = [
         f"<h1>{html.escape(name)} · {html.escape(folder.name)}</h1>",
         _curves(lines, scores),
+        _watched(lines, scores),
         _section("Scores", _score_table(scores)),
         _section("Evaluation", _evaluation(folder)),
         _section("Quality and diversity over temperatures", _picture(folder / "curve.png")),
@@ -95,6 +112,24 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
     axes.legend(frameon=False)
     picture = base64.b64encode(pictures.png(figure)).decode()
     return f'<img alt="loss over steps" src="data:image/png;base64,{picture}">'
+
+
+def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
+    """What tells more of a run than its loss, a small picture each; "" where there is none."""
+    curves = []
+    for name, label in _WATCHED.items():
+        found = ([(r["step"], r[name]) for r in rows if r.get(name) is not None] for rows in (lines, scores))
+        points = next((each for each in found if len(each) > 1), None)
+        if points:
+            curves.append((label, points))
+    if not curves:
+        return ""
+    figure, places = pictures.small_figures(len(curves))
+    for axes, (label, points) in zip(places, curves, strict=True):
+        axes.plot(*zip(*points, strict=True), color="#9ab", linewidth=1)
+        axes.set_title(label, fontsize="small", loc="left")
+    picture = base64.b64encode(pictures.png(figure)).decode()
+    return f'<img alt="{html.escape("; ".join(label for label, _ in curves))}" src="data:image/png;base64,{picture}">'
 
 
 def _score_table(scores: list[dict[str, Any]]) -> str:

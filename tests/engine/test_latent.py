@@ -241,6 +241,7 @@ def test_the_report_shows_a_map_of_codes_and_paths(folder: Path) -> None:
     held_out = len(load(folder).own_text().valid_lines)
     assert page.count("<circle") == page.count("<title>the ") == held_out
     assert page.count('<ol class="path">') == min(10, held_out // 2)
+    assert 'alt="KL, nats; factor of the KL"' in page  # one validation makes no curve
     ways = overview(Coder(load(folder))).ways
     assert page.count("<li>the ") == sum(len(way.between) for way in ways)
 
