@@ -66,7 +66,8 @@ def main() -> None:
         words = given.out / name / "words"
         if not (words / "tokenizer").is_dir():
             (words / "tokenizer").mkdir(parents=True)
-            train_tokenizer(TokenizerConfig(kind="word"), read_lines(own), seed=1).save(words / "tokenizer")
+            every = TokenizerConfig(kind="word", min_count=1)
+            train_tokenizer(every, read_lines(own), seed=1).save(words / "tokenizer")
         rows = []
         for variant in VARIANTS:
             path = given.out / name / variant.replace(" ", "-")

@@ -328,12 +328,12 @@ class WordTable:
         return stacked([self._group(lines[at : at + _LINES]) for at in range(0, len(lines), _LINES)])
 
     def _group(self, lines: Sequence[str]) -> Ragged:
-        text = "".join(lines)
-        size = len(text) if text.isascii() else len(text.encode())
-        if size < _FEW_BYTES or size > _NO_WORDS * (text.count(" ") + len(lines)):
-            ids, counts = _packed(self.learner.rows(lines))
+        buffer, offsets = utf8(lines)
+        size = len(buffer)
+        if size < _FEW_BYTES or size > _NO_WORDS * (np.count_nonzero(buffer == 32) + len(lines)):
+            ids, counts = _packed(self.learner.rows(lines))  # as they are: the tokenizer takes str fastest
             return Ragged(torch.from_numpy(ids), torch.from_numpy(_NUMPY.sums(counts)))
-        return self._encode(_NUMPY, [utf8(lines)])
+        return self._encode(_NUMPY, [(buffer, offsets)])
 
     def encode(self, text: Ragged, *, ops: Operations | None = None) -> Ragged:
         """The ids of every row of text (uint8), int32, on the text's device.
