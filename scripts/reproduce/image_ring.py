@@ -42,7 +42,7 @@ def judged(points: Tensor) -> tuple[int, float]:
 def trained(loss: str, seed: int, steps: int) -> tuple[int, float]:
     """What a generator makes after `steps` updates of either network."""
     norm = "spectral" if loss == "hinge" else "none"
-    gamma = 0.1 if loss == "wgan-gp" else -1.0  # as its authors on rings: their usual 10 asks for slopes of 1 there
+    gamma = 0.1 if loss == "wgan-gp" else -1.0  # as in its authors' script for toys; 10 takes far longer
     config = gan.Config(
         net="mlp", hidden=128, latent=8, loss=loss, gamma=gamma, critic_norm=norm, channels=2, size=1, ema=0.99
     )
