@@ -1,14 +1,15 @@
 """Models and texts against each other: `seqgen compare`, `curve` and, with people as judges, `blind`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqgen.cli import output
-from seqgen.cli.options import Device, Json, Run, Step, open_run, read_for
+from seqgen.cli import output, pictures
+from seqgen.cli.options import Device, Json, Run, Step, makes_pictures, open_run, read_for
 
 if TYPE_CHECKING:
+    from seqgen.engine.compare import Comparison
     from seqgen.engine.curve import Point
 
 References = Annotated[
@@ -23,10 +24,11 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="A pic
 
 
 def compare(
+    context: typer.Context,
     subjects: Annotated[
         list[str], typer.Argument(metavar="RUN|FILE", help="Run folders and files of texts.", show_default=False)
     ],
-    references: References,
+    references: References = "",
     train: Train = "",
     protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="Whose rules.")] = "default",
     count: Count = 1000,
@@ -39,31 +41,26 @@ def compare(
     """Runs, files and real text in one table.
 
     Every score has its 95 % interval; runs that differ in their seed alone are one line: mean, deviation and number.
-    Runs with conditions answer those of the references, and their differences are tested in pairs.
+    Runs with conditions answer those of the references, and their differences are tested in pairs. Runs of pictures
+    need no --references: held-out pictures stand beside them; they take --count, --seed, --format and --json.
     """
-    from seqgen.data.text import read_lines, read_records
     from seqgen.engine import compare as comparing
-    from seqgen.engine import run as runs
 
     output.at_least(2, count=count)
     if form not in ("md", "csv", "latex"):
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
-    folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
-    fields = runs.read_settings(folders[0]).data if folders else None
-    if fields is None:
-        real = read_records([references])
+    drawing = [makes_pictures(Path(subject)) for subject in subjects]
+    if any(drawing):
+        if not all(drawing):
+            raise output.CommandError("runs of pictures are compared with each other, not with text")
+        pictures.refuse(context, "subjects", "count", "seed", "form", "json")
+        with output.wrong_values():
+            table = comparing.compare_pictures(subjects, count=count, seed=seed)
     else:
-        real = read_records([references], field=fields.field, source=fields.source, target=fields.target)
-    with output.wrong_values(), output.warnings_said():
-        table = comparing.compare(
-            subjects,
-            real.texts,
-            sources=real.sources,
-            train=read_lines(train) if train else None,
-            protocol=protocol,
-            count=count,
-            seed=seed,
-            temperature=temperature,
+        if not references:
+            raise output.CommandError("--references is missing; see: seqgen compare --help")
+        table = _texts_compared(
+            subjects, references, train=train, protocol=protocol, count=count, seed=seed, temperature=temperature
         )
     output.write(output.json_line(table.to_dict()) if json else table.table(form) + "\n")
     if not json:
@@ -73,6 +70,23 @@ def compare(
             output.say(f"{name}: {signature}")
     if plot is not None:
         _save(plot, comparing.draw(table))
+
+
+def _texts_compared(subjects: list[str], references: str, *, train: str, **options: Any) -> "Comparison":
+    from seqgen.data.text import read_lines, read_records
+    from seqgen.engine import compare as comparing
+    from seqgen.engine import run as runs
+
+    folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
+    fields = runs.read_settings(folders[0]).data if folders else None
+    if fields is None:
+        real = read_records([references])
+    else:
+        real = read_records([references], field=fields.field, source=fields.source, target=fields.target)
+    with output.wrong_values(), output.warnings_said():
+        return comparing.compare(
+            subjects, real.texts, sources=real.sources, train=read_lines(train) if train else None, **options
+        )
 
 
 def curve(

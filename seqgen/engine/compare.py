@@ -1,4 +1,4 @@
-"""Runs, files and real text in one table and one picture, with what the differences are worth.
+"""Runs, files and real text in one table and one picture, with what the differences are worth; runs of pictures too.
 
 Each number carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one line:
 mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources, get a paired test.
@@ -16,10 +16,15 @@ from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, pictures
-from seqgen.engine.generate import Writer, load
+from seqgen.engine import run as runs
+from seqgen.engine.generate import load
+from seqgen.engine.run import Settings
 
 SHOWN = ("bleu-2", "bleu-3", "bleu-4", "bleu-5", "self-bleu-4", "backward-bleu-4", "distinct-2", "novelty-4", "copied")
 """The scores a comparison shows unless told otherwise."""
+
+SHOWN_OF_PICTURES = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training")
+"""Those of pictures; see `seqgen.images.evaluate.scores_of`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Entry:
     scores: list[dict[str, metrics.Score]]
     """One table for each run of a group."""
     perplexity: list[float]
-    """Of the references under each run; empty for files."""
+    """Of the references under each run; empty for files and pictures."""
     paired: bool = False
     """Whether row i answers source i, as in every other paired entry."""
 
@@ -59,11 +64,13 @@ class Comparison:
 
     def table(self, form: str = "md") -> str:
         """The table as Markdown, CSV or LaTeX ("md", "csv", "latex")."""
-        head = ["", *self.metrics, "perplexity"]
-        body = [
-            [e.name, *(e.cell(name) for name in self.metrics), " ".join(f"{p:.2f}" for p in e.perplexity)]
-            for e in self.entries
-        ]
+        head = ["", *self.metrics]
+        body = [[e.name, *(e.cell(name) for name in self.metrics)] for e in self.entries]
+        if any(e.perplexity for e in self.entries):
+            head.append("perplexity")
+            body = [
+                [*row, " ".join(f"{p:.2f}" for p in e.perplexity)] for row, e in zip(body, self.entries, strict=True)
+            ]
         if form == "csv":
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([head, *body])
@@ -114,7 +121,7 @@ def compare(
         raise DataError("nothing to compare; give runs or files")
     how: dict[str, Any] = {"protocol": protocol, "seed": seed, "temperature": temperature, "yardsticks": False}
     entries: list[Entry] = []
-    groups: list[tuple[Writer, Entry]] = []
+    groups: list[tuple[Settings, Entry]] = []
     for subject in subjects:
         path = Path(subject)
         if path.is_dir():
@@ -122,14 +129,13 @@ def compare(
             train = train if train is not None else writer.own_text().train_lines
             column = evaluate.evaluate(writer, references, train=train, sources=sources, count=count, **how).columns[0]
             entry = Entry(str(path), [column.scores], [column.likelihood["perplexity"]], sources is not None)
-            twin = next((i for i, (w, _) in enumerate(groups) if _only_seed_differs(w, writer)), None)
+            twin = next((e for settings, e in groups if _only_seed_differs(settings, writer.settings)), None)
             if twin is None:
-                groups.append((writer, entry))
+                groups.append((writer.settings, entry))
                 entries.append(entry)
             else:
-                first = groups[twin][1]
-                first.scores.append(column.scores)
-                first.perplexity.extend(entry.perplexity)
+                twin.scores.append(column.scores)
+                twin.perplexity.extend(entry.perplexity)
         elif path.is_file() or str(subject) == "-":
             lines = read_lines(str(subject))
             column = evaluate.evaluate(lines, references, train=train, count=count, **how).columns[0]
@@ -139,13 +145,55 @@ def compare(
     if train:
         column = evaluate.evaluate(train, references, train=train, count=count, **how).columns[0]
         entries.append(Entry("real text", [column.scores], []))
+    return _compared(entries, shown)
+
+
+def compare_pictures(
+    subjects: Sequence[str | os.PathLike[str]],
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    shown: Sequence[str] = SHOWN_OF_PICTURES,
+) -> Comparison:
+    """Runs of pictures side by side, `count` pictures each, and held-out pictures of that number as if they were made.
+
+    Of a VAE codes come from the prior and, in an entry of its own, from a mixture fitted to its codes. Runs whose
+    settings differ in the seed alone become one entry. DataError for runs of different pictures, whose features differ.
+    """
+    if not subjects:
+        raise DataError("nothing to compare; give runs")
+    found: list[tuple[Settings, dict[str, Entry]]] = []
+    real: list[dict[str, metrics.Score]] = []
+    for subject in subjects:
+        settings = runs.read_settings(Path(subject))
+        columns = evaluate.evaluate_pictures(subject, count=count, seed=seed, samples=0).columns
+        scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
+        real.append(scores.pop("real"))
+        features = [next(iter(each.values())).signature.fields["features"] for each in (real[0], real[-1])]
+        if features[0] != features[1]:
+            raise DataError(
+                f"{subject} was trained on other pictures than {subjects[0]}: compare runs of the same ones"
+            )
+        twin = next((entries for other, entries in found if _only_seed_differs(other, settings)), None)
+        if twin is None:
+            name = str(Path(subject))
+            names = {method: name if len(scores) == 1 else f"{name}, {method}" for method in scores}
+            found.append((settings, {method: Entry(names[method], [each], []) for method, each in scores.items()}))
+        else:
+            for method, each in scores.items():
+                twin[method].scores.append(each)
+    entries = [entry for _, of_run in found for entry in of_run.values()]
+    return _compared([*entries, Entry("real pictures", real[:1], [])], shown)
+
+
+def _compared(entries: list[Entry], shown: Sequence[str]) -> Comparison:
     present = tuple(name for name in shown if any(name in scores for e in entries for scores in e.scores))
     signatures = {n: str(next(t[n] for e in entries for t in e.scores if n in t).signature) for n in present}
     return Comparison(entries, present, signatures, _tests(entries, present))
 
 
-def _only_seed_differs(a: Writer, b: Writer) -> bool:
-    return set(a.settings.differences(b.settings)) <= {"seed"}
+def _only_seed_differs(a: Settings, b: Settings) -> bool:
+    return set(a.differences(b)) <= {"seed"}
 
 
 def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:

@@ -208,7 +208,7 @@ def table(
 
     count: pictures per column; 0: as many as training pictures, at most 10,000. methods: by default prior, and mixture
     for a VAE. encoder: features of your own. samples: importance samples of the likelihood of up to 500 held-out
-    pictures, where there is one.
+    pictures, where there is one; 0: no likelihood.
     """
     real = own_yardstick(painter.pictures) if encoder is None else yardstick(painter.pictures, encoder)
     data = real.data
@@ -254,7 +254,7 @@ def _label_accuracy(painter: Painter, real: Yardstick, seed: int) -> float:
 
 
 def _likelihood(painter: Painter, data: ImageData, samples: int) -> dict[str, float]:
-    if not painter.encodes or painter.config.likelihood == "grey":
+    if not samples or not painter.encodes or painter.config.likelihood == "grey":
         return {}
     side = data.valid
     told = [data.classes[k] for k in side.labels[:_LIKELIHOOD_ROWS].tolist()] if painter.told else []

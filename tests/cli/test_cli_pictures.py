@@ -179,6 +179,41 @@ def test_a_strip_runs_from_one_picture_to_the_other(seqgen: Seqgen, vae: Path, g
 # -------------------------------------------------------------------------------------------------- evaluate and report
 
 
+def test_runs_of_the_same_pictures_stand_in_one_table(
+    seqgen: Seqgen, vae: Path, gan: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    twin = trained(
+        tmp_path_factory.mktemp("twin") / "vae", "image-vae", "train.steps=60", "model.widths=[8, 8]", "seed=2"
+    )
+    ended = seqgen("compare", vae, gan, twin, "--count", 150, "--json")
+    entries = {entry["name"]: entry["scores"] for entry in json.loads(ended.out)["entries"]}
+    assert list(entries) == [f"{vae}, prior", f"{vae}, mixture", str(gan), "real pictures"]
+    assert [len(scores) for scores in entries.values()] == [2, 2, 1, 1]
+    for name, scores, run, method in (
+        ("prior", entries[f"{vae}, prior"], vae, "prior"),
+        ("gan", entries[str(gan)], gan, ""),
+    ):
+        words = ["--method", method] if method else []
+        columns = json.loads(seqgen("evaluate", run, "--count", 150, "--json", *words).out)["columns"]
+        for metric, score in scores[0].items():
+            assert score["value"] == columns[0]["scores"][metric]["value"], (name, metric)
+    table = seqgen("compare", vae, gan, "--count", 150).out.splitlines()
+    assert table[0] == "|  | ffd | precision | recall | density | coverage | class_kl | nearest_training |"
+    assert len(table) == 6
+
+
+def test_runs_of_different_pictures_are_not_compared(seqgen: Seqgen, vae: Path, run: Path, tmp_path: Path) -> None:
+    shapes = tmp_path / "shapes"
+    ended = seqgen(
+        "train", "image-vae", "--data", "shapes", "--out", shapes, *SMALL, "train.steps=2", "model.widths=[8, 8]"
+    )
+    assert ended.code == 0, ended.err
+    assert seqgen("compare", vae, shapes, "--count", 150).err.endswith(
+        f"error: {shapes} was trained on other pictures than {vae}: compare runs of the same ones\n"
+    )
+    assert seqgen("compare", vae, run).err == "error: runs of pictures are compared with each other, not with text\n"
+
+
 def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, vae: Path, gan: Path) -> None:
     ended = seqgen("evaluate", vae, "--count", 150, "--json")
     assert ended.code == 0, ended.err
@@ -242,6 +277,7 @@ TEXT_ONLY = [
     ("interpolate", "--source", "x"),
     ("encode", "#", "--nearest", "3"),
     ("evaluate", "--references", "x"),
+    ("compare", "--references", "x"),
 ]
 
 
