@@ -2,7 +2,8 @@
 """Text VAEs against a language model of the same size: is the code used, and at what price (He et al. 2019's table).
 
 SNLI sentences: `valid.txt` to train (a twentieth of it held out to choose the checkpoint), `test.txt` to score, the
-vocabulary all words of `valid.txt`; and COCO captions likewise. All models have the same sizes, dropout and optimizer.
+vocabulary all words of `valid.txt`, which has `<unk>` among them. COCO captions have none: words seen once there are
+`<unk>`, or no model would ever see it. All models have the same sizes, dropout and optimizer.
 Likelihood by importance sampling with 500 codes on 1,000 test sentences; the language model's is exact.
 Runs that are there already are not trained again, and figures that are there are not made again.
 Run: scripts/reproduce/text_vae.py OUT --data DIR [--sets snli coco] [--only NAME ...]
@@ -25,9 +26,10 @@ from seqgen.engine.loop import train
 from seqgen.engine.run import config
 
 SETS = {
-    "snli": ("snli/valid.txt", "snli/test.txt"),
-    "coco": ("image-coco/train.txt", "image-coco/test.txt"),
+    "snli": ("snli/valid.txt", "snli/test.txt", 1),
+    "coco": ("image-coco/train.txt", "image-coco/test.txt", 2),
 }
+"""Text to train on, text to score, and how often a word must occur to be none of `<unk>`."""
 BATCH = 32
 EPOCHS = 24
 SIZES = ("model.embedding=128", "model.hidden=256")
@@ -62,12 +64,12 @@ def main() -> None:
     logging.getLogger("seqgen").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     for name in given.sets:
-        own, test = (given.data / file for file in SETS[name])
-        words = given.out / name / "words"
+        training, scoring, least = SETS[name]
+        own, test, words = given.data / training, given.data / scoring, given.out / name / "words"
         if not (words / "tokenizer").is_dir():
             (words / "tokenizer").mkdir(parents=True)
-            every = TokenizerConfig(kind="word", min_count=1)
-            train_tokenizer(every, read_lines(own), seed=1).save(words / "tokenizer")
+            known = TokenizerConfig(kind="word", min_count=least)
+            train_tokenizer(known, read_lines(own), seed=1).save(words / "tokenizer")
         rows = []
         for variant in VARIANTS:
             path = given.out / name / variant.replace(" ", "-")

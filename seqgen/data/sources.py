@@ -53,6 +53,9 @@ _AUTOMATIC_LENGTH = 1024
 
 _AUTOMATIC_WINDOW = 64
 
+_UNLEARNT = 0.005
+"""Share of held-out tokens outside the vocabulary that is worth a word where training text has none."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -150,6 +153,7 @@ def prepare(
     settings that contradict each other.
     """
     made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check)
+    _report_unlearnt(made)
     # Faults name files as they were given; what is kept finds them from any working folder.
     kept = replace(made.resolved[0], files=_absolute(data.files), valid=_absolute(data.valid))
     return replace(made, resolved=(kept, made.resolved[1]))
@@ -324,6 +328,20 @@ def _report_unused(data: DataConfig, mode: Mode) -> None:
         if getattr(data, name) != getattr(DataConfig, name) and mode not in modes.split():
             because = "with data.valid" if name == "valid_share" else f"with data.mode = {mode}"
             _LOG.warning("data.%s takes no effect %s", name, because)
+
+
+def _report_unlearnt(made: TextData) -> None:
+    """Say where held-out text holds `<unk>` and training text does not: what no model has seen costs it anything."""
+    if made.tokenizer.kind not in ("word", "char") or any(is_corpus(file) for file in made.resolved[0].files):
+        return
+    held_out, training = (side.ids.values == made.tokenizer.unk for side in (made.valid, made.train))
+    share = float(held_out.float().mean())
+    if share > _UNLEARNT and not bool(training.any()):
+        _LOG.warning(
+            "%.1f %% of the held-out tokens are outside the vocabulary and none of the training text: <unk> is never "
+            "learnt, so its part of the loss means little; try tokenizer.min_count=2",
+            100 * share,
+        )
 
 
 def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:

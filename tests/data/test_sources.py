@@ -331,6 +331,23 @@ def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCapt
     ]
 
 
+@pytest.mark.parametrize(("least", "said"), [(1, True), (2, False)])
+def test_a_token_that_is_never_learnt_is_said(
+    least: int, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "held-out.txt").write_text("a b unheard\na a b b b b b\n")
+    for name, mode in (("a.txt", "sentence"), ("b.txt", "stream")):
+        (tmp_path / name).write_text("a b once\n" + "a b\n" * 20)
+        data = DataConfig(files=(str(tmp_path / name),), valid=(str(tmp_path / "held-out.txt"),), mode=mode, window=3)
+        caplog.clear()
+        prepare(data, TokenizerConfig(kind="word", min_count=least), batch=2, seed=1, device="cpu")
+        told = [message for message in caplog.messages if "never learnt" in message]
+        assert len(told) == said
+        if said:
+            share = {"sentence": 1 / 14, "stream": 1 / 13}[mode]  # of 10 words, 2 ends, and 2 starts or 1
+            assert told[0].startswith(f"{100 * share:.1f} % of the held-out tokens are outside the vocabulary")
+
+
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
