@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from seqgen.data.text import read_lines
-from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
+from seqgen.data.tokenizers import TokenizerConfig, load_tokenizer, train_tokenizer
 from seqgen.engine.generate import Writer, load
 from seqgen.engine.latent import Coder
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
+from seqgen.metrics import KneserNey
 
 SETS = {
     "snli": ("snli/valid.txt", "snli/test.txt", 1),
@@ -78,6 +79,7 @@ def main() -> None:
             if (path / "figures.json").is_file():
                 rows.append((variant, json.loads((path / "figures.json").read_text())))
         table(name, rows)
+        print(f"\nKneser-Ney 5-gram: {floor(own, words, chosen(read_lines(test))):.2f} nats per line", flush=True)
 
 
 def measure(path: Path, variant: str, own: Path, words: Path, test: Path) -> None:
@@ -97,13 +99,24 @@ def measure(path: Path, variant: str, own: Path, words: Path, test: Path) -> Non
 
 
 def scored(writer: Writer, lines: list[str]) -> dict[str, float]:
-    """The figures of a run on every tenth line or so of the test text."""
-    rows = [i * len(lines) // SCORED for i in range(SCORED)]
-    lines = [lines[i] for i in rows]
+    """The figures of a run on the lines chosen of the test text."""
+    lines = chosen(lines)
     if writer.settings.name == "text-vae":
         return Coder(writer).likelihood(lines, samples=SAMPLES)
     exact = writer.score(lines)
     return {"nll-per-line": exact.nats / len(lines), "nll-per-token": exact.nats / exact.total_tokens}
+
+
+def chosen(lines: list[str]) -> list[str]:
+    """Every tenth line or so."""
+    return [lines[i * len(lines) // SCORED] for i in range(SCORED)]
+
+
+def floor(own: Path, words: Path, lines: list[str]) -> float:
+    """What a Kneser-Ney 5-gram model of the same words gives each line, nats."""
+    tokenizer = load_tokenizer(words / "tokenizer")
+    training, scored = (tokenizer.encode(each).tolist() for each in (read_lines(own), lines))
+    return -float(KneserNey(training).log_probability(scored).sum()) / len(lines)
 
 
 def table(name: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
