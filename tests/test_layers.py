@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import seqgen
+
 PACKAGE = Path(__file__).resolve().parents[1] / "seqgen"
 
 # the rooms below each room; metrics may be used from any room above core and imports nothing of ours
@@ -180,6 +182,33 @@ def undocumented(package: Path) -> list[str]:
     return found
 
 
+def device_defaults(package: Path, public: set[str]) -> list[str]:
+    """Every default of a `device` that is not "auto" at a public entry point, as "file:line: what is wrong".
+
+    A default is a device that somebody forgot to pass on: on a GPU machine that is a tensor on the wrong side.
+    """
+    found = []
+    for module, path in modules(package).items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            defaults: list[ast.expr | None] = []
+            name = ""
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                name = getattr(node, "name", "")
+                arguments = node.args
+                positional = [*arguments.posonlyargs, *arguments.args]
+                pairs = [*zip(reversed(positional), reversed(arguments.defaults), strict=False)]
+                pairs += [(a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d]
+                defaults = [default for argument, default in pairs if argument.arg == "device"]
+            elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "device":
+                defaults = [node.value]
+            for default in defaults:
+                entry = module.startswith("cli.") or module == "core.config" or name in public
+                if default is not None and not (entry and ast.unparse(default) == "'auto'"):
+                    line = f"{package.name}/{path.relative_to(package)}:{node.lineno}"
+                    found.append(f"{line}: device has the default {ast.unparse(default)}")
+    return found
+
+
 def test_every_import_goes_down():
     assert faults(PACKAGE) == []
 
@@ -192,6 +221,29 @@ def test_the_command_line_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_no_device_has_a_default_below_the_public_entry_points():
+    assert device_defaults(PACKAGE, set(seqgen.__all__)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "default"),
+    [
+        ("class A:\n    device: str = 'cpu'", "'cpu'"),
+        ("\ndef f(x, *, device='auto', y=1): ...", "'auto'"),
+        ("\ndef load(device=None): ...", "None"),
+    ],
+)
+def test_a_default_device_is_named_with_its_line(package, source, default):
+    plant(package, "core/a.py", source)
+    assert device_defaults(package, {"load"}) == [f"seqgen/core/a.py:2: device has the default {default}"]
+
+
+def test_a_public_entry_point_may_choose_the_device(package):
+    plant(package, "engine/run.py", "def load(a, device='auto'): ...\ndef f(device): ...\ndef g(a=1, *, device): ...")
+    plant(package, "cli/a.py", "def f(device='auto'): ...")
+    assert device_defaults(package, {"load"}) == []
 
 
 def test_public_names_have_docstrings():

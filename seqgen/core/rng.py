@@ -32,9 +32,9 @@ def enter_step(seed: int, step: int, rank: int = 0) -> None:
             generator.manual_seed(value)
 
 
-def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator seeded by `hash64(*parts)`."""
-    made = torch.Generator(device=device)
+def generator(*parts: int | str) -> torch.Generator:
+    """A fresh generator seeded by `hash64(*parts)`, on the CPU: what it draws is the same for every device."""
+    made = torch.Generator()
     made.manual_seed(hash64(*parts))
     return made
 

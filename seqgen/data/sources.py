@@ -111,12 +111,12 @@ class TextData:
     batches: Batches
     batch: int
     """Rows of a batch over all processes."""
+    device: torch.device | str
+    """Where batches go; the arrays of a corpus folder stay on the CPU, mapped."""
     valid_characters: int
     """Characters of the held-out text, newlines included: what nats per character are divided by."""
     oracle: Oracle | None = None
     """Who wrote the text, where the truth about it is known."""
-    device: torch.device | str = "cpu"
-    """Where batches go; the arrays of a corpus folder stay on the CPU, mapped."""
 
     def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
         """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
@@ -257,8 +257,8 @@ def _prepare_folder(
         facts=facts(tokenizer, mode, longest),
         batches=batches if torch.device(device).type == "cpu" else MovedBatches(batches, device),
         batch=batch,
-        valid_characters=int(corpus.meta["valid_characters"]),
         device=device,
+        valid_characters=int(corpus.meta["valid_characters"]),
     )
 
 
@@ -421,6 +421,7 @@ def _prepare_sentences(
         facts=facts(tokenizer, mode, longest),
         batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
         batch=batch,
+        device=device,
         valid_characters=sum(len(line) + 1 for line in valid_lines),
     )
 
@@ -599,6 +600,7 @@ def _prepare_stream(
         facts=facts(tokenizer, mode, data.window),
         batches=batches,
         batch=batch,
+        device=device,
         valid_characters=len(valid_text),
     )
 
