@@ -67,7 +67,7 @@ def chi_square(usual: Usual, decoder: Decoder, *, rows: int) -> str:
     seeds = text_seeds(5, 0, draws)
     counts = torch.zeros(VOCAB, dtype=torch.float64)
     for part in seeds.split(rows):
-        for step in decoder.steps([[0]] * len(part), part, Sampling(max_length=1)):
+        for step in decoder.steps([[0]] * len(part), part, Sampling(max_new_tokens=1)):
             counts += step.ids.bincount(minlength=VOCAB)
     # cells with few expected draws are joined into one
     large = expected >= 5
@@ -79,7 +79,7 @@ def chi_square(usual: Usual, decoder: Decoder, *, rows: int) -> str:
 
 
 def timed(usual: Usual, decoder: Decoder, *, rows: int, length: int, rounds: int) -> list[float]:
-    prompts, seeds, options = [[0]] * rows, text_seeds(0, 0, rows), Sampling(max_length=length)
+    prompts, seeds, options = [[0]] * rows, text_seeds(0, 0, rows), Sampling(max_new_tokens=length)
     return ratios(lambda: usual.sample(rows, length), lambda: decoder.decode(prompts, seeds, options), rounds=rounds)
 
 

@@ -50,9 +50,12 @@ def generate(
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="A text ends before this string; may be repeated."),
     ] = None,
-    min_length: Annotated[int, typer.Option("--min-length", metavar="N", help="Tokens at least.")] = 0,
-    max_length: Annotated[
-        int, typer.Option("--max-length", metavar="N", help="Tokens at most; 0: the run's own limit.")
+    min_new_tokens: Annotated[
+        int, typer.Option("--min-new-tokens", metavar="N", help="Tokens after the prompt at least.")
+    ] = 0,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option("--max-new-tokens", metavar="N", help="Tokens after the prompt at most; 0: the run's own limit."),
     ] = 0,
     forbid: Annotated[
         list[str] | None,
@@ -178,8 +181,8 @@ def generate(
         "min_p": min_p,
         "typical": typical,
         "greedy": greedy,
-        "min_length": min_length,
-        "max_length": max_length,
+        "min_new_tokens": min_new_tokens,
+        "max_new_tokens": max_new_tokens,
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram": no_repeat_ngram,
     }

@@ -43,7 +43,7 @@ _LOOK_EVERY = 16
 """Tokens between two looks for stop strings."""
 
 _RUNNING_LENGTH = 500
-"""Tokens of a text where the model itself never ends one, unless max_length says otherwise."""
+"""Tokens of a text where the model itself never ends one, unless max_new_tokens says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class Writer:
         details: log-probabilities and entropies are filled in. fast: quicker for few rows, last bits may depend on the
         batch size. codes: of a text VAE, each text's code (B, Z) from its seed (B,) instead of a draw from the prior.
         Other options are those of `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy,
-        min_length, max_length, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range and
-        constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too few
-        texts pass.
+        min_new_tokens, max_new_tokens, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range
+        and constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too
+        few texts pass.
         """
         if count < 1 or best_of < 1:
             name, value = ("count", count) if count < 1 else ("best_of", best_of)
@@ -379,9 +379,10 @@ class Writer:
         for name in options:
             if name not in known:
                 raise TypeError(f"unknown sampling option {name}; known: {', '.join(sorted(known))}")
-        if self._stop < 0 and self.settings.data.mode != "fixed" and not options.get("max_length"):
-            options["max_length"] = _RUNNING_LENGTH
-        return Sampling(**options)
+        sampling = Sampling(**options)
+        if self._stop < 0 and self.settings.data.mode != "fixed":
+            return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
+        return sampling
 
     def _prompts(self, prompt: str, sources: Sequence[str] | None, count: int) -> list[tuple[list[int], list[int]]]:
         """Per text: the ids the model reads first, and those of them that are part of the text."""

@@ -34,10 +34,10 @@ class Beam:
     """Groups that the candidates are split into, for texts that differ; must divide `width`."""
     diversity: Annotated[float, Field(ge=0)] = 0.5
     """Nats that a token loses for every candidate of an earlier group that has just chosen it."""
-    min_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens before a text may end."""
-    max_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens at most, the end counted; 0: the model's own limit."""
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens after the prompt before a text may end."""
+    max_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
     forbid: tuple[int, ...] = ()
     """Token ids that never appear."""
 
@@ -74,7 +74,7 @@ def beam_search(
     beam = config.build(Beam, config.to_dict(beam), section="beam")
     if beam.width % beam.groups:
         raise ValueError(f"beam.groups must divide beam.width = {beam.width}, got {beam.groups}")
-    limits = Sampling(min_length=beam.min_length, max_length=beam.max_length, forbid=beam.forbid)
+    limits = Sampling(min_new_tokens=beam.min_new_tokens, max_new_tokens=beam.max_new_tokens, forbid=beam.forbid)
     rules = decoder.rules(limits, automaton)
     decoder.check(prompts, begin, rules)
     found = [[_Found(decoder.stop, beam) for _ in range(beam.groups)] for _ in prompts]

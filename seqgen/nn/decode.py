@@ -66,10 +66,10 @@ class Sampling:
     """Only the tokens nearest to the expected information, until this mass; 0 turns it off."""
     greedy: bool = False
     """Always the most probable token."""
-    min_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens before a text may end."""
-    max_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens at most, the end counted; 0: the model's own limit."""
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens after the prompt before a text may end."""
+    max_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
     forbid: tuple[int, ...] = ()
     """Token ids that never appear."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
@@ -83,6 +83,16 @@ class Sampling:
     def sure(self) -> bool:
         """Whether nothing is left to chance."""
         return self.greedy or self.temperature == 0
+
+    def limit(self, own: int) -> int:
+        """Return the most tokens of a text, where a model has a limit of its `own` or none (0); ValueError."""
+        limit, least = self.max_new_tokens or own, self.min_new_tokens
+        if limit < 1:
+            raise ValueError("sample.max_new_tokens must be at least 1 for a model without a limit of its own, got 0")
+        if least > limit:
+            most = f"sample.max_new_tokens = {limit}" if self.max_new_tokens else f"the run's own limit of {limit}"
+            raise ValueError(f"sample.min_new_tokens = {least} is more than {most}; ask for less, or allow more")
+        return limit
 
 
 @dataclass(frozen=True)
@@ -225,15 +235,13 @@ class Decoder:
 
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
         """What holds for every row and step of a call. ValueError if it leaves no token, or no length."""
-        limit = sampling.max_length or self.max_length
-        if limit < 1:
-            raise ValueError("max_length must be at least 1 for a model without a limit of its own, got 0")
+        limit = sampling.limit(self.max_length)
         bad = [i for i in sampling.forbid if not 0 <= i < self.output.vocab_size]
         if bad:
             raise ValueError(f"forbid holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}")
         blocked = self.never | set(sampling.forbid)
-        if len(blocked | ({self.stop} if sampling.min_length else set()) - {-1}) >= self.output.vocab_size:
-            raise ValueError("no token is left to choose from; relax forbid or min_length")
+        if len(blocked | ({self.stop} if sampling.min_new_tokens else set()) - {-1}) >= self.output.vocab_size:
+            raise ValueError("no token is left to choose from; relax forbid or sample.min_new_tokens")
         if automaton is not None:
             automaton = automaton.without(blocked | {self.stop} - {-1}).to(self.device)
         no_copy = None if no_copy is None else no_copy.to(self.device)
@@ -260,7 +268,9 @@ class Decoder:
             begins = " that begins with the prompt" if begin else ""
             raise ValueError(f"no text{begins} meets {rules.automaton.name} with the tokens that may be used")
         if needed > rules.limit:
-            raise ValueError(f"{rules.automaton.name} needs {needed} tokens or more; max_length is {rules.limit}")
+            raise ValueError(
+                f"{rules.automaton.name} needs {needed} tokens or more; sample.max_new_tokens is {rules.limit}"
+            )
 
     def tiled(self, slots: Tensor) -> Tensor:
         """The slots with the last one repeated up to a whole number of tiles."""
@@ -321,7 +331,9 @@ class Decoder:
         if not own.isfinite().all():
             return NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
         asked = [] if rules.automaton is None else [rules.automaton.name]
-        asked += [f"min_length = {rules.sampling.min_length}"] if t < rules.sampling.min_length else []
+        asked += (
+            [f"sample.min_new_tokens = {rules.sampling.min_new_tokens}"] if t < rules.sampling.min_new_tokens else []
+        )
         asked += ["the forbidden ids"] if rules.sampling.forbid else []
         return ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
 
@@ -352,7 +364,7 @@ class Rules:
             if self.stop >= 0:
                 allowed[:, self.stop] = self.automaton.accepting[places]
             logits[:, : allowed.shape[1]].masked_fill_(~allowed, -math.inf)
-        if self.stop >= 0 and t < self.sampling.min_length:
+        if self.stop >= 0 and t < self.sampling.min_new_tokens:
             logits[:, self.stop] = -math.inf
 
     def follow(self, places: Tensor, ids: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -360,7 +372,7 @@ class Rules:
         over = ids == self.stop
         if self.automaton is not None:
             places = self.automaton.next[places, ids].long().clamp(min=0)  # behind a stop it does not matter
-            if t + 1 >= self.sampling.min_length:
+            if t + 1 >= self.sampling.min_new_tokens:
                 over = over | (self.automaton.final[places] & (ids != self.stop))
         return places, over
 

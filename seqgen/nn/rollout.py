@@ -29,7 +29,7 @@ def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
     """Whole texts of at most `length` tokens; text k is a function of the weights and seed k alone."""
     ids = torch.zeros(len(seeds), length, dtype=torch.int64, device=seeds.device)
     lengths = torch.zeros(len(seeds), dtype=torch.int64, device=seeds.device)
-    for t, step in enumerate(decoder.steps([[start]] * len(seeds), seeds, Sampling(max_length=length))):
+    for t, step in enumerate(decoder.steps([[start]] * len(seeds), seeds, Sampling(max_new_tokens=length))):
         ids[step.texts, t] = step.ids
         lengths[step.texts] += 1
     return Texts(ids, lengths)

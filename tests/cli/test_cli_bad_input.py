@@ -158,6 +158,14 @@ OTHERS = [
     ("generate run --top-p 2", "--top-p must be a number > 0 and <= 1, got 2.0"),
     ("generate run --temperature -1", "--temperature must be a number >= 0, got -1.0"),
     (
+        "generate run --min-new-tokens 10 --max-new-tokens 5",
+        "--min-new-tokens = 10 is more than --max-new-tokens = 5; ask for less, or allow more",
+    ),
+    (
+        "generate running --min-new-tokens 501",
+        "--min-new-tokens = 501 is more than the run's own limit of 500; ask for less, or allow more",
+    ),
+    (
         "generate run --tmperature 1",
         "unknown option --tmperature; did you mean --temperature?; see: seqgen generate --help",
     ),

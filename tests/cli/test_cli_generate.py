@@ -22,9 +22,9 @@ def test_more_texts_are_the_same_and_further_ones(seqgen: Any, run: Path) -> Non
 
 
 def test_json_has_every_token_with_its_probabilities(seqgen: Any, run: Path) -> None:
-    ended = seqgen("generate", run, "--count", "3", "--json", "--temperature", "0.7", "--max-length", "5")
+    ended = seqgen("generate", run, "--count", "3", "--json", "--temperature", "0.7", "--max-new-tokens", "5")
     objects = [json.loads(line) for line in ended.out.splitlines()]
-    plain = seqgen("generate", run, "--count", "3", "--temperature", "0.7", "--max-length", "5").out.splitlines()
+    plain = seqgen("generate", run, "--count", "3", "--temperature", "0.7", "--max-new-tokens", "5").out.splitlines()
     assert [o["text"] for o in objects] == plain
     for k, one in enumerate(objects):
         assert one["index"] == k
@@ -41,8 +41,8 @@ OPTIONS = [
     ("--top-p 0.5", {"top_p": 0.5}),
     ("--min-p 0.3", {"min_p": 0.3}),
     ("--typical 0.4", {"typical": 0.4}),
-    ("--min-length 8", {"min_length": 8}),
-    ("--max-length 2", {"max_length": 2}),
+    ("--min-new-tokens 8", {"min_new_tokens": 8}),
+    ("--max-new-tokens 2", {"max_new_tokens": 2}),
     ("--repetition-penalty 4", {"repetition_penalty": 4.0}),
     ("--no-repeat-ngram 1", {"no_repeat_ngram": 1}),
     ("--stop the --stop dog", {"stop": ("the", "dog")}),
@@ -106,8 +106,8 @@ def test_sources_are_answered_count_times_each(seqgen: Any, labelled: Path, stdi
 
 
 def test_texts_of_several_lines_are_told_apart(seqgen: Any, running: Path) -> None:
-    ended = seqgen("generate", running, "--count", "3", "--max-length", "80")
-    texts = load(running).generate(3, max_length=80)
+    ended = seqgen("generate", running, "--count", "3", "--max-new-tokens", "80")
+    texts = load(running).generate(3, max_new_tokens=80)
     assert any("\n" in text for text in texts)
     assert ended.out.removesuffix("\n").split("\n----\n") == [text.rstrip("\n") for text in texts]
 
@@ -119,7 +119,7 @@ def test_a_file_gets_what_standard_output_would(seqgen: Any, run: Path, tmp_path
 
 
 def test_a_stream_is_the_text_of_index_0(seqgen: Any, run: Path, running: Path) -> None:
-    for words in (["generate", run, "--seed", "4", "--prompt", "the"], ["generate", running, "--max-length", "30"]):
+    for words in (["generate", run, "--seed", "4", "--prompt", "the"], ["generate", running, "--max-new-tokens", "30"]):
         assert seqgen(*words, "--stream").out.rstrip("\n") == seqgen(*words).out.rstrip("\n")
 
 

@@ -407,18 +407,18 @@ def test_the_survey_sees_codes_that_differ():
 def test_text_k_and_its_code_do_not_depend_on_the_batch(cell, tied):
     model = _talkative(cell=cell, tied=tied, latent=16)
     seeds = rng.text_seeds(5, 0, 70)
-    whole = model.sample([[2]] * 70, seeds, Sampling(max_length=12)).ids
+    whole = model.sample([[2]] * 70, seeds, Sampling(max_new_tokens=12)).ids
     assert len(set(map(tuple, whole))) > 60
     for first, size in ((0, 1), (3, 2), (8, 3), (20, 5), (11, 8), (6, 64)):
         rows = slice(first, first + size)
-        assert model.sample([[2]] * size, seeds[rows], Sampling(max_length=12)).ids == whole[rows]
+        assert model.sample([[2]] * size, seeds[rows], Sampling(max_new_tokens=12)).ids == whole[rows]
 
 
 def test_what_a_text_is_drawn_from_is_what_is_scored():
     """Step by step and whole: the same probabilities for the same code."""
     model = _talkative(latent=16)
     seeds = rng.text_seeds(7, 0, 3)
-    made = model.sample([[2]] * 3, seeds, Sampling(max_length=9, min_length=9, details=True))
+    made = model.sample([[2]] * 3, seeds, Sampling(max_new_tokens=9, min_new_tokens=9, details=True))
     ids = torch.tensor(made.ids)
     inputs = torch.cat([torch.full((3, 1), 2), ids[:, :-1]], 1)
     batch = SequenceBatch(inputs, ids, torch.arange(27), torch.full((3,), 9), torch.arange(3))

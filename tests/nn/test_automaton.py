@@ -293,7 +293,7 @@ def test_every_sample_fits_the_template(stop):
 def test_a_text_is_finished_in_the_length_there_is(limit):
     # an allowed end is always five letters away at most, and never nearer than the limit forces
     pattern = "(abcde-)+|a"
-    texts, _ = _written(_model(), [regex(pattern)], sampling=Sampling(max_length=limit, temperature=3.0))
+    texts, _ = _written(_model(), [regex(pattern)], sampling=Sampling(max_new_tokens=limit, temperature=3.0))
     assert all(re.fullmatch(pattern, text) for text in texts)
 
 
@@ -343,7 +343,11 @@ def test_batch_size_does_not_change_a_constrained_text():
 @pytest.mark.parametrize(
     ("constraint", "sampling", "message"),
     [
-        (template("a" * 9), Sampling(max_length=4), "the template 'aaaaaaaaa' needs 9 tokens or more; max_length is 4"),
+        (
+            template("a" * 9),
+            Sampling(max_new_tokens=4),
+            "the template 'aaaaaaaaa' needs 9 tokens or more; sample.max_new_tokens is 4",
+        ),
         (
             template("-?"),
             Sampling(forbid=(len(VOCABULARY) - 1,)),
@@ -351,8 +355,8 @@ def test_batch_size_does_not_change_a_constrained_text():
         ),
         (
             template("h"),
-            Sampling(min_length=3),
-            "text 0, token 1: no token is left under the template 'h' and min_length = 3; ask for less",
+            Sampling(min_new_tokens=3),
+            "text 0, token 1: no token is left under the template 'h' and sample.min_new_tokens = 3; ask for less",
         ),
     ],
 )

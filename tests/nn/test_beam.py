@@ -136,7 +136,7 @@ def test_the_groups_equal_a_hand_made_round():
 
 def test_limits_forbidden_ids_and_never_hold():
     model = _model(9, max_length=7, never=(START,))
-    (found,) = beam_search(model.decoder(), [[START]], Beam(width=8, forbid=(4, 5), min_length=2, max_length=4))
+    (found,) = beam_search(model.decoder(), [[START]], Beam(width=8, forbid=(4, 5), min_new_tokens=2, max_new_tokens=4))
     for text in found:
         assert not {START, 4, 5} & set(text.ids)
         assert 2 <= len(text.ids) <= 4 - text.finished

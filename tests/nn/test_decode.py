@@ -113,7 +113,7 @@ def test_draws_follow_the_softmax_at_this_temperature(temperature):
     model = _model(never=())
     count = 20_000
     prompt = [START, 5, 6]
-    options = Sampling(max_length=1, temperature=temperature)
+    options = Sampling(max_new_tokens=1, temperature=temperature)
     step = next(model.decoder().steps([prompt] * count, text_seeds(1, 0, count), options))
     expected = (_logits(model, prompt) / temperature).softmax(0) * count
     observed = step.ids.bincount(minlength=30)
@@ -126,7 +126,7 @@ def test_draws_follow_the_softmax_at_this_temperature(temperature):
 def test_token_t_is_the_inverse_cdf_at_the_hash_of_seed_and_t():
     model = _model(stop=-1, never=(), scale=1.0)
     seeds = text_seeds(4, 0, 3)
-    texts = model.sample([[START]] * 3, seeds, Sampling(max_length=70)).ids
+    texts = model.sample([[START]] * 3, seeds, Sampling(max_new_tokens=70)).ids
     for seed, ids in zip(seeds, texts, strict=True):
         with torch.no_grad():
             hidden, _ = model.scan(torch.tensor([[START, *ids[:-1]]]))
@@ -149,7 +149,7 @@ def test_greedy_is_the_argmax_at_every_token(options):
 
 def test_details_are_the_log_probabilities_of_teacher_forcing():
     model = _model()
-    options = Sampling(temperature=0.7, top_k=8, details=True, max_length=12)
+    options = Sampling(temperature=0.7, top_k=8, details=True, max_new_tokens=12)
     samples = model.sample(_prompts(9), text_seeds(2, 0, 9), options)
     for prompt, ids, finished, details in zip(_prompts(9), samples.ids, samples.finished, samples.details, strict=True):
         tokens = ids + [STOP] * finished
@@ -182,7 +182,9 @@ def test_never_and_forbidden_ids_do_not_appear():
 
 def test_lengths_respect_their_limits():
     model = _model()
-    samples = model.sample([[START]] * 200, text_seeds(0, 0, 200), Sampling(min_length=4, max_length=9, temperature=2))
+    samples = model.sample(
+        [[START]] * 200, text_seeds(0, 0, 200), Sampling(min_new_tokens=4, max_new_tokens=9, temperature=2)
+    )
     lengths = [len(ids) for ids in samples.ids]
     assert min(lengths) >= 4
     assert max(lengths) == 9
@@ -202,7 +204,7 @@ def test_the_models_own_length_limit_holds_without_an_option():
 def test_no_ngram_appears_twice_in_prompt_and_text(n):
     model = _model(scale=6.0)
     prompts = [[START, 5, 6, 7, 5], [START], [START, 9]]
-    options = Sampling(no_repeat_ngram=n, max_length=20, min_length=20)
+    options = Sampling(no_repeat_ngram=n, max_new_tokens=20, min_new_tokens=20)
     plain = model.sample(prompts, text_seeds(0, 0, 3), replace(options, no_repeat_ngram=0))
     blocked = model.sample(prompts, text_seeds(0, 0, 3), options)
 
@@ -218,7 +220,7 @@ def test_no_ngram_appears_twice_in_prompt_and_text(n):
 
 def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
     model = _model(64)  # 64 ids fill their block: an index of -1 would mean the last of them
-    options = Sampling(no_repeat_ngram=1, max_length=1, temperature=50.0)
+    options = Sampling(no_repeat_ngram=1, max_new_tokens=1, temperature=50.0)
     prompts = [[START], [START, 5, 6, 7]] * 500
     step = next(model.decoder().steps(prompts, text_seeds(0, 0, 1000), options))
     assert 63 in step.ids[::2].tolist()
@@ -226,7 +228,7 @@ def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
 
 def test_the_ngram_block_gives_way_where_it_would_leave_nothing():
     model = _model(6, stop=-1)  # only ids 3, 4, 5 may come
-    ids = model.sample([[START]], text_seeds(0, 0, 1), Sampling(no_repeat_ngram=1, max_length=6)).ids[0]
+    ids = model.sample([[START]], text_seeds(0, 0, 1), Sampling(no_repeat_ngram=1, max_new_tokens=6)).ids[0]
     assert sorted(ids[:3]) == [3, 4, 5]
     assert len(ids) == 6
 
@@ -234,7 +236,7 @@ def test_the_ngram_block_gives_way_where_it_would_leave_nothing():
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     model = _model(64, never=())  # 64 ids fill their block: an index of -1 would mean the last of them
     prompt = [START, 5, 6, 6]
-    options = Sampling(repetition_penalty=1.7, details=True, max_length=1)
+    options = Sampling(repetition_penalty=1.7, details=True, max_new_tokens=1)
     logits = _logits(model, prompt)
     seen = torch.tensor([START, 5, 6])
     logits[seen] = torch.where(logits[seen] > 0, logits[seen] / 1.7, logits[seen] * 1.7)
@@ -309,13 +311,13 @@ def test_no_prompts_give_no_texts():
             [[2]],
             Sampling(forbid=tuple(range(30))),
             ValueError,
-            "no token is left to choose from; relax forbid or min_length",
+            "no token is left to choose from; relax forbid or sample.min_new_tokens",
         ),
         (
             [[2]],
-            Sampling(forbid=tuple(range(4, 30)), min_length=1),
+            Sampling(forbid=tuple(range(4, 30)), min_new_tokens=1),
             ValueError,
-            "no token is left to choose from; relax forbid or min_length",
+            "no token is left to choose from; relax forbid or sample.min_new_tokens",
         ),
     ],
 )
@@ -326,7 +328,9 @@ def test_wrong_arguments_are_named(prompts, options, error, message):
 
 
 def test_a_model_without_a_limit_needs_one():
-    with pytest.raises(ValueError, match=r"^max_length must be at least 1 for a model without a limit of its own"):
+    with pytest.raises(
+        ValueError, match=r"^sample.max_new_tokens must be at least 1 for a model without a limit of its own"
+    ):
         _model(max_length=0).sample([[START]], text_seeds(0, 0, 1), PLAIN)
 
 
@@ -336,3 +340,18 @@ def test_weights_that_are_not_finite_are_an_error():
         model.output_bias[5] = math.nan
     with pytest.raises(NonFiniteError, match=r"^text 0, token 0: the model's logits are not finite"):
         model.sample([[START]], text_seeds(0, 0, 1), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            Sampling(min_new_tokens=6, max_new_tokens=5),
+            "sample.min_new_tokens = 6 is more than sample.max_new_tokens = 5",
+        ),
+        (Sampling(min_new_tokens=31), "sample.min_new_tokens = 31 is more than the run's own limit of 30"),
+    ],
+)
+def test_a_least_length_beyond_the_greatest_is_refused(options: Sampling, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}; ask for less, or allow more$"):
+        _model().sample([[START]], text_seeds(0, 0, 1), options)
