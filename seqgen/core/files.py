@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written beside, flushed to disk, renamed into place."""
+"""Files that appear whole or not at all: written beside, flushed to disk, renamed into place; the files of a folder."""
 
 import contextlib
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def read_json(path: Path) -> Any:
     """The object in a JSON file; DataError names the file and line of what is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); the file is truncated or altered") from None
 
 
@@ -78,3 +79,31 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and in all folders below it, ordered by their paths.
+
+    Links are followed, but not into a folder that is being walked already. Left out are hidden names (which covers
+    `._*` and `.ipynb_checkpoints`), `__MACOSX`, and what is no file, such as a named pipe. DataError names a folder
+    that cannot be listed and a link that leads nowhere.
+    """
+    found: list[Path] = []
+    waiting: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    while waiting:
+        here, above = waiting.pop()
+        try:
+            above |= {here.resolve()}
+            for path in here.iterdir():
+                if path.name.startswith(".") or path.name == "__MACOSX":
+                    continue
+                mode = path.stat().st_mode
+                if stat.S_ISREG(mode):
+                    found.append(path)
+                elif stat.S_ISDIR(mode) and path.resolve() not in above:
+                    waiting.append((path, above))
+        except OSError as error:
+            name = error.filename or here
+            why = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror or error
+            raise DataError(f"{name}: cannot be read ({why}); mend it or remove it from {folder}") from None
+    return sorted(found)

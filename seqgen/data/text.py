@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seqgen.core.errors import DataError
+from seqgen.core.files import files_below
 
 STDIN = "-"
 """The file name that stands for standard input; with conditions its lines are JSON objects."""
@@ -231,11 +232,7 @@ def files_in(files: Iterable[str | Path]) -> Iterator[str | Path]:
             yield file
             continue
         folder = Path(file)
-        inside = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
+        inside = files_below(folder)
         if not inside:
             raise DataError(f"{folder}: a folder without files; expected UTF-8 text files in it")
         yield from inside

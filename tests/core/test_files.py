@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,39 @@ def test_a_last_line_cut_short_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"st')
     assert log.read(tmp_path / "a.jsonl") == [{"step": 1}]
     assert log.read(tmp_path / "absent.jsonl") == []
+
+
+def test_files_below_follows_links_and_leaves_out_what_is_hidden(tmp_path: Path) -> None:
+    shown = ["b.txt", "a/c.txt", "a/deep/d.txt", "a-b.txt"]
+    hidden = [".h.txt", "a/._c.txt", ".ipynb_checkpoints/b.txt", "__MACOSX/b.txt", "a/.git/config"]
+    for name in (*shown, *hidden):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "e.txt").write_text("e")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "other", target_is_directory=True)
+    (tmp_path / "in" / "f.txt").symlink_to(tmp_path / "other" / "e.txt")
+    os.mkfifo(tmp_path / "in" / "pipe")
+    expected = sorted(tmp_path / "in" / name for name in (*shown, "linked/e.txt", "f.txt"))
+    assert files.files_below(tmp_path / "in") == expected
+    for loop, target in (("a/up", ".."), ("a/self", "."), ("linked/back", tmp_path / "in"), ("deep", "a/deep")):
+        (tmp_path / "in" / loop).symlink_to(target, target_is_directory=True)
+    assert files.files_below(tmp_path / "in") == sorted([*expected, tmp_path / "in" / "deep" / "d.txt"])
+
+
+def test_what_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError) as caught:
+        files.files_below(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/gone.txt: cannot be read (a link that leads nowhere); mend it or remove it from {tmp_path}"
+    )
+    (tmp_path / "gone.txt").unlink()
+
+    def forbidden(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # who runs tests may be allowed to read everything
+    with pytest.raises(DataError, match=r": cannot be read \(Permission denied\); mend it or remove it from "):
+        files.files_below(tmp_path)
