@@ -74,11 +74,14 @@ def train(
     else:
         paths = {"data.files": data, "data.valid": valid}
         overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
+    # code is imported only where this command names it, never because a folder or a file of settings does
+    rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward"]
     decides = _deciding_score(chosen.name if chosen is not None else "", out)
     display = _Bar(decides) if sys.stderr.isatty() else _Lines(decides)
     try:
         begin = [] if chosen is not None else overrides
-        outcome = loop.train(chosen, out, source_run=source, overrides=begin, progress=display.show)
+        reward = rewards[-1].strip("\"'") if rewards else None
+        outcome = loop.train(chosen, out, source_run=source, overrides=begin, reward=reward, progress=display.show)
     except DataError as error:
         if not data and str(error).endswith("no such file"):
             raise DataError(f"{error}; if the text has moved, give it with --data FILE") from None

@@ -5,8 +5,10 @@
     regex:^a .* dog          1 if the pattern is found in the line
     label:positive:FILE      probability of the label by a classifier fitted to FILE (.tsv, .jsonl: label and text)
     my_rewards.py:score      score(lines: list[str]) -> one number each
+    call:score               the function `score` that was passed to `seqgen.train`
 
-A file is imported when training starts, never when a run is loaded.
+The last two are code. A file is imported by `imported` alone, for whoever named it in this call: settings that were
+read from a run folder or a file of settings never lead to an import.
 """
 
 import importlib.util
@@ -27,15 +29,31 @@ Reward = Callable[[list[str]], Sequence[float]]
 _KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE or FILE.py:FUNCTION"
 
 
-def reward(spec: str) -> Callable[[list[str]], list[float]]:
-    """The reward that `spec` names. Equal lines are judged once a call.
+def is_code(spec: str) -> bool:
+    """Whether a reward is a function of one's own."""
+    kind, colon, _ = spec.partition(":")
+    return bool(colon) and (kind == "call" or kind.endswith(".py"))
+
+
+def named(code: Reward | str) -> str:
+    """Return the spec that stands for code in the settings: FILE.py:FUNCTION with an absolute path, or call:NAME."""
+    if callable(code):
+        return f"call:{getattr(code, '__qualname__', type(code).__qualname__)}"
+    file, colon, name = code.partition(":")
+    return f"{Path(file).absolute()}:{name}" if colon and file.endswith(".py") else code
+
+
+def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[float]]:
+    """The reward that `spec` names; `code` is the function where it names one. Equal lines are judged once a call.
 
     ConfigError for a spec that cannot be followed, and, when called, for a function that raises, gives another count
     of numbers than it was given lines, or a number that is not finite.
     """
-    kind, colon, rest = spec.partition(":")
-    if kind.endswith(".py") and colon:
-        function = _from_file(Path(kind), rest)
+    kind, _, rest = spec.partition(":")
+    if is_code(spec):
+        if code is None:
+            raise ConfigError(f"model.reward = {spec} is code; pass it to seqgen.train as reward=")
+        function = code
     elif kind == "grammatical" and rest:
         function = _grammatical(rest)
     elif kind == "length" and (match := re.fullmatch(r"(\d+)-(\d+)", rest)):
@@ -76,7 +94,10 @@ def _checked(spec: str, function: Reward, lines: list[str]) -> list[float]:
     return values
 
 
-def _from_file(path: Path, name: str) -> Reward:
+def imported(code: str) -> Reward:
+    """Import a Python file and return its function, for FILE.py:FUNCTION; the file's own code runs. ConfigError."""
+    file, _, name = code.partition(":")
+    path = Path(file)
     if not path.is_file():
         raise ConfigError(f"model.reward: {path}: no such file")
     # a name of its own, so that nothing that is installed is hidden by it

@@ -33,7 +33,7 @@ from seqgen.data.batches import (
 from seqgen.data.corpus import Corpus, is_corpus, open_corpus
 from seqgen.data.oracle import PREFIX, Oracle, oracle
 from seqgen.data.ragged import Ragged, joined
-from seqgen.data.rewards import reward
+from seqgen.data.rewards import Reward, reward
 from seqgen.data.text import STDIN, Records, has_fields, read_records, records_of
 from seqgen.data.tokenizers import (
     Tokenizer,
@@ -117,10 +117,12 @@ class TextData:
     """Characters of the held-out text, newlines included: what nats per character are divided by."""
     oracle: Oracle | None = None
     """Who wrote the text, where the truth about it is known."""
+    code: Reward | None = None
+    """The reward that was passed to this training as a function or named as a Python file."""
 
     def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
         """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
-        judge = reward(spec)
+        judge = reward(spec, self.code)
         return lambda rows: judge(self.tokenizer.decode(rows))
 
     def validation(self) -> Iterator[SequenceBatch]:

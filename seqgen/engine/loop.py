@@ -22,6 +22,7 @@ from seqgen.core import dist, files, log, rng
 from seqgen.core.config import to_toml
 from seqgen.core.errors import NonFiniteError, RunError
 from seqgen.core.update import Optimizer
+from seqgen.data import rewards
 from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
@@ -64,13 +65,15 @@ def train(
     overrides: Iterable[str] = (),
     extra_input: Iterable[str] | None = None,
     tokenizer_run: str | os.PathLike[str] | None = None,
+    reward: rewards.Reward | str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
 
     settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a
     chapter of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of
-    data.files. tokenizer_run: a run whose tokenizer is taken, but not its weights. progress: told about every step.
+    data.files. tokenizer_run: a run whose tokenizer is taken, but not its weights. reward: model.reward as a function
+    of lines, or as FILE.py:FUNCTION, which is imported only where it stands here. progress: told about every step.
     Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
     last checkpoint stays) when a loss is not finite.
     """
@@ -82,6 +85,9 @@ def train(
                 f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
             )
         settings = runs.changed(stored, overrides, module=module)
+    if reward is not None:
+        settings = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
+    code = runs.trusted_code(settings, reward, folder, stored)
     chapter = module or runs.chapter(settings.name)
     device = runs.choose_device(settings.train.device)
     if device.type == "cuda" and dist.world() > 1:
@@ -95,6 +101,8 @@ def train(
     tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
     data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
     settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
+    if code is not None:
+        data = dataclasses.replace(data, code=code)
     model = _new_model(chapter, settings, device)
     attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
     if attach is not None:
@@ -108,7 +116,7 @@ def train(
             tensors = checkpoint.read_tensors(*origin, "model.safetensors")
             checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
         if dist.is_main():
-            _create(folder, data, origin, device)
+            _create(folder, data, origin, device, runs.code_hash(settings))
         dist.barrier()
         if origin is not None:
             # a run that breaks off before its first checkpoint must not begin again without the other's weights
@@ -120,6 +128,7 @@ def train(
         _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
         if dist.is_main():
             said = runs.settle(folder, stored, settings, last[-1] if last else 0)
+            said += _changed_code(folder, runs.code_hash(settings))
     dist.barrier()
 
     session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
@@ -184,7 +193,9 @@ def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[s
     return dataclasses.replace(settings, model=config), part
 
 
-def _create(folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device) -> None:
+def _create(
+    folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device, code: dict[str, str]
+) -> None:
     """What a new run folder holds beside its settings."""
     folder.mkdir(parents=True, exist_ok=True)
     inner = (folder / "checkpoints", folder / "samples")
@@ -198,10 +209,17 @@ def _create(folder: Path, data: Any, origin: tuple[Path, int] | None, device: to
         place.mkdir(exist_ok=True)
     if data.tokenizer is not None:
         data.tokenizer.save(folder / "tokenizer")
-    env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world()}
+    env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world(), **code}
     if origin is not None:
         env["from"] = {"run": str(origin[0]), "step": origin[1]}
     files.write_json(folder / "env.json", env)
+
+
+def _changed_code(folder: Path, now: dict[str, str]) -> list[str]:
+    """A sentence where the Python file of the reward is not the one the run began with; it proves nothing else."""
+    before = files.read_json(folder / "env.json")
+    changed = any(before.get(key) != value for key, value in now.items())
+    return ["warning: the file of model.reward has changed since this run began"] if changed else []
 
 
 def _state_at_first() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seqgen.core import config as settings_of
 from seqgen.core import files
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
+from seqgen.data import rewards
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One path or several."""
@@ -235,6 +237,36 @@ def settle(folder: Path, stored: Settings, asked: Settings, step: int) -> list[s
 
 def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def trusted_code(
+    settings: Settings, reward: rewards.Reward | str | None, folder: Path, stored: Settings | None
+) -> rewards.Reward | None:
+    """The function behind model.reward, imported from its file where this call names that; None where it is no code.
+
+    RunError where the settings alone lead to code: a run folder or a file of settings may come from anybody.
+    """
+    spec = str(getattr(settings.model, "reward", ""))
+    if not rewards.is_code(spec):
+        return None
+    if callable(reward):
+        return reward
+    if reward is not None:
+        return rewards.imported(spec)
+    if spec.startswith("call:"):
+        raise RunError(f"{folder}: model.reward = {spec} is a function; pass it again: seqgen.train(..., reward=...)")
+    word = shlex.quote(f"model.reward={spec}")
+    how = f"seqgen train --out {shlex.quote(str(folder))} {word}" if stored else f"add {word} to the command"
+    raise RunError(
+        f"{folder}: model.reward is code, and {spec.rpartition(':')[0]} is imported only where the command names it; "
+        f"if you trust that file: {how}"
+    )
+
+
+def code_hash(settings: Settings) -> dict[str, str]:
+    """What env.json says of the Python file of the reward; {} where there is none."""
+    file, _, _ = str(getattr(settings.model, "reward", "")).partition(":")
+    return {"reward_sha256": files.sha256_file(Path(file))} if file.endswith(".py") else {}
 
 
 def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any) -> Settings:

@@ -158,6 +158,21 @@ def test_only_the_first_of_several_processes_speaks(
     assert (ended.code, ended.out, ended.err) == (2, "", "")
 
 
+def test_a_python_file_is_imported_only_where_the_command_names_it(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(lines):\n    return [float(len(line)) for line in lines]\n")
+    small = ["model.mle_steps=1", "model.critic_steps=1", "model.negatives=8", "model.rollouts=1", "train.steps=2"]
+    named, out = f"model.reward={tmp_path}/mine.py:f", tmp_path / "r"
+    sizes = [*SMALL, *small, "model.critic_widths=[1,2]", "model.critic_maps=[4,4]", named]
+    assert seqgen("train", "seqgan", "--data", text, "--out", out, *sizes).code == 0
+    ended = seqgen("train", "--out", out, "train.steps=3")
+    assert ended.code == 2
+    assert ended.err.splitlines() == [
+        f"error: {out}: model.reward is code, and {tmp_path}/mine.py is imported only where the command names it; "
+        f"if you trust that file: seqgen train --out {out} {named}"
+    ]
+    assert seqgen("train", "--out", out, named, "train.steps=3").code == 0
+
+
 # ---- the same, as processes
 
 

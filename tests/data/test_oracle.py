@@ -13,7 +13,7 @@ from seqgen.core.rng import generator
 from seqgen.data import oracle as tasks
 from seqgen.data.grammar import Grammar
 from seqgen.data.oracle import LstmOracle, oracle
-from seqgen.data.rewards import reward
+from seqgen.data.rewards import imported, is_code, reward
 from seqgen.data.sources import DataConfig, TokenizerConfig, prepare
 
 V, E, H = 7, 3, 4
@@ -194,7 +194,9 @@ def write(path: Path, body: str) -> str:
 
 def test_a_function_of_your_own(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", "def words(lines):\n    return [len(line.split()) for line in lines]\n")
-    assert reward(f"{path}:words")(["a b", "a", "a b"]) == [2, 1, 2]
+    assert reward(f"{path}:words", imported(f"{path}:words"))(["a b", "a", "a b"]) == [2, 1, 2]
+    with pytest.raises(ConfigError, match=r"mine\.py:words is code; pass it to seqgen\.train as reward=$"):
+        reward(f"{path}:words")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_a_function_of_your_own(tmp_path: Path) -> None:
 def test_faults_of_a_reward_are_one_line(body: str, message: str, tmp_path: Path) -> None:
     spec = f"{write(tmp_path / 'mine.py', body)}:f"
     with pytest.raises(ConfigError) as caught:
-        reward(spec)(["a", "b c"])
+        reward(spec, imported(spec))(["a", "b c"])
     assert str(caught.value) == f"model.reward {spec} {message}"
 
 
@@ -226,4 +228,4 @@ def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
         f"{broken}:f": f"model.reward: {broken} cannot be imported: ModuleNotFoundError",
     }.items():
         with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-            reward(spec)
+            (imported if is_code(spec) else reward)(spec)
