@@ -3,10 +3,12 @@
 import math
 import shutil
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 
 import typer
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import Writer
     from seqgen.metrics import Score
 
+Rank: TypeAlias = Literal["token", "line", "worst"]
+
 _HELD_OUT = 2000
 """Held-out lines that percentiles are taken from, at most."""
 
@@ -28,7 +32,10 @@ Order = Annotated[
 TokenizerName = Annotated[
     str,
     typer.Option(
-        "--tokenizer", metavar="NAME", help="How lines are cut: split, nltk, 13a, zh, char, or a run's folder."
+        "--tokenizer",
+        metavar="NAME",
+        help="How lines are cut: split, nltk (word_tokenize of the whole line, no sentence splitting), 13a, zh, char, "
+        "or a run's folder.",
     ),
 ]
 Smoothing = Annotated[str, typer.Option("--smoothing", metavar="NAME", help="nltk's method0 to method7.")]
@@ -48,6 +55,15 @@ def score(
     outliers: Annotated[
         str, typer.Option("--outliers", metavar="SHARE", help="Only the least likely lines: 1% of them, or a number.")
     ] = "",
+    rank: Annotated[
+        Rank,
+        typer.Option(
+            "--rank",
+            metavar="NAME",
+            help="What orders the lines: token, nats per token; line, nats of the whole line; worst, its least likely "
+            "token.",
+        ),
+    ] = "token",
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
@@ -55,8 +71,8 @@ def score(
     """Log-probability of every line of a file.
 
     The least likely come first; with --by critic the least real.
-    Lines are ordered by nats per token, or by the critic's logit: above 0 a line looks real. The percentile says how
-    many of the run's held-out lines are less likely still: noise, markup and foreign lines are near 0. A token's value
+    Lines are ordered by --rank, or by the critic's logit: above 0 a line looks real. The percentile says how many of
+    the run's held-out lines are less likely still: noise, markup and foreign lines are near 0. A token's value
     is its log-probability, or what it adds to the logit; suspect spans are tokens in a row that are as low as the
     lowest 1 % of held-out tokens. Output: tab-separated with a header, or an object a line.
     """
@@ -66,16 +82,20 @@ def score(
     if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected text to score")
     lines = [records.texts[row] for row in rows]
-    judge = _likelihood if by == "likelihood" else _realness
+    if by == "critic" and rank != "token":
+        raise output.CommandError(
+            f"--rank {rank} is for --by likelihood; --by critic orders lines by the critic's logit"
+        )
+    judge = partial(_likelihood, rank=rank) if by == "likelihood" else _realness
     judged = judge(writer, lines, None if records.sources is None else [records.sources[row] for row in rows])
     held_out = _held_out(writer, judge)
     threshold = _threshold(held_out) if per_token else None
+    known = sorted(held_out.order) if held_out is not None else []
     order = sorted(range(len(lines)), key=judged.order.__getitem__)
     for number, i in enumerate(order[: _outlier_count(outliers, len(order))]):
         record: dict[str, Any] = {"line": records.numbers[rows[i]], **judged.columns(i), "percentile": None}
-        if held_out is not None:
-            less = sum(value < judged.order[i] for value in held_out.order)
-            record["percentile"] = 100 * less / len(held_out.order)
+        if known:
+            record["percentile"] = 100 * bisect_left(known, judged.order[i]) / len(known)
         if per_token:
             record["per_token"] = list(zip(judged.tokens[i], judged.values[i], strict=True))
             record["suspect"] = _spans(judged.tokens[i], judged.values[i], threshold)
@@ -98,18 +118,22 @@ class _Judged:
     total: str
 
 
-def _likelihood(writer: "Writer", lines: list[str], sources: list[str] | None) -> _Judged:
+def _likelihood(writer: "Writer", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Judged:
     scores = writer.score(lines, sources)
-    means = [sum(row) / len(row) for row in scores.log_probs]
+    whole = scores.per_line
+    means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
+    worst = list(map(min, scores.log_probs))
 
     def columns(i: int) -> dict[str, Any]:
-        return {"log_prob": scores.per_line[i], "tokens": len(scores.log_probs[i]), "nats_per_token": -means[i]}
+        counted = len(scores.log_probs[i])
+        return {"log_prob": whole[i], "tokens": counted, "nats_per_token": -means[i], "worst_token": worst[i]}
 
     total = (
         f"{len(lines)} lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per "
         f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
     )
-    return _Judged(means, columns, scores.tokens, scores.log_probs, total)
+    order = {"token": means, "line": whole, "worst": worst}[rank]
+    return _Judged(order, columns, scores.tokens, scores.log_probs, total)
 
 
 def _realness(writer: "Writer", lines: list[str], sources: list[str] | None) -> _Judged:
@@ -200,7 +224,12 @@ def evaluate(
         "default"
     ),
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="NAME", help="auto, split, nltk, 13a, zh or char (protocol default).")
+        str,
+        typer.Option(
+            "--tokenizer",
+            metavar="NAME",
+            help="auto, split, nltk (no sentence splitting), 13a, zh or char (protocol default).",
+        ),
     ] = "auto",
     count: Annotated[
         int, typer.Option("--count", metavar="N", help="Samples; 0: as many as references, at most 10,000.")
@@ -317,9 +346,20 @@ def bleu(
     ],
     order: Order = "4",
     tokenizer: TokenizerName = "split",
-    smoothing: Smoothing = "method1",
+    smoothing: Annotated[
+        str | None,
+        typer.Option(
+            "--smoothing",
+            metavar="NAME",
+            help="nltk's method0 to method7. By default method1; with --level corpus none (method0), with --level "
+            "sacrebleu exponential (method3).",
+        ),
+    ] = None,
     level: Annotated[
-        str, typer.Option("--level", metavar="NAME", help="sentence: the mean; corpus (nltk) or sacrebleu: pooled.")
+        str,
+        typer.Option(
+            "--level", metavar="NAME", help="sentence: the mean; corpus: as nltk's corpus_bleu; or sacrebleu."
+        ),
     ] = "sentence",
     lower: Lower = False,
     paired: Annotated[

@@ -57,8 +57,9 @@ def judge(
     note = "; ".join(dict.fromkeys(str(w.message) for w in said))
     dimension = both | {"dim": str(a.shape[1])}
     scores["frechet-lm"] = Score(distance, Signature("frechet-lm", dimension, inputs), note=note)
-    scores["mauve"] = Score(overlap.value, Signature("mauve", dimension | {"seeds": "5"}, inputs), note=note)
-    scores["mauve-sd"] = Score(overlap.deviation, Signature("mauve-sd", dimension | {"seeds": "5"}, inputs))
+    clusters = dimension | {"rows": "unit", "k": "auto", "seeds": "5"}
+    scores["mauve"] = Score(overlap.value, Signature("mauve", clusters, inputs), note=note)
+    scores["mauve-sd"] = Score(overlap.deviation, Signature("mauve-sd", clusters, inputs))
     if reverse:
         nats = reverse_nats(writer, lines, references, progress=progress)
         scores["lm-reverse"] = Score(nats, Signature("lm-reverse", both, inputs, settings.seed))

@@ -56,6 +56,9 @@ SMOOTHING = {
 }
 """Names of the smoothing methods, and what a signature calls them."""
 
+LEVEL_SMOOTHING = {"sentence": "method1", "corpus": "method0", "sacrebleu": "method3"}
+"""What a level smooths with unless asked: as text-GAN papers do, as nltk's corpus_bleu (none), as sacreBLEU (exp)."""
+
 
 class BleuStats(NamedTuple):
     """Counts per hypothesis: all that any BLEU is computed from."""
@@ -421,15 +424,17 @@ def corpus_bleu(
     order: int = 4,
     *,
     style: Literal["nltk", "sacrebleu"] = "nltk",
-    smoothing: str = "method1",
+    smoothing: str | None = None,
     weights: Sequence[float] | None = None,
 ) -> float:
     """One BLEU of the whole set, 0..1: counts and lengths are summed first, then scored once.
 
     `nltk` sums max(1, length - n + 1) per sentence and knows methods 0-4. `sacrebleu` sums the true counts and knows
-    methods 0, 1, 2, 3, which it calls none, floor (0.1), add-k (1) and exp. Raises ValueError for other methods: in
-    nltk 5-7 read the last sentence only there, so the order of lines would change the score.
+    methods 0, 1, 2, 3, which it calls none, floor (0.1), add-k (1) and exp. Without `smoothing` each does as its
+    namesake does by default: none and exp. Raises ValueError for other methods: in nltk 5-7 read the last sentence
+    only there, so the order of lines would change the score.
     """
+    smoothing = smoothing or LEVEL_SMOOTHING["sacrebleu" if style == "sacrebleu" else "corpus"]
     _check_order(order)
     if stats.num.shape[1] < order:
         raise ValueError(f"BLEU-{order} needs statistics of orders 1..{order}, got 1..{stats.num.shape[1]}")
@@ -489,7 +494,7 @@ def bleu(
     *,
     order: int = 4,
     tokenizer: Tokenizer = "split",
-    smoothing: str = "method1",
+    smoothing: str | None = None,
     level: Level = "sentence",
     weights: Sequence[float] | None = None,
     refs_per_hyp: Sequence[Text] | None = None,
@@ -498,8 +503,9 @@ def bleu(
     """BLEU-`order` of the hypotheses against all references, 0..1, mean over hypotheses, with `.orders` for 1..order.
 
     `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). `level` is `sentence`
-    (mean), `corpus` (nltk's pooled form) or `sacrebleu`. An empty hypothesis scores 0 and is counted. With
-    `weights`, `.orders` holds `order` alone; method6 starts at order 3.
+    (mean), `corpus` (nltk's pooled form) or `sacrebleu`; `smoothing` is that of the level (`LEVEL_SMOOTHING`) unless
+    given. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds `order` alone; method6 starts at
+    order 3.
     Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`,
     `corpus_bleu`.
     """
@@ -522,13 +528,14 @@ def bleu_orders(
     *,
     orders: Sequence[int] = (2, 3, 4, 5),
     tokenizer: Tokenizer = "split",
-    smoothing: str = "method1",
+    smoothing: str | None = None,
     level: Level = "sentence",
     weights: Sequence[float] | None = None,
     refs_per_hyp: Sequence[Text] | None = None,
     lower: bool = False,
 ) -> dict[int, Score]:
     """`bleu` at several orders from one pass over the text, order -> Score."""
+    smoothing = smoothing or LEVEL_SMOOTHING.get(level, "method1")
     top = needed_order(_check_orders(orders, smoothing), smoothing)
     if (refs is None) == (refs_per_hyp is None):
         raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")

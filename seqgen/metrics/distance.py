@@ -235,14 +235,13 @@ def mauve(
     k: int | Literal["auto"] = "auto",
     seeds: int = 5,
     scale: float = 5.0,
-    unit_rows: bool = False,
+    unit_rows: bool = True,
 ) -> Mauve:
-    """MAUVE of Pillutla et al. 2021, section 3, between feature rows (N, D) and (M, D).
+    """MAUVE of Pillutla et al. 2021, section 3, between feature rows (N, D) and (M, D), as `mauve-text` computes it.
 
-    Principal components up to 90 % of the variance, k-means of both sets together into `k` clusters (auto: a tenth of
-    the smaller set), histograms p and q, then the area under the curve of the two divergences from the mixtures
-    r = t p + (1 - t) q, t = 1/26 .. 25/26, closed at (0, 1) and (1, 0); `scale` is the paper's c. `unit_rows` scales
-    every row to length 1 first. Clusterings are seeded 0, 1, ...
+    Rows scaled to length 1 (`unit_rows`), principal components up to 90 % of the variance, k-means of both sets
+    together into `k` clusters (auto: a tenth of the smaller set), histograms p and q, then the area under the
+    `divergence_curve`, closed at (0, 1) and (1, 0); `scale` is the paper's c. Clusterings are seeded 0, 1, ...
     Warns for fewer than 1,000 rows. Raises ValueError as `check_features`, for k < 2 or above all rows, for seeds < 1.
     """
     first, second = check_features(a, b)
@@ -288,8 +287,11 @@ def _divergence_curve(rows: Floats, size: int, clusters: int, seed: int, scale: 
 
 
 def divergence_curve(p: Floats, q: Floats, scale: float = 5.0) -> Floats:
-    """Points (exp(-c KL(q, r)), exp(-c KL(p, r))), r = t p + (1 - t) q for t = 1/26 .. 25/26, from histograms p, q."""
-    t = np.arange(1, MIXTURES + 1)[:, None] / (MIXTURES + 1)
+    """Points (exp(-c KL(q, r)), exp(-c KL(p, r))), r = t p + (1 - t) q, from histograms p, q.
+
+    t goes in 25 equal steps from just above 0 to just below 1.
+    """
+    t = np.linspace(1e-6, 1 - 1e-6, MIXTURES)[:, None]
     r = t * p + (1 - t) * q
     divergences = [np.where(h > 0, h * np.log(np.where(h > 0, h / np.where(r > 0, r, 1), 1)), 0).sum(1) for h in (q, p)]
     curve: Floats = np.exp(-scale * np.stack(divergences, axis=1))

@@ -28,6 +28,8 @@ NAMES = ("split", "nltk", "13a", "zh", "char")
 
 def tokenizer_name(tokenizer: Tokenizer) -> str:
     """The word a signature uses for the tokenizer: its name, or the qualified name of a callable."""
+    if tokenizer == "nltk":
+        return "nltk(preserve_line)"  # nltk's own word_tokenize splits a line into sentences first; this one does not
     if isinstance(tokenizer, str):
         return tokenizer
     return str(getattr(tokenizer, "__qualname__", type(tokenizer).__qualname__))

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,24 @@ def test_outliers_are_a_share_or_a_number(asked: str, count: int, seqgen: Any, r
     assert rows(seqgen("score", run, mixed, "--outliers", asked).out) == everything[:count]
 
 
+@pytest.mark.parametrize(
+    ("rank", "value"),
+    [("token", lambda row: sum(row) / len(row)), ("line", sum), ("worst", min)],
+)
+def test_rank_orders_lines_and_percentiles_by_tokens_lines_or_the_worst_token(
+    rank: str, value: Callable[[list[float]], float], seqgen: Any, run: Path, mixed: Path
+) -> None:
+    writer = load(run)
+    known = [value(row) for row in writer.score(writer.own_text().valid_lines).log_probs]
+    lines = [line for line in mixed.read_text().splitlines() if line]
+    by_text = dict(zip(lines, map(value, writer.score(lines).log_probs), strict=True))
+    found = rows(seqgen("score", run, mixed, "--rank", rank, "--outliers", "5").out)
+    assert [row["text"] for row in found] == sorted(lines, key=by_text.__getitem__)[:5]
+    for row in found:
+        below = sum(other < by_text[row["text"]] for other in known)
+        assert float(row["percentile"]) == pytest.approx(100 * below / len(known), abs=100 / len(known) + 1e-3)
+
+
 def test_every_token_has_its_log_probability(seqgen: Any, run: Path, mixed: Path) -> None:
     ended = seqgen("score", run, mixed, "--per-token", "--json")
     for line in ended.out.splitlines():
@@ -143,7 +162,7 @@ def test_lines_are_scored_after_their_conditions(seqgen: Any, labelled: Path, tm
 def test_a_tab_or_a_pipe_in_a_line_keeps_the_table_whole(seqgen: Any, running: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.txt").write_text("to\tbe\n")
     ended = seqgen("score", running, tmp_path / "odd.txt")
-    assert len(ended.out.splitlines()[1].split("\t")) == 6
+    assert len(ended.out.splitlines()[1].split("\t")) == 7
 
 
 # ---- evaluate

@@ -245,6 +245,44 @@ def test_corpus_bleu_equals_nltk(method: int) -> None:
         assert got == pytest.approx(theirs, rel=1e-12, abs=1e-300)
 
 
+WORDS = ["it's", "a", "b", "3.5", "c,", "(d)", "--", "e.", "\u4e2d\u6587", "&amp;", "5-6", '"f"', "cannot"]
+
+
+def random_lines(draw: random.Random, count: int) -> list[str]:
+    return [" ".join(draw.choices(WORDS, k=draw.choice([0, 1, 3, 7, 12]))) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("split", "none"), ("13a", "13a"), ("zh", "zh"), ("char", "char")])
+def test_level_sacrebleu_is_sacrebleus_default(ours: Any, theirs: str) -> None:
+    draw = random.Random(ours)
+    for _ in range(75):
+        hyps = random_lines(draw, draw.randint(1, 4))
+        streams = [random_lines(draw, len(hyps)) for _ in range(draw.randint(1, 3))]
+        expected = sacrebleu.corpus_bleu(hyps, streams, tokenize=theirs, force=True).score / 100
+        own = list(zip(*streams, strict=True))
+        got = bleu(hyps, refs_per_hyp=own, tokenizer=ours, level="sacrebleu")
+        assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        assert got.signature.fields["smooth"] == "m3"
+
+
+@pytest.mark.parametrize("tokenizer", ["split", "nltk", "char"])
+def test_level_corpus_is_nltks_default(tokenizer: str) -> None:
+    draw = random.Random(tokenizer)
+    for _ in range(75):
+        hyps, refs = random_lines(draw, draw.randint(1, 4)), random_lines(draw, draw.randint(1, 5))
+        tokens = tokenize(refs, tokenizer)
+        expected = float(nltk_bleu.corpus_bleu([tokens] * len(hyps), tokenize(hyps, tokenizer)))
+        got = bleu(hyps, refs, tokenizer=tokenizer, level="corpus")
+        assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-300)
+        assert got.signature.fields["smooth"] == "m0"
+
+
+def test_a_smoothing_that_is_asked_for_holds_at_every_level() -> None:
+    for level in ("sentence", "corpus", "sacrebleu"):
+        got = bleu(["a b c"], ["a b d"], level=level, smoothing="method1")
+        assert got.signature.fields["smooth"] == "m1(0.1)"
+
+
 def test_a_two_token_line_counts_for_nltk_and_not_for_sacrebleu() -> None:
     lines = ["a b c d e f", "g h i j k x", "m n"]
     refs = [["a b c d e f"], ["g h i j k l"], ["m n"]]

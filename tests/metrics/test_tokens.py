@@ -8,7 +8,7 @@ from nltk.tokenize import word_tokenize
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-from seqgen.metrics.tokens import NAMES, tokenize
+from seqgen.metrics.tokens import NAMES, pack_texts, tokenize
 
 WESTERN = "ab1 2.,-'\"!?&;:()[]{}<>|~^_`#$%*+=/@\\\t\u00a0é"
 CHINESE = "春月，。、《》“”…—①㊗ａＡ１豈\u2000\u2001\u2a6d\u2a6e\u3400\u4db6\u9fbb\u9fbc\uff00\ufff0\U00020000𠀀😀"
@@ -48,6 +48,7 @@ def test_nltk_words_need_no_sentence_splitter() -> None:
     line = "They'll pay $3.88. Won't you? (Yes.)"
     assert tokenize([line], "nltk") == [word_tokenize(line, preserve_line=True)]
     assert "3.88." in tokenize([line], "nltk")[0]
+    assert pack_texts({"a": [line]}, "nltk")[1] == "nltk(preserve_line)"
 
 
 @pytest.mark.parametrize(
