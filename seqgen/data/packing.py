@@ -26,7 +26,6 @@ from seqgen.data.sources import (
     is_running,
     line_hash,
     split_limit,
-    start_of,
     text_fingerprint,
 )
 from seqgen.data.text import STDIN, Records, has_fields, record_blocks
@@ -35,6 +34,7 @@ from seqgen.data.tokenizers import (
     TokenizerConfig,
     choose_kind,
     load_tokenizer,
+    newline_is_character,
     resolved,
     train_tokenizer,
 )
@@ -268,7 +268,7 @@ def _write_stream(
     if given is None:
         config = replace(config, kind=choose_kind(config, _Lines(text.texts, text.rows)))
     kind = config.kind if given is None else given.kind
-    cut = text.characters if held_out is not None else _cut_place(text, data.valid_share, kind in ("byte", "char"))
+    cut = text.characters if held_out is not None else _cut_place(text, data.valid_share, newline_is_character(kind))
 
     def train_parts() -> Iterator[str]:
         return (part[: cut - at] for at, part in text.running() if at < cut)
@@ -289,12 +289,14 @@ def _write_stream(
     if given is None:
         # A whole text has its newlines as characters, and one has to be there for a text to start with.
         whole = _Lines(lambda: chain(train_parts(), "\n"), text.rows)
-        tokenizer = train_tokenizer(config, whole if kind == "char" else _Lines(train_lines, text.rows), seed=seed)
+        tokenizer = train_tokenizer(
+            config, whole if newline_is_character(kind) else _Lines(train_lines, text.rows), seed=seed
+        )
     else:
         tokenizer = given
     if given is not None or config.model:
         check_fit(tokenizer, _Lines(train_lines, text.rows))
-    size, start = tokenizer.vocab_size, torch.tensor([start_of(tokenizer)], dtype=torch.int32)
+    size, start = tokenizer.vocab_size, torch.tensor([tokenizer.newline], dtype=torch.int32)
     characters = 0
     with SideWriter(folder, "train", vocab_size=size) as train, SideWriter(folder, "valid", vocab_size=size) as valid:
         for writer, parts in ((train, train_parts()), (valid, valid_parts())):

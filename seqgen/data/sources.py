@@ -40,6 +40,7 @@ from seqgen.data.tokenizers import (
     TokenizerConfig,
     choose_kind,
     load_tokenizer,
+    newline_is_character,
     resolved,
     train_tokenizer,
 )
@@ -567,7 +568,7 @@ def _prepare_stream(
     if held_out is not None:
         valid_text = _running(held_out)
     else:
-        cut = _cut_place(text, data.valid_share, anywhere=kind in ("byte", "char"))
+        cut = _cut_place(text, data.valid_share, anywhere=newline_is_character(kind))
         text, valid_text = text[:cut], text[cut:]
         if not text.strip() or not valid_text.strip():
             raise DataError(
@@ -576,13 +577,12 @@ def _prepare_stream(
             )
     if tokenizer is None:
         # A whole text has its newlines as characters, and one has to be there for a text to start with.
-        parts = [text, "\n"] if kind == "char" else text.split("\n")
+        parts = [text, "\n"] if newline_is_character(kind) else text.split("\n")
         tokenizer = train_tokenizer(config, parts, seed=seed)
     if tokenizer_folder is not None or config.model:
         check_fit(tokenizer, text.split("\n"))
-    start = start_of(tokenizer)
-    train = _stream_corpus(tokenizer, text, start).to(device)
-    valid = _stream_corpus(tokenizer, valid_text, start).to(device)
+    train = _stream_corpus(tokenizer, text).to(device)
+    valid = _stream_corpus(tokenizer, valid_text).to(device)
     batches: Batches
     if data.mode == "stream":
         batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
@@ -621,13 +621,9 @@ def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
     return (newline if newline >= 0 else max(cut - 1, text.find(" ", cut))) + 1
 
 
-def start_of(tokenizer: Tokenizer) -> int:
-    """The id that running text starts with: a newline, as a character or as the end of a line."""
-    return tokenizer.token_to_id("\n") if tokenizer.kind in ("byte", "char") else tokenizer.eos
-
-
-def _stream_corpus(tokenizer: Tokenizer, text: str, start: int) -> Corpus:
-    ids = torch.cat([torch.tensor([start], dtype=torch.int32), tokenizer.encode_stream(text)])
+def _stream_corpus(tokenizer: Tokenizer, text: str) -> Corpus:
+    """The text behind the line break that it starts with."""
+    ids = torch.cat([torch.tensor([tokenizer.newline], dtype=torch.int32), tokenizer.encode_stream(text)])
     return Corpus(Ragged(ids, torch.tensor([0, ids.numel()])), None, tokenizer.fingerprint)
 
 
@@ -643,10 +639,8 @@ def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
         start, stop, written = tokenizer.bos, tokenizer.eos, {tokenizer.eos}
     elif mode == "fixed":
         start, stop, written = tokenizer.bos, -1, set()
-    elif tokenizer.kind in ("byte", "char"):
-        start, stop, written = tokenizer.token_to_id("\n"), -1, set()
     else:
-        start, stop, written = tokenizer.eos, -1, {tokenizer.eos}
+        start, stop, written = tokenizer.newline, -1, {tokenizer.newline}
     return {
         "vocab_size": tokenizer.vocab_size,
         "pad": tokenizer.pad,

@@ -52,6 +52,12 @@ class PieceModel:
     denormalizes: bool
     """Decoding applies rules of its own."""
 
+    @property
+    def lossless(self) -> bool:
+        """Whether text in known pieces comes back as it was."""
+        changed = self.merge_spaces or self.charsmap or self.denormalizes or self.marker_is_suffix
+        return self.escape_spaces and not changed
+
 
 def read_model(content: bytes) -> PieceModel:
     """The parts of a .model file. Raises DataError if the bytes are none."""

@@ -9,10 +9,12 @@ specials it lacks come after its last. What a round trip `decode(encode(line))` 
     word, nltk      the tokens joined by single spaces ("do n't"; double quotes become `` and '')
     word, pattern   the line, where the pattern's tokens tile the training text (joined by nothing); else the tokens
                     joined by single spaces
-    bpe, unigram    the line if trained here (no normalisation, all spaces kept, unseen characters as bytes); U+2581,
-                    SentencePiece's word marker, becomes a space. A given model normalises as it was trained to
+    bpe, unigram    the line if trained here (no normalisation, all spaces kept, unseen characters as bytes), but for
+                    U+2581, SentencePiece's word marker, which becomes a space. A given model normalises as it was
+                    trained to
 
-With `lower` the line is lower-cased first. Saved as JSON and text files, never as pickles.
+With `lower` the line is lower-cased first. Running text goes through `encode_stream` and `decode_stream`, which keep
+its line breaks with every kind. Saved as JSON and text files, never as pickles.
 """
 
 import contextlib
@@ -113,6 +115,14 @@ class Tokenizer(Protocol):
         """Id after each field of a condition."""
 
     @property
+    def newline(self) -> int:
+        """Id of a line break in running text: the character's own (byte, char), or `eos` in its place."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether running text comes back from its ids as it was, wherever `unknown` finds nothing in its lines."""
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all that changes ids."""
 
@@ -129,10 +139,10 @@ class Tokenizer(Protocol):
         """The text of every row as UTF-8 bytes, on the ids' device; the ids must be in range."""
 
     def encode_stream(self, text: str) -> Tensor:
-        """Running text as (N,) int32 ids: newlines are characters (byte, char), or each is an eos (word, pieces)."""
+        """Running text as (N,) int32 ids, every line break as `newline`."""
 
     def decode_stream(self, ids: Sequence[int]) -> str:
-        """The running text of ids from a stream."""
+        """The running text of ids from a stream, every `newline` as a line break."""
 
     def id_to_token(self, i: int) -> str:
         """The token of an id, as it is stored."""
@@ -144,7 +154,7 @@ class Tokenizer(Protocol):
         """The text each id adds in the middle of a line; "" for specials, U+FFFD for bytes that are no character."""
 
     def unknown(self, line: str) -> list[str]:
-        """The parts of a line that would become `unk`, in order."""
+        """The parts of a line that would not come back: those that become `unk`, in order."""
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into a folder, made if need be."""
@@ -159,9 +169,10 @@ class ByteTokenizer:
     kind = "byte"
     vocab_size = _FIRST + 256
     pad, unk, bos, eos, sep = _PAD, _UNK, _BOS, _EOS, _SEP
+    newline = _FIRST + ord("\n")
 
     def __init__(self, *, lower: bool = False) -> None:
-        self.lower = lower
+        self.lower, self.lossless = lower, not lower
         self.fingerprint = _fingerprint(self._options())
 
     def encode(self, lines: Sequence[str]) -> Ragged:
@@ -239,11 +250,13 @@ class CharTokenizer:
 
     def __init__(self, symbols: Sequence[str], *, lower: bool = False) -> None:
         self.symbols = tuple(symbols)
-        self.lower = lower
+        self.lower, self.lossless = lower, not lower
         self.vocab_size = _FIRST + len(self.symbols)
         codes = np.frombuffer("".join(self.symbols).encode("utf-32-le"), np.uint32)
         self._ids = np.full(0x110000, _UNK, np.int32)
         self._ids[codes] = np.arange(_FIRST, self.vocab_size)
+        known = int(self._ids[ord("\n")])
+        self.newline = _EOS if known == _UNK else known  # made for single lines, it has no line break among its symbols
         surfaces = ["", "\ufffd", "", "", "", *self.symbols]
         self._surfaces = SurfaceTable([surface.encode() for surface in surfaces], lead=[0] * len(surfaces))
         self.fingerprint = _fingerprint(self._options(), *self.symbols)
@@ -281,11 +294,11 @@ class CharTokenizer:
 
     def encode_stream(self, text: str) -> Tensor:
         """The characters of the text, newlines included."""
-        return self.encode([text]).values
+        return _lines_to_stream(self, text) if self.newline == _EOS else self.encode([text]).values
 
     def decode_stream(self, ids: Sequence[int]) -> str:
         """The text of the characters."""
-        return self.decode([ids])[0]
+        return _stream_to_lines(self, ids) if self.newline == _EOS else self.decode([ids])[0]
 
     def id_to_token(self, i: int) -> str:
         """The character."""
@@ -348,6 +361,7 @@ class WordTokenizer:
 
     kind = "word"
     pad, unk, bos, eos, sep = _PAD, _UNK, _BOS, _EOS, _SEP
+    newline = _EOS
 
     def __init__(
         self,
@@ -362,7 +376,7 @@ class WordTokenizer:
         self.words = words
         self.pattern = pattern
         self.joiner = joiner
-        self.lower = lower
+        self.lower, self.lossless = lower, joiner == "" and not lower
         self.vocab_size = _FIRST + len(self.symbols)
         self._cut = word_cutter(words, pattern, keep_gaps=joiner == "")
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, _FIRST)}
@@ -459,17 +473,33 @@ class _SplitWords:
 def word_cutter(words: str, pattern: str, *, keep_gaps: bool) -> Callable[[str], list[str]]:
     """A function that cuts a line into words: by white space, by nltk, or into the matches of a pattern.
 
-    `keep_gaps` makes what lies between two matches a word too. nltk's is `NLTKWordTokenizer`, which needs no downloaded
-    data; the line is taken as one sentence, so only its last full stop is cut off.
+    The word `<unk>` stays whole. `keep_gaps` makes what lies between two matches a word too. nltk's is
+    `NLTKWordTokenizer`, which needs no downloaded data; the line is taken as one sentence, so only its last full stop
+    is cut off.
     """
+    unknown = SPECIALS[_UNK]
     if pattern:
         compiled = _compiled(pattern)
-        return lambda line: _matches(compiled, line, keep_gaps)
+
+        def matches(line: str) -> list[str]:
+            first, *others = [_matches(compiled, part, keep_gaps) for part in line.split(unknown)]
+            return first + [word for part in others for word in (unknown, *part)]
+
+        return matches
     if words == "nltk":
         from nltk.tokenize import NLTKWordTokenizer
 
-        cut: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
-        return cut
+        tokenize: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
+
+        def tokens(line: str) -> list[str]:
+            found = tokenize(line)
+            if unknown in line:  # nltk cuts the brackets off
+                for i in reversed(range(len(found) - 2)):
+                    if found[i : i + 3] == ["<", "unk", ">"]:
+                        found[i : i + 3] = [unknown]
+            return found
+
+        return tokens
     return str.split
 
 
@@ -509,7 +539,7 @@ class PieceTokenizer:
         # SentencePiece's own char and word models keep spaces as markers: not this package's kinds of the same name.
         self.kind = described.model_type if described.model_type in ("bpe", "unigram") else "sentencepiece"
         self.model = model
-        self.lower = lower
+        self.lower, self.lossless = lower, described.lossless and not lower
         self._learner = PieceLearner(model, by_word=exact == "word")
         self.exact: Literal["row", "word"] = "word" if self._learner.by_word else "row"
         self._sp = self._learner.processor
@@ -526,6 +556,7 @@ class PieceTokenizer:
         self._added = tuple(name for name, i in own.items() if i < 0)
         added = dict(zip(self._added, range(size, size + len(self._added)), strict=True))
         self.pad, self.bos, self.eos, self.sep = (added.get(name, int(i)) for name, i in own.items())
+        self.newline = self.eos
         self.vocab_size = size + len(added)
         self._size = size
         self._surfaces = self._learner.surfaces(left_out=(self.pad, self.bos, self.eos, self.sep))
@@ -574,10 +605,11 @@ class PieceTokenizer:
         return [self._surface(i) for i in range(self._size)] + [""] * len(self._added)
 
     def unknown(self, line: str) -> list[str]:
-        """The parts of the line that no piece holds."""
+        """The parts of the line that no piece holds, and U+2581, which stands for a space in pieces."""
         line = line.lower() if self.lower else line
         pieces: list[str] = self._sp.encode_as_pieces(line)
-        return [piece for piece, i in zip(pieces, self._sp.encode(line), strict=True) if i == self.unk]
+        lost = [piece for piece, i in zip(pieces, self._sp.encode(line), strict=True) if i == self.unk]
+        return lost + [MARKER] * (MARKER in line)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, spm.model (byte for byte) and words.npz, the word table learnt so far."""
@@ -604,6 +636,11 @@ class PieceTokenizer:
 
 
 # ---------------------------------------------------------------------------------------------------------- training
+
+
+def newline_is_character(kind: str) -> bool:
+    """Return whether a tokenizer trained on running text reads line breaks as characters, not as ends of lines."""
+    return kind in ("byte", "char")
 
 
 def train_tokenizer(config: TokenizerConfig, lines: Collection[str], *, seed: int) -> Tokenizer:
@@ -1020,7 +1057,7 @@ def _byte_surface(byte: int) -> str:
     return chr(byte) if byte < 0x80 else "\ufffd"
 
 
-def _lines_to_stream(tokenizer: "WordTokenizer | PieceTokenizer", text: str) -> Tensor:
+def _lines_to_stream(tokenizer: Tokenizer, text: str) -> Tensor:
     """Lines with an eos in the place of every newline; a last line without newline has none."""
     lines = text.split("\n")
     ids = tokenizer.encode(lines)
@@ -1031,7 +1068,7 @@ def _lines_to_stream(tokenizer: "WordTokenizer | PieceTokenizer", text: str) -> 
     return stream
 
 
-def _stream_to_lines(tokenizer: "WordTokenizer | PieceTokenizer", ids: Sequence[int]) -> str:
+def _stream_to_lines(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     rows: list[list[int]] = [[]]
     for i in ids:
         if i == tokenizer.eos:

@@ -82,7 +82,9 @@ def show_and_score(
 
         return of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
     texts, scores = sample_and_score(Writer(model, data.tokenizer, settings, device, folder), data, settings.train)
-    return {".txt": "".join(f"{text}\n" for text in texts[: settings.train.show]).encode()}, scores
+    shown = texts[: settings.train.show]
+    between = "\n----\n" if any("\n" in text for text in shown) else "\n"  # for people; nothing reads it back
+    return {".txt": (between.join(shown) + "\n").encode()}, scores
 
 
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:

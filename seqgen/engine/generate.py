@@ -127,6 +127,7 @@ class Writer:
         self.device, self.folder = device, folder
         known = facts(tokenizer, settings.data.mode, settings.model.max_length)
         self._start, self._stop = int(known["start"]), int(known["stop"])
+        self._running = settings.data.mode in ("stream", "window")
 
     def generate(self, count: int = 1, **options: Any) -> list[str]:
         """`count` texts; the options are those of `texts`."""
@@ -356,7 +357,7 @@ class Writer:
         if not lines:
             raise DataError("no lines to score")
         self._check_sources(sources)
-        parts: list[Ragged | int] = [self._start, self.tokenizer.encode(lines)]
+        parts: list[Ragged | int] = [self._start, self._encoded(lines)]
         if self.settings.data.mode != "fixed":
             parts.append(self._stop if self._stop >= 0 else self._start)
         conditions = encode_sources(self.tokenizer, sources) if sources is not None else None
@@ -387,13 +388,14 @@ class Writer:
     def _prompts(self, prompt: str, sources: Sequence[str] | None, count: int) -> list[tuple[list[int], list[int]]]:
         """Per text: the ids the model reads first, and those of them that are part of the text."""
         self._check_sources(sources)
-        unknown = self.tokenizer.unknown(prompt) if prompt else []
+        lines = prompt.split("\n") if self._running else [prompt]
+        unknown = [part for line in lines for part in self.tokenizer.unknown(line)]
         if unknown:
             raise DataError(
                 f"the prompt holds {', '.join(map(repr, unknown[:5]))}, which this run's vocabulary of "
                 f"{self.tokenizer.vocab_size} does not; use words or characters of its training text"
             )
-        text_ids = self.tokenizer.encode([prompt]).row(0).tolist() if prompt else []
+        text_ids = self._encoded([prompt]).row(0).tolist() if prompt else []
         start = [self._start]
         if sources is None:
             return [(start + text_ids, text_ids)] * count
@@ -410,8 +412,15 @@ class Writer:
         automaton = None
         if constraints:
             # a word tokenizer writes no space before the first word, so tokens add another text there
-            first = self._decoded([[i] for i in range(self.tokenizer.vocab_size)])
+            first = self.tokenizer.decode([[i] for i in range(self.tokenizer.vocab_size)])
             surfaces = self.tokenizer.surfaces()
+            newline = None
+            if self._running:
+                first[self.tokenizer.newline] = surfaces[self.tokenizer.newline] = "\n"
+                newline = self.tokenizer.newline if first != surfaces else None
+            # a space by itself is not written there, but the next token's then is
+            spaces = [i for i, text in enumerate(surfaces) if text == " " and not first[i]]
+            silent = spaces if self.tokenizer.lossless else []
             missing = sorted(
                 set(template.replace("?", "").replace("\\", "") + "".join(require)) - set("".join(surfaces))
             )
@@ -419,7 +428,7 @@ class Writer:
                 raise ValueError(
                     f"{', '.join(map(repr, missing))} cannot be written: this run's vocabulary does not hold it"
                 )
-            automaton = automata.build(constraints, surfaces, first)
+            automaton = automata.build(constraints, surfaces, first, newline, silent)
         return _Limits(automaton, None)
 
     def _block(self, n: int, train_files: Sequence[str]) -> automata.NoCopy:
@@ -510,8 +519,18 @@ class Writer:
                     break
         return taken
 
-    def _decoded(self, ids: list[list[int]]) -> list[str]:
+    def _decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of every row; running text has line breaks."""
+        if self._running:
+            return [self.tokenizer.decode_stream(row) for row in ids]
         return list(self.tokenizer.decode(ids))
+
+    def _encoded(self, lines: Sequence[str]) -> Ragged:
+        """The ids of every text; running text has line breaks."""
+        if self._running and any("\n" in line for line in lines):
+            return Ragged.from_lists([self.tokenizer.encode_stream(line).tolist() for line in lines])
+        ids: Ragged = self.tokenizer.encode(lines)
+        return ids
 
 
 @dataclass(frozen=True)

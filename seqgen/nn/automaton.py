@@ -515,13 +515,20 @@ def _automaton(name: str, table: NDArray[np.int32], accepting: NDArray[np.bool_]
     return Automaton(name, *(torch.from_numpy(array) for array in (table, accepting, distance, away, final)))
 
 
-def build(constraints: Sequence[Constraint], surfaces: Sequence[str], first: Sequence[str] | None = None) -> Automaton:
+def build(
+    constraints: Sequence[Constraint],
+    surfaces: Sequence[str],
+    first: Sequence[str] | None = None,
+    newline: int | None = None,
+    silent: Sequence[int] = (),
+) -> Automaton:
     """The automaton of texts that meet all the constraints, written with a vocabulary.
 
     `surfaces[i]` is the text that token i adds inside a line, `first[i]` what it adds at its beginning (the same if not
-    given; a word tokenizer writes no space there). Tokens that add nothing, or bytes that are no character by
-    themselves (U+FFFD), are not used under a constraint. ValueError names the constraints that no text can meet, alone
-    or together.
+    given; a word tokenizer writes no space there). A line begins with the text and behind every token `newline`, if
+    there is one; it has begun behind one of the tokens `silent`, which add no text there. Other tokens that add
+    nothing, or bytes that are no character by themselves (U+FFFD), are not used under a constraint. ValueError names
+    the constraints that no text can meet, alone or together.
     """
     if not constraints:
         raise ValueError("expected at least one constraint, got none")
@@ -536,14 +543,19 @@ def build(constraints: Sequence[Constraint], surfaces: Sequence[str], first: Seq
             raise ValueError(f"no text that this vocabulary can write meets {constraint.name}")
         dfa = one if dfa is None else _both(dfa, one, name)
     assert dfa is not None
-    if (len(dfa.table) + 1) * len(surfaces) > _MOST_CELLS:
+    begins = 1 if newline is None else len(dfa.table)  # states in which a line begins: the text's first, or any
+    if (len(dfa.table) + begins) * len(surfaces) > _MOST_CELLS:
         raise ValueError(f"{name} needs {len(dfa.table)} states for each of {len(surfaces)} tokens; use a simpler one")
     inside = _lifted(dfa, usable[0], np.arange(len(dfa.table)))
-    begin = _lifted(dfa, usable[1], np.zeros(1, np.int64))
-    # state 0 is new, the others move up by one
+    begin = _lifted(dfa, usable[1], np.arange(begins))
+    begin[:, list(silent)] = np.arange(begins)[:, None]
+    # the states in which a line begins stand first, the others move up
     table = np.concatenate([begin, inside])
-    table = np.where(table >= 0, table + 1, -1).astype(np.int32)
-    automaton = _automaton(name, table, np.append(dfa.accepting[:1], dfa.accepting))
+    table[table >= 0] += begins
+    if newline is not None:
+        table[:, newline] -= np.where(table[:, newline] >= 0, begins, 0)
+    accepting = np.concatenate([dfa.accepting[:begins], dfa.accepting])
+    automaton = _automaton(name, table.astype(np.int32), accepting)
     if automaton.distance[0] == NEVER:
         raise ValueError(f"no text that this vocabulary can write meets {name}")
     return automaton

@@ -309,11 +309,56 @@ def test_running_text_comes_back(lines: list[str]) -> None:
             else text
         )
         assert tokenizer.decode_stream(ids) == expected
-        newline = tokenizer.token_to_id("\n") if kind in ("byte", "char") else tokenizer.eos
-        assert ids.count(newline) == text.count("\n")
+        assert tokenizer.newline == (tokenizer.token_to_id("\n") if kind in ("byte", "char") else tokenizer.eos)
+        assert ids.count(tokenizer.newline) == text.count("\n")
 
 
 STREAM = {kind: trained(kind, ENGLISH) for kind in ("byte", "bpe", "unigram")}  # type: ignore[arg-type]
+
+LOSSLESS = {
+    **STREAM,
+    "char of running text": trained("char", ["\n".join(ENGLISH)], min_count=1),
+    "char of lines": trained("char", ENGLISH, min_count=1),
+    "covering pattern": trained("word", SMILES, pattern=ATOMS, min_count=1),
+}
+OTHERS = {
+    "split": trained("word", ENGLISH, min_count=1),
+    "split, lower": trained("word", ENGLISH, min_count=1, lower=True),
+    "nltk": trained("word", ENGLISH, min_count=1, words="nltk"),
+    "pattern with gaps": trained("word", ENGLISH, min_count=1, pattern=r"\w+|[^\w\s]"),
+    "char, lower": trained("char", ENGLISH, min_count=1, lower=True),
+    "byte, lower": trained("byte", lower=True),
+}
+
+
+def running(*letters: str) -> st.SearchStrategy[str]:
+    """Any text with line breaks, and text of given parts."""
+    return st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.sampled_from(letters)).map("".join))
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+@settings(deadline=None)
+@given(text=running(*"".join(ENGLISH), *"C=O1n[]Brl\n\n\r\u2581\u2028\0", "<unk>", "<s>", "<0x0A>", "\n  "))
+def test_a_lossless_tokenizer_gives_known_running_text_back(name: str, text: str) -> None:
+    tokenizer = LOSSLESS[name]
+    assert tokenizer.lossless
+    back = tokenizer.decode_stream(tokenizer.encode_stream(text).tolist())
+    assert back.count("\n") == text.count("\n")
+    assert back == text or any(map(tokenizer.unknown, text.split("\n")))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@settings(deadline=None)
+@given(
+    text=running(*ENGLISH[0].split(), "THE", "zebra", "<unk>", "\n", " ", "  ", "\n\n", "\t", "'", "\u0130", ".", '"')
+)
+def test_another_keeps_the_line_breaks_and_reads_its_own_text_as_it_was(name: str, text: str) -> None:
+    tokenizer = OTHERS[name]
+    assert not tokenizer.lossless
+    ids = tokenizer.encode_stream(text).tolist()
+    back = tokenizer.decode_stream(ids)
+    assert back.count("\n") == text.count("\n")
+    assert tokenizer.encode_stream(back).tolist() == ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

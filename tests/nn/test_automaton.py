@@ -281,6 +281,33 @@ def _written(model, constraints, count=40, *, sampling=PLAIN, prompts=None, begi
     return ["".join(VOCABULARY[i] for i in ids) for ids in samples.ids], samples
 
 
+def test_behind_a_line_break_tokens_add_what_they_add_at_a_beginning():
+    words = ["", "\n", " ab", " c"]  # a word tokenizer writes no space at the beginning of a line
+    automaton = build([regex("ab c\nc( ab)?")], words, [word.strip(" ") for word in words], newline=1)
+    break_, ab, c = 1, 2, 3
+    allowed = {
+        ids
+        for n in range(1, 7)
+        for ids in itertools.product((break_, ab, c), repeat=n)
+        if "\n".join(" ".join(words[i].strip() for i in line) for line in _split(ids, break_))
+        in ("ab c\nc", "ab c\nc ab")
+    }
+    assert allowed == {(ab, c, break_, c), (ab, c, break_, c, ab)}
+    for n in range(1, 7):
+        for ids in itertools.product((break_, ab, c), repeat=n):
+            place = 0
+            for token in ids:
+                place = -1 if place < 0 else int(automaton.next[place, token])
+            assert (place >= 0 and bool(automaton.accepting[place])) == (ids in allowed)
+
+
+def _split(ids, at):
+    lines = [[]]
+    for i in ids:
+        lines.append([]) if i == at else lines[-1].append(i)
+    return lines
+
+
 @pytest.mark.parametrize("stop", [STOP, -1])
 def test_every_sample_fits_the_template(stop):
     texts, samples = _written(_model(stop=stop), [template("a??-??")])
