@@ -4,14 +4,17 @@ Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input
 141 whoever read the output has left, 143 SIGTERM.
 """
 
+import contextlib
 import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -72,6 +75,14 @@ def seqgen(
     output.help_or_command(context)
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM came: what is open is closed and what is half-written removed on the way out."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` if none is given) and return its exit code; nothing is raised."""
     handler = logging.StreamHandler()
@@ -80,11 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = messages.level
     messages.addHandler(handler)
     messages.setLevel(logging.INFO)
+    before: Any = None
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
         try:
+            with contextlib.suppress(ValueError):  # not the main thread: signals belong to somebody else
+                before = signal.signal(signal.SIGTERM, _terminate)
             return _run(arguments)
         finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
             messages.removeHandler(handler)
             messages.setLevel(level)
 
@@ -102,6 +118,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except _TerminatedError:
+        return 143
     except output.PipeClosedError:
         output.abandon()
         return 141

@@ -3,14 +3,28 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import platform
+import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqgen.core.errors import DataError
+from seqgen.core.errors import DataError, RunError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system; `owned` warns
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = ".lock"
+
+_GRACE_S = 1.0
+"""A process that was killed just now may need a moment to end."""
 
 
 def _fsync(path: Path) -> None:
@@ -55,10 +69,87 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep a folder, made where it is absent, to this process until the block ends; RunError names who has it now.
+
+    The operating system's lock on the file `.lock` decides, and ends with its process however that ends; the number and
+    host inside only inform. What killed owners left half-written is removed, and a folder that stays empty too.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = folder / _LOCK
+    handle = _locked(folder, lock)
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
+        for place in (folder, *(folder / name for name in ("checkpoints", "samples", "tokenizer"))):
+            sweep(place)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            for place in made:
+                place.rmdir()
+
+
+def _locked(folder: Path, lock: Path) -> int:
+    """An open file that holds the lock."""
+    until = time.monotonic() + _GRACE_S
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        except FileNotFoundError:  # the owner before has just removed an empty folder
+            continue
+        try:
+            if fcntl is None:
+                raise OSError("this system has no fcntl")
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            if time.monotonic() > until:
+                raise RunError(f"{folder} is in use by {owner}; wait until it ends, or use another --out") from None
+            time.sleep(_GRACE_S / 20)
+            continue
+        except OSError as error:
+            reason = error.strerror or error
+            logging.getLogger("seqgen").warning("%s cannot be locked (%s): see that one process uses it", lock, reason)
+            return handle
+        # the owner before may have removed the file since it was opened here
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat(follow_symlinks=False)):
+                return handle
+        os.close(handle)
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left half-written in a folder, of one name or of all."""
+    for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
+        made = re.fullmatch(rf"\.{re.escape(name) or '.*?'}(\.\d+)?\.tmp", path.name)
+        if made is None or (made[1] and _lives(int(made[1][1:]))):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which appears under its name, replacing an old one, only when the block ends well."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    sweep(path.parent, path.name)
     beside.mkdir(parents=True)
     try:
         yield beside

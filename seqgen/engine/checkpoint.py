@@ -9,6 +9,7 @@ Nothing here is a pickle: safetensors and JSON cannot execute code.
 import contextlib
 import errno
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def steps(run: Path) -> list[int]:
     """The steps of the complete checkpoints of a run, ascending."""
-    found = (run / "checkpoints").glob("step-*/state.json")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+    places = [path.parent for path in (run / "checkpoints").glob("step-*/state.json")]
+    return sorted(int(match[1]) for place in places if (match := re.fullmatch(r"step-(\d{8,})", place.name)))
 
 
 def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -78,61 +78,63 @@ def train(
     last checkpoint stays) when a loss is not finite.
     """
     folder = Path(out)
-    stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
-    if settings is None:
-        if stored is None:
-            raise RunError(
-                f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
-            )
-        settings = runs.changed(stored, overrides, module=module)
-    if reward is not None:
-        settings = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
-    code = runs.trusted_code(settings, reward, folder, stored)
-    chapter = module or runs.chapter(settings.name)
-    device = runs.choose_device(settings.train.device)
-    if device.type == "cuda" and dist.world() > 1:
-        device = torch.device("cuda", dist.local_rank())
-    if settings.train.threads:
-        torch.set_num_threads(settings.train.threads)
-    dist.start(device)
-
-    origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
-    settings, part = _inherited(chapter, settings, source_run)
-    tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
-    data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
-    settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
-    if code is not None:
-        data = dataclasses.replace(data, code=code)
-    model = _new_model(chapter, settings, device)
-    attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
-    if attach is not None:
-        attach(model, data)
-    optimizers = chapter.optimizers(model, settings.train)
-
-    said: list[str] = []
-    last = checkpoint.steps(folder)
-    if stored is None:
-        if origin is not None:
-            tensors = checkpoint.read_tensors(*origin, "model.safetensors")
-            checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
-        if dist.is_main():
-            _create(folder, data, origin, device, runs.code_hash(settings))
-        dist.barrier()
-        if origin is not None:
-            # a run that breaks off before its first checkpoint must not begin again without the other's weights
-            checkpoint.save(folder, 0, model, optimizers, {}, _state_at_first())
-        if dist.is_main():
-            # last, because it is what makes the folder a run
-            files.write_text(folder / "config.toml", to_toml(settings.sections()))
-    else:
-        _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
-        if dist.is_main():
-            said = runs.settle(folder, stored, settings, last[-1] if last else 0)
-            said += _changed_code(folder, runs.code_hash(settings))
-    dist.barrier()
-
-    session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
     with contextlib.ExitStack() as at_the_end:
+        if dist.is_main():
+            at_the_end.enter_context(files.owned(folder))
+        stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
+        if settings is None:
+            if stored is None:
+                raise RunError(
+                    f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
+                )
+            settings = runs.changed(stored, overrides, module=module)
+        if reward is not None:
+            settings = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
+        code = runs.trusted_code(settings, reward, folder, stored)
+        chapter = module or runs.chapter(settings.name)
+        device = runs.choose_device(settings.train.device)
+        if device.type == "cuda" and dist.world() > 1:
+            device = torch.device("cuda", dist.local_rank())
+        if settings.train.threads:
+            torch.set_num_threads(settings.train.threads)
+        dist.start(device)
+
+        origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
+        settings, part = _inherited(chapter, settings, source_run)
+        tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
+        data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
+        settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
+        if code is not None:
+            data = dataclasses.replace(data, code=code)
+        model = _new_model(chapter, settings, device)
+        attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
+        if attach is not None:
+            attach(model, data)
+        optimizers = chapter.optimizers(model, settings.train)
+
+        said: list[str] = []
+        last = checkpoint.steps(folder)
+        if stored is None:
+            if origin is not None:
+                tensors = checkpoint.read_tensors(*origin, "model.safetensors")
+                checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
+            if dist.is_main():
+                _create(folder, data, origin, device, runs.code_hash(settings))
+            dist.barrier()
+            if origin is not None:
+                # a run that breaks off before its first checkpoint must not begin again without the other's weights
+                checkpoint.save(folder, 0, model, optimizers, {}, _state_at_first())
+            if dist.is_main():
+                # last, because it is what makes the folder a run
+                files.write_text(folder / "config.toml", to_toml(settings.sections()))
+        else:
+            _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
+            if dist.is_main():
+                said = runs.settle(folder, stored, settings, last[-1] if last else 0)
+                said += _changed_code(folder, runs.code_hash(settings))
+        dist.barrier()
+
+        session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
         for lines in session.logs.values():
             at_the_end.callback(lines.close)
         session.resume(last[-1] if last else None)

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ def _samples(folder: Path) -> str:
     """What was shown at every validation: texts, or grids and strips of pictures."""
     by_step: dict[str, list[Path]] = {}
     for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
-        by_step.setdefault(path.stem.partition("-")[0], []).append(path)
+        if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|png)", path.name):
+            by_step.setdefault(made[1], []).append(path)
     return "".join(
         f"<details{' open' if step == max(by_step) else ''}><summary>step {int(step)}</summary>"
         + "".join(map(_sample, paths))

@@ -2,12 +2,19 @@
 
 import errno
 import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from seqgen.core import files, log
-from seqgen.core.errors import DataError
+from seqgen.core.errors import DataError, RunError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +115,100 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "iterdir", forbidden)  # who runs tests may be allowed to read everything
     with pytest.raises(DataError, match=r": cannot be read \(Permission denied\); mend it or remove it from "):
         files.files_below(tmp_path)
+
+
+# ---- one owner for a folder
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from seqgen.core import files
+with files.owned(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that keeps the folder `f`."""
+    line = [sys.executable, "-c", HOLD, str(tmp_path / "f")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_owner_is_refused_by_name_and_a_killed_one_is_none(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    words = f"{tmp_path / 'f'} is in use by process {holder.pid} on {platform.node()}; wait until it ends, or use"
+    with pytest.raises(RunError, match=f"^{re.escape(words)} another --out$"), files.owned(tmp_path / "f"):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "f" / ".lock").exists()
+    (tmp_path / "f" / "x").touch()
+    with files.owned(tmp_path / "f"):
+        pass
+    assert [p.name for p in (tmp_path / "f").iterdir()] == ["x"]
+
+
+def test_of_many_first_owners_one_has_the_folder_at_a_time(tmp_path: Path) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            with files.owned(tmp_path / "a" / "f"):
+                inside.append(k)
+                most.append(len(inside))
+                inside.remove(k)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert (len(most), max(most)) == (80, 1)
+
+
+def test_a_folder_that_stays_empty_goes_with_what_was_made_for_it(tmp_path: Path) -> None:
+    with files.owned(tmp_path / "a" / "f"):
+        assert (tmp_path / "a" / "f" / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / ".lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="symbolic links"), files.owned(tmp_path / "f"):
+        pass
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+def test_an_owner_removes_what_killed_processes_left_and_nothing_else(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = int(gone.stdout)
+    run = tmp_path / "run"
+    (run / "checkpoints" / ".step-00000006.tmp").mkdir(parents=True)
+    (run / "samples").mkdir()
+    (run / "samples" / f".00000006.txt.{dead}.tmp").touch()
+    (run / f".tokenizer.{dead}.tmp").mkdir()
+    kept = [run / f".report.html.{holder.pid}.tmp", run / "notes.tmp", run / ".hidden", run / "samples" / "mine.txt"]
+    for path in kept:
+        path.touch()
+    with files.owned(run):
+        pass
+    assert sorted(p for p in run.rglob("*") if p.is_file()) == sorted(kept)
+    assert not [p for p in run.rglob("*") if p.name.endswith(f"{dead}.tmp") or p.name.startswith(".step")]
+
+
+def test_a_folder_made_anew_removes_what_a_killed_process_left_of_it(tmp_path: Path) -> None:
+    (tmp_path / ".f.999999999.tmp").mkdir()
+    (tmp_path / ".other.999999999.tmp").mkdir()
+    with files.new_folder(tmp_path / "f"):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.999999999.tmp", "f"]

@@ -1,14 +1,16 @@
 """A run folder from a stranger: what lies in it is read, checked and refused, and never executed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_run import SMALL
 
+from seqgen.core import log
 from seqgen.core.errors import RunError
-from seqgen.engine import loop
+from seqgen.engine import checkpoint, loop
 from seqgen.engine.generate import load
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
@@ -76,3 +78,42 @@ def test_a_function_passed_as_reward_is_asked_for_again(text: Path, tmp_path: Pa
     with pytest.raises(RunError, match=r"model\.reward = call:words is a function; pass it again: seqgen\.train\("):
         loop.train(None, tmp_path / "r", **more)
     assert loop.train(None, tmp_path / "r", reward=words, **more).step == 4
+
+
+# ---- one training in a folder
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_training_in_the_same_folder_is_refused(begun: bool, text: Path, tmp_path: Path) -> None:
+    chosen = config("lm", text, overrides=[*SMALL, "train.steps=4", "train.save_every=1"])
+    refused: list[str] = []
+
+    def start_another(progress: loop.Progress) -> None:
+        if progress.step == 2 and not progress.message:
+            with pytest.raises(RunError) as caught:
+                loop.train(None if begun else chosen, tmp_path / "r")
+            refused.append(str(caught.value))
+
+    loop.train(chosen, tmp_path / "r", progress=start_another)
+    assert len(refused) == 1
+    assert refused[0].startswith(f"{tmp_path / 'r'} is in use by process ")
+    assert [row["step"] for row in log.read(tmp_path / "r" / "log.jsonl")] == [2, 4]
+    assert not (tmp_path / "r" / ".lock").exists()
+
+
+# ---- names that are not ours
+
+
+def test_other_names_in_a_run_folder_are_left_alone(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    loop.train(config("lm", text, overrides=[*SMALL, "train.steps=2"]), run)
+    shutil.copytree(checkpoint.folder_of(run, 2), run / "checkpoints" / "step-00000006-backup")
+    shutil.copytree(checkpoint.folder_of(run, 2), run / "checkpoints" / "step-00000001 (copy)")
+    shutil.copytree(checkpoint.folder_of(run, 2), run / "checkpoints" / "step-7")
+    for name in ("notes.txt", "00000002.txt~", "00000002-x.html", ".DS_Store", "2.txt"):
+        (run / "samples" / name).write_text("SECRET")
+    assert checkpoint.steps(run) == [2]
+    assert loop.train(None, run, overrides=["train.steps=3", "train.keep=1"]).step == 3
+    assert len(load(run).generate(1)) == 1
+    assert "SECRET" not in write_report(run).read_text()
+    assert len(list((run / "checkpoints").iterdir())) == 4  # step 3 and three that are not ours
