@@ -21,6 +21,7 @@ import typer
 
 from seqgen._version import __version__
 from seqgen.cli import compare, config, corpus, generate, latent, output, pictures, report, score, tokenizer, train
+from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
 
 # plain help: rich would take twice as long to draw it as everything else takes together
@@ -44,7 +45,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     config.doctor,
 )
 for command in _COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(tokenizer.app)
 app.add_typer(corpus.app)
 
@@ -112,7 +113,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return int(code or 0)
     except SeqgenError as error:
         if isinstance(error, output.OutputError):
-            output.abandon()
+            output.abandon(sys.stdout)
         return _fail(error, error.exit_code)
     except _UsageError as error:
         return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
@@ -121,7 +122,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _TerminatedError:
         return 143
     except output.PipeClosedError:
-        output.abandon()
+        output.abandon(sys.stdout)
         return 141
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, 2)

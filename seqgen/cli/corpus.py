@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Json
+from seqgen.cli.options import Command, Json, check_output
 
 app = typer.Typer(
     name="corpus",
@@ -21,7 +21,7 @@ app = typer.Typer(
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file instead of standard output.")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(json: Json = False) -> None:
     """What text can be had by name.
 
@@ -44,7 +44,7 @@ def list_(json: Json = False) -> None:
         output.write(output.table(["name", "kind", "where"], rows, left=(0, 1, 2)))
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Text, or folders; - is standard input.", show_default=False)
@@ -63,7 +63,7 @@ def inspect(
         output.write(output.table(["", "", ""], rows, left=(0, 1, 2)).split("\n", 2)[2])
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     words: Annotated[
         list[str],
@@ -100,6 +100,8 @@ def build(
     if len(files) == 1 and not Path(files[0]).exists() and (files[0] in BUILDERS or out is None):
         if files[0] not in BUILDERS:
             raise output.CommandError(f"unknown corpus {files[0]}{suggestion(files[0], BUILDERS)}")
+        if out is not None:
+            check_output("--out", out, [], folder=False)
         _write(BUILDERS[files[0]](), out)
         return
     if not files:
@@ -129,7 +131,7 @@ def build(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def sample(
     grammar: Annotated[
         str, typer.Argument(metavar="GRAMMAR", help="captions, verse-zh, reviews, or a file.toml.", show_default=False)
@@ -148,7 +150,7 @@ def sample(
     _write(grammar_lines(grammar, count, seed), out)
 
 
-@app.command()
+@app.command(cls=Command)
 def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A set that `corpus list` names.", show_default=False)],
     out: Annotated[

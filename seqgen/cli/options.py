@@ -1,9 +1,19 @@
-"""Arguments and options that several commands share, so that one thing has one name and one help text."""
+"""Arguments and options that several commands share, so that one thing has one name and one help text.
 
+What no command can take is refused here for all of them: empty words, numbers that are not finite, bytes that are no
+text, standard input named twice, and an output that cannot be written or is an input too.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
 from seqgen.cli import output
 
@@ -21,6 +31,91 @@ Step: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... or auto.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+_MAY_BE_EMPTY = ("prompt", "a", "b")
+"""Parameters for which an empty text has a meaning."""
+
+_LARGEST = 2**63 - 1
+"""The largest integer that tensors hold."""
+
+
+class Command(TyperCommand):
+    """A command that refuses what none can take, in the words typed, before anything is done."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words after the command's name; raise CommandError for those that mean nothing."""
+        words = list(args)
+        for word in words:
+            _check_encoding(word)
+        rest = super().parse_args(ctx, args)
+        read, written = [], []
+        for name, typed, metavar, value in _given(self, ctx):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise output.CommandError(f"{typed} must be a finite number, got {value}")
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise output.CommandError(f"{typed} must be an integer of at most 63 bits, got {value}")
+            if str(value) in ("", ".") and name not in _MAY_BE_EMPTY and {"", f"{typed}="} & {*words}:
+                raise output.CommandError(f"{typed} must not be empty")
+            if name in ("out", "plot"):
+                written.append((typed, metavar, value))
+            elif re.search("FILE|HYP|REF|GRAMMAR|A B", metavar):
+                read.append((typed, str(value)))
+        stdin = [typed for typed, value in read if value == "-"]
+        if len(stdin) > 1:
+            raise output.CommandError(f"standard input (-) can be read only once, but is {' and '.join(stdin)}")
+        for typed, metavar, path in written:
+            run = ctx.params.get("run")
+            if run is not None and metavar == "FILE" and path.suffix == "" and makes_pictures(run):
+                metavar = "DIR"
+            check_output(typed, path, [value for _, value in read], folder=metavar == "DIR")
+        return rest
+
+
+def check_output(typed: str, path: Path, inputs: Sequence[str], *, folder: bool) -> None:
+    """Raise CommandError where what a command makes could not be written, or would replace what it reads."""
+    if str(path) == "-":
+        raise output.CommandError(f"{typed} must be a name, got -")
+    if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
+        raise output.CommandError(f"{typed} {path} is also an input; give another name")
+    if not folder and path.is_dir():
+        raise output.CommandError(f"{typed} {path} is a folder; give the name of a file")
+    place = path if folder else path.parent
+    while folder and not place.exists():
+        place = place.parent
+    if not place.exists():
+        raise output.CommandError(f"{typed} {path}: no folder {place}; make it first")
+    if not place.is_dir():
+        raise output.CommandError(f"{typed} {path}: {place} is a file; expected a folder")
+    if not os.access(path if path.is_char_device() else place, os.W_OK):
+        raise output.CommandError(f"{typed} {path}: no permission to write in {place}")
+
+
+def check_writable(run: Path) -> None:
+    """Raise CommandError where a command could not leave its results in a run's folder."""
+    if run.is_dir() and not os.access(run, os.W_OK):
+        raise output.CommandError(f"{run}: no permission to write in the run's folder")
+
+
+def _given(command: TyperCommand, context: Any) -> Iterator[tuple[str, str, str, Any]]:
+    """Every value on the command line as (parameter, its name as typed, metavar, value), lists one by one."""
+    for parameter in command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[parameter.name]
+        typed = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            yield str(parameter.name), typed, str(parameter.metavar), one
+
+
+def _check_encoding(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding().upper()
+        remedy = "rename the file, or convert the text" if encoding == "UTF-8" else "set LC_ALL=C.UTF-8"
+        raise output.CommandError(f"{word!a} on the command line is not {encoding}; {remedy}") from None
 
 
 def makes_pictures(run: Path) -> bool:

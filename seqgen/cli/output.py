@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -61,23 +61,26 @@ def _standard_output() -> Iterator[None]:
     except BrokenPipeError:
         raise PipeClosedError from None
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        reasons = {errno.ENOSPC: "the disk is full", errno.EBADF: "it is closed"}
+        reason = reasons.get(error.errno or 0, error.strerror)
         raise OutputError(f"standard output: cannot be written ({reason})") from None
     except UnicodeEncodeError as error:
         raise OutputError(f"standard output: {error.encoding} cannot hold {error.object[error.start]!r}") from None
 
 
-def abandon() -> None:
-    """Let nothing more reach standard output, not even what Python flushes when it ends."""
+def abandon(stream: TextIO) -> None:
+    """Let nothing more reach a standard stream, not even what Python flushes when it ends."""
     with contextlib.suppress(OSError, ValueError):  # a captured stream has no descriptor, and needs none of this
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say(message: object, *, every_process: bool = False) -> None:
     """A line for the person; under torchrun only the first process speaks, unless what it says may be its own."""
     if is_main() or every_process:
-        with contextlib.suppress(OSError):  # a closed standard error must not hide the result
+        try:
             print(" ".join(str(message).split("\n")), file=sys.stderr, flush=True)
+        except OSError:  # a full disk behind standard error must not hide the result
+            abandon(sys.stderr)
 
 
 def is_main() -> bool:
@@ -124,11 +127,12 @@ def warnings_said() -> Iterator[None]:
         say(f"warning: {text}")
 
 
-def at_least(least: int, **options: int | None) -> None:
-    """CommandError for the first of the options that is below `least`."""
+def at_least(least: int, **options: float | None) -> None:
+    """Raise CommandError for the first of the options that is below `least`."""
     for name, value in options.items():
         if value is not None and value < least:
-            raise CommandError(f"--{name} must be an integer >= {least}, got {value}")
+            kind = "an integer" if isinstance(value, int) else "a number"
+            raise CommandError(f"--{name.replace('_', '-')} must be {kind} >= {least}, got {value:g}")
 
 
 def help_or_command(context: typer.Context) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Json
+from seqgen.cli.options import Command, Json
 
 if TYPE_CHECKING:
     from seqgen.data.tokenizers import Tokenizer
@@ -24,7 +24,7 @@ Where = Annotated[
 File = Annotated[str, typer.Argument(metavar="FILE", help="Lines; - is standard input.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     words: Annotated[
         list[str],
@@ -48,14 +48,14 @@ def train(
             name = f"{section}.{next(iter(options))}".removeprefix(".")
             raise ConfigError(f"unknown option {name}; only tokenizer.* matters here: seqgen config lm lists them")
     chosen = config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer")
-    tokenizer = train_tokenizer(chosen, read_records(files).texts, seed=seed)
     if out.exists() and any(out.iterdir()):
         raise output.CommandError(f"{out} exists and is not empty; use another --out, or remove it")
+    tokenizer = train_tokenizer(chosen, read_records(files).texts, seed=seed)
     tokenizer.save(out)
     output.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def encode(
     where: Where,
     file: File = "-",
@@ -75,7 +75,7 @@ def encode(
         output.write(output.json_line(shown) if json else ("\t" if tokens else " ").join(map(str, shown)) + "\n")
 
 
-@app.command()
+@app.command(cls=Command)
 def decode(where: Where, file: File = "-") -> None:
     """The text of every line of ids."""
     from seqgen.data.text import read_lines

@@ -36,18 +36,32 @@ def _fsync(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole; on any error the old one, or none, is left."""
+    """Write a file whole; on any error the old one, or none, is left.
+
+    What is no regular file, such as /dev/stdout, is written to and never replaced.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        _name_target(error, beside, path)
         raise
     _fsync(path.parent)
+
+
+def _name_target(error: BaseException, beside: Path, path: Path) -> None:
+    """Let an error of the system name what was to be written, not what lies beside it."""
+    if isinstance(error, OSError) and str(error.filename or beside).startswith(str(beside)):
+        error.filename, error.filename2 = str(path), None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -149,9 +163,9 @@ def _lives(process: int) -> bool:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which appears under its name, replacing an old one, only when the block ends well."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    sweep(path.parent, path.name)
-    beside.mkdir(parents=True)
     try:
+        sweep(path.parent, path.name)
+        beside.mkdir(parents=True)
         yield beside
         for file in beside.rglob("*"):
             if file.is_file():
@@ -160,8 +174,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        _name_target(error, beside, path)
         raise
     _fsync(path.parent)
 

@@ -302,7 +302,10 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"train.device must be auto, cpu or cuda[:N], got {name!r}") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        why = "; sampling needs double precision, which mps has not" if name.startswith("mps") else ""
+        raise ConfigError(f"train.device must be auto, cpu or cuda[:N], got {name!r}{why}")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(f"train.device is {name}, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device

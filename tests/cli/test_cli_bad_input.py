@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, text: Path, run: Path, runni
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
+
+MPS = "--device must be auto, cpu or cuda[:N], got 'mps'; sampling needs double precision, which mps has not"
 
 TRAIN = [
     ("--data missing.txt", "missing.txt: no such file"),
@@ -249,6 +252,67 @@ OTHERS = [
     ("trian lm", "unknown command trian; did you mean train?; see: seqgen --help"),
     ("tokenizer trian", "unknown command trian; did you mean train?; see: seqgen tokenizer --help"),
 ]
+
+
+NO_COMMAND_TAKES = [
+    ("generate run --stop ''", "--stop must not be empty"),
+    ("generate run --stop=", "--stop must not be empty"),
+    ("generate run --stop . --stop ''", "--stop must not be empty"),
+    ("generate ''", "RUN must not be empty"),
+    ("generate run --out ''", "--out must not be empty"),
+    ("generate run --temperature nan", "--temperature must be a finite number, got nan"),
+    ("generate run --min-p -inf", "--min-p must be a finite number, got -inf"),
+    ("restore run '#1' --noise inf", "--noise must be a finite number, got inf"),
+    (
+        "generate run --top-k 9223372036854775808",
+        "--top-k must be an integer of at most 63 bits, got 9223372036854775808",
+    ),
+    ("bleu - -", "standard input (-) can be read only once, but is HYP and REF"),
+    ("train lm --data - --valid - --out new", "standard input (-) can be read only once, but is --data and --valid"),
+    ("evaluate - --references -", "standard input (-) can be read only once, but is RUN|FILE and --references"),
+    ("corpus inspect - good.txt -", "standard input (-) can be read only once, but is FILE and FILE"),
+    ("generate run --out -", "--out must be a name, got -"),
+    ("generate run --out photos", "--out photos is a folder; give the name of a file"),
+    ("generate run --out absent/x.txt", "--out absent/x.txt: no folder absent; make it first"),
+    ("generate run --out good.txt/x", "--out good.txt/x: good.txt is a file; expected a folder"),
+    ("generate labelled --source good.txt --out ./good.txt", "--out good.txt is also an input; give another name"),
+    ("reconstruct run good.txt --out good.txt", "--out good.txt is also an input; give another name"),
+    ("encode run good.txt --out photos", "--out photos is a folder; give the name of a file"),
+    ("curve run --references good.txt --plot photos", "--plot photos is a folder; give the name of a file"),
+    ("compare run --references good.txt --plot good.txt", "--plot good.txt is also an input; give another name"),
+    ("blind good.txt few.txt --out few.txt", "--out few.txt is also an input; give another name"),
+    ("blind good.txt few.txt --out absent/x.html", "--out absent/x.html: no folder absent; make it first"),
+    ("tokenizer train good.txt --out few.txt", "--out few.txt: few.txt is a file; expected a folder"),
+    ("tokenizer train good.txt --out good.txt/x/y", "--out good.txt/x/y: good.txt is a file; expected a folder"),
+    ("train lm --data good.txt --out few.txt", "--out few.txt: few.txt is a file; expected a folder"),
+    ("corpus sample captions --out photos", "--out photos is a folder; give the name of a file"),
+    ("corpus build python-docs --out photos", "--out photos is a folder; give the name of a file"),
+    ("corpus build good.txt --out few.txt", "--out few.txt: few.txt is a file; expected a folder"),
+    ("generate run --device mps", MPS),
+    ("generate run --device meta", "--device must be auto, cpu or cuda[:N], got 'meta'"),
+    ("generate run --device xpu", "--device must be auto, cpu or cuda[:N], got 'xpu'"),
+    ("generate run --device cuda:99", f"--device is cuda:99, but torch sees {torch.cuda.device_count()} CUDA devices"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), NO_COMMAND_TAKES, ids=[words for words, _ in NO_COMMAND_TAKES])
+def test_what_no_command_takes_is_refused_before_anything_is_done(
+    words: str, line: str, seqgen: Any, place: Path
+) -> None:
+    before = sorted(place.rglob("*"))
+    ended = seqgen(*shlex.split(words))
+    assert (ended.err, ended.code, ended.out) == (f"error: {line}\n", 2, "")
+    assert sorted(place.rglob("*")) == before
+
+
+def test_an_output_without_permission_is_refused_before_the_work(
+    seqgen: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # the administrator may write anywhere
+    for words in ("corpus sample captions --out x", "generate run --out x", "train lm --data good.txt --out new"):
+        line = f"error: --out {words.split()[-1]}: no permission to write in .\n"
+        ended = seqgen(*words.split())
+        assert (ended.err, ended.code, ended.out) == (line, 2, "")
 
 
 @pytest.mark.parametrize(("words", "line"), OTHERS, ids=[words for words, _ in OTHERS])

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import typer
+from command_line import call
 from torch.distributed.run import get_args_parser
 
 from seqgen.cli import app
 
+NO_UTF_8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+CAPTION = call("corpus", "sample", "captions", "--count", "1").out.encode()
 HEAVY = ("torch", "numpy", "sklearn", "nltk", "sentencepiece", "matplotlib", "pydantic", "rich")
 
 
@@ -136,6 +139,62 @@ def test_errors_hold_what_the_locale_cannot(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     ended = process("bleu", "夏.txt", "b.txt", encoding="utf-8", env=environment, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (2, "error: 夏.txt: no such file\n")
+
+
+# ---- streams that are closed, a locale without UTF-8, words that are no text
+
+
+def shell(command: str, where: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell's command line, in which `seqgen` is ours."""
+    program = f'seqgen() {{ {shlex.quote(sys.executable)} -m seqgen "$@"; }}; {command}'
+    return subprocess.run(
+        ["sh", "-c", program], capture_output=True, check=False, cwd=where, env=os.environ | environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "out", "err"),
+    [
+        ("seqgen bleu - a.txt <&-", 2, b"", b"error: standard input: cannot be read (Bad file descriptor)\n"),
+        ("seqgen bleu a.txt a.txt >&-", 2, b"", b"error: standard output: cannot be written (it is closed)\n"),
+        ("seqgen bleu absent a.txt >&-", 2, b"", b"error: absent: no such file\n"),
+        ("seqgen bleu absent a.txt 2>&-", 2, b"", b""),
+        ("seqgen bleu absent a.txt 2>/dev/full", 2, b"", b""),
+        ("seqgen corpus sample captions --count 1 --out made <&- >&- 2>&- && cat made", 0, CAPTION, b""),
+        (
+            "seqgen corpus sample captions --count 1 --out /dev/stdout | cat",
+            0,
+            CAPTION,
+            b"1 lines written to /dev/stdout\n",
+        ),
+    ],
+)
+def test_closed_streams_are_said_and_take_no_other_file_s_place(
+    command: str, code: int, out: bytes, err: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a b c d\ne f g h\n")
+    ended = shell(command, tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("locale", "line"),
+    [
+        ({}, b"error: 'caf\\udce9.txt' on the command line is not UTF-8; rename the file, or convert the text\n"),
+        (NO_UTF_8, b"error: 'caf\\udce9.txt' on the command line is not ASCII; set LC_ALL=C.UTF-8\n"),
+    ],
+)
+def test_words_that_are_no_text_are_refused(locale: dict[str, str], line: bytes, tmp_path: Path) -> None:
+    ended = shell("seqgen bleu $(printf 'caf\\351.txt') a.txt", tmp_path, **locale)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, b"", line)
+
+
+def test_a_locale_without_utf_8_changes_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("春眠不覺曉\n處處聞啼鳥\n", encoding="utf-8")
+    commands = "seqgen self-bleu a.txt --tokenizer char --order 1 && seqgen corpus sample verse-zh --count 2 --out made"
+    there, here = shell(commands, tmp_path), shell(commands, tmp_path, **NO_UTF_8)
+    assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
+    assert here.returncode == 0
 
 
 def test_texts_flow_through_a_pipe(run: Path, text: Path) -> None:
