@@ -106,16 +106,10 @@ def _bf16_units(device: Any) -> str:
 def _list_public_sets() -> None:
     from seqgen.data import known
 
+    there = [name for name, entry in known.read_catalogue().items() if not entry.shipped and entry.at_hand()]
     place = os.environ.get("SEQGEN_DATA")
-    if not place:
-        output.write(f"{'public sets':14} SEQGEN_DATA is not set\n")
-        return
-    there = [
-        name
-        for name, public in known.read_catalogue().items()
-        if all((Path(place) / file.path).is_file() for file in public.files)
-    ]
-    output.write(f"{'public sets':14} {' '.join(there) or 'none'} (in {place})\n")
+    where = f"in {place}" if place else "in ./data; SEQGEN_DATA is not set"
+    output.write(f"{'public sets':14} {' '.join(there) or 'none'} ({where})\n")
 
 
 def _check_run() -> None:

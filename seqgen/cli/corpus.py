@@ -29,14 +29,14 @@ def list_(json: Json = False) -> None:
     """
     from seqgen.data import builders, grammar, known
 
-    place = os.environ.get("SEQGEN_DATA", "")
     rows = [(name, "shipped", str(path)) for name, path in known.shipped().items()]
     rows += [(name, "grammar", f"seqgen corpus sample {name}") for name in grammar.grammars()]
     rows += [(name, "built here", f"seqgen corpus build {name}") for name in builders.BUILDERS]
     for name, public in known.read_catalogue().items():
-        at_hand = bool(place) and all((Path(place) / file.path).is_file() for file in public.files)
-        where = str(Path(place) / public.files[0].path) if at_hand else f"seqgen corpus get {name}"
-        rows.append((name, f"public {public.kind}", where))
+        if not public.shipped:
+            at_hand = str(public.folder() / public.files[0].path)
+            where = at_hand if public.at_hand() else f"seqgen corpus get {name}"
+            rows.append((name, f"public {public.kind}", where))
     if json:
         for name, kind, where in rows:
             output.write(output.json_line({"name": name, "kind": kind, "where": where}))
@@ -54,8 +54,9 @@ def inspect(
 ) -> None:
     """What to know of a text before training on it."""
     from seqgen.data.inspect import inspect_files
+    from seqgen.data.known import expanded
 
-    found = inspect_files(files, field=field)
+    found = inspect_files(expanded(files, "train"), field=field)
     if json:
         output.write(output.json_line(found.to_dict()))
     else:
@@ -92,6 +93,7 @@ def build(
     from seqgen.core.config import suggestion
     from seqgen.core.errors import ConfigError
     from seqgen.data.builders import BUILDERS
+    from seqgen.data.known import expanded
     from seqgen.data.packing import build_corpus
     from seqgen.data.sources import DataConfig
     from seqgen.data.tokenizers import TokenizerConfig
@@ -117,7 +119,7 @@ def build(
         raise ConfigError(f"--tokenizer {tokenizer} and tokenizer.{next(iter(given['tokenizer']))}: give one")
     inner = None if tokenizer is None else tokenizer / "tokenizer"
     made = build_corpus(
-        files,
+        [str(file) for file in expanded(files, "train")],
         out,
         data=config.build(DataConfig, given.get("data", {}), section="data"),
         tokenizer=config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer"),
@@ -167,7 +169,10 @@ def get(
     place = out or Path(os.environ.get("SEQGEN_DATA") or "data")
     for path in known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None).values():
         output.write(f"{path}\n")
-    output.say(f"SEQGEN_DATA={place} makes it known by name")
+    output.say(
+        f"train on it by its name: seqgen train MODEL --data {name} --out RUN"
+        + ("" if place == Path(os.environ.get("SEQGEN_DATA") or "data") else f", with SEQGEN_DATA={place}")
+    )
 
 
 def _write(lines: Iterable[str], out: Path | None) -> None:

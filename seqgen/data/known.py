@@ -1,11 +1,14 @@
 """What can be had by name: the corpora that come with the package, and public sets with their origin and SHA-256.
 
-A public set is found under the folder that SEQGEN_DATA names, or fetched into a folder laid out the same way, so that
-SEQGEN_DATA may name it afterwards. Nothing is used that does not have the SHA-256 of corpora/known.toml.
+Wherever a file of text or images is wanted, the name of a set stands for one of its parts: the training part for
+training (`--data captions`), the test part for everything else (`--references captions`). A path that exists wins.
+A public set is found under the folder that SEQGEN_DATA names (else ./data), or fetched into a folder laid out the same
+way. Nothing is used that does not have the SHA-256 of corpora/known.toml.
 Run: seqgen corpus list, seqgen corpus get NAME
 """
 
 import difflib
+import functools
 import gzip
 import hashlib
 import http.client
@@ -14,12 +17,17 @@ import tomllib
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seqgen.core.errors import DataError
+
+Use = Literal["train", "test"]
+
+MADE_IMAGES = ("digits", "shapes")
+"""Names of images that come without a file."""
 
 _BLOCK = 1 << 18  # Bytes read at once.
 
@@ -33,8 +41,10 @@ class KnownFile:
 
     part: str
     """What it is within the set: train, test, all ..."""
+    use: str
+    """What it is for: train (also where a set has no parts), or test."""
     path: str
-    """Where it lies under the folder that SEQGEN_DATA names."""
+    """Where it lies under the folder of the set."""
     sha256: str
     """SHA-256 of the file, in hexadecimal; of its content where it is unpacked first."""
     unpacked: bool
@@ -45,7 +55,7 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A public set: what it is, whose it is and how it is read."""
+    """A set: what it is, whose it is and how it is read."""
 
     name: str
     about: str
@@ -53,8 +63,19 @@ class KnownSet:
     """text or images."""
     licence: str
     page: str
-    read: str
+    shipped: bool
+    """Whether it comes with the package."""
+    settings: dict[str, dict[str, Any]]
+    """How it is read: settings of the sections `data` and `tokenizer`."""
     files: tuple[KnownFile, ...]
+
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return corpora_folder() if self.shipped else Path(os.environ.get("SEQGEN_DATA") or "data")
+
+    def at_hand(self) -> bool:
+        """Whether all of its files are there."""
+        return all((self.folder() / file.path).is_file() for file in self.files)
 
 
 def corpora_folder() -> Path:
@@ -65,37 +86,78 @@ def corpora_folder() -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """The corpora that come with the package: name -> text file."""
-    return {path.stem: path for path in sorted(corpora_folder().iterdir()) if path.suffix in (".txt", ".tsv")}
+    """The corpora that come with the package: name -> text to train on."""
+    return {name: paths_of(entry, "train")[0] for name, entry in read_catalogue().items() if entry.shipped}
 
 
 def read_catalogue(path: Path | None = None) -> dict[str, KnownSet]:
-    """The public sets of a catalogue by name; of the package's own, corpora/known.toml, if no path is given."""
-    with (path or corpora_folder() / "known.toml").open("rb") as file:
+    """The sets of a catalogue by name; of the package's own, corpora/known.toml, if no path is given."""
+    return dict(_catalogue(path or corpora_folder() / "known.toml"))
+
+
+@functools.cache
+def _catalogue(path: Path) -> dict[str, KnownSet]:
+    with path.open("rb") as file:
         return {name: _known_set(name, entry) for name, entry in tomllib.load(file).items()}
+
+
+def named(name: str | Path, kind: str) -> KnownSet | None:
+    """The set that a name stands for; None for a path that exists and for what no set is called.
+
+    DataError where it is not of the kind, text or images.
+    """
+    known = None if os.path.exists(name) else read_catalogue().get(str(name))  # noqa: PTH110 # takes any text
+    if known is not None and known.kind != kind:
+        raise DataError(f"{name} is a set of {known.kind}; expected {kind}")
+    return known
+
+
+def paths_of(known: KnownSet, use: Use) -> list[Path]:
+    """The files of a set to train on or to test with, whole; label files are found beside those of images.
+
+    Of a set without a test part all of it is both. Raises DataError if a file is missing or altered.
+    """
+    wanted = [file for file in known.files if file.use == use] or list(known.files)
+    found = {file.part: _found(known, file, known.folder()) for file in wanted}
+    return [path for part, path in found.items() if not part.endswith("-labels")]
+
+
+def expanded(files: Iterable[str | Path], use: Use, kind: str = "text") -> list[str | Path]:
+    """The files with every name of a set replaced by the paths of its part."""
+    entries = [(file, named(file, kind)) for file in files]
+    return [path for file, entry in entries for path in ([file] if entry is None else paths_of(entry, use))]
+
+
+def no_such_file(file: str | Path, kind: str = "text") -> DataError:
+    """The error for a path that does not exist; for a bare name with the nearest name of a set, or all of them."""
+    if Path(file).name != str(file) or "." in str(file):
+        return DataError(f"{file}: no such file")
+    names = [name for name, entry in read_catalogue().items() if entry.kind == kind]
+    names = [*MADE_IMAGES, *names] if kind == "images" else names
+    close = difflib.get_close_matches(str(file), names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+    return DataError(f"{file}: no such file, and no set is called so; {hint}")
 
 
 def find(
     name: str, *, folder: str | Path | None = None, catalogue: Mapping[str, KnownSet] | None = None
 ) -> dict[str, Path]:
-    """The files of a public set, part -> path, each with the right SHA-256, under `folder` or SEQGEN_DATA.
+    """All files of a set, part -> path, each with the right SHA-256, under `folder` or where sets lie.
 
     Raises DataError if the name is unknown, or a file is missing or altered.
     """
     known = _named(name, catalogue)
-    place = folder or os.environ.get("SEQGEN_DATA")
-    if not place:
-        raise DataError(
-            f"{name}: no copy at hand; set SEQGEN_DATA to a folder with {known.files[0].path}, {_or_fetch(known)}"
-        )
-    found: dict[str, Path] = {}
-    for file in known.files:
-        path = Path(place) / file.path
-        if not path.is_file():
-            raise DataError(f"{name}: no {path}; put a copy there, {_or_fetch(known)}")
-        _check(path, file, f"{path}: ", "replace it by a good copy")
-        found[file.part] = path
-    return found
+    return {file.part: _found(known, file, Path(folder or known.folder())) for file in known.files}
+
+
+def _found(known: KnownSet, file: KnownFile, folder: Path) -> Path:
+    path = folder / file.path
+    if not path.is_file():
+        here = f"put a copy there, or set SEQGEN_DATA to a folder with {file.path}"
+        here = here if not os.environ.get("SEQGEN_DATA") else "put a copy there (SEQGEN_DATA)"
+        raise DataError(f"{known.name}: no {path}; {here}, {_or_fetch(known)}")
+    _check(path, file, f"{path}: ", "replace it by a good copy")
+    return path
 
 
 def get(
@@ -108,10 +170,13 @@ def get(
 ) -> dict[str, Path]:
     """Fetch a public set into folder `out`, laid out as SEQGEN_DATA is; part -> path of files with the right SHA-256.
 
-    Good copies that are there are kept. What an interruption leaves lies beside as `.NAME.part`, and the next call
-    continues it. Raises DataError if the name is unknown, the server cannot be reached or sends something else.
+    A set that comes with the package lies where it is. Good copies that are there are kept. What an interruption leaves
+    lies beside as `.NAME.part`, and the next call continues it. Raises DataError if the name is unknown, the server
+    cannot be reached or sends something else.
     """
     known = _named(name, catalogue)
+    if known.shipped:
+        return find(name, catalogue=catalogue)
     by_hand = [file for file in known.files if not file.url and not (Path(out) / file.path).is_file()]
     if by_hand:
         raise DataError(
@@ -206,6 +271,7 @@ def _known_set(name: str, entry: dict[str, Any]) -> KnownSet:
     files = tuple(
         KnownFile(
             file["part"],
+            file.get("use") or ("test" if file["part"].startswith("test") else "train"),
             file["path"],
             file.get("sha256") or file["unpacked_sha256"],
             "unpacked_sha256" in file,
@@ -213,4 +279,13 @@ def _known_set(name: str, entry: dict[str, Any]) -> KnownSet:
         )
         for file in entry["files"]
     )
-    return KnownSet(name, entry["about"], entry["kind"], entry["licence"], entry["page"], entry["read"], files)
+    return KnownSet(
+        name,
+        entry["about"],
+        entry["kind"],
+        entry["licence"],
+        entry["page"],
+        entry.get("shipped", False),
+        entry.get("settings", {}),
+        files,
+    )

@@ -31,6 +31,7 @@ from seqgen.data.batches import (
     window_evaluation,
 )
 from seqgen.data.corpus import Corpus, is_corpus, open_corpus
+from seqgen.data.known import expanded
 from seqgen.data.oracle import PREFIX, Oracle, oracle
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.rewards import Reward, reward
@@ -63,7 +64,7 @@ class DataConfig:
     """Which text is learnt and how it is cut into samples: the section `data`."""
 
     files: tuple[str, ...] = ()
-    """Training text: files, folders, .gz, .jsonl, .tsv, or - for standard input."""
+    """Training text: files, folders, .gz, .jsonl, .tsv, names of known sets, or - for standard input."""
     valid: tuple[str, ...] = ()
     """Held-out text; none: a part of the training text is held out."""
     mode: Literal["auto", "sentence", "fixed", "stream", "window"] = "auto"
@@ -147,15 +148,19 @@ def prepare(
     tokenizer_folder: Path | None = None,
     extra_input: Iterable[str] | None = None,
     check: Callable[[str], None] = lambda fingerprint: None,
+    fitting: Collection[str] = (),
+    lines_only: bool = False,
 ) -> TextData:
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
     With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
     folder in the place of files has all this behind it, and is mapped. `check` is told the fingerprint of the text
-    before anything is made of it, and may raise. Raises DataError for text that cannot be used, ConfigError for
-    settings that contradict each other.
+    before anything is made of it, and may raise. `fitting` names what is made smaller where the text cannot fill it:
+    train.batch, data.window. With `lines_only` the mode `auto` is never running text. Raises DataError for text that
+    cannot be used, ConfigError for settings that contradict each other.
     """
-    made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check)
+    data = replace(data, files=tuple(map(str, expanded(data.files, "train"))))
+    made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check, fitting, lines_only)
     _report_unlearnt(made)
     # Faults name files as they were given; what is kept finds them from any working folder.
     kept = replace(made.resolved[0], files=_absolute(data.files), valid=_absolute(data.valid))
@@ -171,16 +176,18 @@ def _prepared(
     tokenizer_folder: Path | None,
     extra_input: Iterable[str] | None,
     check: Callable[[str], None],
+    fitting: Collection[str],
+    lines_only: bool,
 ) -> TextData:
     if any(is_corpus(file) for file in data.files):
         if len(data.files) > 1 or extra_input is not None:
             raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")
-        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder, check)
+        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting)
     task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
     if task is not None:
         data = replace(data, mode="fixed" if task.fixed else "sentence")
     records = _read(data, extra_input) if task is None else records_of(task.train, name=task.name)
-    mode = choose_mode(data, records)
+    mode = _chosen_mode(data, records, lines_only)
     _report_unused(data, mode)
     data = replace(data, mode=mode)
     check(_fingerprint(data, records))
@@ -188,11 +195,11 @@ def _prepared(
     if task is not None:
         held_out = records_of(task.valid, name=task.name)
         own = None if tokenizer_folder is not None else task.tokenizer
-        args = (batch, seed, device, tokenizer_folder, own)
+        args = (batch, seed, device, tokenizer_folder, fitting, own)
         return replace(_prepare_sentences(data, tokenizer, records, held_out, *args), oracle=task)
     if mode in ("sentence", "fixed"):
-        return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
-    return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder)
+        return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
+    return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
 
 
 def _absolute(files: Sequence[str]) -> tuple[str, ...]:
@@ -212,6 +219,7 @@ def _prepare_folder(
     device: torch.device | str,
     tokenizer_folder: Path | None,
     check: Callable[[str], None],
+    fitting: Collection[str],
 ) -> TextData:
     """What `prepare` makes of the text that a corpus folder was built from, without reading it again."""
     corpus = open_corpus(data.files[0])
@@ -240,6 +248,9 @@ def _prepare_folder(
     batches: Batches
     if mode in _RUNNING:
         data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+    batch, window = _fitted(train, mode, batch, data.window, fitting)
+    if mode in _RUNNING:
+        data = replace(data, window=window)
         if mode == "stream":
             batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
         else:
@@ -310,6 +321,37 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
     blank = sum(not line.strip() for line in lines)
     long = sum(len(line) > 1000 for line in lines)
     return "stream" if is_running(len(lines), blank, long) else "sentence"
+
+
+def _chosen_mode(data: DataConfig, records: Records, lines_only: bool) -> Mode:
+    """The mode, auto replaced, and said where running text was found that nobody spoke of."""
+    mode = choose_mode(data, records)
+    if data.mode != "auto" or mode not in _RUNNING:
+        return mode
+    if lines_only:
+        _LOG.info("this looks like running text, but the model takes lines: every line is a text of its own")
+        return "sentence"
+    _LOG.info(
+        "running text: learnt as one stream, its line breaks included; data.mode=sentence makes every line a text of "
+        "its own"
+    )
+    return mode
+
+
+def _fitted(train: Corpus, mode: Mode, batch: int, window: int, fitting: Collection[str]) -> tuple[int, int]:
+    """Batch and window, made smaller where the text cannot fill them and they are among `fitting`, and said."""
+    rows, tokens = train.ids.rows, train.ids.values.numel()
+    running = mode in _RUNNING
+    smaller, narrower = batch, window
+    if "train.batch" in fitting:
+        smaller = max(1, min(batch, tokens // (window + 1) if running else rows))
+    if "data.window" in fitting and running:
+        narrower = max(1, min(window, tokens // smaller - 1))
+    has = f"{tokens:,} tokens" if running else f"{rows:,} rows"
+    for name, value, made in (("train.batch", batch, smaller), ("data.window", window, narrower)):
+        if made < value:
+            _LOG.info("the training text has %s only: %s is made %d, not %d", has, name, made, value)
+    return smaller, narrower
 
 
 def is_running(lines: int, blank: int, long: int) -> bool:
@@ -388,6 +430,7 @@ def _prepare_sentences(
     seed: int,
     device: torch.device | str,
     tokenizer_folder: Path | None,
+    fitting: Collection[str],
     own: Tokenizer | None = None,
 ) -> TextData:
     fingerprint = _fingerprint(data, records)
@@ -407,6 +450,7 @@ def _prepare_sentences(
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
     train, valid = train.to(device), valid.to(device)
+    batch, _ = _fitted(train, "sentence", batch, 0, fitting)
     longest = max(longest, longest_valid)
     data = replace(data, max_length=data.max_length or longest)
     valid_lines = [held_out.texts[row] for row in valid_rows]
@@ -557,6 +601,7 @@ def _prepare_stream(
     seed: int,
     device: torch.device | str,
     tokenizer_folder: Path | None,
+    fitting: Collection[str],
 ) -> TextData:
     fingerprint = _fingerprint(data, records)
     data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
@@ -583,12 +628,14 @@ def _prepare_stream(
         check_fit(tokenizer, text.split("\n"))
     train = _stream_corpus(tokenizer, text).to(device)
     valid = _stream_corpus(tokenizer, valid_text).to(device)
+    mode: Mode = "stream" if data.mode == "stream" else "window"
+    batch, window = _fitted(train, mode, batch, data.window, fitting)
+    data = replace(data, window=window)
     batches: Batches
     if data.mode == "stream":
         batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
     else:
         batches = WindowBatches(train, batch, data.window, seed=seed)
-    mode: Mode = "stream" if data.mode == "stream" else "window"
     return TextData(
         tokenizer=tokenizer,
         mode=mode,

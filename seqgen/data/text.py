@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from seqgen.core.errors import DataError
 from seqgen.core.files import files_below
+from seqgen.data.known import expanded, no_such_file
 
 STDIN = "-"
 """The file name that stands for standard input; with conditions its lines are JSON objects."""
@@ -196,7 +197,7 @@ def byte_blocks(file: str | Path) -> Iterator[bytes]:
             if held:
                 yield b"".join(held)
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
+        raise no_such_file(file) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{name}: damaged gzip file ({error}); fetch or pack it again") from None
     except OSError as error:
@@ -226,8 +227,11 @@ def _check_binary(block: bytes, name: str, number: int) -> None:
 
 
 def files_in(files: Iterable[str | Path]) -> Iterator[str | Path]:
-    """The files themselves, folders replaced by the files in them, by name, hidden ones left out."""
-    for file in files:
+    """The files themselves, folders replaced by the files in them, by name, hidden ones left out.
+
+    The name of a known set stands for its test part; a path that exists wins.
+    """
+    for file in expanded(files, "test"):
         if file == STDIN or not Path(file).is_dir():
             yield file
             continue

@@ -103,7 +103,7 @@ def train(
         settings, part = _inherited(chapter, settings, source_run)
         tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
         data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
-        settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved)
+        settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved, batch=data.batch)
         if code is not None:
             data = dataclasses.replace(data, code=code)
         model = _new_model(chapter, settings, device)
@@ -158,9 +158,11 @@ def _prepare(
         "seed": settings.seed,
         "device": device,
         "extra_input": extra_input,
+        "fitting": {"train.batch", "data.window"} - settings.chosen,
     }
     if chapter.DATA != "text":
         return room.prepare(settings.data, **common)
+    common["lines_only"] = getattr(chapter, "LINES_ONLY", False)  # optional: whether running text is of no use
     trained = folder if (folder / "config.toml").is_file() else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
     if (folder / "config.toml").is_file():

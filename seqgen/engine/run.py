@@ -17,10 +17,10 @@ import torch
 
 from seqgen._version import __version__
 from seqgen.core import config as settings_of
-from seqgen.core import files
+from seqgen.core import files, log
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
-from seqgen.data import rewards
+from seqgen.data import known, rewards
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One path or several."""
@@ -48,6 +48,8 @@ class Settings:
     """The chapter's own Config."""
     train: Train
     """How long, how fast, on what."""
+    chosen: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    """Options that were set by name, and are not changed to fit the data; not stored."""
 
     def sections(self) -> dict[str, Any]:
         """Plain nested values, valid as TOML and as input to `config(file=...)`."""
@@ -114,9 +116,10 @@ def config(
     overrides: Mapping[str, Any] | Iterable[str] = (),
     module: Any = None,
 ) -> Settings:
-    """The settings of a run: dataclass defaults < preset or TOML file < overrides.
+    """The settings of a run: dataclass defaults < preset < what a known set needs < TOML file < overrides.
 
-    `overrides` is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the model's default
+    `data` and `valid` are paths or names of known sets, which stand for their training and their test part. `overrides`
+    is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the model's default
     preset is the start. `module` is a chapter of your own, then `model` only names it. ConfigError lists every fault.
     """
     if preset and file:
@@ -144,7 +147,57 @@ def config(
             given[option] = (
                 [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(p) for p in paths]
             )
-    return build(settings_of.merge(base, {"name": name}, {"data": given}, asked), module=module)
+    user = settings_of.merge(base if file is not None else {}, {"data": given}, asked)
+    preset_only = {} if file is not None else base
+    settings = build(settings_of.merge(preset_only, user, {"name": name}), module=module)
+    preset_only = _gives_way(preset_only, settings, set(_flat(user)), module or chapter(name))
+    paths, needed = _known_sets(settings, (module or chapter(name)).DATA)
+    sections = settings_of.merge(preset_only, needed, user, {"name": name}, {"data": paths})
+    return dataclasses.replace(build(sections, module=module), chosen=frozenset(_flat(user)))
+
+
+def _gives_way(preset: dict[str, Any], settings: Settings, chosen: set[str], module: Any) -> dict[str, Any]:
+    """A preset without the model options that give way to others that were chosen, as the model's GIVES_WAY says."""
+    model = dict(preset.get("model", {}))
+    for option, others in getattr(module, "GIVES_WAY", {}).items():
+        stronger = [name for name in others if f"model.{name}" in chosen and _is_on(settings.model, name)]
+        if stronger and option in model and f"model.{option}" not in chosen:
+            log.messages.info(
+                "model.%s = %s of the preset gives way to model.%s", option, model.pop(option), stronger[0]
+            )
+    return {**preset, "model": model}
+
+
+def _is_on(section: Any, name: str) -> bool:
+    defaults = {field.name: field.default for field in dataclasses.fields(section)}
+    return bool(getattr(section, name) != defaults[name])
+
+
+def _known_sets(settings: Settings, kind: str) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """data.files and data.valid with names of sets replaced by paths, and the settings the training sets need."""
+    needed: dict[str, Any] = {}
+    for name in settings.data.files:
+        entry = known.named(name, kind)
+        if (
+            kind == "images"
+            and entry is None
+            and name not in known.MADE_IMAGES
+            and not Path(name).expanduser().exists()
+        ):
+            raise known.no_such_file(name, kind)
+        needed = settings_of.merge(needed, entry.settings if entry is not None else {})
+    for name in settings.data.valid:
+        if known.named(name, kind) is not None:
+            log.messages.warning(
+                "the test part of %s chooses the best checkpoint, so scores on it will flatter; without --valid a part "
+                "of the training data is held out",
+                name,
+            )
+    paths = {
+        "files": known.expanded(settings.data.files, "train", kind),
+        "valid": known.expanded(settings.data.valid, "test", kind),
+    }
+    return {option: [str(path) for path in found] for option, found in paths.items()}, needed
 
 
 def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
@@ -163,7 +216,11 @@ def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
 
 def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str], *, module: Any = None) -> Settings:
     """The settings with some options replaced."""
-    return build(settings_of.merge(settings.sections(), _nested(overrides)), module=module)
+    asked = _nested(overrides)
+    made = build(settings_of.merge(settings.sections(), asked), module=module)
+    paths, _ = _known_sets(made, (module or chapter(made.name)).DATA)
+    made = build(settings_of.merge(made.sections(), {"data": paths}), module=module)
+    return dataclasses.replace(made, chosen=settings.chosen | frozenset(_flat(asked)))
 
 
 def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
@@ -269,12 +326,13 @@ def code_hash(settings: Settings) -> dict[str, str]:
     return {"reward_sha256": files.sha256_file(Path(file))} if file.endswith(".py") else {}
 
 
-def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any) -> Settings:
-    """The settings with what the data decided filled in: sizes and special ids, and every `auto` replaced."""
+def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any, *, batch: int) -> Settings:
+    """The settings with what the data decided filled in: sizes, special ids, the batch, and every `auto` replaced."""
     known = {field.name for field in dataclasses.fields(settings.model)}
     filled = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in known}
     model = dataclasses.replace(settings.model, **filled)
-    return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model)
+    train = dataclasses.replace(settings.train, batch=batch)
+    return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model, train=train)
 
 
 def environment(device: torch.device, command: list[str] | None = None) -> dict[str, Any]:

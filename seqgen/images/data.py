@@ -6,7 +6,7 @@ Shapes: N pictures, B of a batch, C channels, S pixels a side.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqgen.core import rng
 from seqgen.core.errors import ConfigError, DataError
+from seqgen.core.log import messages
 from seqgen.images import sources
 from seqgen.images.sources import Source
 
@@ -144,12 +145,19 @@ class ImageData:
 
 
 def prepare(
-    data: DataConfig, *, batch: int, seed: int, device: torch.device | str, extra_input: Any = None
+    data: DataConfig,
+    *,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    extra_input: Any = None,
+    fitting: Collection[str] = (),
 ) -> ImageData:
     """Read, split and place the pictures of `data.files`, or those of `extra_input`.
 
-    `extra_input` is an array of pictures or a pair (pictures, labels), as `sources.from_array` takes them. Raises
-    DataError for pictures that cannot be used, ConfigError for settings that contradict each other.
+    `extra_input` is an array of pictures or a pair (pictures, labels), as `sources.from_array` takes them. `fitting`
+    names what is made smaller where there are too few images for it: train.batch. Raises DataError for pictures that
+    cannot be used, ConfigError for settings that contradict each other.
     """
     if extra_input is None:
         read = [_read(data, name, rng.hash64("training pictures", seed), data.labels) for name in data.files]
@@ -172,7 +180,10 @@ def prepare(
         mask = torch.zeros_like(sides[0].labels, dtype=torch.bool).index_fill_(0, labelled, True)
         sides = (replace(sides[0], labels=torch.where(mask, sides[0].labels, -1)), sides[1])
     known = sides[0].labels[sides[0].labels >= 0]
-    _, channels, size, _ = sides[0].pixels.shape
+    count, channels, size, _ = sides[0].pixels.shape
+    if "train.batch" in fitting and batch > count:
+        messages.info("there are %d training images only: train.batch is made %d, not %d", count, count, batch)
+        batch = count
     return ImageData(
         train=sides[0],
         valid=sides[1],

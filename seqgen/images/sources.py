@@ -59,7 +59,9 @@ class Source:
 def read(
     name: str, *, size: int = 0, colour: Colour = "auto", count: int = 0, seed: int = 0, labels: str = "auto"
 ) -> Source:
-    """The pictures that a name stands for: digits, shapes, or a path. DataError says what is wrong with which file.
+    """The images that a name stands for: digits, shapes, or a path.
+
+    DataError says what is wrong with which file.
 
     `size` and `colour` replace what the source has: pictures are cropped to squares and scaled. `count` and `seed` are
     for shapes. `labels`: auto (beside the pictures), none, or the path of a label file.
@@ -71,7 +73,7 @@ def read(
     else:
         path = Path(name).expanduser()
         if not path.exists():
-            raise DataError(f"{name}: no such file or folder, and no known set (digits, shapes)")
+            raise DataError(f"{name}: no such file or folder")
         if path.is_dir():
             source = _folder(path, size, colour, labelled=labels == "auto")
         elif path.suffix == ".npz":

@@ -421,6 +421,12 @@ def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
     return replace(config, **sizes), "lm"
 
 
+LINES_ONLY = True
+
+# A preset's target for the KL gives way where another control of it is set.
+GIVES_WAY = {"kl_target": ("free_bits", "bn_gamma", "anneal", "match")}
+
+
 def attach(model: Model, data: Any) -> None:
     """Refuse text that runs on: a code belongs to a text with a beginning and an end."""
     if data.mode not in ("sentence", "fixed"):

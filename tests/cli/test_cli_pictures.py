@@ -347,7 +347,7 @@ WRONG = [
         "this run was trained without being told classes, so --label takes no effect",
     ),
     ("vae", ("reconstruct", "#999"), "#999: held-out pictures are #0 to #167"),
-    ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder, and no known set (digits, shapes)"),
+    ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder"),
     ("vae", ("restore", "#1"), "nothing to restore: give a mask, the noise of the picture, or a scale"),
     ("vae", ("restore", "#1", "--scale", "3"), "--scale must divide the 8 pixels that this run's pictures have, got 3"),
     ("vae", ("restore", "#1", "--noise", "-1"), "--noise must be above 0, got -1"),

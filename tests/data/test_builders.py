@@ -150,6 +150,15 @@ def test_committed_corpora_are_what_their_grammar_writes(name: str, file: str, c
 
 
 @pytest.mark.parametrize(("name", "file", "count"), COMMITTED)
+def test_test_parts_are_other_lines_of_the_grammar(name: str, file: str, count: int) -> None:
+    train = (known.corpora_folder() / file).read_text(encoding="utf-8").splitlines()
+    lines = list(builders.grammar_lines(name, 1100, seed=2))
+    head = lines[:1] if file.endswith(".tsv") else []
+    new = [*head, *[line for line in lines if line not in set(train)][:1000]]
+    assert (known.corpora_folder() / "test" / file).read_text(encoding="utf-8").splitlines() == new
+
+
+@pytest.mark.parametrize(("name", "file", "count"), COMMITTED)
 def test_committed_corpora_say_little_twice(name: str, file: str, count: int) -> None:
     lines = (known.corpora_folder() / file).read_text(encoding="utf-8").splitlines()[-count:]
     assert len(lines) == count

@@ -11,6 +11,7 @@ import pytest
 
 from seqgen.core.errors import DataError
 from seqgen.data import known
+from seqgen.data.text import read_lines, read_records
 
 CONTENT = b"".join(b"line %d of a public set\n" % number for number in range(40_000))
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -70,7 +71,7 @@ def catalogue(
     tmp_path: Path, url: str, sha256: str = SHA, key: str = "sha256", path: str = "text/set.txt"
 ) -> dict[str, known.KnownSet]:
     file = tmp_path / "known.toml"
-    head = '[set]\nabout = "a set"\nkind = "text"\nlicence = "free"\npage = "its page"\nread = "lines"\n'
+    head = '[set]\nabout = "a set"\nkind = "text"\nlicence = "free"\npage = "its page"\n'
     entry = f'[[set.files]]\npart = "all"\npath = "{path}"\n{key} = "{sha256}"\n' + (f'url = "{url}"\n' if url else "")
     file.write_text(head + entry, encoding="utf-8")
     return known.read_catalogue(file)
@@ -175,12 +176,15 @@ def test_find_names_what_is_missing_or_altered(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DataError) as caught:
         known.find("set", catalogue=sets)
     assert str(caught.value) == (
-        "set: no copy at hand; set SEQGEN_DATA to a folder with text/set.txt, or run: seqgen corpus get set"
+        "set: no data/text/set.txt; put a copy there, or set SEQGEN_DATA to a folder with text/set.txt, or run: "
+        "seqgen corpus get set"
     )
     monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
     with pytest.raises(DataError) as caught:
         known.find("set", catalogue=sets)
-    assert str(caught.value) == f"set: no {tmp_path}/text/set.txt; put a copy there, or run: seqgen corpus get set"
+    assert str(caught.value) == (
+        f"set: no {tmp_path}/text/set.txt; put a copy there (SEQGEN_DATA), or run: seqgen corpus get set"
+    )
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "set.txt").write_bytes(b"")
     empty = hashlib.sha256(b"").hexdigest()
@@ -194,16 +198,22 @@ def test_find_names_what_is_missing_or_altered(tmp_path: Path, monkeypatch: pyte
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(DataError, match=r"^unknown set 'image-cocoa'; did you mean 'image-coco'\?$"):
         known.find("image-cocoa")
-    with pytest.raises(DataError, match=r"^unknown set 'q'; known: image-coco, snli, wikitext-2, "):
+    with pytest.raises(DataError, match=r"^unknown set 'q'; known: captions, verse-zh, reviews, image-coco, "):
         known.get("q", "somewhere")
 
 
 def test_the_catalogue_is_sound() -> None:
     sets = known.read_catalogue()
     text = {"image-coco", "snli", "wikitext-2", "tinyshakespeare", "tang-poems", "names", "zinc-smiles"}
+    shipped = {"captions", "verse-zh", "reviews"}
+    text |= shipped
     assert set(sets) == text | {"mnist", "fashion-mnist"}
+    assert {name for name, entry in sets.items() if entry.shipped} == shipped
     assert {name for name, entry in sets.items() if entry.kind == "text"} == text
-    files = [file for entry in sets.values() for file in entry.files]
+    for entry in sets.values():
+        assert {file.use for file in entry.files} <= {"train", "test"}
+        assert set(entry.settings) <= {"data", "tokenizer"}
+    files = [file for entry in sets.values() if not entry.shipped for file in entry.files]
     assert len({file.path for file in files}) == len({file.sha256 for file in files}) == len(files)
     for file in files:
         assert len(bytes.fromhex(file.sha256)) == 32
@@ -220,6 +230,47 @@ def test_copies_at_hand_are_those_of_the_catalogue(name: str) -> None:
     except DataError as error:
         pytest.skip(str(error))
     assert paths
+
+
+@pytest.mark.parametrize("name", sorted(known.shipped()))
+def test_the_parts_of_a_set_share_no_text(name: str) -> None:
+    train, test = (read_records(known.expanded([name], use)).texts for use in ("train", "test"))  # type: ignore[list-item]
+    assert len(train) in (5000, 5001, 10_000)
+    assert len(test) in (1000, 1001)
+    assert set(train) & set(test) <= {"label\ttext"}
+
+
+def test_a_name_stands_for_its_parts_and_a_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpora = known.corpora_folder()
+    assert known.expanded(["captions", "other.txt"], "train") == [corpora / "captions.txt", "other.txt"]
+    assert read_lines("captions") == (corpora / "test" / "captions.txt").read_text(encoding="utf-8").splitlines()
+    monkeypatch.chdir(tmp_path)
+    Path("captions").write_text("mine\n", encoding="utf-8")
+    assert known.expanded(["captions"], "train") == ["captions"]
+    assert read_lines("captions") == ["mine"]
+
+
+def test_labels_of_images_are_found_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "_check", lambda *_: None)
+    monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
+    (tmp_path / "images" / "mnist").mkdir(parents=True)
+    for file in known.read_catalogue()["mnist"].files[:3]:
+        (tmp_path / file.path).touch()
+    train = known.expanded(["mnist"], "train", "images")
+    assert train == [tmp_path / "images" / "mnist" / "train-images-idx3-ubyte.gz"]
+    with pytest.raises(DataError, match=r"^mnist: no .*/t10k-labels-idx1-ubyte\.gz; put a copy there"):
+        known.expanded(["mnist"], "test", "images")
+
+
+def test_what_no_file_and_no_set_is_called_gets_a_suggestion() -> None:
+    with pytest.raises(DataError, match=r"^captoins: no such file, and no set is called so; did you mean captions\?$"):
+        read_lines("captoins")
+    with pytest.raises(DataError, match=r"^qq: no such file, and no set is called so; known: captions, verse-zh, rev"):
+        read_lines("qq")
+    with pytest.raises(DataError, match=r"^captoins\.txt: no such file$"):
+        read_lines("captoins.txt")
+    with pytest.raises(DataError, match=r"^mnist is a set of images; expected text$"):
+        read_lines("mnist")
 
 
 def test_corpora_are_found_in_a_checkout_and_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

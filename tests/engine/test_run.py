@@ -15,6 +15,7 @@ from small_run import SMALL, small_text
 
 from seqgen.core import log
 from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
+from seqgen.data import known
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
@@ -31,6 +32,86 @@ def short(text: Path, *words: str) -> Any:
 def test_overrides_beat_the_preset_and_the_preset_beats_the_defaults(text: Path) -> None:
     chosen = config("lm", text, preset="lm-char", overrides=["train.lr=0.5"])
     assert (chosen.train.lr, chosen.model.hidden, chosen.train.beta1) == (0.5, 384, 0.9)
+
+
+def test_a_known_set_s_settings_stand_between_the_preset_and_what_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_check", lambda *_: None)
+    monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
+    path = tmp_path / "text" / "zinc-smiles" / "sample.txt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    chosen = config("lm", "zinc-smiles", preset="lm-char")
+    assert chosen.data.files == (str(path),)
+    assert (chosen.data.mode, chosen.tokenizer.kind, chosen.model.hidden) == ("sentence", "word", 384)
+    assert chosen.tokenizer.pattern.startswith("\\[")
+    own = config("lm", "zinc-smiles", preset="lm-char", overrides={"tokenizer.kind": "char", "tokenizer.pattern": ""})
+    assert (own.data.mode, own.tokenizer.kind, own.tokenizer.pattern) == ("sentence", "char", "")
+    (tmp_path / "own.toml").write_text('name = "lm"\n[data]\nfiles = ["zinc-smiles"]\nmode = "stream"\n')
+    from_file = config(file=tmp_path / "own.toml")
+    assert (from_file.data.files, from_file.data.mode, from_file.tokenizer.kind) == ((str(path),), "stream", "word")
+    assert config("lm", str(path)).tokenizer.pattern == ""
+
+
+def test_the_test_part_of_a_known_set_is_held_out_on_request_only(caplog: pytest.LogCaptureFixture) -> None:
+    corpora = known.corpora_folder()
+    chosen = config("lm", "reviews")
+    assert (chosen.data.files, chosen.data.valid) == ((str(corpora / "reviews.tsv"),), ())
+    assert (chosen.data.source, chosen.data.target) == ("label", "text")
+    assert not caplog.messages
+    assert config("lm", "reviews", valid="reviews").data.valid == (str(corpora / "test" / "reviews.tsv"),)
+    assert caplog.messages[0].startswith("the test part of reviews chooses the best checkpoint")
+    with pytest.raises(DataError, match=r"^reviews is a set of text; expected images$"):
+        config("image-vae", "reviews")
+    with pytest.raises(DataError, match=r"^digit: no such file, and no set is called so; did you mean digits\?$"):
+        config("image-vae", "digit")
+
+
+def test_a_preset_s_option_gives_way_to_another_that_does_its_work(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "seqgen")
+    assert config("text-vae").model.kl_target == 12
+    for word in ("model.free_bits=0.2", "model.match=adversarial", "model.bn_gamma=0.6"):
+        assert config("text-vae", overrides=[word]).model.kl_target == 0
+    assert caplog.messages[0] == "model.kl_target = 12.0 of the preset gives way to model.free_bits"
+    assert config("text-vae", overrides=["model.free_bits=0"]).model.kl_target == 12
+    both = config("text-vae", overrides=["model.free_bits=0.2", "model.kl_target=3"])
+    assert (both.model.kl_target, both.model.free_bits) == (3, 0.2)
+
+
+# 15 tokens or 53 characters a verse; nine tenths are 36 verses, and of the next one the line that the cut falls into
+VERSES = "my love runs in the rain\nmy rain waits in the river\n\n" * 40
+
+
+@pytest.mark.parametrize("preset", ["lm-small", "lm-char", "seqgan", "text-vae"])
+def test_what_a_small_folder_cannot_fill_is_made_smaller_and_remembered(
+    preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.txt").write_text(VERSES)
+    caplog.set_level("INFO", "seqgen")
+    small = ["model.hidden=8", "model.embedding=8", "train.steps=2", "train.save_every=1", "train.samples=0"]
+    name = runs.read_preset(preset)["name"]
+    chosen = config(name, tmp_path / "songs", preset=preset, overrides=small)
+    assert loop.train(chosen, tmp_path / "r").reason == "finished"
+    stored = runs.read_settings(tmp_path / "r")
+    rows = 40 if preset == "text-vae" else {"word": 548, "char": 1909}[stored.tokenizer.kind] // 65
+    assert stored.train.batch == min(chosen.train.batch, rows)
+    assert stored.data.mode == ("sentence" if preset == "text-vae" else "stream")
+    words = " ".join(caplog.messages)
+    assert ("every line is a text of its own" if preset == "text-vae" else "its line breaks included") in words
+    assert (f"train.batch is made {rows}, not {chosen.train.batch}" in words) == (rows < chosen.train.batch)
+    assert loop.train(chosen, tmp_path / "r").step == 2
+    assert loop.train(None, tmp_path / "r", overrides=["train.steps=3"]).step == 3
+
+
+def test_what_was_chosen_is_refused_where_the_text_cannot_fill_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(VERSES)
+    with pytest.raises(DataError, match=r"tokens, fewer than train\.batch \* \(data\.window \+ 1\) = 32 \* 65"):
+        loop.train(config("lm", tmp_path / "a.txt", overrides=["train.batch=32", "data.window=64"]), tmp_path / "r")
+    narrow = config("lm", tmp_path / "a.txt", overrides=["train.batch=32", "train.steps=1", "model.hidden=8"])
+    loop.train(narrow, tmp_path / "r")
+    assert runs.read_settings(tmp_path / "r").data.window == 548 // 32 - 1
 
 
 def test_every_preset_is_valid() -> None:

@@ -60,7 +60,9 @@ class Case:
         room = runs.data_room(self.chapter.DATA)
         given = (settings.data, settings.tokenizer) if self.chapter.DATA == "text" else (settings.data,)
         self.data = room.prepare(*given, batch=8, seed=1, device=torch.device("cpu"))
-        self.settings = runs.with_facts(settings, {**self.data.facts, "seed": 1}, *self.data.resolved)
+        self.settings = runs.with_facts(
+            settings, {**self.data.facts, "seed": 1}, *self.data.resolved, batch=self.data.batch
+        )
 
     def model(self):
         rng.enter_step(7, 0)
