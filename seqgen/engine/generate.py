@@ -23,6 +23,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
+from seqgen.data.growing import GrowingTexts, StopStrings
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.sources import TextData, encode_sources, facts, prepare
 from seqgen.data.tokenizers import load_tokenizer
@@ -31,16 +32,13 @@ from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
 from seqgen.nn import automaton as automata
 from seqgen.nn.beam import Beam, beam_search
-from seqgen.nn.decode import Decoder, Sampling, Step, collect
+from seqgen.nn.decode import Decoder, Sampling, collect
 
 if TYPE_CHECKING:
     from seqgen.images.painter import Painter
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
-
-_LOOK_EVERY = 16
-"""Tokens between two looks for stop strings."""
 
 _RUNNING_LENGTH = 500
 """Tokens of a text where the model itself never ends one, unless max_new_tokens says otherwise."""
@@ -289,20 +287,15 @@ class Writer:
         automaton = self._limits(forbid, require, template, pattern).automaton
         (ids, own), seeds = self._prompts(prompt, None, 1)[0], rng.text_seeds(seed, index, 1).to(self.device)
         place = [automaton.after(own)] if automaton is not None and own else None
-        written: list[int] = []
-        shown = begin = self._decoded([own])[0]
+        written = self._growing([own], stop)
         for step in self._decoder(fast, codes).steps([ids], seeds, options, automaton=automaton, begin=place):
-            if not bool(step.ended):
-                written.append(int(step.ids))
-            text = self._decoded([own + written])[0]
-            cut = _first_of(text, stop, len(begin))
-            # a piece may end inside a character (bytes): show only what will not change
-            stable = text[:cut] if cut is not None else text if bool(step.ended) else text.removesuffix("\ufffd")
-            if len(stable) > len(shown) and stable.startswith(shown):
-                yield stable[len(shown) :]
-                shown = stable
-            if cut is not None:
+            piece = written.add([0], step.ids.tolist())[0]
+            if piece:
+                yield piece
+            if written.over[0]:
                 return
+        if rest := written.rest(0):
+            yield rest
 
     def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
         """The log-probability of every token of given lines; with `sources`, of each line after its condition.
@@ -481,43 +474,46 @@ class Writer:
     ) -> list[Text]:
         seeds = rng.text_seeds(seed, first, len(rows)).to(self.device)
         prompts = [prompt for prompt, _ in rows]
-        steps = decoder.steps(prompts, seeds, sampling, automaton=limits.automaton, begin=begin, no_copy=limits.no_copy)
-        samples = collect(self._until_stopped(steps, rows, stop), len(rows), sampling.details)
-        texts = self._decoded([own + ids for (_, own), ids in zip(rows, samples.ids, strict=True)])
-        begins = self._decoded([own for _, own in rows]) if stop else []
+        owns = [own for _, own in rows]
+        written = self._growing(owns, stop) if stop else None
+
+        def stopped(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            assert written is not None
+            written.add(texts.tolist(), ids.tolist())
+            return torch.tensor([written.over[k] for k in texts.tolist()], device=ids.device)
+
+        steps = decoder.steps(
+            prompts,
+            seeds,
+            sampling,
+            automaton=limits.automaton,
+            begin=begin,
+            no_copy=limits.no_copy,
+            until=stopped if stop else None,
+        )
+        samples = collect(list(steps), len(rows), sampling.details)
+        texts = self._decoded([own + ids for own, ids in zip(owns, samples.ids, strict=True)])
+        begins = self._decoded(owns) if stop else []
         made = []
-        for i, ids in enumerate(samples.ids):
-            text, finished = texts[i], samples.finished[i]
+        for i, (ids, text) in enumerate(zip(samples.ids, texts, strict=True)):
             told = samples.details[i] if samples.details is not None else None
-            cut = _first_of(text, stop, len(begins[i])) if stop else None
-            if cut is not None:
-                text, finished = text[:cut], True
+            tokens = [*ids, self._stop] if told is not None and len(told.log_prob) > len(ids) else ids
+            if written is not None and written.over[i]:  # all that follows belongs to no text
+                tokens = ids[: written.kept(i, text[len(begins[i]) :])]
+                text = text[: len(begins[i]) + written.lengths[i]]
+                while tokens and self._decoded([owns[i] + tokens[:-1]])[0].startswith(text):
+                    tokens = tokens[:-1]  # its last bytes were no character, as the token after them showed
             if told is None:
-                made.append(Text(text, first + i, finished, []))
+                made.append(Text(text, first + i, samples.finished[i], []))
                 continue
-            end = [self._stop] if len(told.log_prob) > len(ids) else []
-            tokens = [self.tokenizer.id_to_token(t) for t in [*ids, *end]]
-            values = [x.tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)]
-            made.append(Text(text, first + i, finished, tokens, sum(values[0]), *values))
+            names = [self.tokenizer.id_to_token(t) for t in tokens]
+            values = [x[: len(tokens)].tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)]
+            made.append(Text(text, first + i, samples.finished[i], names, sum(values[0]), *values))
         return made
 
-    def _until_stopped(
-        self, steps: Iterator[Step], rows: list[tuple[list[int], list[int]]], stop: Sequence[str]
-    ) -> list[Step]:
-        """All steps, or those until every text holds a stop string: texts without an end would go on to the limit."""
-        if not stop:
-            return list(steps)
-        taken: list[Step] = []
-        begins = [len(text) for text in self._decoded([own for _, own in rows])]
-        for step in steps:
-            taken.append(step)
-            if len(taken) % _LOOK_EVERY == 0:
-                ids = collect(taken, len(rows), False).ids
-                texts = self._decoded([own + new for (_, own), new in zip(rows, ids, strict=True)])
-                going = set(step.texts.tolist())
-                if all(k not in going or _first_of(texts[k], stop, begins[k]) is not None for k in range(len(rows))):
-                    break
-        return taken
+    def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
+        """The texts behind prompts, token by token, to the first stop string."""
+        return StopStrings(GrowingTexts(self.tokenizer, prompts, running=self._running), len(prompts), stop)
 
     def _decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; running text has line breaks."""
@@ -539,12 +535,6 @@ class _Limits:
 
     automaton: automata.Automaton | None
     no_copy: automata.NoCopy | None
-
-
-def _first_of(text: str, stops: Sequence[str], begin: int) -> int | None:
-    """Where the earliest stop string begins, at or after `begin`."""
-    found = [text.find(stop, begin) for stop in stops if stop]
-    return min((i for i in found if i >= 0), default=None)
 
 
 def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None) -> Writer:

@@ -120,7 +120,7 @@ class Step:
     ended: Tensor
     """(n,) bool: whether the token was the stop."""
     finished: Tensor
-    """(n,) bool: whether the text is over, by the stop or because its constraint allows nothing more."""
+    """(n,) bool: whether the text is over: by the stop, by `until`, or because its constraint allows nothing more."""
     details: Details | None
 
 
@@ -189,6 +189,7 @@ class Decoder:
         automaton: Automaton | None = None,
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
+        until: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Step]:
         """The texts token by token, as they are drawn; those that end leave the batch.
 
@@ -196,8 +197,9 @@ class Decoder:
         `core.rng.text_seeds`. `state` replaces `model.start`, one row per prompt. `automaton` constrains what is
         written; `begin` is its state behind each prompt (`Automaton.after`), else 0. `no_copy` blocks copied runs,
         which may begin in the prompt. That block and the one against repetition give way where they would leave
-        nothing. Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, constraints that
-        cannot be met in it, and a text for which no token is left; ConfigError for an option out of range.
+        nothing. `until` says of the `texts` and `ids` of a step which texts are over for reasons of its own, (n,) bool.
+        Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, constraints that cannot be
+        met in it, and a text for which no token is left; ConfigError for an option out of range.
         """
         rules = self.rules(config.build(Sampling, config.to_dict(sampling), section="sample"), automaton, no_copy)
         if len(seeds) != len(prompts):
@@ -223,6 +225,8 @@ class Decoder:
                 raise self._nothing_left(features[ids.argmin()], int(texts[ids.argmin()]), t, rules)
             rows.places, over = rules.follow(rows.places, rows.last, t)
             ended, finished = ids == self.stop, over[: len(texts)]
+            if until is not None:
+                finished = finished | until(texts, ids)
             yield Step(texts, ids, ended, finished, details and _rows_of(details, slice(len(texts))))
             if rules.look_back:
                 rows.history = torch.cat([rows.history, rows.last[:, None]], 1)

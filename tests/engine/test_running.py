@@ -54,6 +54,38 @@ def test_a_prompt_and_a_stop_may_hold_line_breaks(writer: Writer) -> None:
     assert writer.tokenizer.decode_stream(own) == prompt
 
 
+@pytest.mark.parametrize("stop", ["\n", " in", "ve"])
+def test_values_belong_to_the_text_shown(stop: str, writer: Writer) -> None:
+    options = {"seed": 5, "prompt": "my", "temperature": 1.3, "max_new_tokens": 40, "details": True}
+    whole = writer.texts(12, **options)
+    cut = writer.texts(12, stop=[stop], **options)
+    begin = writer.tokenizer.encode_stream("my").tolist()
+
+    def decoded(tokens: list[str]) -> str:
+        ids = [writer.tokenizer.token_to_id(token) for token in tokens]
+        return writer.tokenizer.decode_stream([*begin, *ids])
+
+    for text, shown in zip(whole, cut, strict=True):
+        assert shown.text == "my" + text.text[2:].split(stop)[0]
+        assert shown.finished == (stop in text.text[2:])
+        count = len(shown.tokens)
+        assert shown.tokens == text.tokens[:count]
+        # all of the text is there but the space that a token not shown begins with, and no token more
+        assert decoded(shown.tokens).startswith(shown.text.rstrip(" "))
+        assert count == 0 or len(decoded(shown.tokens[:-1])) < len(shown.text)
+        assert shown.log_probs == text.log_probs[:count]
+        assert shown.entropies == text.entropies[:count]
+        assert shown.log_prob == sum(shown.log_probs)
+    assert writer.texts(5, stop=[stop], **options) == cut[:5]
+    best = writer.texts(4, stop=[stop], best_of=3, **options)
+    expected = [max(cut[k : k + 3], key=lambda text: text.log_prob or 0.0) for k in (0, 3, 6, 9)]
+    assert best == expected
+    assert writer.texts(2, stop=[stop], best_of=3, **options) == expected[:2]
+    for index, shown in enumerate(cut[:3]):
+        streamed = writer.stream(seed=5, index=index, prompt="my", temperature=1.3, max_new_tokens=40, stop=[stop])
+        assert "my" + "".join(streamed) == shown.text
+
+
 def test_constraints_see_the_line_breaks(writer: Writer) -> None:
     pattern = "my [a-z]+\\n[a-z]+ in\\n"
     text = writer.generate(prompt="my", pattern=pattern, max_new_tokens=40)[0]
