@@ -10,14 +10,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqgen.core.errors import DataError
+from seqgen.data.formats import NAMES, Format, format_of, looks_like, name_of, text_blocks
 from seqgen.data.sources import DataConfig, choose_mode
-from seqgen.data.text import Records, byte_blocks, files_in, has_fields, read_lines
+from seqgen.data.text import Records, files_in, has_fields, record_blocks
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.995, 1.0)
@@ -83,10 +84,15 @@ class Inspection:
     """Tokens, start and end included, that keep 99.5 % of the lines whole; an estimate where tokens are word pieces."""
     mode: str
     """What data.mode = auto will choose."""
+    format: str = ""
+    """What the files are read as; "" of lines from Python."""
+    looks_like: str = ""
+    """What else a plain file looks like, and how to read it so."""
 
     def rows(self) -> list[Row]:
         """The table: names, values and advice, in the order a person reads them."""
         rows = [
+            *([Row("format", self.format, self.looks_like)] if self.format else []),
             Row("lines", f"{self.lines:,}", f"{self.blank:,} of them blank" if self.blank else ""),
             Row("size", f"{self.characters:,} characters, {self.bytes:,} bytes", self._size_advice()),
             Row("words", f"{self.words:,}, {self.distinct_words:,} distinct", self._word_advice()),
@@ -132,7 +138,7 @@ class Inspection:
         line, count = self.most_frequent[0]
         suffers = self.mode == "sentence" and self.duplicate_share > 0.1
         often = f"most often ({count:,} times): {line if len(line) <= 60 else line[:59] + '…'}"
-        return often + ("; held-out lines will be known" if suffers else "")
+        return often + ("; equal lines are held out together" if suffers else "")
 
     def _length_advice(self) -> str:
         return f"data.max_length={self.max_length} data.long=drop leaves out the longest {1 - _KEPT:.1%} of the lines"
@@ -150,11 +156,11 @@ class _NothingInsideError(DataError):
     """There is no line with anything in it."""
 
 
-def inspect(lines: Iterable[str | bytes], *, fields: bool = False) -> Inspection:
+def inspect(lines: Iterable[str], *, fields: bool = False) -> Inspection:
     """What a text is like; `fields` tells that the lines are rows of a table, each a sample of its own.
 
-    Lines are without their newline. Bytes are taken as UTF-8, and what is none of it is counted. Raises DataError if
-    there is no line with anything in it.
+    Lines are without their newline; bytes that could not be decoded are in them as `surrogateescape` leaves them, and
+    are counted. Raises DataError if there is no line with anything in it.
     """
     texts: list[str] = []
     odd: dict[str, list[int]] = {name: [] for name in _ADVICE}
@@ -207,17 +213,40 @@ def inspect(lines: Iterable[str | bytes], *, fields: bool = False) -> Inspection
     )
 
 
-def inspect_files(files: Sequence[str | Path], *, field: str = "text") -> Inspection:
-    """What the text of files, folders, `.gz` and `-` (standard input) is like; of .jsonl and .tsv the text in `field`.
+def inspect_files(
+    files: Sequence[str | Path], *, field: str = "text", format: Format = "auto", encoding: str = "auto"
+) -> Inspection:
+    """What the text of files, folders, `.gz` and `-` (standard input) is like; of rows with fields the text in `field`.
 
     Raises DataError if a file is missing, cannot be read or holds nothing.
     """
-    fields = has_fields(files)
-    lines = (line for file in files_in(files) for line in _lines(file, field))
+    kinds: Counter[str] = Counter()
+    others: dict[str, str] = {}
+
+    def lines() -> Iterator[str]:
+        for file in files_in(files):
+            kind = format_of(file, format)
+            kinds[kind] += 1
+            if kind != "lines":
+                blocks = record_blocks([file], field=field, format=format, encoding=encoding)
+                yield from (text for records in blocks for text in records.texts)
+                continue
+            for number, block in text_blocks(file, encoding, lenient=True):
+                if number == 1 and format == "auto" and (seen := looks_like(block)):
+                    others.setdefault(seen, name_of(file))
+                yield from block.removesuffix("\n").split("\n")
+
     try:
-        return inspect(lines, fields=fields)
+        found = inspect(lines(), fields=has_fields(files, format))
     except _NothingInsideError as error:
-        raise DataError(f"{', '.join(map(str, files))}: {error}") from None
+        raise DataError(f"{', '.join(map(name_of, files))}: {error}") from None
+    named = ", ".join(
+        f"{NAMES[kind]}" + (f" ({count} files)" if sum(kinds.values()) > 1 else "") for kind, count in kinds.items()
+    )
+    advice = "; ".join(
+        f"{name} looks like {NAMES[seen]}: data.format={seen} reads its fields" for seen, name in others.items()
+    )
+    return dataclasses.replace(found, format=named, looks_like=advice)
 
 
 # Characters that are rarely meant, by what a person calls them.
@@ -227,59 +256,47 @@ _ODD = {
     "carriage returns inside": re.compile("\r"),
     "byte order marks inside": re.compile("\ufeff"),
     "replacement characters": re.compile("\ufffd"),
-    "zero-width characters": re.compile("[\u200b-\u200f\u2060-\u2064\u00ad]"),
+    "joiners": re.compile("[\u200c\u200d]"),
+    "direction marks": re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]"),
+    "zero-width characters": re.compile("[\u200b\u2060-\u2064\u00ad]"),
     "line separators": re.compile("[\u2028\u2029]"),
     "unusual spaces": re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]"),
-    "spaces at an end": re.compile(r"\A | \Z"),
+    "spaces at the start": re.compile(r"\A "),
+    "spaces at the end": re.compile(r" \Z"),
     "double spaces": re.compile(r"\S  +\S"),
     "tabs": re.compile("\t"),
 }
+# What follows from each; nothing that a script, an emoji or code may need is advised away.
 _ADVICE = {
-    "not UTF-8": "training will refuse them; convert the file to UTF-8",
-    "byte order mark": "harmless at the start: it is skipped",
-    "carriage returns at the end": "harmless before a newline: they are dropped",
+    "not UTF-8": "training will refuse them and say which data.encoding may read them",
     "lone surrogates": "half a character, which no file can hold; decode the text again",
     "NUL bytes": "training will refuse them; is this a text file?",
-    "control characters": "a model will learn to write them; remove them",
-    "carriage returns inside": "old line ends; replace them by newlines",
-    "byte order marks inside": "files were joined with their marks; remove them",
+    "control characters": "a model will learn to write them",
+    "carriage returns inside": "perhaps old line ends, or what a terminal overwrote",
+    "byte order marks inside": "files were joined with their marks",
     "replacement characters": "the text was decoded in a wrong encoding before",
-    "zero-width characters": "words that look the same will differ; remove them unless the script needs them",
+    "joiners": "emoji and scripts such as Persian or Hindi need them: keep them",
+    "direction marks": "text from right to left needs them: keep them there",
+    "zero-width characters": "words that look the same may differ; Thai and Khmer mark words with them",
     "line separators": "they do not end a line here",
-    "unusual spaces": "words that look the same may differ; replace them by plain spaces",
-    "spaces at an end": "a model will learn them; strip them unless they are meant",
+    "unusual spaces": "words that look the same may differ; typography means some of them",
+    "spaces at the start": "indentation, as of code or verse, is learnt as it stands",
+    "spaces at the end": "a model will learn them",
     "double spaces": "a model of characters or word pieces will learn them",
     "tabs": "for columns with names, a .tsv file with a header line is read by field",
-    "letters with loose accents": "one letter in two spellings; bring the text to Unicode NFC",
+    "letters with loose accents": "a letter may stand in two spellings, which Unicode NFC would make one",
 }
 
 
-def _decoded(line: str | bytes, number: int, odd: dict[str, list[int]]) -> str:
-    if isinstance(line, str):
-        try:
-            line.encode()
-        except UnicodeEncodeError:
-            odd["lone surrogates"].append(number)
-            return line.encode("utf-8", "surrogatepass").decode("utf-8", "ignore")
-        return line
-    if number == 1 and line.startswith(b"\xef\xbb\xbf"):
-        odd["byte order mark"].append(number)
-        line = line[3:]
-    if line.endswith(b"\r"):
-        odd["carriage returns at the end"].append(number)
-        line = line[:-1]
+def _decoded(line: str, number: int, odd: dict[str, list[int]]) -> str:
     try:
-        return line.decode()
-    except UnicodeDecodeError:
-        odd["not UTF-8"].append(number)
+        line.encode()
+    except UnicodeEncodeError:
+        escaped = re.search("[\ud800-\udc7f\udd00-\udfff]", line) is None  # what decoding left of other bytes
+        odd["not UTF-8" if escaped else "lone surrogates"].append(number)
         # left out, not replaced: a replacement character would be counted as one of the text's own
-        return line.decode("utf-8", "ignore")
-
-
-def _lines(file: str | Path, field: str) -> Iterable[str | bytes]:
-    if has_fields([file]):
-        return read_lines(file, field=field)
-    return (line for block in byte_blocks(file) for line in block.removesuffix(b"\n").split(b"\n"))
+        return re.sub("[\ud800-\udfff]", "", line)
+    return line
 
 
 def _quantiles(lengths: Sequence[int]) -> dict[float, int]:

@@ -17,6 +17,7 @@ from seqgen.core import config as config_of
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.files import new_folder, write_json
 from seqgen.data.corpus import CorpusFolder, SideWriter, described, open_corpus
+from seqgen.data.formats import STDIN
 from seqgen.data.oracle import PREFIX
 from seqgen.data.sources import (
     DataConfig,
@@ -25,10 +26,11 @@ from seqgen.data.sources import (
     check_fit,
     is_running,
     line_hash,
+    reading,
     split_limit,
     text_fingerprint,
 )
-from seqgen.data.text import STDIN, Records, has_fields, record_blocks
+from seqgen.data.text import Records, has_fields, record_blocks
 from seqgen.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
@@ -114,14 +116,13 @@ class _Text:
                     self.lowest, self.highest = min(self.lowest, number), max(self.highest, number)
                 self._look(text)
         if not self.rows:
-            raise DataError(f"{', '.join(files)}: empty; expected UTF-8 text, one or more lines")
+            raise DataError(f"{', '.join(files)}: empty; expected text, one or more lines")
         if not self.filled:
             raise DataError(f"{self.place}: only blank lines; expected text")
 
     def blocks(self) -> Iterator[Records]:
         """All rows, about a MiB at a time."""
-        data = self.data
-        return record_blocks(self.files, field=data.field, source=data.source, target=data.target)
+        return record_blocks(self.files, **reading(self.data), warn=not self.rows)
 
     def texts(self) -> Iterator[str]:
         """The text of every row."""
@@ -167,7 +168,7 @@ def _mode(data: DataConfig, text: _Text) -> Mode:
         raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
     if data.mode != "auto":
         return data.mode
-    if data.source or has_fields(data.files):
+    if data.source or has_fields(data.files, data.format):
         return "sentence"
     return "stream" if text.runs else "sentence"
 

@@ -7,6 +7,7 @@ windows from random places. Conditions: a row is `[bos, field, sep, field, sep, 
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
@@ -31,11 +32,12 @@ from seqgen.data.batches import (
     window_evaluation,
 )
 from seqgen.data.corpus import Corpus, is_corpus, open_corpus
+from seqgen.data.formats import STDIN, Format
 from seqgen.data.known import expanded
 from seqgen.data.oracle import PREFIX, Oracle, oracle
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.rewards import Reward, reward
-from seqgen.data.text import STDIN, Records, has_fields, read_records, records_of
+from seqgen.data.text import Records, has_fields, read_records, records_of
 from seqgen.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
@@ -64,14 +66,18 @@ class DataConfig:
     """Which text is learnt and how it is cut into samples: the section `data`."""
 
     files: tuple[str, ...] = ()
-    """Training text: files, folders, .gz, .jsonl, .tsv, names of known sets, or - for standard input."""
+    """Training text: .txt, .jsonl, .json, .csv, .tsv, .fasta, .gz, folders, names of sets, or - (standard input)."""
     valid: tuple[str, ...] = ()
     """Held-out text; none: a part of the training text is held out."""
     mode: Literal["auto", "sentence", "fixed", "stream", "window"] = "auto"
     """A sample is a line (sentence; fixed: all have the same number of tokens, and no end token is learnt), or the text
     runs on (stream: state carried; window: random places)."""
+    format: Format = "auto"
+    """What the files are: lines, jsonl, json, csv, tsv or fasta; auto: as their suffix says, else lines."""
+    encoding: str = "auto"
+    """Encoding of the files, such as cp1252; auto: as their byte order mark says, else UTF-8."""
     field: str = "text"
-    """Field of .jsonl and .tsv rows that is the text."""
+    """Field of rows with named fields that is the text."""
     source: str = ""
     """Fields of the condition, comma-separated; the model reads them before the text, without loss."""
     target: str = ""
@@ -315,7 +321,7 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
         raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
     if data.mode != "auto":
         return data.mode
-    if data.source or has_fields(data.files):
+    if data.source or has_fields(data.files, data.format):
         return "sentence"
     lines = "\n".join(records.texts).strip().split("\n")
     blank = sum(not line.strip() for line in lines)
@@ -403,14 +409,19 @@ def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
         raise ConfigError("data.source needs rows with fields; lines from Python have none")
     first = len(records.texts)
     return Records(
-        records.texts + extra.texts, None, records.numbers + extra.numbers, (*records.places, (first, "input"))
+        records.texts + extra.texts, None, records.numbers + extra.numbers, (*records.places, (first, "input, line"))
     )
 
 
 def _read_files(data: DataConfig, files: Sequence[str]) -> Records:
-    records = read_records(files, field=data.field, source=data.source, target=data.target)
+    records = read_records(files, **reading(data))
     _check_not_blank(records)
     return records
+
+
+def reading(data: DataConfig) -> dict[str, Any]:
+    """Return the options of `read_records` that the settings hold."""
+    return {name: getattr(data, name) for name in ("field", "source", "target", "format", "encoding")}
 
 
 def _check_not_blank(records: Records) -> None:
@@ -485,7 +496,16 @@ def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[
     """
     hashes = {row: line_hash(records.texts[row]) for row in rows}
     limit = split_limit(min(hashes.values()), max(hashes.values()), share, records.where(rows[0]))
-    return [row for row in rows if hashes[row] >= limit], [row for row in rows if hashes[row] < limit]
+    held_out = [row for row in rows if hashes[row] < limit]
+    text, count = Counter(records.texts[row].strip() for row in held_out).most_common(1)[0]
+    if count > 1 and count > share * len(rows) and len(held_out) > 2 * share * len(rows):
+        first = next(row for row in held_out if records.texts[row].strip() == text)
+        _LOG.warning(
+            "%s: %d equal rows were held out together, as equal texts never stand on both sides: %d rows to train on, "
+            "%d held out; give held-out text of your own with data.valid=FILE, or each text once",
+            *(records.where(first), count, len(rows) - len(held_out), len(held_out)),
+        )
+    return [row for row in rows if hashes[row] >= limit], held_out
 
 
 def split_limit(lowest: int, highest: int, share: float, where: str) -> int:

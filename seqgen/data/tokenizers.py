@@ -39,9 +39,9 @@ from torch import Tensor
 
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.files import read_json, write_bytes, write_json, write_text
+from seqgen.data.formats import check_unicode
 from seqgen.data.ragged import Ragged, widen
 from seqgen.data.spmodel import MARKER, PieceLearner, read_model, why_rows
-from seqgen.data.text import check_unicode
 from seqgen.data.wordtable import Learnt, SurfaceTable, WordTable
 
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<sep>")

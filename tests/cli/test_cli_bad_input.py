@@ -24,7 +24,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, text: Path, run: Path, runni
     (folder / "blank.txt").write_bytes(b"\n \n\n")
     (folder / "binary.bin").write_bytes(b"text\n\x7fELF\0\0\1\n")
     (folder / "half.txt").write_bytes("first line\nsecönd \xff line\n".encode("latin-1"))
-    (folder / "utf16.txt").write_bytes("text".encode("utf-16"))
     (folder / "one.txt").write_text("one single line\n")
     (folder / "few.txt").write_text("a b\nc d\ne f\ng h\ni j\n")
     (folder / "huge.txt").write_text("word " * 40_000 + "\n" + "".join(f"x y {i}\n" for i in range(300)))
@@ -45,11 +44,14 @@ MPS = "--device must be auto, cpu or cuda[:N], got 'mps'; sampling needs double 
 
 TRAIN = [
     ("--data missing.txt", "missing.txt: no such file"),
-    ("--data empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    ("--data empty.txt", "empty.txt: empty; expected text, one or more lines"),
     ("--data blank.txt", "blank.txt, line 1: only blank lines; expected text"),
-    ("--data binary.bin", "binary.bin, line 2: binary (NUL byte at byte 5 of the line); expected UTF-8 text"),
-    ("--data half.txt", "half.txt, line 2: not UTF-8 (byte 0xf6 at column 4); convert the file to UTF-8"),
-    ("--data utf16.txt", "utf16.txt: UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8"),
+    ("--data binary.bin", "binary.bin, line 2: binary (NUL at column 5); expected text"),
+    (
+        "--data half.txt",
+        "half.txt, line 2: not UTF-8 (byte 0xf6 at column 4); add data.encoding=cp1252 if it is Western European, "
+        "or convert it: iconv -f CP1252 -t UTF-8 half.txt",
+    ),
     (
         "--data one.txt data.mode=sentence",
         "one.txt, line 1: the only line, or equal to all others, so none can be held out; "
@@ -66,7 +68,7 @@ TRAIN = [
     ),
     (
         "--data rows.jsonl",
-        "rows.jsonl, line 2: no field 'text'; there are 'title'",
+        "rows.jsonl, line 2: no field 'text'; there are 'title'; choose one with data.field=NAME",
     ),
     ("--data good.txt model.hiden=3", "unknown option model.hiden; did you mean model.hidden?"),
     ("--data good.txt modle.hidden=3", "unknown option modle; did you mean model?"),
@@ -199,7 +201,7 @@ OTHERS = [
     ("generate run --train good.txt", "--train takes no effect without --novel or --no-copy"),
     ("generate run --step 4", "run has no checkpoint of step 4; there are: 3, 6"),
     ("generate run --device gpu", "--device must be auto, cpu or cuda[:N], got 'gpu'"),
-    ("score run empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    ("score run empty.txt", "empty.txt: empty; expected text, one or more lines"),
     ("score run blank.txt", "blank.txt: only blank lines; expected text to score"),
     (
         "score run good.txt --outliers many",
@@ -211,7 +213,7 @@ OTHERS = [
     ),
     ("evaluate run", "--references is missing; see: seqgen evaluate --help"),
     ("evaluate nowhere --references good.txt", "nowhere: no such run or file"),
-    ("evaluate good.txt --references empty.txt", "empty.txt: empty; expected UTF-8 text, one or more lines"),
+    ("evaluate good.txt --references empty.txt", "empty.txt: empty; expected text, one or more lines"),
     (
         "evaluate good.txt --references few.txt --protocol texgen",
         "unknown protocol 'texgen'; known: default, texygen, texygen-fast, textgan, relgan, leakgan, caccia, cotk",

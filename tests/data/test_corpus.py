@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqgen.core.errors import ConfigError, DataError
-from seqgen.data import packing, text, tokenizers
+from seqgen.data import formats, packing, text, tokenizers
 from seqgen.data.corpus import Corpus, SideWriter, open_corpus
 from seqgen.data.packing import build_corpus
 from seqgen.data.ragged import Ragged
@@ -81,7 +81,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.fixture(autouse=True)
 def blocks_of_little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is read in blocks of 1 MiB; here of 200 bytes, so that there are many of them."""
-    monkeypatch.setattr(text, "_BLOCK", 200)
+    monkeypatch.setattr(formats, "_BLOCK", 200)
     monkeypatch.setattr(text, "_ROWS", 7)
 
 

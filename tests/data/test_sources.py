@@ -351,7 +351,7 @@ def test_a_token_that_is_never_learnt_is_said(
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
-        ("", {}, "{path}: empty; expected UTF-8 text, one or more lines"),
+        ("", {}, "{path}: empty; expected text, one or more lines"),
         ("\n \n", {}, "{path}, line 1: only blank lines; expected text"),
         (
             "one line",
@@ -439,3 +439,16 @@ def test_public_sets_are_read_as_they_are_meant(public_set: Any, name: str, mode
         DataConfig(files=(str(public_set(f"text/{name}")),)), TokenizerConfig(), batch=16, seed=1, device="cpu"
     )
     assert (data.mode, data.tokenizer.kind) == (mode, kind)
+
+
+def test_equal_rows_that_are_held_out_together_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    for other in ("a man", "a cat", "a bird"):  # whichever has the lower hash is held out
+        lines = [other, *["a dog"] * 40]
+        training, held_out = split_by_hash(records_of(lines), range(41), 0.1)
+        if len(held_out) == 40:
+            assert len(training) == 1
+            break
+    assert caplog.messages == [
+        "input, line 2: 40 equal rows were held out together, as equal texts never stand on both sides: 1 rows to "
+        "train on, 40 held out; give held-out text of your own with data.valid=FILE, or each text once"
+    ]

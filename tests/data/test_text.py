@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqgen.core.errors import DataError
-from seqgen.data import text
-from seqgen.data.text import read_lines, read_records, read_text
+from seqgen.data import formats
+from seqgen.data.text import read_lines, read_records
 
 # Files hold neither half surrogates nor NUL, and a carriage return before a newline is dropped.
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\ufeff")
@@ -21,17 +21,15 @@ def test_lines_end_at_newlines_only(tmp_path_factory: pytest.TempPathFactory, co
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_BLOCK", block)
+        patch.setattr(formats, "_BLOCK", block)
         lines = content.split("\n")
         assert read_lines(path) == (lines if lines[-1] else lines[:-1])
-        assert read_text(path) == content
 
 
 def test_carriage_returns_before_newlines_and_byte_order_marks_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "dos.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rstill two\r\n")
     assert read_lines(path) == ["one", "two\rstill two"]
-    assert read_text(path) == "one\ntwo\rstill two\n"
 
 
 def test_a_folder_gives_its_files_by_name_without_hidden_ones(tmp_path: Path) -> None:
@@ -39,7 +37,6 @@ def test_a_folder_gives_its_files_by_name_without_hidden_ones(tmp_path: Path) ->
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     assert read_lines(tmp_path) == ["a/c.txt", "a/z.txt", "b.txt"]
-    assert read_text(tmp_path) == "a/c.txt\na/z.txt\nb.txt"
 
 
 def test_gzip_files_read_like_their_content(tmp_path: Path) -> None:
@@ -93,26 +90,35 @@ def test_an_iterable_of_strings_is_lines() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.txt", b"", "{path}: empty; expected UTF-8 text, one or more lines"),
+        ("empty.txt", b"", "{path}: empty; expected text, one or more lines"),
         (
             "half.txt",
             "ok\ncaf\u00e9".encode()[:-1],
-            "{path}, line 2: not UTF-8 (byte 0xc3 at column 4); convert the file to UTF-8",
+            "{path}, line 2: not UTF-8 (byte 0xc3 at column 4); add data.encoding=cp1252 if it is Western European, "
+            "or convert it: iconv -f CP1252 -t UTF-8 {path}",
         ),
         (
             "latin.txt",
             "caf\u00e9 \u00fc\n".encode("latin-1"),
-            "{path}, line 1: not UTF-8 (byte 0xe9 at column 4); convert the file to UTF-8",
+            "{path}, line 1: not UTF-8 (byte 0xe9 at column 4); add data.encoding=cp1252 if it is Western European, "
+            "or convert it: iconv -f CP1252 -t UTF-8 {path}",
         ),
         (
             "image.png",
             b"text\nPNG\0\0",
-            "{path}, line 2: binary (NUL byte at byte 4 of the line); expected UTF-8 text",
+            "{path}, line 2: binary (NUL at column 4); expected text",
         ),
         (
             "wide.txt",
-            "text".encode("utf-16"),
-            "{path}: UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8",
+            "text".encode("utf-16-le"),
+            "{path}, line 1: binary (NUL at column 2); expected text; it looks like UTF-16-LE without a mark: "
+            "add data.encoding=utf-16-le",
+        ),
+        (
+            "chinese.txt",
+            "春眠不觉晓".encode("gb18030"),
+            "{path}, line 1: not UTF-8 (byte 0xb4 at column 1); add data.encoding=NAME with the encoding it was "
+            "written in, such as gb18030, shift_jis or cp1252, or convert it to UTF-8",
         ),
         ("a.txt.gz", b"plain", "{path}: damaged gzip file (Not a gzipped file (b'pl')); fetch or pack it again"),
         (
@@ -127,7 +133,44 @@ def test_an_iterable_of_strings_is_lines() -> None:
             "{path}, line 2: not JSON (Expecting value: line 1 column 10 (char 9)); expected one object per line",
         ),
         ("b.jsonl", b"[1]\n", "{path}, line 1: expected a JSON object, got list"),
-        ("c.jsonl", b'{"body": 1, "id": 2}\n', "{path}, line 1: no field 'text'; there are 'body', 'id'"),
+        (
+            "c.jsonl",
+            b'{"body": 1, "id": 2}\n',
+            "{path}, line 1: no field 'text'; there are 'body', 'id'; choose one with data.field=NAME",
+        ),
+        (
+            "nan.jsonl",
+            b'{"text": 1}\n{"text": NaN}\n',
+            "{path}, line 2: field 'text' must be text or a number, got NaN",
+        ),
+        ("inf.jsonl", b'{"text": 1e999}\n', "{path}, line 1: field 'text' must be text or a number, got Infinity"),
+        ("deep.jsonl", b"[" * 200_000, "{path}, line 1: JSON nested too deeply; expected one object per line"),
+        ("deep.json", b"[" * 200_000, "{path}: JSON nested too deeply; expected an array of texts or objects"),
+        ("a.json", b'"a text"', "{path}: expected a JSON array of texts or objects, got str"),
+        ("b.json", b'["a", 1]', "{path}, item 2: expected a JSON object, got int"),
+        (
+            "c.json",
+            b'{"text": 1}\n{"text": 2}',
+            "{path}: looks like JSON Lines, not a JSON array; add data.format=jsonl",
+        ),
+        (
+            "d.json",
+            b"[",
+            "{path}: not JSON (Expecting value: line 1 column 2 (char 1)); expected an array of texts or objects",
+        ),
+        ("a.fasta", b"ACGT\n>late\n", "{path}, line 1: expected a header such as >name before the first sequence"),
+        (
+            "open.csv",
+            b'text\nfine\n"open\nto the end\n',
+            "{path}, line 3: not a row of a table (unexpected end of data); a cell with quotes, line breaks or "
+            'delimiters stands in "quotes", and a quote inside is doubled',
+        ),
+        (
+            "lines.txt",
+            b'{"text": "a"}\n',
+            "{path}: looks like JSON Lines with a field 'text'; add data.format=jsonl, or name it .jsonl; for its "
+            "lines as they are data.format=lines",
+        ),
         ("d.jsonl", b'{"text": null}\n', "{path}, line 1: field 'text' must be text or a number, got null"),
         (
             "e.jsonl",
@@ -135,9 +178,13 @@ def test_an_iterable_of_strings_is_lines() -> None:
             "{path}, line 1, field 'text': lone surrogate U+D800 at character 2; "
             "decode the text with errors='replace' before handing it over",
         ),
-        ("a.tsv", b"title\tbody\n", "{path}, line 1: no column 'text'; there are 'title', 'body'"),
+        (
+            "a.tsv",
+            b"title\tbody\n",
+            "{path}, line 1: no column 'text'; there are 'title', 'body'; choose one with data.field=NAME",
+        ),
         ("b.tsv", b"text\tid\na\t1\nb\n", "{path}, line 3: 1 columns, expected 2 as in line 1"),
-        ("c.tsv", b"", "{path}: empty; expected UTF-8 text, one or more lines"),
+        ("c.tsv", b"", "{path}: empty; expected text, one or more lines"),
     ],
 )
 def test_files_that_cannot_be_used_are_named_with_line_and_remedy(
@@ -151,7 +198,7 @@ def test_files_that_cannot_be_used_are_named_with_line_and_remedy(
 
 
 def test_a_fault_is_found_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "_BLOCK", 8)
+    monkeypatch.setattr(formats, "_BLOCK", 8)
     path = tmp_path / "a.txt"
     path.write_bytes(b"a line\n" * 9 + b"ab\xff\n")
     with pytest.raises(DataError, match=r"line 10: not UTF-8 \(byte 0xff at column 3\)"):
@@ -163,8 +210,8 @@ def test_missing_files_and_empty_folders_are_named(tmp_path: Path) -> None:
         read_lines(tmp_path / "no.txt")
     assert str(caught.value) == f"{tmp_path}/no.txt: no such file"
     with pytest.raises(DataError) as caught:
-        read_text([tmp_path])
-    assert str(caught.value) == f"{tmp_path}: a folder without files; expected UTF-8 text files in it"
+        read_lines(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: a folder without files; expected text files in it"
 
 
 def test_conditions_need_fields_and_both_settings(tmp_path: Path) -> None:
@@ -172,7 +219,7 @@ def test_conditions_need_fields_and_both_settings(tmp_path: Path) -> None:
     path.write_text("line\n")
     with pytest.raises(DataError) as caught:
         read_records([path], source="label", target="text")
-    assert str(caught.value) == f"{path} has no named fields, but data.source asks for label; use .jsonl or .tsv"
+    assert str(caught.value) == f"{path} has no named fields, but data.source asks for label; use .jsonl, .csv or .tsv"
     for given_, missing in (("source", "target"), ("target", "source")):
         with pytest.raises(DataError) as caught:
             read_records([path], **{given_: "label"})
