@@ -255,7 +255,7 @@ def test_quickstart_trains_and_shows_samples_scores_and_a_page_and_again_without
     )
     assert first.returncode == 0, first.stderr
     assert "finished at step 20" in first.stderr
-    assert "bleu-4" in first.stdout
+    assert "bleu_4" in first.stdout
     assert first.stdout.splitlines()[-1] == str(run / "report.html")
     assert second.returncode == 0, second.stderr
     assert "nothing to do" in second.stderr

@@ -81,7 +81,7 @@ def row(
     nats = None if writer is None else writer.score(held_out)
     cells = [
         math.nan if nats is None else nats.nats / nats.total_tokens,
-        *(float(table[metric]) for table in (ours, theirs) for metric in ("bleu-4", "self-bleu-4")),
+        *(float(table[metric]) for table in (ours, theirs) for metric in ("bleu_4", "self_bleu_4")),
         math.nan if text is None else float(ours["copied"]),
         float(ours["unique"]),
     ]

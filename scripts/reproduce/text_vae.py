@@ -93,7 +93,7 @@ def measure(path: Path, variant: str, own: Path, words: Path, test: Path) -> Non
         overrides = [*COMMON, *SIZES, *steps, *anneal, *VARIANTS[variant]]
         train(config(model, own, overrides=overrides), path, tokenizer_run=words)
     seconds = (time.process_time() - began) / EPOCHS
-    figures = {**scored(load(path, device="cpu"), read_lines(test)), "seconds-per-epoch": seconds}
+    figures = {**scored(load(path, device="cpu"), read_lines(test)), "seconds_per_epoch": seconds}
     (path / "figures.json").write_text(json.dumps(figures))
     print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
 
@@ -104,7 +104,7 @@ def scored(writer: Writer, lines: list[str]) -> dict[str, float]:
     if writer.settings.name == "text-vae":
         return Coder(writer).likelihood(lines, samples=SAMPLES)
     exact = writer.score(lines)
-    return {"nll-per-line": exact.nats / len(lines), "nll-per-token": exact.nats / exact.total_tokens}
+    return {"nll_per_line": exact.nats / len(lines), "nll_per_token": exact.nats / exact.total_tokens}
 
 
 def chosen(lines: list[str]) -> list[str]:
@@ -122,10 +122,10 @@ def floor(own: Path, words: Path, lines: list[str]) -> float:
 def table(name: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
     """What there is so far, as Markdown."""
     columns = {
-        "NLL": "nll-per-line", "per token": "nll-per-token", "-ELBO": "bound-per-line", "KL": "kl",
-        "MI": "mutual-information", "AU": "active-units", "reconstruction": "reconstruction",
-        "without code": "reconstruction-without-code", "BLEU-4": "reconstruction-bleu-4",
-        "accuracy": "token-accuracy", "s / epoch": "seconds-per-epoch",
+        "NLL": "nll_per_line", "per token": "nll_per_token", "-ELBO": "bound_per_line", "KL": "kl",
+        "MI": "mutual_information", "AU": "active_units", "reconstruction": "reconstruction",
+        "without code": "reconstruction_without_code", "BLEU-4": "reconstruction_bleu_4",
+        "accuracy": "token_accuracy", "s / epoch": "seconds_per_epoch",
     }  # fmt: skip
     print(f"\n| {name} | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
     for variant, figures in rows:

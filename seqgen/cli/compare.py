@@ -35,39 +35,58 @@ def compare(
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
     form: Annotated[str, typer.Option("--format", metavar="NAME", help="md, csv or latex.")] = "md",
+    columns: Annotated[
+        str, typer.Option("--columns", metavar="NAME,NAME", help="Which scores, such as bleu_2,nll_per_line.")
+    ] = "",
+    digits: Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.")] = 4,
+    intervals: Annotated[bool, typer.Option(help="The 95 % interval of each score, or the deviation of seeds.")] = True,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Runs, files and real text in one table.
 
-    Every score has its 95 % interval; runs that differ in their seed alone are one line: mean, deviation and number.
-    Runs with conditions answer those of the references, and their differences are tested in pairs. Runs of pictures
-    need no --references: held-out pictures stand beside them; they take --count, --seed, --format and --json.
+    Scores that are sums over texts have a 95 % interval; runs that differ in their seed alone are one line: mean,
+    deviation and number. The best is bold: highest (↑), lowest (↓), or nearest to real text (≈). Likelihood is in nats
+    per character, which runs with different tokenizers have in common. † marks what was made otherwise than the first
+    of its column. Runs with conditions answer those of the references, and their differences are tested in pairs. Runs
+    of pictures need no --references: held-out pictures stand beside them; they have no intervals.
     """
     from seqgen.engine import compare as comparing
 
     output.at_least(2, count=count)
     if form not in ("md", "csv", "latex"):
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
+    output.at_least(0, digits=digits)
+    shown: dict[str, Any] = {"shown": [name.strip() for name in columns.split(",")]} if columns else {}
     drawing = [makes_pictures(Path(subject)) for subject in subjects]
     if any(drawing):
         if not all(drawing):
             raise output.CommandError("runs of pictures are compared with each other, not with text")
-        pictures.refuse(context, "subjects", "count", "seed", "form", "json")
+        known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "json")
+        pictures.refuse(context, *known)
         with output.wrong_values():
-            table = comparing.compare_pictures(subjects, count=count, seed=seed)
+            table = comparing.compare_pictures(subjects, count=count, seed=seed, **shown)
     else:
         if not references:
             raise output.CommandError("--references is missing; see: seqgen compare --help")
         table = _texts_compared(
-            subjects, references, train=train, protocol=protocol, count=count, seed=seed, temperature=temperature
+            subjects,
+            references,
+            train=train,
+            protocol=protocol,
+            count=count,
+            seed=seed,
+            temperature=temperature,
+            **shown,
         )
-    output.write(output.json_line(table.to_dict()) if json else table.table(form) + "\n")
-    if not json:
-        for sentence in table.tests:
+    if json:
+        output.write(output.json_line(table.to_dict()))
+    else:
+        output.write(table.table(form, digits=digits, intervals=intervals) + "\n")
+        for sentence in [*table.tests, *table.notes]:
             output.say(sentence)
-        for name, signature in table.signatures.items():
-            output.say(f"{name}: {signature}")
+        for name, signature in table.signatures().items():
+            output.say(f"{name or 'all'}: {signature}")
     if plot is not None:
         _save(plot, comparing.draw(table))
 
@@ -136,7 +155,7 @@ def curve(
         points = [*drawn.points, *([drawn.real] if drawn.real else [])]
         rows = [[p.name, f"{p.quality:.4f}", f"{p.diversity:.4f}", "*" if p in front else ""] for p in points]
         output.write(output.table(["", "quality", "diversity", ""], rows))
-        output.write(f"\narea under the front {drawn.area():.4f}; quality: {points[0].scores['bleu-4'].signature}\n")
+        output.write(f"\narea under the front {drawn.area():.4f}; quality: {points[0].scores['bleu_4'].signature}\n")
     picture = curves.draw([drawn])
     if plot is not None:
         _save(plot, picture)

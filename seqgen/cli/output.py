@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequen
     # width: a table in a file or a pipe must not depend on the terminal it was made in
     Console(file=text, width=10_000, color_system=None, markup=False, emoji=False, highlight=False).print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+def width() -> int:
+    """Columns of the terminal; 80 where standard output is none and COLUMNS is not set."""
+    return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager

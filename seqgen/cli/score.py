@@ -1,8 +1,6 @@
 """How good text is: `seqgen score`, `evaluate`, `bleu`, `self-bleu`. The last two need no run and no torch."""
 
 import math
-import shutil
-import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
     from seqgen.metrics import Score
 
 Rank: TypeAlias = Literal["token", "line", "worst"]
+
+_LONG = ("default", "ffd-1")
+"""Protocols whose tables are longer than a screen."""
 
 _HELD_OUT = 2000
 """Held-out lines that percentiles are taken from, at most."""
@@ -250,20 +251,23 @@ def evaluate(
     reverse: Annotated[
         bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
     ] = True,
+    everything: Annotated[bool, typer.Option("--all", help="Every number, not the first dozen alone.")] = False,
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
 ) -> None:
-    """The whole table of scores, beside real text.
+    """The table of scores, beside real text.
 
     A 5-gram model of the same text stands there too; pictures stand beside held-out ones.
-    Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. A run of
-    pictures takes --count, --seed, --codes, --method, --json, --step and --device.
+    Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
+    column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
+    tokenizers have in common; --all adds what is per token. A run of pictures takes --count, --seed, --codes, --method,
+    --all, --json, --step and --device.
     """
     output.at_least(0, count=count)
     output.at_least(1, codes=codes)
     if makes_pictures(Path(subject)):
-        pictures.refuse(context, "subject", "count", "seed", "codes", "method", "json", "step", "device")
+        pictures.refuse(context, "subject", "count", "seed", "codes", "method", "everything", "json", "step", "device")
         shown = pictures.evaluate(
             Path(subject), count=count, seed=seed, codes=codes, method=method or (), step=step, device=device
         )
@@ -271,7 +275,7 @@ def evaluate(
         if json:
             output.write(output.json_line(shown.to_dict()))
         else:
-            _write_table(shown)
+            _write_table(shown, everything=everything)
         return
     if method:
         raise output.CommandError("--method is for pictures; a text is scored as it is")
@@ -306,22 +310,45 @@ def evaluate(
     if json:
         output.write(output.json_line(table.to_dict()))
         return
-    _write_table(table)
+    _write_table(table, everything=everything)
 
 
-def _write_table(table: "Table") -> None:
-    """Every number of the table, and how each was made where the line is wide enough for it."""
-    signed = table.columns[0].scores
-    rows = [[name, *(_number(value) for value in values)] for name, values in table.rows()]
-    names = [f"protocol {table.protocol}", *(column.name for column in table.columns)]
-    made = [str(signed[row[0]].signature) if row[0] in signed else "" for row in rows]
-    drawn = output.table(
-        [*names, "how"], [[*row, how] for row, how in zip(rows, made, strict=True)], left=(0, len(names))
-    )
-    if sys.stdout.isatty() and max(map(len, drawn.splitlines())) > shutil.get_terminal_size().columns:
-        drawn = output.table(names, rows)
-        output.say("a wider terminal, a pipe or --json shows how each number was made")
-    output.write(drawn + "\n" + "".join(f"{column.name}: {column.about}\n" for column in table.columns))
+def _write_table(table: "Table", *, everything: bool) -> None:
+    """What a reader looks at first, or all of it: values, how far from real ones, and how each number was made."""
+    from seqgen import metrics
+
+    rows = {metric.name: (metric, scores) for metric, scores in table.rows()}
+    headlines = [name for name in metrics.HEADLINES if name in rows]
+    chosen = list(rows) if everything or table.protocol not in _LONG else headlines
+    columns = [column.name for column in table.columns]
+    real = next((i for i, name in enumerate(columns) if name in ("real text", "real")), 0)
+    cells: list[list[str]] = []
+    odd: dict[str, list[str]] = {}
+    for name in chosen:
+        metric, scores = rows[name]
+        apart = metrics.misfits(scores)
+        for column, reason in zip(columns, apart, strict=True):
+            if reason:
+                odd.setdefault(f"{column} differs in {reason}", []).append(name)
+        values = [_number(score) + ("†" if reason else "") for score, reason in zip(scores, apart, strict=True)]
+        first, other = scores[0], scores[real]
+        far = "" if not real or first is None or other is None or apart[real] else f"{first.value - other.value:+.4f}"
+        cells.append([metric.arrow, name, metric.unit, *values, *([far] if real else [])])
+    head = ["", f"protocol {table.protocol}", "", *columns, *(["to real"] if real else [])]
+    drawn = output.table(head, cells, left=(0, 1, 2))
+    if max(map(len, drawn.splitlines())) > output.width():
+        drawn = output.table(head[:2] + head[3:], [row[:2] + row[3:] for row in cells], left=(0, 1))
+    output.write(drawn + "\n↑ higher is better, ↓ lower, ≈ as real ones have it\n")
+    output.write("".join(f"† {reason}: {', '.join(names)}\n" for reason, names in odd.items()))
+    output.write("".join(f"{column.name}: {column.about}\n" for column in table.columns))
+    for group in ("likelihood", "scores"):
+        made = {name: s for c in reversed(table.columns) for name, s in getattr(c, group).items() if name in chosen}
+        signatures = metrics.factored({name: made[name].signature for name in chosen if name in made})
+        if len(signatures) > 1:
+            output.write(f"\nhow, {group}: {signatures.pop('')}\n")
+            output.write("".join(f"  {name}: {own}\n" for name, own in signatures.items() if own))
+    if len(chosen) < len(rows):
+        output.say(f"{len(chosen)} of {len(rows)} numbers; --all shows the rest, --json everything about them")
 
 
 def _keep(run: Path, table: dict[str, Any]) -> None:
@@ -333,10 +360,10 @@ def _keep(run: Path, table: dict[str, Any]) -> None:
     output.say(f"also in {write_report(run)}")
 
 
-def _number(value: float | None) -> str:
-    if value is None:
+def _number(score: "Score | None") -> str:
+    if score is None:
         return ""
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
+    return f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.1f}"
 
 
 def bleu(

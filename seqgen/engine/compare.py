@@ -1,27 +1,31 @@
 """Runs, files and real text in one table and one picture, with what the differences are worth; runs of pictures too.
 
-Each number carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one line:
-mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources, get a paired test.
+Each number of text carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one
+line: mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources or give a
+likelihood to the same references, get a paired test. Numbers that were made otherwise than the first of their column
+are marked, and never the best.
 """
 
-import csv
-import io
+import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqgen import metrics
+from seqgen.core import files
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, pictures
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
 from seqgen.engine.run import Settings
+from seqgen.metrics import tables
+from seqgen.metrics.tables import Cell
 
-SHOWN = ("bleu-2", "bleu-3", "bleu-4", "bleu-5", "self-bleu-4", "backward-bleu-4", "distinct-2", "novelty-4", "copied")
-"""The scores a comparison shows unless told otherwise."""
+SHOWN = ("nll_per_character", "bleu_4", "backward_bleu_4", "self_bleu_4", "distinct_2", "novelty_4", "copied")
+"""The scores a comparison shows unless others are chosen."""
 
 SHOWN_OF_PICTURES = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training")
 """Those of pictures; see `seqgen.images.evaluate.scores_of`."""
@@ -29,26 +33,34 @@ SHOWN_OF_PICTURES = ("ffd", "precision", "recall", "density", "coverage", "class
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison: a run, several runs that differ only in their seed, a file, or real text."""
+    """One line of a comparison: a run, several runs that differ only in their seed, a file, or what is real."""
 
     name: str
     scores: list[dict[str, metrics.Score]]
-    """One table for each run of a group."""
-    perplexity: list[float]
-    """Of the references under each run; empty for files and pictures."""
+    """One table for each run of a group, likelihood included."""
     paired: bool = False
     """Whether row i answers source i, as in every other paired entry."""
+    real: bool = False
+    """Whether it is what the others are measured by."""
 
-    def cell(self, name: str) -> str:
-        """A score as text: `0.3438 [0.3391, 0.3484]`, `0.3438 ± 0.0021 (n = 3)` for a group, "" where there is none."""
-        group = [scores[name] for scores in self.scores if name in scores]
-        if not group:
-            return ""
+    def group(self, name: str) -> list[metrics.Score]:
+        """Return the scores of this name, one for each run that has it."""
+        return [scores[name] for scores in self.scores if name in scores]
+
+    def first(self, name: str) -> metrics.Score | None:
+        """Return the score of this name of the first run that has it."""
+        return next(iter(self.group(name)), None)
+
+    def figures(self, name: str) -> dict[str, float]:
+        """Return a score as numbers: `value`, and `low` and `high`, or `sd` where seeds stand together."""
+        group = self.group(name)
         if len(group) > 1:
             together = metrics.group_seeds(group)
-            return f"{together.mean:.4f} ± {together.deviation:.4f} (n = {together.count})"
-        low_high = group[0].interval
-        return f"{float(group[0]):.4f}" + (f" [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else "")
+            return {"value": together.mean, "sd": together.deviation}
+        if not group:
+            return {}
+        low_high = zip(("low", "high"), group[0].interval or (), strict=False)
+        return {"value": float(group[0]), **dict(low_high)}
 
 
 @dataclass(frozen=True)
@@ -57,45 +69,89 @@ class Comparison:
 
     entries: list[Entry]
     metrics: tuple[str, ...]
-    signatures: dict[str, str]
-    """How each score was made, from the first entry that has it."""
     tests: list[str]
     """One sentence for each paired test."""
+    notes: list[str] = field(default_factory=list)
+    """What the reader must know of the whole."""
 
-    def table(self, form: str = "md") -> str:
-        """The table as Markdown, CSV or LaTeX ("md", "csv", "latex")."""
-        head = ["", *self.metrics]
-        body = [[e.name, *(e.cell(name) for name in self.metrics)] for e in self.entries]
-        if any(e.perplexity for e in self.entries):
-            head.append("perplexity")
-            body = [
-                [*row, " ".join(f"{p:.2f}" for p in e.perplexity)] for row, e in zip(body, self.entries, strict=True)
-            ]
+    def signatures(self) -> dict[str, str]:
+        """Return how each score was made, by the first entry that has it; under "" what all signatures share."""
+        first = {name: next(s for e in self.entries if (s := e.first(name)) is not None) for name in self.metrics}
+        return metrics.factored({name: score.signature for name, score in first.items()})
+
+    def misfits(self, name: str) -> list[str]:
+        """Return for each entry in what its score differs from the first of the column; "" where it is comparable."""
+        return metrics.misfits([entry.first(name) for entry in self.entries])
+
+    def table(self, form: str = "md", *, digits: int = 4, intervals: bool = True) -> str:
+        """The table as Markdown, CSV or LaTeX ("md", "csv", "latex").
+
+        `intervals` shows the 95 % intervals, and the deviation of seeds; CSV has columns for them.
+        """
+        if form not in ("md", "csv", "latex"):
+            raise ValueError(f"format must be md, csv or latex, got {form!r}")
         if form == "csv":
-            buffer = io.StringIO()
-            csv.writer(buffer, lineterminator="\n").writerows([head, *body])
-            return buffer.getvalue().rstrip("\n")
-        if form == "latex":
-            rows = [" & ".join(cell.replace("_", r"\_").replace("±", r"$\pm$") for cell in row) for row in body]
-            lines = [" & ".join(head) + r" \\ \hline", *(rf"{row} \\" for row in rows)]
-            return "\n".join([rf"\begin{{tabular}}{{{'l' * len(head)}}}", *lines, r"\end{tabular}"])
-        if form == "md":
-            lines = ["| " + " | ".join(row) + " |" for row in [head, *body]]
-            return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-        raise ValueError(f"format must be md, csv or latex, got {form!r}")
+            return self._csv(digits, intervals)
+        odd: dict[str, list[str]] = {}
+        for name in self.metrics:
+            for entry, reason in zip(self.entries, self.misfits(name), strict=True):
+                if reason:
+                    odd.setdefault(f"{entry.name} differs in {reason}", []).append(name)
+        notes = [f"{reason}: {', '.join(names)}" for reason, names in odd.items()]
+        columns = [self._cells(name, digits, intervals) for name in self.metrics]
+        rows = [(entry.name, cells) for entry, *cells in zip(self.entries, *columns, strict=True)]
+        heads = [f"{name} {metrics.metric(name).arrow}".rstrip() for name in self.metrics]
+        return (tables.markdown if form == "md" else tables.latex)(heads, rows, notes)
+
+    def _cells(self, name: str, digits: int, intervals: bool) -> list[Cell]:
+        figures = [entry.figures(name) for entry in self.entries]
+        fits = [not reason for reason in self.misfits(name)]
+        shown = [round(each["value"], digits) if each else None for each in figures]
+        real = next((v for v, e, fit in zip(shown, self.entries, fits, strict=True) if e.real and fit), None)
+        judged = [v if fit and not e.real else None for v, e, fit in zip(shown, self.entries, fits, strict=True)]
+        best = metrics.best(judged, metrics.metric(name).better, real)
+
+        def text(each: dict[str, float], count: int) -> str:
+            number = {key: f"{value:.{digits}f}" for key, value in each.items()}
+            spread = f" [{number['low']}, {number['high']}]" if "low" in each else ""
+            spread = f" ± {number['sd']} (n = {count})" if "sd" in each else spread
+            return number["value"] + (spread if intervals else "") if each else ""
+
+        return [
+            Cell(text(each, len(entry.group(name))), top, not fit)
+            for each, entry, top, fit in zip(figures, self.entries, best, fits, strict=True)
+        ]
+
+    def _csv(self, digits: int, intervals: bool) -> str:
+        kinds = ("value", "low", "high", "sd") if intervals else ("value",)
+        found = {name: [entry.figures(name) for entry in self.entries] for name in self.metrics}
+        columns = {
+            name if kind == "value" else f"{name}_{kind}": [f"{f[kind]:.{digits}f}" if kind in f else "" for f in each]
+            for name, each in found.items()
+            for kind in kinds
+            if any(kind in f for f in each)
+        }
+        names, counts = [e.name for e in self.entries], [str(len(e.scores)) for e in self.entries]
+        return tables.comma_separated(
+            [["name", "runs", *columns], *map(list, zip(names, counts, *columns.values(), strict=True))]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: every number with its signature."""
         return {
+            "metrics": {
+                name: {"better": m.better, "unit": m.unit} for name in self.metrics for m in [metrics.metric(name)]
+            },
             "entries": [
                 {
                     "name": e.name,
-                    "perplexity": e.perplexity,
+                    "real": e.real,
                     "scores": [{n: s.to_dict() for n, s in t.items() if n in self.metrics} for t in e.scores],
                 }
                 for e in self.entries
             ],
             "tests": self.tests,
+            "notes": self.notes,
         }
 
 
@@ -114,38 +170,61 @@ def compare(
     """Runs (folders) and files of lines against the same references, `count` lines each, and real text of that size.
 
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
-    and their rows pair. Real text comes from `train`, or from the training text of the first run. Raises DataError
-    where a subject is neither a run nor a file.
+    and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
+    `train`, or with a run's own training text; files and real text have that of the first run. Raises DataError where a
+    subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a
+    score in `shown` that nothing has.
     """
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
+    writers = {str(subject): load(subject) for subject in subjects if Path(subject).is_dir()}
+    given = {}
+    for subject in map(str, subjects):
+        if subject not in writers:
+            if not (Path(subject).is_file() or subject == "-"):
+                raise DataError(f"{subject} is neither a run folder nor a file")
+            given[subject] = read_lines(subject)
+    notes = []
+    shortest = min(given, key=lambda name: len(given[name]), default="")
+    if given and len(given[shortest]) < count:
+        count = len(given[shortest])
+        notes.append(f"{count} texts of each, as many as {shortest} has")
+    own: dict[str, Sequence[str]] = {}  # by the fingerprint of the text: twins have it in common
     how: dict[str, Any] = {"protocol": protocol, "seed": seed, "temperature": temperature, "yardsticks": False}
+
+    def learnt(name: str) -> Sequence[str] | None:
+        """The training text of a run; of a file that of the first run."""
+        if train is not None or not writers:
+            return train
+        writer = writers.get(name) or next(iter(writers.values()))
+        assert writer.folder is not None
+        fingerprint = files.read_json(writer.folder / "env.json")["data_sha256"]
+        if fingerprint not in own:
+            own[fingerprint] = writer.own_text().train_lines
+        return own[fingerprint]
+
     entries: list[Entry] = []
     groups: list[tuple[Settings, Entry]] = []
-    for subject in subjects:
-        path = Path(subject)
-        if path.is_dir():
-            writer = load(path)
-            train = train if train is not None else writer.own_text().train_lines
-            column = evaluate.evaluate(writer, references, train=train, sources=sources, count=count, **how).columns[0]
-            entry = Entry(str(path), [column.scores], [column.likelihood["perplexity"]], sources is not None)
-            twin = next((e for settings, e in groups if _only_seed_differs(settings, writer.settings)), None)
-            if twin is None:
-                groups.append((writer.settings, entry))
-                entries.append(entry)
-            else:
-                twin.scores.append(column.scores)
-                twin.perplexity.extend(entry.perplexity)
-        elif path.is_file() or str(subject) == "-":
-            lines = read_lines(str(subject))
-            column = evaluate.evaluate(lines, references, train=train, count=count, **how).columns[0]
-            entries.append(Entry(str(subject), [column.scores], []))
+    for name in map(str, subjects):
+        text = learnt(name)
+        if name in given:
+            column = evaluate.evaluate(given[name], references, train=text, count=count, **how).columns[0]
+            entries.append(Entry(name, [column.scores]))
+            continue
+        writer = writers[name]
+        column = evaluate.evaluate(writer, references, train=text, sources=sources, count=count, **how).columns[0]
+        entry = Entry(name, [column.likelihood | column.scores], sources is not None)
+        twin = next((e for settings, e in groups if _only_seed_differs(settings, writer.settings)), None)
+        if twin is None:
+            groups.append((writer.settings, entry))
+            entries.append(entry)
         else:
-            raise DataError(f"{subject} is neither a run folder nor a file")
-    if train:
-        column = evaluate.evaluate(train, references, train=train, count=count, **how).columns[0]
-        entries.append(Entry("real text", [column.scores], []))
-    return _compared(entries, shown)
+            twin.scores.extend(entry.scores)
+    text = learnt("")
+    if text:
+        real = evaluate.real_column(text, references, count=count, seed=seed, protocol=protocol)
+        entries.append(Entry(real.name, [real.scores], real=True))
+    return _compared(entries, shown, notes)
 
 
 def compare_pictures(
@@ -178,18 +257,31 @@ def compare_pictures(
         if twin is None:
             name = str(Path(subject))
             names = {method: name if len(scores) == 1 else f"{name}, {method}" for method in scores}
-            found.append((settings, {method: Entry(names[method], [each], []) for method, each in scores.items()}))
+            found.append((settings, {method: Entry(names[method], [each]) for method, each in scores.items()}))
         else:
             for method, each in scores.items():
                 twin[method].scores.append(each)
     entries = [entry for _, of_run in found for entry in of_run.values()]
-    return _compared([*entries, Entry("real pictures", real[:1], [])], shown)
+    return _compared([*entries, Entry("real pictures", real[:1], real=True)], shown)
 
 
-def _compared(entries: list[Entry], shown: Sequence[str]) -> Comparison:
-    present = tuple(name for name in shown if any(name in scores for e in entries for scores in e.scores))
-    signatures = {n: str(next(t[n] for e in entries for t in e.scores if n in t).signature) for n in present}
-    return Comparison(entries, present, signatures, _tests(entries, present))
+def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] = ()) -> Comparison:
+    known = list(dict.fromkeys(name for e in entries for scores in e.scores for name in scores))
+    if shown not in (SHOWN, SHOWN_OF_PICTURES):
+        for name in shown:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"unknown column {name!r}; "
+                    + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+                )
+    present = tuple(name for name in shown if name in known)
+    for name in present:
+        cut = {s.signature.fields["tok"]: e.name for e in entries for s in e.group(name) if name in evaluate.PER_TOKEN}
+        if len(cut) > 1:
+            runs_of = " and ".join(f"{subject} ({tokenizer})" for tokenizer, subject in cut.items())
+            raise DataError(f"{name} is per token, and {runs_of} cut text differently; compare nll_per_character")
+    return Comparison(entries, present, _tests(entries, present), list(notes))
 
 
 def _only_seed_differs(a: Settings, b: Settings) -> bool:
@@ -197,14 +289,18 @@ def _only_seed_differs(a: Settings, b: Settings) -> bool:
 
 
 def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
-    """Paired permutation tests of every two single entries whose rows answer the same sources."""
+    """Paired permutation tests of every two single entries whose rows answer the same sources, or are references."""
     said = []
-    paired = [e for e in entries if e.paired and len(e.scores) == 1]
-    for i, a in enumerate(paired):
-        for b in paired[i + 1 :]:
+    single = [e for e in entries if len(e.scores) == 1]
+    for i, a in enumerate(single):
+        for b in single[i + 1 :]:
             for name in names:
-                one, other = a.scores[0].get(name), b.scores[0].get(name)
+                one, other = a.first(name), b.first(name)
                 if one is None or other is None or one.rows is None or other.rows is None:
+                    continue
+                if not (a.paired and b.paired) and one.signature.inputs != other.signature.inputs:
+                    continue
+                if any(metrics.misfits([one, other])):
                     continue
                 d = metrics.difference(one, other, paired=True)
                 said.append(
@@ -218,10 +314,10 @@ def draw(comparison: Comparison) -> bytes:
     """The entries as points of quality (BLEU-4) and diversity (1 - Self-BLEU-4), as a PNG."""
     figure, axes = pictures.plane()
     for entry in comparison.entries:
-        tables = [t for t in entry.scores if "bleu-4" in t and "self-bleu-4" in t]
-        places = [(float(t["bleu-4"]), 1 - float(t["self-bleu-4"])) for t in tables]
+        tables = [t for t in entry.scores if "bleu_4" in t and "self_bleu_4" in t]
+        places = [(float(t["bleu_4"]), 1 - float(t["self_bleu_4"])) for t in tables]
         if places:
-            marker = "*" if entry.name == "real text" else "o"
+            marker = "*" if entry.real else "o"
             axes.plot(*zip(*places, strict=True), marker, markersize=12 if marker == "*" else 7, label=entry.name)
     axes.legend(frameon=False)
     return pictures.png(figure)

@@ -11,7 +11,7 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import pictures
-from seqgen.engine.evaluate import metric_tokenizer
+from seqgen.engine.evaluate import leaks, real_text, scoring
 from seqgen.engine.generate import Writer
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -26,17 +26,17 @@ class Point:
     temperature: float | None
     """None for real text."""
     scores: dict[str, metrics.Score]
-    """bleu-2..5, self-bleu-2..5, unique and so on, each with its signature."""
+    """bleu_2..5, self_bleu_2..5, unique and so on, each with its signature."""
 
     @property
     def quality(self) -> float:
         """BLEU-4 against the references."""
-        return float(self.scores["bleu-4"])
+        return float(self.scores["bleu_4"])
 
     @property
     def diversity(self) -> float:
         """1 - Self-BLEU-4."""
-        return 1.0 - float(self.scores["self-bleu-4"])
+        return 1.0 - float(self.scores["self_bleu_4"])
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def curve(
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
-    With `sources` every text answers one, in turn. The point of real text is made of as many training lines. Raises
-    ValueError for temperatures that are not positive or repeat, DataError for fewer than two references.
+    With `sources` every text answers one, in turn. Real text is what `evaluate.real_text` says. Raises ValueError for
+    temperatures that are not positive or repeat, DataError for fewer than two references or training text alone.
     """
     if len(references) < 2:
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
@@ -98,22 +98,23 @@ def curve(
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
     if train is None and writer.folder is not None:
         train = writer.own_text().train_lines
-    how: dict[str, Any] = {"tokenizer": metric_tokenizer(references), "seed": seed}
+    scored = scoring(references, train, leaks(references, train, "references"), seed=seed)
 
-    def scored(name: str, lines: Sequence[str], temperature: float | None) -> Point:
-        scores = metrics.evaluate_text(lines, references, train=train, temperature=temperature, **how).scores
-        point = Point(name, temperature, scores)
+    def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
+        made = Point(name, temperature, scores)
         if on_point is not None:
-            on_point(point)
-        return point
+            on_point(made)
+        return made
 
     asked = None if sources is None else [sources[i % len(sources)] for i in range(count)]
     size = count if asked is None else 1
     points = [
-        scored(f"t = {t:g}", writer.generate(size, seed=seed, temperature=t, sources=asked), t)
+        point(f"t = {t:g}", t, scored(writer.generate(size, seed=seed, temperature=t, sources=asked), t))
         for t in sorted(temperatures)
     ]
-    real = scored("real text", train[:count], None) if train and len(train) >= 2 else None
+    real = None
+    if train and len(train) >= 2:
+        real = point("real text", None, real_text(scored, train, references, count, seed)[2])
     return Curve(str(writer.folder or ""), points, real)
 
 

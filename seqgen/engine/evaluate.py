@@ -6,11 +6,13 @@ against references, the same figures for real text at the same size and for a Kn
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 
 from seqgen import metrics
@@ -21,6 +23,7 @@ from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load, load_painter
 from seqgen.engine.latent import Coder
 from seqgen.engine.run import Settings
+from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 
 if TYPE_CHECKING:
     from seqgen.images.evaluate import Encoder
@@ -33,7 +36,7 @@ _ENOUGH = 100
 """Lines below which samples are not judged to have collapsed."""
 
 _MOST_LINES = 100_000
-"""Lines of training and of held-out text that samples are compared with while training: of a corpus its first."""
+"""Lines of training and of held-out text that samples are compared with while training; of more, so many are drawn."""
 
 
 def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
@@ -102,24 +105,71 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
     sources = data.valid_sources[:count] if data.valid_sources is not None else None
     texts = writer.generate(1 if sources else count, sources=sources)
     truth = data.oracle.scores(texts) if data.oracle is not None else {}
-    held_out, learnt = list(data.valid_lines[:_MOST_LINES]), list(data.train_lines[:_MOST_LINES])
+    held_out, learnt = (
+        list(lines) if len(lines) <= _MOST_LINES else drawn(lines, _MOST_LINES)
+        for lines in (data.valid_lines, data.train_lines)
+    )
     tokenizer = metric_tokenizer(held_out)
     table = metrics.evaluate_text(texts, held_out, train=learnt, tokenizer=tokenizer).scores
-    scores: dict[str, Any] = {name.replace("-", "_"): float(score) for name, score in table.items()}
-    real = held_out[:count]
+    scores: dict[str, Any] = {name: float(score) for name, score in table.items()}
+    real = drawn(data.train_lines, count)
     real_self_bleu = float(metrics.self_bleu(real, tokenizer=tokenizer))
     # too little in common is how every model begins, and few lines prove nothing: neither is a collapse
     signs = []
     if count >= _ENOUGH:
         repeated = max(scores["self_bleu_4"], real_self_bleu)
-        signs = metrics.collapse_signs(repeated, real_self_bleu, scores["unique"], len(set(real)) / count)
+        signs = metrics.collapse_signs(repeated, real_self_bleu, scores["unique"], len(set(real)) / len(real))
     scores |= {"real_self_bleu_4": real_self_bleu, "collapse": len(signs), "signs": signs}
-    return texts, scores | truth | {"signature": str(table["bleu-4"].signature)}
+    return texts, scores | truth | {"signature": str(table["bleu_4"].signature)}
 
 
 def metric_tokenizer(lines: Sequence[str]) -> str:
     """How metrics cut lines where nobody says: at spaces, or into characters where text has hardly any spaces."""
     return "char" if choose_kind(TokenizerConfig(), lines) == "char" else "split"
+
+
+def drawn(lines: Sequence[str], count: int, seed: int = 0) -> list[str]:
+    """Return `count` of the lines, or all where there are fewer, in an order that depends on their number and the seed.
+
+    Lines of a sorted text that follow each other are alike, so the first ones stand for nothing.
+    """
+    order = torch.randperm(len(lines), generator=rng.generator("real text", seed)).tolist()
+    return [lines[row] for row in order[:count]]
+
+
+def real_text(
+    scored: Callable[[Sequence[str]], dict[str, Score]],
+    train: Sequence[str],
+    references: Sequence[str],
+    count: int,
+    seed: int,
+) -> tuple[list[str], list[str], dict[str, Score]]:
+    """Return what every table means by real text: training lines as if they were samples, and their scores.
+
+    What compares with the training text is that of as many held-out references, which come second: of training lines
+    it would be trivial.
+    """
+    lines, held_out = drawn(train, count, seed), drawn(references, count, seed)
+    theirs = scored(held_out)
+    scores = {
+        name: theirs[name] if metrics.metric(name).of_training else score for name, score in scored(lines).items()
+    }
+    return lines, held_out, scores
+
+
+def leaks(lines: Sequence[str], train: Sequence[str] | None, what: str) -> dict[str, str]:
+    """Return what signatures say of lines that also stand in the training text: `leak` with their number, or nothing.
+
+    Warns of them. DataError where all of them do.
+    """
+    if train is None:
+        return {}
+    known, count = metrics.leaked(lines, train)
+    if known and known == count:
+        raise DataError(f"all {count} {what} also stand in the training text; give text that was not trained on")
+    if known:
+        warnings.warn(f"{known} of {count} {what} also stand in the training text", stacklevel=3)
+    return {"leak": str(known)} if known else {}
 
 
 @dataclass(frozen=True)
@@ -130,11 +180,17 @@ class Column:
     """"samples", "real text", "kneser-ney-5"."""
     about: str
     """Where its lines come from, in words."""
-    scores: dict[str, metrics.Score]
-    likelihood: dict[str, float]
+    scores: dict[str, Score]
+    likelihood: dict[str, Score]
     """Held-out figures of the model behind the column; empty where there is none."""
     lines: list[str] = field(repr=False)
     """What was scored."""
+    held_out: list[str] = field(default_factory=list, repr=False)
+    """Of real text: what was compared with the training text in the place of `lines`."""
+
+    def score(self, name: str) -> Score | None:
+        """Return the number of this name, None where there is none."""
+        return self.likelihood.get(name, self.scores.get(name))
 
 
 @dataclass(frozen=True)
@@ -144,30 +200,31 @@ class Table:
     protocol: str
     columns: list[Column]
 
-    def rows(self) -> Iterator[tuple[str, list[float | None]]]:
-        """Each metric with its value in every column, None where a column has none."""
-        names = list(dict.fromkeys(n for c in self.columns for n in (*c.likelihood, *c.scores)))
-        for name in names:
-            yield name, [c.likelihood.get(name, _value(c.scores.get(name))) for c in self.columns]
+    def rows(self) -> Iterator[tuple[metrics.Metric, list[Score | None]]]:
+        """Each metric with its score in every column, None where a column has none."""
+        for name in dict.fromkeys(n for c in self.columns for n in (*c.likelihood, *c.scores)):
+            yield metrics.metric(name), [c.score(name) for c in self.columns]
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: every number with its signature."""
+        """What JSON can hold: every number with its signature, and what is known of each metric."""
+
+        def stored(scores: Mapping[str, Score]) -> dict[str, Any]:
+            return {name: score.to_dict(interval=False) for name, score in scores.items()}
+
+        known = [metric for metric, _ in self.rows()]
         return {
             "protocol": self.protocol,
+            "metrics": {metric.name: {"better": metric.better, "unit": metric.unit} for metric in known},
             "columns": [
                 {
                     "name": c.name,
                     "about": c.about,
-                    "likelihood": c.likelihood,
-                    "scores": {name: score.to_dict(interval=False) for name, score in c.scores.items()},
+                    "likelihood": stored(c.likelihood),
+                    "scores": stored(c.scores),
                 }
                 for c in self.columns
             ],
         }
-
-
-def _value(score: metrics.Score | None) -> float | None:
-    return None if score is None else float(score)
 
 
 def evaluate(
@@ -189,44 +246,88 @@ def evaluate(
     A run (a folder or a loaded `Writer`) writes `count` samples (0: as many as there are references, at most 10,000)
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
     That of a text VAE is estimated by `codes` codes each for 1,000 of them at most, beside what the code is used for.
-    With `yardsticks` and training text two columns stand beside: `real text`, drawn from the training text by `seed`
-    and scored as if it were samples (its novelty and copying are those of held-out references, because its own would be
-    trivial), and `kneser-ney-5`, samples of a 5-gram model of the same training text.
-    Raises ValueError for an unknown protocol or too few lines, DataError where a run's training text has moved.
+    With `yardsticks` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
+    samples of a 5-gram model of the same training text. Warns of references, and of given lines, that stand in the
+    training text. Raises ValueError for an unknown protocol or too few lines, DataError where a run's training text
+    has moved, or where all references or given lines are training text.
     """
     if not references:
         raise DataError("no references to score against")
     writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
+    likelihood: dict[str, Score] = {}
     if isinstance(writer, Writer):
         if train is None and writer.folder is not None:
             train = writer.own_text().train_lines
+        leak = leaks(references, train, "references")
         size = count or min(len(references), 10_000)
         conditions = None if sources is None else [sources[i % len(sources)] for i in range(size)]
         lines = writer.generate(1 if conditions else size, seed=seed, temperature=temperature, sources=conditions)
         about = f"{size} samples, seed {seed}, temperature {temperature:g}"
+        likelihood = _likelihood(writer, references, sources, codes)
         if getattr(writer.model, "encodes", False):
-            likelihood = Coder(writer).likelihood(references, sources, samples=codes, count=_WEIGHED)
             about += f"; nll of {min(len(references), _WEIGHED)} references by {codes} codes each, an upper bound"
-        else:
-            likelihood = _likelihood(writer, references, sources)
     else:
-        lines, likelihood, about = list(writer)[: count or None], {}, f"{len(writer)} given lines"
-    chosen = metric_tokenizer(references) if tokenizer == "auto" else tokenizer
-    how: dict[str, Any] = {"protocol": protocol, "seed": seed}
-    if protocol == "default":
-        how["tokenizer"] = chosen
-
-    def column(name: str, about: str, lines: Sequence[str], likelihood: dict[str, float], **more: Any) -> Column:
-        scores = metrics.evaluate_text(lines, references, train=train, **more, **how).scores
-        return Column(name, about, scores, likelihood, list(lines))
-
-    columns = [column("samples", about, lines, likelihood, temperature=temperature if likelihood else None)]
+        leak = leaks(references, train, "references")
+        lines = list(writer)[: count or None]
+        leaks(lines, train, "given texts")
+        about = f"{len(writer)} given lines"
+    scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
+    given = scored(lines, temperature if likelihood else None)
+    columns = [Column("samples", about, given, with_fields(likelihood, leak), list(lines))]
     if yardsticks and train:
-        columns += [
-            _real_column(column, train, references, len(lines), seed, how),
-            _ngram_column(column, train, references, len(lines), seed, chosen),
-        ]
+        columns.append(_real_column(scored, train, references, len(lines), seed))
+        written, nll = _ngram_model(train, references, len(lines), seed, _cut(references, tokenizer))
+        about = f"{len(written)} samples of a 5-gram model of the training text"
+        columns.append(Column("kneser-ney-5", about, scored(written), with_fields(nll, leak), written))
     return Table(protocol, columns)
+
+
+def real_column(
+    train: Sequence[str],
+    references: Sequence[str],
+    *,
+    count: int,
+    seed: int = 0,
+    protocol: str = "default",
+    tokenizer: str = "auto",
+) -> Column:
+    """The column of `evaluate` for real text alone; see `real_text`."""
+    leak = leaks(references, train, "references")
+    scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
+    return _real_column(scored, train, references, count, seed)
+
+
+Scored: TypeAlias = Callable[..., dict[str, Score]]
+"""From lines, and the temperature they were sampled at, to their scores."""
+
+
+def scoring(
+    references: Sequence[str],
+    train: Sequence[str] | None,
+    leak: Mapping[str, str],
+    *,
+    protocol: str = "default",
+    tokenizer: str = "auto",
+    seed: int = 0,
+) -> Scored:
+    """Return what scores lines against the references, and says in every signature what `leaks` found in these."""
+    how: dict[str, Any] = {"train": train, "protocol": protocol, "seed": seed}
+    if protocol == "default":
+        how["tokenizer"] = _cut(references, tokenizer)
+
+    def scored(lines: Sequence[str], temperature: float | None = None) -> dict[str, Score]:
+        return with_fields(metrics.evaluate_text(lines, references, temperature=temperature, **how).scores, leak)
+
+    return scored
+
+
+def _cut(references: Sequence[str], tokenizer: str) -> str:
+    return metric_tokenizer(references) if tokenizer == "auto" else tokenizer
+
+
+def _real_column(scored: Scored, train: Sequence[str], references: Sequence[str], count: int, seed: int) -> Column:
+    lines, held_out, scores = real_text(scored, train, references, count, seed)
+    return Column("real text", f"{len(lines)} training lines, drawn with seed {seed}", scores, {}, lines, held_out)
 
 
 def evaluate_pictures(
@@ -250,47 +351,82 @@ def evaluate_pictures(
     return Table(of_pictures.PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
 
 
-def _likelihood(writer: Writer, references: Sequence[str], sources: Sequence[str] | None) -> dict[str, float]:
-    scored = writer.score(references, sources)
+def with_fields(scores: Mapping[str, Score], fields: Mapping[str, str]) -> dict[str, Score]:
+    """The same scores with more said in their signatures."""
     return {
-        "nll-per-token": scored.nats / scored.total_tokens,
-        "perplexity": scored.perplexity,
-        "nll-per-line": scored.nats / len(references),
-        "nll-per-character": scored.nats_per_character,
+        name: replace(score, signature=replace(score.signature, fields={**score.signature.fields, **fields}))
+        for name, score in scores.items()
     }
 
 
-def _real_column(
-    column: Callable[..., Column],
-    train: Sequence[str],
-    references: Sequence[str],
-    size: int,
-    seed: int,
-    how: dict[str, Any],
-) -> Column:
-    """Training lines as if they were samples; what compares with the training text is taken from held-out lines."""
-    drawn = torch.randperm(len(train), generator=rng.generator("real text", seed)).tolist()[:size]
-    real = column("real text", f"{len(drawn)} training lines, drawn with seed {seed}", [train[i] for i in drawn], {})
-    held_out = metrics.evaluate_text(references[:size], references, train=train, **how).scores
-    swapped = {name: held_out[name] if _compares_with_training(name) else score for name, score in real.scores.items()}
-    return replace(real, scores=swapped)
+PER_TOKEN = ("nll_per_token", "perplexity")
+"""Numbers that only models with the same tokenizer have in common."""
 
 
-def _compares_with_training(name: str) -> bool:
-    return name.startswith(("novelty", "copied", "kn-forward"))
+def _likelihood(
+    writer: Writer, references: Sequence[str], sources: Sequence[str] | None, codes: int
+) -> dict[str, Score]:
+    """How likely references are: exactly, with their rows, or of a text VAE estimated.
+
+    A signature names the tokenizer where the number is per token, and the tokens that are `<unk>`, whose letters cost
+    nothing: numbers with other tokens of that kind are others' numbers.
+    """
+    tokenizer = writer.tokenizer
+    unknown = int((tokenizer.encode(list(references)).values == tokenizer.unk).sum())
+    cut = {"tok": f"{tokenizer.kind}-{tokenizer.fingerprint[:8]}"}
+    if getattr(writer.model, "encodes", False):
+        scored = min(len(references), _WEIGHED)
+        found = Coder(writer).likelihood(references, sources, samples=codes, count=_WEIGHED)
+        about = _about(references, unknown) | {"ref": f"{scored} of {len(references)}", "by": f"{codes} codes (bound)"}
+        return {
+            name: Score(value, _signed(name, references, about | (cut if name in PER_TOKEN else {})))
+            for name, value in found.items()
+        }
+    lines = writer.score(references, sources)
+    tokens = np.array([len(row) for row in lines.log_probs])
+    scores = _exact(references, -np.array(lines.per_line), unknown)
+    rows = np.column_stack([-np.array(lines.per_line), tokens])
+    per_token = Score(
+        lines.nats / lines.total_tokens,
+        _signed("nll_per_token", references, _about(references, unknown) | cut),
+        rows=rows,
+    )
+    perplexity = replace(
+        per_token,
+        value=lines.perplexity,
+        signature=replace(per_token.signature, metric="perplexity"),
+        statistic=lambda sums: np.exp(np.minimum(sums[..., 0] / sums[..., 1], 700.0)),
+    )
+    return scores | {"nll_per_token": per_token, "perplexity": perplexity}
 
 
-def _ngram_column(
-    column: Callable[..., Column], train: Sequence[str], references: Sequence[str], size: int, seed: int, tokenizer: str
-) -> Column:
+def _about(references: Sequence[str], unknown: int) -> dict[str, str]:
+    fields = {"ref": str(len(references)), "by": "exact", "end": "counted"}
+    return fields | ({"unk": str(unknown)} if unknown else {})
+
+
+def _signed(name: str, references: Sequence[str], fields: Mapping[str, str]) -> Signature:
+    return Signature(name, dict(fields), input_hash(references))
+
+
+def _exact(references: Sequence[str], nats: "np.ndarray[Any, np.dtype[np.float64]]", unknown: int) -> dict[str, Score]:
+    """Nats per line and per character, the end of a line counted as one, from those of each line."""
+    characters = np.array([len(line) + 1.0 for line in references])
+    about = _about(references, unknown)
+    rows = {"nll_per_character": np.column_stack([nats, characters]), "nll_per_line": mean_rows(nats)}
+    return {
+        name: Score(float(each[:, 0].sum() / each[:, 1].sum()), _signed(name, references, about), rows=each)
+        for name, each in rows.items()
+    }
+
+
+def _ngram_model(
+    train: Sequence[str], references: Sequence[str], size: int, seed: int, tokenizer: str
+) -> tuple[list[str], dict[str, Score]]:
     """Samples of a Kneser-Ney 5-gram model of the training text, and what it gives the references."""
     model = metrics.KneserNey(metrics.tokenize(train, tokenizer))
-    drawn = model.sample(size, seed)
     joint = "" if tokenizer == "char" else " "
-    lines = [joint.join(map(str, tokens)) for tokens in drawn]
-    nats = -float(model.log_probability(metrics.tokenize(references, tokenizer)).sum())
-    likelihood = {
-        "nll-per-line": nats / len(references),
-        "nll-per-character": nats / sum(len(line) + 1 for line in references),
-    }
-    return column("kneser-ney-5", f"{size} samples of a 5-gram model of the training text", lines, likelihood)
+    lines = [joint.join(map(str, tokens)) for tokens in model.sample(size, seed)]
+    tokens = metrics.tokenize(references, tokenizer)
+    unknown = int((model.known(tokens, "references").tokens < 0).sum())
+    return lines, _exact(references, -model.log_probability(tokens), unknown)

@@ -32,7 +32,7 @@ def judge(
     reverse: bool = True,
     progress: Callable[[loop.Progress], None] | None = None,
 ) -> dict[str, Score]:
-    """Scores of sample lines by a judge: lm-forward, lm-reverse, frechet-lm, mauve, each with its signature.
+    """Scores of sample lines by a judge: lm_forward, lm_reverse, frechet_lm, mauve, each with its signature.
 
     `reverse` trains a model on the lines, with the judge's settings, tokenizer and seed, in a folder that is removed
     afterwards. Raises RunError where the judge is no language model of lines, DataError for fewer than two lines.
@@ -43,12 +43,9 @@ def judge(
     for name, texts in (("samples", lines), ("references", references)):
         if len(texts) < 2:
             raise DataError(f"judging needs at least 2 {name}, got {len(texts)}")
-    about = {"judge": f"lm-{settings.model.hidden}", "hyp": str(len(lines))}
-    both = about | {"ref": str(len(references))}
+    both = _about(writer, lines) | {"ref": str(len(references))}
     inputs = input_hash(lines, references)
-
-    forward = writer.score(lines)
-    scores = {"lm-forward": Score(forward.nats / forward.total_tokens, Signature("lm-forward", about, inputs))}
+    scores = {"lm_forward": _forward(writer, lines)}
     a, b = features(writer, lines), features(writer, references)
     with warnings.catch_warnings(record=True) as said:  # the notes of small samples belong beside their numbers
         warnings.simplefilter("always")
@@ -56,13 +53,13 @@ def judge(
         overlap = metrics.mauve(a, b)
     note = "; ".join(dict.fromkeys(str(w.message) for w in said))
     dimension = both | {"dim": str(a.shape[1])}
-    scores["frechet-lm"] = Score(distance, Signature("frechet-lm", dimension, inputs), note=note)
+    scores["frechet_lm"] = Score(distance, Signature("frechet_lm", dimension, inputs), note=note)
     clusters = dimension | {"rows": "unit", "k": "auto", "seeds": "5"}
     scores["mauve"] = Score(overlap.value, Signature("mauve", clusters, inputs), note=note)
-    scores["mauve-sd"] = Score(overlap.deviation, Signature("mauve-sd", clusters, inputs))
+    scores["mauve_sd"] = Score(overlap.deviation, Signature("mauve_sd", clusters, inputs))
     if reverse:
         nats = reverse_nats(writer, lines, references, progress=progress)
-        scores["lm-reverse"] = Score(nats, Signature("lm-reverse", both, inputs, settings.seed))
+        scores["lm_reverse"] = Score(nats, Signature("lm_reverse", both, inputs, settings.seed))
     return scores
 
 
@@ -74,12 +71,30 @@ def judged(
     reverse: bool = True,
     progress: Callable[[loop.Progress], None] | None = None,
 ) -> Table:
-    """The table with the judge's scores in every column: samples, real text, the 5-gram model's samples."""
-    columns = [
-        replace(c, scores=c.scores | judge(writer, c.lines, references, reverse=reverse, progress=progress))
-        for c in table.columns
-    ]
+    """The table with the judge's scores in every column: samples, real text, the 5-gram model's samples.
+
+    What it gives real text is said of held-out lines: it may have learnt the training lines by heart.
+    """
+    columns = []
+    for c in table.columns:
+        scores = c.scores | judge(writer, c.lines, references, reverse=reverse, progress=progress)
+        if c.held_out:
+            scores["lm_forward"] = _forward(writer, c.held_out)
+        columns.append(replace(c, scores=scores))
     return replace(table, columns=columns)
+
+
+def _about(writer: Writer, lines: Sequence[str]) -> dict[str, str]:
+    tokenizer = f"{writer.tokenizer.kind}-{writer.tokenizer.fingerprint[:8]}"
+    return {"judge": f"lm-{writer.settings.model.hidden}", "tok": tokenizer, "hyp": str(len(lines))}
+
+
+def _forward(writer: Writer, lines: Sequence[str]) -> Score:
+    """The judge's nats per token of the lines."""
+    scored = writer.score(lines)
+    rows = np.array([[-sum(row), len(row)] for row in scored.log_probs])
+    signature = Signature("lm_forward", _about(writer, lines), input_hash(lines))
+    return Score(scored.nats / scored.total_tokens, signature, rows=rows)
 
 
 def features(writer: Writer, lines: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -283,20 +283,20 @@ class Coder:
         per_token = nll * len(lines) / tokens
         written = self.write(mean, sources)
         return {
-            "nll-per-token": per_token,
+            "nll_per_token": per_token,
             "perplexity": math.exp(min(per_token, 700.0)),
-            "nll-per-line": nll,
-            "nll-per-character": nll * len(lines) / sum(len(line) + 1 for line in lines),
-            "bound-per-line": bound,
-            "effective-codes": effective,
+            "nll_per_line": nll,
+            "nll_per_character": nll * len(lines) / sum(len(line) + 1 for line in lines),
+            "bound_per_line": bound,
+            "effective_codes": effective,
             "kl": kl,
-            "mutual-information": information(mean, log_variance, seeds),
-            "information-ceiling": math.log(len(lines)),
-            "active-units": float(active_units(mean)),
+            "mutual_information": information(mean, log_variance, seeds),
+            "information_ceiling": math.log(len(lines)),
+            "active_units": float(active_units(mean)),
             "reconstruction": reconstruction,
-            "reconstruction-without-code": without,
-            "reconstruction-bleu-4": float(metrics.bleu(written, refs_per_hyp=[[line] for line in lines])),
-            "token-accuracy": float(sums[-1]) / tokens,
+            "reconstruction_without_code": without,
+            "reconstruction_bleu_4": float(metrics.bleu(written, refs_per_hyp=[[line] for line in lines])),
+            "token_accuracy": float(sums[-1]) / tokens,
         }
 
     def _sums(self, batch: SequenceBatch, mean: Tensor, log_variance: Tensor, samples: int) -> Tensor:

@@ -152,12 +152,14 @@ def _evaluation(folder: Path) -> str:
         return ""
     columns = files.read_json(path)["columns"]
     head = "<th></th>" + "".join(f"<th>{html.escape(column['name'])}</th>" for column in columns)
-    values = [c["likelihood"] | {name: score["value"] for name, score in c["scores"].items()} for c in columns]
+    values = [{name: score["value"] for name, score in (c["likelihood"] | c["scores"]).items()} for c in columns]
     body = ""
     for name in dict.fromkeys(name for column in values for name in column):
         cells = "".join(f'<td class="number">{_number(column.get(name))}</td>' for column in values)
         body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
-    made = "\n".join(score["signature"] for column in columns for score in column["scores"].values())
+    made = "\n".join(
+        score["signature"] for column in columns for score in (column["likelihood"] | column["scores"]).values()
+    )
     about = "".join(f"<li>{html.escape(c['name'])}: {html.escape(c['about'])}</li>" for c in columns)
     details = f"<details><summary>How each number was made</summary><pre>{html.escape(made)}</pre></details>"
     return f"<table><tr>{head}</tr>{body}</table><ul>{about}</ul>{details}"

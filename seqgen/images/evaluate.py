@@ -23,7 +23,7 @@ from seqgen.images.data import ImageData
 from seqgen.images.features import features_of
 from seqgen.images.painter import Method, Painter
 from seqgen.metrics.distance import frechet_distance
-from seqgen.metrics.score import Score, Signature
+from seqgen.metrics.score import Score, Signature, mean_rows
 
 Floats = npt.NDArray[np.float64]
 
@@ -192,7 +192,7 @@ class Column:
     name: str
     about: str
     scores: dict[str, Score]
-    likelihood: dict[str, float]
+    likelihood: dict[str, Score]
 
 
 def table(
@@ -215,7 +215,7 @@ def table(
     count = count or min(10_000, len(data.train.pixels))
     methods = methods or (("prior", "mixture") if painter.encodes else ("prior",))
 
-    def column(name: str, about: str, made: Tensor, more: dict[str, float], likelihood: dict[str, float]) -> Column:
+    def column(name: str, about: str, made: Tensor, more: dict[str, float], likelihood: dict[str, Score]) -> Column:
         values = scores_of(made, real) | more
         fields = {"features": real.encoder.signature, "made": str(len(made)), "real": str(len(real.train))}
         scores = {key: Score(value, Signature(key, fields, seed=seed)) for key, value in values.items()}
@@ -253,13 +253,19 @@ def _label_accuracy(painter: Painter, real: Yardstick, seed: int) -> float:
     return float((real.encoder.encode(made)[1].argmax(1) == np.arange(_FEW_LABELS) % len(classes)).mean())
 
 
-def _likelihood(painter: Painter, data: ImageData, samples: int) -> dict[str, float]:
+def _likelihood(painter: Painter, data: ImageData, samples: int) -> dict[str, Score]:
     if not samples or not painter.encodes or painter.config.likelihood == "grey":
         return {}
     side = data.valid
+    pixels = side.pixels[:_LIKELIHOOD_ROWS].cpu()
     told = [data.classes[k] for k in side.labels[:_LIKELIHOOD_ROWS].tolist()] if painter.told else []
-    nats = -float(painter.log_likelihood(side.pixels[:_LIKELIHOOD_ROWS].cpu(), told, samples=samples).mean())
-    return {"nll-per-picture": nats, "bits-per-dim": nats / (painter.model.pixels * np.log(2))}
+    nats = -painter.log_likelihood(pixels, told, samples=samples).double().numpy()
+    fields = {"real": str(len(nats)), "by": f"{samples} codes (bound)", "likelihood": painter.config.likelihood}
+    units = {"nll_per_picture": 1.0, "bits_per_dim": painter.model.pixels * np.log(2)}
+    return {
+        name: Score(float((nats / unit).mean()), Signature(name, fields), rows=mean_rows(nats / unit))
+        for name, unit in units.items()
+    }
 
 
 def _explained(painter: Painter, data: ImageData) -> dict[str, float]:

@@ -12,11 +12,13 @@ from seqgen.metrics.bleu import self_bleu_stats as self_bleu_stats
 from seqgen.metrics.bleu import sentence_scores as sentence_scores
 from seqgen.metrics.comparison import Difference as Difference
 from seqgen.metrics.comparison import Group as Group
+from seqgen.metrics.comparison import best as best
 from seqgen.metrics.comparison import binomial_test as binomial_test
 from seqgen.metrics.comparison import collapse_signs as collapse_signs
 from seqgen.metrics.comparison import difference as difference
 from seqgen.metrics.comparison import dominated_area as dominated_area
 from seqgen.metrics.comparison import group_seeds as group_seeds
+from seqgen.metrics.comparison import misfits as misfits
 from seqgen.metrics.comparison import pareto_front as pareto_front
 from seqgen.metrics.comparison import wilson_interval as wilson_interval
 from seqgen.metrics.distance import Mauve as Mauve
@@ -40,6 +42,9 @@ from seqgen.metrics.diversity import token_frequency_distance as token_frequency
 from seqgen.metrics.diversity import unique_share as unique_share
 from seqgen.metrics.diversity import wasserstein_1 as wasserstein_1
 from seqgen.metrics.diversity import zipf_exponent as zipf_exponent
+from seqgen.metrics.names import HEADLINES as HEADLINES
+from seqgen.metrics.names import Metric as Metric
+from seqgen.metrics.names import metric as metric
 from seqgen.metrics.ngram_lm import KneserNey as KneserNey
 from seqgen.metrics.ngrams import Packed as Packed
 from seqgen.metrics.ngrams import encode as encode
@@ -48,6 +53,7 @@ from seqgen.metrics.novelty import CopiedSpan as CopiedSpan
 from seqgen.metrics.novelty import Matches as Matches
 from seqgen.metrics.novelty import copied_share as copied_share
 from seqgen.metrics.novelty import copied_spans as copied_spans
+from seqgen.metrics.novelty import leaked as leaked
 from seqgen.metrics.novelty import match_training as match_training
 from seqgen.metrics.novelty import novelty_n as novelty_n
 from seqgen.metrics.protocol import CACCIA_MULTIPLIERS as CACCIA_MULTIPLIERS
@@ -58,4 +64,5 @@ from seqgen.metrics.protocol import evaluate_text as evaluate_text
 from seqgen.metrics.protocol import protocol_named as protocol_named
 from seqgen.metrics.score import Score as Score
 from seqgen.metrics.score import Signature as Signature
+from seqgen.metrics.score import factored as factored
 from seqgen.metrics.tokens import tokenize as tokenize

@@ -626,7 +626,7 @@ def self_bleu_orders(
     fields |= {"tok": kind, "case": "lower" if lower else "given"}
     drawn = seed if sample is not None else None
     inputs = input_hash(*texts.values())
-    return scores_of_stats("self-bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
+    return scores_of_stats("self_bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
 
 
 def take(sents: Packed, rows: Ints) -> Packed:

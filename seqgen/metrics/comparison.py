@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from seqgen.metrics.names import Better
 from seqgen.metrics.ngrams import Floats, Ints
 from seqgen.metrics.score import RESAMPLES, Score, Signature, resampled_sums
 
@@ -84,6 +85,29 @@ def group_seeds(scores: Sequence[Score]) -> Group:
     values = np.array([score.value for score in scores])
     deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
     return Group(float(values.mean()), deviation, values.size, scores[0].signature)
+
+
+# ------------------------------------------------------------------------------
+# one number of several entries, side by side
+
+
+def misfits(scores: Sequence[Score | None]) -> list[str]:
+    """Return for each score in what it was made otherwise than the first there is; "" where in nothing, or none is."""
+    first = next((score for score in scores if score is not None), None)
+    return ["" if first is None or s is None else first.signature.differs(s.signature) for s in scores]
+
+
+def best(values: Sequence[float | None], better: Better, real: float | None = None) -> list[bool]:
+    """Return which of the values are the best: the highest, the lowest, or the nearest to that of real text.
+
+    None of them where fewer than two are there to choose from, or nothing says which way is better.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < 2 or not better or (better == "real" and real is None):
+        return [False] * len(values)
+    far = {"higher": [-v for v in known], "lower": known, "real": [abs(v - (real or 0.0)) for v in known]}[better]
+    chosen = {value for value, distance in zip(known, far, strict=True) if distance == min(far)}
+    return [value in chosen for value in values]
 
 
 # ------------------------------------------------------------------------------

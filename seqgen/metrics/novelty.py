@@ -8,6 +8,8 @@ was copied.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,6 +73,17 @@ def match_training(sents: Sentences, train: Sentences) -> Matches:
     name = np.where(empty, -1, np.append(suffix, 0)[np.where(empty, whole.tokens.size, starts)])
     copied = np.isin(name[: own.lengths.size], name[own.lengths.size :])
     return Matches(length, source, copied, own.lengths)
+
+
+def leaked(lines: Iterable[str], train: Iterable[str]) -> tuple[int, int]:
+    """(how many of the lines also stand in the training text, how many there are); blank ones are not counted.
+
+    White space at the ends is not looked at.
+    """
+    wanted = Counter(line.strip() for line in lines)
+    del wanted[""]
+    found = {text for text in (line.strip() for line in train) if text in wanted}
+    return sum(wanted[text] for text in found), wanted.total()
 
 
 def _suffix_ranks(corpus: Packed, left: Ints, vocabulary: int) -> list[Ints]:

@@ -111,7 +111,7 @@ PROTOCOLS = {
             tokenizer="nltk",
             self_form="included",
             self_count=200,
-            warnings={"self-bleu": _INCLUDED},
+            warnings={"self_bleu": _INCLUDED},
         ),
         Protocol(
             "leakgan",
@@ -162,7 +162,7 @@ class Evaluation:
 
     protocol: str
     scores: dict[str, Score]
-    """Metric -> score of the samples, such as `bleu-4`, in the order they are printed."""
+    """Metric -> score of the samples, such as `bleu_4`, in the order they are printed."""
     real: dict[str, Score] | None = None
     """The same for real text; None where none was given."""
 
@@ -267,7 +267,7 @@ def _column(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inp
         scores |= _ngram_table(making, hyp, ref, inputs)
         scores |= _row_table(making, hyp, ref, train, inputs)
     named = {
-        name: replace(score, note=rules.warnings.get(name.rsplit("-", 1)[0], score.note))
+        name: replace(score, note=rules.warnings.get(name.rsplit("_", 1)[0], score.note))
         for name, score in scores.items()
     }
     if rules.digits is None:
@@ -300,7 +300,7 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
         by_order = scores_of_stats(
             name, stats, orders, smoothing, level, None, fields, inputs, drawn, making.temperature
         )
-        return {f"{name}-{n}": score for n, score in by_order.items()}
+        return {f"{name}_{n}": score for n, score in by_order.items()}
 
     if rules.own_references:
         if used.lengths.size != scored.lengths.size:
@@ -321,14 +321,14 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
         ahead, back = hyp, ref
         if rules.self_shuffle_seed is not None:
             ahead, back = (_first(_shuffled(one, rules.self_shuffle_seed), rules.self_count) for one in (hyp, ref))
-            scores |= table("forward-bleu", bleu_stats(ahead, back, top), making.fields(ahead, back), **means)
-        forward = "forward-bleu" if rules.self_shuffle_seed is not None else "bleu"
-        scores |= table("backward-bleu", bleu_stats(back, ahead, top), making.fields(back, ahead), **means)
+            scores |= table("forward_bleu", bleu_stats(ahead, back, top), making.fields(ahead, back), **means)
+        forward = "forward_bleu" if rules.self_shuffle_seed is not None else "bleu"
+        scores |= table("backward_bleu", bleu_stats(back, ahead, top), making.fields(back, ahead), **means)
         for n in rules.orders:
-            a, b = scores[f"{forward}-{n}"], scores[f"backward-bleu-{n}"]
+            a, b = scores[f"{forward}_{n}"], scores[f"backward_bleu_{n}"]
             both = a.value + b.value
-            signature = replace(a.signature, metric="bleu-f1")
-            scores[f"bleu-f1-{n}"] = Score(2 * a.value * b.value / both if both else 0.0, signature)
+            signature = replace(a.signature, metric="bleu_f1")
+            scores[f"bleu_f1_{n}"] = Score(2 * a.value * b.value / both if both else 0.0, signature)
     return scores
 
 
@@ -347,12 +347,12 @@ def _self_table(making: _Making, hyp: Packed, table: Callable[..., dict[str, Sco
         if fresh < 1:
             raise ValueError(f"protocol {rules.name} splits the samples for Self-BLEU and needs at least 2, got {size}")
         rest, last = take(hyp, np.arange(size - fresh)), take(hyp, np.arange(size - fresh, size))
-        return table("self-bleu", bleu_stats(last, rest, top), making.fields(last, rest, self="split"), **how)
+        return table("self_bleu", bleu_stats(last, rest, top), making.fields(last, rest, self="split"), **how)
     some = _first(hyp, rules.self_count)
     fields = making.fields(some, self="loo" if rules.self_form == "loo" else "included")
     if rules.self_form == "included":
-        return table("self-bleu", bleu_stats(some, some, top), fields, **how)
-    return table("self-bleu", self_bleu_stats(some, top), fields, **how)
+        return table("self_bleu", bleu_stats(some, some, top), fields, **how)
+    return table("self_bleu", self_bleu_stats(some, top), fields, **how)
 
 
 def _first(corpus: Packed, count: int | None) -> Packed:
@@ -388,7 +388,7 @@ def _ngram_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict
             note = "undefined: the samples hold fewer than 2 different tokens"
         value = float("nan") if note else function()
         signature = making.sign(metric, inputs, fields)
-        scores[metric if n is None else f"{metric}-{n}"] = Score(value, signature, note=note)
+        scores[metric if n is None else f"{metric}_{n}"] = Score(value, signature, note=note)
 
     for n in (1, 2, 3, 4):
         own = tables[n - 1][0]
@@ -397,12 +397,12 @@ def _ngram_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict
         add("entropy", n, False, lambda own=tables[n - 1][0]: entropy(own))  # type: ignore[misc]
     add("zipf", None, False, lambda: zipf_of_counts(tables[0][0]))
     for n in (2, 3, 4, 5):
-        add("ms-jaccard", n, True, lambda n=n: ms_jaccard_of_counts(tables[:n], sizes))  # type: ignore[misc]
+        add("ms_jaccard", n, True, lambda n=n: ms_jaccard_of_counts(tables[:n], sizes))  # type: ignore[misc]
     for n in (1, 2, 3):
         add("js", n, True, lambda n=n: js_of_counts(tables[n - 1]))  # type: ignore[misc]
     for n in (1, 2, 3):
         add("kl", n, True, lambda n=n: kl_of_counts(tables[n - 1], 1.0))  # type: ignore[misc]
-    add("frequency-w1", None, True, lambda: frequency_distance_of_counts(tables[0]))
+    add("frequency_w1", None, True, lambda: frequency_distance_of_counts(tables[0]))
     return scores
 
 
@@ -411,7 +411,7 @@ def _row_table(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, 
     scores: dict[str, Score] = {}
 
     def add(name: str, rows: Floats, fields: Mapping[str, str], undefined: str = "no sample is long enough") -> None:
-        metric, _, order = name.rpartition("-")
+        metric, _, order = name.rpartition("_")
         signature = making.sign(metric if order.isdigit() else name, inputs, fields)
         sums = rows.sum(axis=0)
         if not sums[1]:
@@ -423,26 +423,26 @@ def _row_table(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, 
         scores[name] = Score(value, making.sign(name, inputs, fields))
 
     for n in (2, 3, 4):
-        add(f"repetition-{n}", repetition_rows(hyp, n), making.fields(hyp, n=str(n)))
+        add(f"repetition_{n}", repetition_rows(hyp, n), making.fields(hyp, n=str(n)))
     size = hyp.lengths.size
     plain("unique", float((first_occurrence(hyp) == np.arange(size)).mean()), making.fields(hyp))
     add("length", mean_rows(hyp.lengths.astype(np.float64)), making.fields(hyp))
-    plain("length-w1", wasserstein_1(hyp.lengths, ref.lengths), making.fields(hyp, ref))
+    plain("length_w1", wasserstein_1(hyp.lengths, ref.lengths), making.fields(hyp, ref))
     if train is not None:
         matches = match_training(hyp, train)
         fields = making.fields(hyp, train=str(train.lengths.size))
         for n in range(1, 9):
-            add(f"novelty-{n}", novelty_rows(matches, n), {"n": str(n)} | fields)
+            add(f"novelty_{n}", novelty_rows(matches, n), {"n": str(n)} | fields)
         add("copied", mean_rows(matches.copied.astype(np.float64)), fields)
         spans = span_lengths(matches)
-        add("copied-span", mean_rows(spans.astype(np.float64)), fields)
-        plain("copied-span-max", float(spans.max()), fields)
+        add("copied_span", mean_rows(spans.astype(np.float64)), fields)
+        plain("copied_span_max", float(spans.max()), fields)
     add(
-        "kn-forward",
+        "kn_forward",
         _kn_rows(train if train is not None else ref, hyp),
         making.fields(hyp, fit="ref" if train is None else "train", order="5"),
     )
-    add("kn-reverse", _kn_rows(hyp, ref), making.fields(hyp, ref, fit="hyp", order="5"))
+    add("kn_reverse", _kn_rows(hyp, ref), making.fields(hyp, ref, fit="hyp", order="5"))
     return scores
 
 

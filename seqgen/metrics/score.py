@@ -43,25 +43,46 @@ class Signature:
 
     def __str__(self) -> str:
         """Return the parts in one line, `bleu|n:1-4|...|v:1.0|in:3fa4`."""
-        parts = [self.metric, *(f"{name}:{value}" for name, value in self.fields.items()), f"v:{VERSION}"]
+        return "|".join((self.metric, *self.parts))
+
+    @property
+    def parts(self) -> list[str]:
+        """What stands behind the name, one piece each."""
+        parts = [*(f"{name}:{value}" for name, value in self.fields.items()), f"v:{VERSION}"]
         if self.inputs:
             parts.append(f"in:{self.inputs}")
         if self.seed is not None:
             parts.append(f"seed:{self.seed}")
         if self.temperature is not None:
             parts.append(f"temp:{self.temperature:g}")
-        return "|".join(parts)
+        return parts
 
     def check_comparable(self, other: Signature) -> None:
         """Raise ValueError naming the first field in which the two numbers were made differently."""
         if self.metric != other.metric:
             raise ValueError(f"scores differ in metric: {self.metric} and {other.metric}; compare like with like")
+        if apart := self.differs(other):
+            raise ValueError(f"{self.metric} scores differ in {apart}; compute both with the same settings")
+
+    def differs(self, other: Signature) -> str:
+        """Return the first field in which two numbers of one metric were made differently, `hyp: 20 and 10`, or ""."""
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
             ours, theirs = self.fields.get(name, "absent"), other.fields.get(name, "absent")
             if ours != theirs:
-                raise ValueError(
-                    f"{self.metric} scores differ in {name}: {ours} and {theirs}; compute both with the same settings"
-                )
+                return f"{name}: {ours} and {theirs}"
+        return ""
+
+
+def factored(signatures: Mapping[str, Signature]) -> dict[str, str]:
+    """Return the same in fewer words: under "" the parts that all have, under each name what is its own.
+
+    The name of a metric is left out. One signature is all its own.
+    """
+    parts = {name: signature.parts for name, signature in signatures.items()}
+    common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    first = next(iter(parts.values()), [])
+    own = {name: "|".join(part for part in each if part not in common) for name, each in parts.items()}
+    return {"": "|".join(part for part in first if part in common), **own}
 
 
 def ratio_of_sums(sums: Floats) -> Floats:

@@ -36,6 +36,15 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 sentences of the same words, none of which stands in the text."""
+    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
+    path = tmp_path_factory.mktemp("cli-text") / "held-out.txt"
+    path.write_text("".join(f"the {a} {v} the {b} .\n" for a in nouns for v in verbs for b in nouns[1:]))
+    return path
+
+
 def trained(*arguments: str | Path) -> None:
     ended = call("train", *arguments)
     assert ended.code == 0, ended.err

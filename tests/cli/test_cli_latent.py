@@ -103,9 +103,10 @@ def test_texts_of_the_prior_are_the_same_alone_and_among_others(seqgen: Any, pla
 
 
 def test_evaluate_shows_what_the_code_does(seqgen: Any, place: Path) -> None:
-    ended = seqgen("evaluate", "vae", "--references", "good.txt", "--codes", "3", "--json")
+    Path("unseen.txt").write_text("the cat sees the dog .\nthe man likes a bird here .\n" * 5)
+    ended = seqgen("evaluate", "vae", "--references", "unseen.txt", "--codes", "3", "--json")
     column = json.loads(ended.out)["columns"][0]
-    assert {"nll-per-line", "kl", "mutual-information", "active-units", "token-accuracy"} <= set(column["likelihood"])
+    assert {"nll_per_line", "kl", "mutual_information", "active_units", "token_accuracy"} <= set(column["likelihood"])
     assert "by 3 codes each" in column["about"]
 
 

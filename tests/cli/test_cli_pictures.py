@@ -198,7 +198,9 @@ def test_runs_of_the_same_pictures_stand_in_one_table(
         for metric, score in scores[0].items():
             assert score["value"] == columns[0]["scores"][metric]["value"], (name, metric)
     table = seqgen("compare", vae, gan, "--count", 150).out.splitlines()
-    assert table[0] == "|  | ffd | precision | recall | density | coverage | class_kl | nearest_training |"
+    assert (
+        table[0] == "|  | ffd ↓ | precision ↑ | recall ↑ | density ↑ | coverage ↑ | class_kl ↓ | nearest_training ≈ |"
+    )
     assert len(table) == 6
 
 
@@ -229,7 +231,7 @@ def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, va
     words = ("--method", "metropolis", "--method", "prior", "--count", 130)
     shown = seqgen("evaluate", gan, *words).out
     head = shown.splitlines()[0].split()
-    assert head == ["protocol", "ffd-1", "metropolis", "prior", "real", "how"]
+    assert head == ["protocol", "ffd-1", "metropolis", "prior", "real", "to", "real"]
     assert "label_accuracy" in shown
     assert (gan / "report.html").read_text().count("<figcaption>between</figcaption>") == 1
     assert seqgen("report", gan).out == f"{gan / 'report.html'}\n"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from small_run import SMALL, small_text
+from small_run import SMALL, held_out_lines, small_text
 
 from seqgen.engine import loop
 from seqgen.engine.run import config
@@ -12,6 +12,11 @@ from seqgen.engine.run import config
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(scope="session")
+def held_out() -> list[str]:
+    return held_out_lines()
 
 
 @pytest.fixture(scope="session")

@@ -13,3 +13,10 @@ def small_text(path: Path) -> Path:
     ]
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
+
+
+def held_out_lines() -> list[str]:
+    """108 sentences of the same words, none of which stands in the small text."""
+    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
+    tails = ("", "here now ", "now there ")
+    return [f"the {a} {v} the {b} {tail}." for a in nouns for v in verbs for b in nouns[:3] for tail in tails]

@@ -33,9 +33,9 @@ def test_real_text_beats_scrambled_and_collapsed_text(trained: Path, text: Path)
     scrambled = [" ".join(shuffler.sample(line.split(), len(line.split()))) for line in lines[:60]]
     real = judge.judge(writer, lines[:60], lines[60:120], reverse=False)
     mixed = judge.judge(writer, scrambled, lines[60:120], reverse=False)
-    assert float(real["lm-forward"]) == pytest.approx(np.log(writer.score(lines[:60]).perplexity))
-    assert float(real["lm-forward"]) < float(mixed["lm-forward"]) - 1
-    assert float(real["frechet-lm"]) < float(mixed["frechet-lm"])
+    assert float(real["lm_forward"]) == pytest.approx(np.log(writer.score(lines[:60]).perplexity))
+    assert float(real["lm_forward"]) < float(mixed["lm_forward"]) - 1
+    assert float(real["frechet_lm"]) < float(mixed["frechet_lm"])
     assert 0 < float(real["mauve"]) <= 1
 
 

@@ -6,11 +6,13 @@ from scipy import stats
 
 from seqgen.metrics.bleu import bleu
 from seqgen.metrics.comparison import (
+    best,
     binomial_test,
     collapse_signs,
     difference,
     dominated_area,
     group_seeds,
+    misfits,
     pareto_front,
     wilson_interval,
 )
@@ -148,3 +150,18 @@ def test_collapse_is_named_when_a_figure_leaves_the_band(self_bleu: float, uniqu
 def test_collapse_refuses_what_is_no_share() -> None:
     with pytest.raises(ValueError, match=r"unique must be in 0\.\.1, got 3"):
         collapse_signs(0.5, 0.5, 3, 1.0)
+
+
+def test_the_best_is_the_highest_the_lowest_or_the_nearest_to_real_text() -> None:
+    values = [0.3, None, 0.5, 0.5, float("nan")]
+    assert best(values, "higher") == [False, False, True, True, False]
+    assert best(values, "lower") == [True, False, False, False, False]
+    assert best(values, "real", 0.35) == [True, False, False, False, False]
+    for better, real in (("", None), ("real", None)):
+        assert not any(best(values, better, real))  # type: ignore[arg-type]
+    assert best([0.3, None], "higher") == [False, False]  # there is nothing to choose from
+
+
+def test_what_was_made_otherwise_is_named() -> None:
+    a, b, c = score(np.ones(3), hyp="3"), score(np.ones(3), seed=2, hyp="3"), score(np.ones(3), hyp="3", unk="1")
+    assert misfits([None, a, b, c, None]) == ["", "", "", "unk: absent and 1", ""]

@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqgen.metrics.ngrams import encode
-from seqgen.metrics.novelty import CopiedSpan, copied_share, copied_spans, match_training, novelty_n, span_lengths
+from seqgen.metrics.novelty import (
+    CopiedSpan,
+    copied_share,
+    copied_spans,
+    leaked,
+    match_training,
+    novelty_n,
+    span_lengths,
+)
 
 corpora = st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=6)
 
@@ -78,3 +86,8 @@ def test_wrong_input_is_named() -> None:
         novelty_n([["a"]], [["a"]], 3)
     with pytest.raises(TypeError, match="must be a list of tokens, got str"):
         novelty_n(["a b"], [["a"]], 1)
+
+
+def test_lines_that_were_trained_on_are_counted_whatever_stands_at_their_ends() -> None:
+    assert leaked(["a b", " a b\t", "", "c", "  "], ["a b ", "", "d"]) == (2, 3)
+    assert leaked(["", " "], [""]) == (0, 0)

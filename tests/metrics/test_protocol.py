@@ -45,29 +45,29 @@ def test_default_table_holds_what_the_single_functions_give() -> None:
     )
     lengths = [len(sentence) for sentence in hyp]
     wanted = {
-        **{f"bleu-{n}": ahead[n] for n in (2, 3, 4, 5)},
-        **{f"self-bleu-{n}": alike[n] for n in (2, 3, 4, 5)},
-        **{f"backward-bleu-{n}": back[n] for n in (2, 3, 4, 5)},
-        **{f"bleu-f1-{n}": 2 / (1 / ahead[n] + 1 / back[n]) for n in (2, 3, 4, 5)},
-        **{f"distinct-{n}": distinct_n(hyp, n) for n in (1, 2, 3, 4)},
-        **{f"entropy-{n}": ngram_entropy(hyp, n) for n in (1, 2, 3)},
+        **{f"bleu_{n}": ahead[n] for n in (2, 3, 4, 5)},
+        **{f"self_bleu_{n}": alike[n] for n in (2, 3, 4, 5)},
+        **{f"backward_bleu_{n}": back[n] for n in (2, 3, 4, 5)},
+        **{f"bleu_f1_{n}": 2 / (1 / ahead[n] + 1 / back[n]) for n in (2, 3, 4, 5)},
+        **{f"distinct_{n}": distinct_n(hyp, n) for n in (1, 2, 3, 4)},
+        **{f"entropy_{n}": ngram_entropy(hyp, n) for n in (1, 2, 3)},
         "zipf": zipf_exponent(hyp),
-        **{f"ms-jaccard-{n}": ms_jaccard(hyp, ref, n) for n in (2, 3, 4, 5)},
-        **{f"js-{n}": jensen_shannon(hyp, ref, n) for n in (1, 2, 3)},
-        **{f"kl-{n}": ngram_kl(hyp, ref, n) for n in (1, 2, 3)},
-        **{f"repetition-{n}": repetition_n(hyp, n) for n in (2, 3, 4)},
+        **{f"ms_jaccard_{n}": ms_jaccard(hyp, ref, n) for n in (2, 3, 4, 5)},
+        **{f"js_{n}": jensen_shannon(hyp, ref, n) for n in (1, 2, 3)},
+        **{f"kl_{n}": ngram_kl(hyp, ref, n) for n in (1, 2, 3)},
+        **{f"repetition_{n}": repetition_n(hyp, n) for n in (2, 3, 4)},
         "unique": unique_share(hyp),
         "length": sum(lengths) / len(lengths),
-        "length-w1": length_distance(hyp, ref),
-        **{f"novelty-{n}": novelty_n(hyp, train, n) for n in range(1, 9)},
+        "length_w1": length_distance(hyp, ref),
+        **{f"novelty_{n}": novelty_n(hyp, train, n) for n in range(1, 9)},
         "copied": copied_share(hyp, train),
-        "copied-span": sum(spans) / len(spans),
-        "copied-span-max": max(spans),
-        "kn-forward": math.log(KneserNey(train).perplexity(hyp)),
-        "kn-reverse": math.log(KneserNey(hyp).perplexity(ref)),
+        "copied_span": sum(spans) / len(spans),
+        "copied_span_max": max(spans),
+        "kn_forward": math.log(KneserNey(train).perplexity(hyp)),
+        "kn_reverse": math.log(KneserNey(hyp).perplexity(ref)),
     }
     got = values(table.scores)
-    assert got.pop("frequency-w1") > 0
+    assert got.pop("frequency_w1") > 0
     assert got == pytest.approx(wanted, rel=1e-12)
     assert got["copied"] == 1 / 60
     for name, score in table.scores.items():
@@ -78,10 +78,10 @@ def test_default_table_holds_what_the_single_functions_give() -> None:
 
 def test_scores_of_the_table_compare_with_those_of_the_functions() -> None:
     table = evaluate_text(HYPS, REFS)
-    assert table["bleu-4"] - bleu(HYPS, REFS) == 0
-    assert table["self-bleu-4"] - self_bleu(HYPS) == 0
-    assert "novelty-2" not in table.scores
-    with pytest.raises(KeyError, match="no score 'blue-4'; there are bleu-2, bleu-3"):
+    assert table["bleu_4"] - bleu(HYPS, REFS) == 0
+    assert table["self_bleu_4"] - self_bleu(HYPS) == 0
+    assert "novelty_2" not in table.scores
+    with pytest.raises(KeyError, match="no score 'blue-4'; there are bleu_2, bleu_3"):
         table["blue-4"]
 
 
@@ -102,12 +102,12 @@ def test_the_table_is_json_with_intervals_by_choice() -> None:
     table = evaluate_text(HYPS, REFS, real=REAL)
     stored = json.loads(json.dumps(table.to_dict(), allow_nan=False))
     assert stored["protocol"] == "default"
-    alone, shared = table["bleu-4"].to_dict(), dict(stored["scores"]["bleu-4"])
+    alone, shared = table["bleu_4"].to_dict(), dict(stored["scores"]["bleu_4"])
     # resamples of many scores are one matrix product, whose last bits depend on its width
     assert shared.pop("interval") == pytest.approx(alone.pop("interval"), rel=1e-12)
     assert shared == alone
-    assert stored["scores"]["bleu-4"]["interval"][0] < float(table["bleu-4"])
-    assert table.to_dict(intervals=False)["real"]["bleu-4"]["interval"] is None
+    assert stored["scores"]["bleu_4"]["interval"][0] < float(table["bleu_4"])
+    assert table.to_dict(intervals=False)["real"]["bleu_4"]["interval"] is None
 
 
 def test_tokens_and_tokenizers_of_the_callers_choice() -> None:
@@ -125,11 +125,11 @@ def test_undefined_figures_say_why_and_none_disappears() -> None:
     short = evaluate_text(["a b", ""], ["a b c d e f"], train=["a"])
     full = evaluate_text(HYPS, REFS, train=TRAIN)
     assert list(short.scores) == list(full.scores)
-    assert math.isnan(float(short["distinct-3"]))
-    assert short["distinct-3"].note == "undefined: no sample has 3 tokens"
-    assert short["js-3"].note == "undefined: no sample has 3 tokens"
-    assert short["novelty-3"].note == "undefined: no sample is long enough"
-    assert float(short["bleu-4"]) > 0
+    assert math.isnan(float(short["distinct_3"]))
+    assert short["distinct_3"].note == "undefined: no sample has 3 tokens"
+    assert short["js_3"].note == "undefined: no sample has 3 tokens"
+    assert short["novelty_3"].note == "undefined: no sample is long enough"
+    assert float(short["bleu_4"]) > 0
     assert evaluate_text(["", ""], ["a"])["zipf"].note == "undefined: no sample has 1 tokens"
     assert evaluate_text(["a", "a"], ["a"])["zipf"].note == "undefined: the samples hold fewer than 2 different tokens"
     json.dumps(short.to_dict(), allow_nan=False)
@@ -146,56 +146,56 @@ def nltk_lower(text: list[str]) -> list[Any]:
 def test_texygen_is_the_whole_file_lower_cased() -> None:
     got = values(evaluate_text(HYPS, REFS, protocol="texygen").scores)
     ahead, alike = bleu(nltk_lower(HYPS), nltk_lower(REFS), order=5).orders, self_bleu(nltk_lower(HYPS), order=5).orders
-    assert got == {f"{name}-{n}": s[n] for name, s in (("bleu", ahead), ("self-bleu", alike)) for n in (2, 3, 4, 5)}
+    assert got == {f"{name}_{n}": s[n] for name, s in (("bleu", ahead), ("self_bleu", alike)) for n in (2, 3, 4, 5)}
 
 
 def test_texygen_fast_takes_the_first_500() -> None:
     hyps, refs = lines(4, 520), lines(5, 510)
     got = evaluate_text(hyps, refs, protocol="texygen-fast").scores
-    assert float(got["bleu-3"]) == float(bleu(nltk_lower(hyps), nltk_lower(refs[:500]), order=3))
-    assert float(got["self-bleu-3"]) == float(self_bleu(nltk_lower(hyps[:500]), order=3))
-    assert got["bleu-3"].signature.fields["ref"] == got["self-bleu-3"].signature.fields["hyp"] == "500"
+    assert float(got["bleu_3"]) == float(bleu(nltk_lower(hyps), nltk_lower(refs[:500]), order=3))
+    assert float(got["self_bleu_3"]) == float(self_bleu(nltk_lower(hyps[:500]), order=3))
+    assert got["bleu_3"].signature.fields["ref"] == got["self_bleu_3"].signature.fields["hyp"] == "500"
 
 
 def test_textgan_scores_200_rounded_and_splits_for_self_bleu() -> None:
     hyps = lines(6, 260)
     got = evaluate_text(hyps, REFS, protocol="textgan").scores
-    assert list(got) == [*(f"bleu-{n}" for n in (2, 3, 4, 5)), *(f"self-bleu-{n}" for n in (2, 3, 4))]
-    assert float(got["bleu-2"]) == round(float(bleu(nltk_lower(hyps[:200]), nltk_lower(REFS), order=2)), 3)
+    assert list(got) == [*(f"bleu_{n}" for n in (2, 3, 4, 5)), *(f"self_bleu_{n}" for n in (2, 3, 4))]
+    assert float(got["bleu_2"]) == round(float(bleu(nltk_lower(hyps[:200]), nltk_lower(REFS), order=2)), 3)
     fresh = self_bleu(nltk_lower(hyps[60:]), against=nltk_lower(hyps[:60]), order=4)
-    assert float(got["self-bleu-4"]) == round(float(fresh), 3)
-    assert got["self-bleu-4"].signature.fields["self"] == "split"
-    assert got["self-bleu-4"].signature.fields["round"] == "3"
+    assert float(got["self_bleu_4"]) == round(float(fresh), 3)
+    assert got["self_bleu_4"].signature.fields["self"] == "split"
+    assert got["self_bleu_4"].signature.fields["round"] == "3"
 
 
 def test_relgan_keeps_every_line_among_its_references_and_warns() -> None:
     hyps = lines(7, 220)
-    with pytest.warns(UserWarning, match="protocol relgan, self-bleu: every line is among its own references"):
+    with pytest.warns(UserWarning, match="protocol relgan, self_bleu: every line is among its own references"):
         got = evaluate_text(hyps, REFS, protocol="relgan").scores
-    assert float(got["bleu-4"]) == float(bleu(tokenize(hyps[:100], "nltk"), tokenize(REFS, "nltk")))
+    assert float(got["bleu_4"]) == float(bleu(tokenize(hyps[:100], "nltk"), tokenize(REFS, "nltk")))
     long_enough = lines(8, 9)
     with pytest.warns(UserWarning, match="it says nothing"):
         again = evaluate_text([line + " x y z" for line in long_enough], REFS, protocol="relgan")
-    assert float(again["self-bleu-4"]) == 1.0
-    assert again["self-bleu-4"].note.startswith("every line is among its own references")
-    assert again["self-bleu-4"].signature.fields["self"] == "included"
+    assert float(again["self_bleu_4"]) == 1.0
+    assert again["self_bleu_4"].note.startswith("every line is among its own references")
+    assert again["self_bleu_4"].signature.fields["self"] == "included"
 
 
 def test_leakgan_scores_unsmoothed_and_records_its_shuffle() -> None:
     hyps = lines(9, 2100)
     with pytest.warns(UserWarning, match=r"protocol leakgan, bleu: published values came from nltk before 3\.3"):
         got = evaluate_text(hyps, REFS, protocol="leakgan", seed=5)
-    assert list(got.scores) == ["bleu-2", "bleu-3", "bleu-4", "bleu-5"]
+    assert list(got.scores) == ["bleu_2", "bleu_3", "bleu_4", "bleu_5"]
     drawn = [hyps[i] for i in np.random.default_rng(5).permutation(2100)[:2000]]
-    assert float(got["bleu-3"]) == pytest.approx(float(bleu(drawn, REFS, order=3, smoothing="method0")), rel=1e-12)
-    assert got["bleu-3"].signature.seed == 5
-    assert got["bleu-3"].signature.fields["smooth"] == "m0"
+    assert float(got["bleu_3"]) == pytest.approx(float(bleu(drawn, REFS, order=3, smoothing="method0")), rel=1e-12)
+    assert got["bleu_3"].signature.seed == 5
+    assert got["bleu_3"].signature.fields["smooth"] == "m0"
 
 
 def test_caccia_reports_order_5_over_19_factors() -> None:
     got = evaluate_text(HYPS, REFS, protocol="caccia").scores
-    assert list(got) == ["bleu-5", "self-bleu-5"]
-    assert float(got["self-bleu-5"]) == float(self_bleu(tokenize(HYPS, "nltk"), order=5))
+    assert list(got) == ["bleu_5", "self_bleu_5"]
+    assert float(got["self_bleu_5"]) == float(self_bleu(tokenize(HYPS, "nltk"), order=5))
     assert (len(CACCIA_MULTIPLIERS), CACCIA_MULTIPLIERS[0], CACCIA_MULTIPLIERS[-1]) == (19, 0.9, 4.0)
     assert list(CACCIA_MULTIPLIERS) == sorted(set(CACCIA_MULTIPLIERS))
     assert PROTOCOLS["caccia"].hypotheses == PROTOCOLS["caccia"].references == PROTOCOLS["caccia"].self_count == 10_000
@@ -206,15 +206,15 @@ def test_cotk_scores_own_references_and_1000_shuffled_samples() -> None:
     got = evaluate_text(hyps, refs, protocol="cotk").scores
     tokens = [[ref] for ref in tokenize(refs)]
     stats = bleu_stats(tokenize(hyps), None, 4, refs_per_hyp=tokens)
-    assert float(got["bleu-4"]) == corpus_bleu(stats, 4, smoothing="method3")
+    assert float(got["bleu_4"]) == corpus_bleu(stats, 4, smoothing="method3")
     shuffled_hyps, shuffled_refs = hyps.copy(), refs.copy()
     for text in (shuffled_hyps, shuffled_refs):
         random.Random(1229).shuffle(text)
     first, second = shuffled_hyps[:1000], shuffled_refs[:1000]
-    assert float(got["self-bleu-4"]) == float(self_bleu_orders(first, orders=(4,))[4])
-    assert float(got["forward-bleu-4"]) == float(bleu(first, second))
-    assert float(got["backward-bleu-4"]) == float(bleu(second, first))
-    assert got["self-bleu-4"].signature.seed == 1229
+    assert float(got["self_bleu_4"]) == float(self_bleu_orders(first, orders=(4,))[4])
+    assert float(got["forward_bleu_4"]) == float(bleu(first, second))
+    assert float(got["backward_bleu_4"]) == float(bleu(second, first))
+    assert got["self_bleu_4"].signature.seed == 1229
     with pytest.raises(
         ValueError, match="scores hypothesis i against reference i; give as many references, got 50 for"
     ):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seqgen.metrics.bleu import bleu, self_bleu
-from seqgen.metrics.score import Score, Signature, input_hash, mean_rows, resampled_sums, with_intervals
+from seqgen.metrics.score import Score, Signature, factored, input_hash, mean_rows, resampled_sums, with_intervals
 
 LINES = ["a b c d e", "b c d e f", "a a b c", "x y z", "a b x y"]
 
@@ -84,7 +84,7 @@ def test_an_undefined_score_is_null_in_json() -> None:
         (bleu(LINES, LINES), "differ in ref: 4 and 5"),
         (bleu(LINES, LINES[1:], tokenizer="char"), "differ in tok: split and char"),
         (bleu(LINES, LINES[1:], lower=True), "differ in case: given and lower"),
-        (self_bleu(LINES), "differ in metric: bleu and self-bleu"),
+        (self_bleu(LINES), "differ in metric: bleu and self_bleu"),
     ],
 )
 def test_scores_made_differently_are_not_compared(other: Score, field: str) -> None:
@@ -111,3 +111,13 @@ def test_equal_texts_have_equal_hashes() -> None:
     assert input_hash(["a b", "c"]) == input_hash(["a b", "c"])
     assert len({input_hash(["a b", "c"]), input_hash(["a", "b c"]), input_hash([["a", "b"], ["c"]])}) == 3
     assert input_hash(["a"], ["b"]) == f"{input_hash(['a'])}/{input_hash(['b'])}"
+
+
+def test_what_all_signatures_share_stands_once_and_nothing_is_lost() -> None:
+    signatures = {
+        "a": Signature("a", {"n": "2", "tok": "split", "hyp": "9"}, "f0"),
+        "b": Signature("b", {"tok": "split", "hyp": "8"}, "f0"),
+    }
+    assert factored(signatures) == {"": "tok:split|v:1.0|in:f0", "a": "n:2|hyp:9", "b": "hyp:8"}
+    assert factored({"b": signatures["b"]}) == {"": "", "b": "tok:split|hyp:8|v:1.0|in:f0"}
+    assert factored({}) == {"": ""}
