@@ -163,6 +163,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         words = f"{name} must be an integer, got {_given(parameter, arguments)}"
     elif kind == "BadParameter" and re.search("valid (number|float)", error.message):
         words = f"{name} must be a number, got {_given(parameter, arguments)}"
+    elif choices := re.search("is not one of (.+)[.]", error.format_message()):
+        words = f"{name} must be one of {choices[1].replace(chr(39), '')}, got {_given(parameter, arguments)}"
     elif unknown := re.match(r"No such command '(.+?)'", error.format_message()):
         known = context.command.commands
         near = difflib.get_close_matches(unknown[1], known, n=1)
@@ -193,7 +195,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        or (
+            isinstance(error, RuntimeError)
+            and re.search("DefaultCPUAllocator|Storage size calculation overflowed", str(error)) is not None
+        )
     )
 
 

@@ -1,12 +1,13 @@
 """Models and texts against each other: `seqgen compare`, `curve` and, with people as judges, `blind`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Step, makes_pictures, open_run, read_for
+from seqgen.cli.options import Device, Json, Run, Step, check_writable, makes_pictures, open_run, read_for
 
 if TYPE_CHECKING:
     from seqgen.engine.compare import Comparison
@@ -54,6 +55,7 @@ def compare(
     from seqgen.engine import compare as comparing
 
     output.at_least(2, count=count)
+    output.at_least(0, temperature=temperature)
     if form not in ("md", "csv", "latex"):
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
     output.at_least(0, digits=digits)
@@ -134,6 +136,7 @@ def curve(
     from seqgen.engine.report import write_report
 
     output.at_least(2, count=count)
+    check_writable(run)
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
     writer = open_run(run, step, device)
     real = read_for(writer, references)
@@ -166,7 +169,10 @@ def curve(
 
 def _temperatures(text: str) -> list[float]:
     try:
-        return [float(word) for word in text.split(",")]
+        chosen = [float(word) for word in text.split(",")]
+        if not all(map(math.isfinite, chosen)):
+            raise ValueError
+        return chosen
     except ValueError:
         raise output.CommandError(f"--temperatures must be numbers such as 0.7,1.0,1.3, got {text!r}") from None
 
@@ -207,10 +213,14 @@ def blind(
     seqgen blind --score answers.json --key sheet.key.json   preference, 95 % interval, binomial test
     """
     if answers is not None:
+        if texts or out is not None:
+            raise output.CommandError("--score reads answers; it excludes texts and --out")
         if key is None:
             raise output.CommandError("--score needs --key FILE, the key that lies beside the page")
         _judge(answers, key, json=json)
         return
+    if key is not None:
+        raise output.CommandError("--key takes no effect without --score")
     if texts is None or len(texts) != 2 or out is None:
         raise output.CommandError("expected two files and --out FILE, or --score FILE; see: seqgen blind --help")
     output.at_least(1, count=count)

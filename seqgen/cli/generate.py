@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run
+from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, refuse
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
     from seqgen.engine.latent import Source
 
 _METHODS = ("prior", "mixture")
+
+_SEVERAL = {"count", "source", "best_of", "unique", "novel", "match", "no_copy"}
+"""Parameters that need texts to choose from, or whole texts."""
+
+_WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical", "greedy"}
+"""Parameters that say how a token is drawn from its distribution."""
+
+_DRAWN = {
+    *("seed", "stop", "method", "steer", "strength", "fast"),
+    *("min_new_tokens", "max_new_tokens", "repetition_penalty", "no_repeat_ngram"),
+}
+"""Other parameters that a search has no use for."""
 
 _BETWEEN = "\n----\n"
 """Stands between texts of several lines."""
@@ -129,7 +141,8 @@ def generate(
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
     A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --json, --step and --device.
     """
-    output.at_least(1, count=count)
+    output.at_least(1, count=count, best_of=best_of)
+    output.at_least(0, beam=beam, no_copy=no_copy, temperature=temperature)
     if makes_pictures(run):
         pictures.refuse(
             context, "run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device"
@@ -157,14 +170,14 @@ def generate(
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
     _check_pattern(match)
     if stream:
-        others = {"count": count != 1, "best-of": best_of != 1, "source": source, "match": match, "out": out}
-        others |= {"unique": unique, "novel": novel, "json": json, "beam": beam, "no-copy": no_copy}
-        _check_excluded("--stream shows one text while it is written", others)
+        refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "beam", "out", "json"})
     if beam:
-        others = {"best-of": best_of != 1, "unique": unique, "novel": novel, "match": match, "no-copy": no_copy}
-        others |= {"method": method != "prior", "steer": steer}
-        others |= {"stop": stop, "temperature": temperature != 1, "top-p": top_p != 1, "top-k": top_k}
-        _check_excluded("--beam searches and draws nothing", others)
+        refuse(context, "--beam searches and draws nothing", {*_SEVERAL - {"count", "source"}, *_DRAWN, *_WEIGHED})
+        if count > beam:
+            raise output.CommandError(f"--count must be at most {beam}, the width of --beam, got {count}")
+    if greedy or temperature == 0:
+        name = "--greedy" if greedy else "--temperature 0"
+        refuse(context, f"{name} takes the likeliest token", _WEIGHED - ({"greedy"} if greedy else {"temperature"}))
     from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
@@ -250,12 +263,6 @@ def _check_pattern(match: str | None) -> None:
         re.compile(match or "")
     except re.error as error:
         raise output.CommandError(f"--match {match!r} is no regular expression: {error}") from None
-
-
-def _check_excluded(why: str, others: dict[str, Any]) -> None:
-    for name, given in others.items():
-        if given:
-            raise output.CommandError(f"{why}; it excludes --{name}")
 
 
 def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:

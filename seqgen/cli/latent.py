@@ -84,7 +84,7 @@ def reconstruct(
     lines that differ in one thing, that thing is changed. --json shows text and reconstruction side by side.
     Pictures go into --out, each above its reconstruction.
     """
-    output.at_least(0, count=count)
+    output.at_least(0, count=count, temperature=temperature)
     if makes_pictures(run):
         pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device")
         pictures.reconstruct(run, file=file, count=count, out=out, label=label or (), step=step, device=device)

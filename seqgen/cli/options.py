@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -116,6 +116,16 @@ def _check_encoding(word: str) -> None:
         encoding = sys.getfilesystemencoding().upper()
         remedy = "rename the file, or convert the text" if encoding == "UTF-8" else "set LC_ALL=C.UTF-8"
         raise output.CommandError(f"{word!a} on the command line is not {encoding}; {remedy}") from None
+
+
+def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
+    """Raise CommandError for the first of these parameters that was typed with a value of its own."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        own = source is not None and source.name == "COMMANDLINE" and context.params[name] != parameter.default
+        if own and name in excluded:
+            raise output.CommandError(f"{why}; it excludes {parameter.opts[0]}")
 
 
 def makes_pictures(run: Path) -> bool:

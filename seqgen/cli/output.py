@@ -119,7 +119,8 @@ def wrong_values() -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, UnicodeError):
             raise
-        typed = re.sub(r"\b(?:sample|train(?=\.device))\.(\w+)", lambda m: "--" + m[1].replace("_", "-"), str(error))
+        names = r"\b(?:sample|train(?=\.device))\.(\w+)|^([a-z_]+)(?= must )"
+        typed = re.sub(names, lambda m: "--" + (m[1] or m[2]).replace("_", "-"), str(error))
         raise CommandError(typed) from None
 
 

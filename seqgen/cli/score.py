@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Step, makes_pictures, open_run, read_for
+from seqgen.cli.options import Device, Json, Run, Step, check_writable, makes_pictures, open_run, read_for, refuse
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
@@ -77,6 +77,7 @@ def score(
     is its log-probability, or what it adds to the logit; suspect spans are tokens in a row that are as low as the
     lowest 1 % of held-out tokens. Output: tab-separated with a header, or an object a line.
     """
+    _outlier_count(outliers, 1)  # a wrong value is told before anything is scored
     writer = open_run(run, step, device)
     records = read_for(writer, file)
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
@@ -266,6 +267,10 @@ def evaluate(
     """
     output.at_least(0, count=count)
     output.at_least(1, codes=codes)
+    if count == 1:
+        raise output.CommandError("--count must be 0 or an integer >= 2, got 1")
+    if judge is None and not reverse:
+        raise output.CommandError("--no-reverse takes no effect without --judge")
     if makes_pictures(Path(subject)):
         pictures.refuse(context, "subject", "count", "seed", "codes", "method", "everything", "json", "step", "device")
         shown = pictures.evaluate(
@@ -287,6 +292,11 @@ def evaluate(
     if subject != "-" and not Path(subject).exists():
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
+    if run is None:
+        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "codes", "step", "device"})
+    else:
+        check_writable(run)
+        output.at_least(0, temperature=temperature)
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
         if run is None:
@@ -445,6 +455,8 @@ def self_bleu(
     from seqgen.data.text import read_lines
 
     orders = _orders(order)
+    if seed and sample is None:
+        raise output.CommandError("--seed takes no effect without --sample")
     lines = read_lines(file)
     with output.wrong_values():
         scores = metrics.self_bleu_orders(
@@ -484,9 +496,11 @@ def _orders(text: str) -> list[int]:
             raise output.CommandError(
                 f"--order must be a number such as 4, a range such as 2-5 or a list, got {text!r}"
             )
+        if dash and int(first) > int(last):
+            raise output.CommandError(f"--order must be a range from low to high, got {text!r}")
+        if not 1 <= int(first) <= int(last or first) <= 9:
+            raise output.CommandError(f"--order must be in 1..9, got {text!r}")
         orders += range(int(first), int(last or first) + 1)
-    if not orders:
-        raise output.CommandError(f"--order {text} holds no number")
     return orders
 
 

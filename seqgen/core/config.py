@@ -96,6 +96,10 @@ def learning_rate(train: Train, step: int) -> float:
     return train.lr * (train.lr_end + (1 - train.lr_end) * fall)
 
 
+_LARGEST = 2**63 - 1
+"""The largest integer that tensors hold."""
+
+
 class Typed(str):
     """The right side of `section.option=value` as it was typed; the option's own type decides how it is read."""
 
@@ -149,6 +153,11 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, section: str) -> T:
             TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
         except (ValidationError, ValueError, TypeError):
             faults.append(f"{section}.{name} must be {_expected(hints[name])}, got {_shown(mapping[name], value)}")
+            continue
+        if isinstance(value, int) and value > _LARGEST:
+            faults.append(f"{section}.{name} must be an integer of at most 63 bits, got {value}")
+        elif section != "model" and isinstance(value, list) and "" in value:
+            faults.append(f"{section}.{name} must not hold an empty text")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     if faults:

@@ -141,6 +141,9 @@ def config(
         base = read_preset(name if name in preset_names() else f"{name}-small")
 
     asked = _nested(overrides)
+    for key in ("name", "version"):
+        if asked.get(key, name) != name:
+            raise ConfigError(f"{key} = {asked[key]} is no setting of {name}; the model is named by itself")
     given: dict[str, Any] = {}
     for option, paths in (("files", data), ("valid", valid)):
         if paths is not None:

@@ -4,11 +4,13 @@ import errno
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 
 from seqgen.cli import app
 
@@ -161,7 +163,97 @@ OTHERS = [
     ("generate run --count few", "--count must be an integer, got 'few'; see: seqgen generate --help"),
     ("generate run --top-p=much", "--top-p must be a number, got 'much'; see: seqgen generate --help"),
     ("generate run --top-p 2", "--top-p must be a number > 0 and <= 1, got 2.0"),
-    ("generate run --temperature -1", "--temperature must be a number >= 0, got -1.0"),
+    ("generate run --temperature -1", "--temperature must be a number >= 0, got -1"),
+    ("generate run --best-of 0", "--best-of must be an integer >= 1, got 0"),
+    ("generate run --beam -3", "--beam must be an integer >= 0, got -3"),
+    ("generate run --no-copy -1", "--no-copy must be an integer >= 0, got -1"),
+    ("generate run --top-k -1", "--top-k must be an integer >= 0, got -1"),
+    ("generate run --top-p 0", "--top-p must be a number > 0 and <= 1, got 0.0"),
+    ("generate run --min-p 2", "--min-p must be a number >= 0 and <= 1, got 2.0"),
+    ("generate run --typical -1", "--typical must be a number >= 0 and <= 1, got -1.0"),
+    ("generate run --repetition-penalty 0", "--repetition-penalty must be a number > 0, got 0.0"),
+    ("generate run --no-repeat-ngram -1", "--no-repeat-ngram must be an integer >= 0, got -1"),
+    ("generate run --min-new-tokens -1", "--min-new-tokens must be an integer >= 0, got -1"),
+    ("generate run --max-new-tokens -1", "--max-new-tokens must be an integer >= 0, got -1"),
+    ("generate run --step -1", "run has no checkpoint of step -1; there are: 3, 6"),
+    ("generate run --beam 2 --min-p 0.1", "--beam searches and draws nothing; it excludes --min-p"),
+    ("generate run --beam 2 --max-new-tokens 3", "--beam searches and draws nothing; it excludes --max-new-tokens"),
+    ("generate run --beam 2 --greedy", "--beam searches and draws nothing; it excludes --greedy"),
+    ("generate run --greedy --top-k 5", "--greedy takes the likeliest token; it excludes --top-k"),
+    ("generate run --temperature 0 --top-p 0.5", "--temperature 0 takes the likeliest token; it excludes --top-p"),
+    ("generate run --stream --json", "--stream shows one text while it is written; it excludes --json"),
+    ("generate run --strength 2", "--strength takes no effect without --steer"),
+    ("generate run --method mixtur", "--method must be prior or mixture for text, got 'mixtur'"),
+    ("generate run --label 3", "--label is for pictures; conditions of texts are lines of --source FILE"),
+    ("reconstruct run good.txt --count -1", "--count must be an integer >= 0, got -1"),
+    ("reconstruct run good.txt --temperature -1", "--temperature must be a number >= 0, got -1"),
+    ("reconstruct run good.txt --strength 2", "--strength takes no effect without --toward and --away"),
+    (
+        "reconstruct run good.txt --toward few.txt",
+        "--toward and --away belong together: a file of lines on either side",
+    ),
+    ("interpolate run a b --steps 1", "--steps must be an integer >= 2, got 1"),
+    ("encode run good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),
+    (
+        "encode run good.txt --nearest 2 --out x.npy",
+        "give either --out FILE.npy, for the codes, or --nearest N, for their neighbours",
+    ),
+    ("restore run #1 --noise -1", "--noise must be above 0, got -1"),
+    ("restore run #1 --trust 0", "--trust must be above 0, got 0"),
+    ("restore run #1 --scale 0", "--scale must be an integer >= 1, got 0"),
+    ("restore run #1 --count 0", "--count must be an integer >= 1, got 0"),
+    ("restore run #1 --steps 1", "--steps must be an integer >= 2, got 1"),
+    (
+        "score run good.txt --outliers 200%",
+        "--outliers must be a share such as 1% or a number of lines such as 20, got '200%'",
+    ),
+    ("evaluate run --references good.txt --count 1", "--count must be 0 or an integer >= 2, got 1"),
+    ("evaluate run --references good.txt --count -1", "--count must be an integer >= 0, got -1"),
+    ("evaluate run --references good.txt --codes 0", "--codes must be an integer >= 1, got 0"),
+    ("evaluate run --references good.txt --temperature -1", "--temperature must be a number >= 0, got -1"),
+    ("evaluate run --references good.txt --no-reverse", "--no-reverse takes no effect without --judge"),
+    (
+        "evaluate good.txt --references few.txt --temperature 2",
+        "good.txt is a file, scored as it is; it excludes --temperature",
+    ),
+    ("evaluate good.txt --references few.txt --step 3", "good.txt is a file, scored as it is; it excludes --step"),
+    ("bleu good.txt few.txt --order 5-2", "--order must be a range from low to high, got '5-2'"),
+    ("bleu good.txt few.txt --order 1-999999999999", "--order must be in 1..9, got '1-999999999999'"),
+    ("bleu good.txt few.txt --order -1", "--order must be a number such as 4, a range such as 2-5 or a list, got '-1'"),
+    (
+        "bleu good.txt few.txt --order 2,,3",
+        "--order must be a number such as 4, a range such as 2-5 or a list, got '2,,3'",
+    ),
+    ("self-bleu few.txt --sample 1", "--sample must be in 2..5, the number of lines, got 1"),
+    ("self-bleu few.txt --sample 9", "--sample must be in 2..5, the number of lines, got 9"),
+    ("self-bleu few.txt --seed 3", "--seed takes no effect without --sample"),
+    ("compare run --references good.txt --count 1", "--count must be an integer >= 2, got 1"),
+    ("compare run --references good.txt --temperature -1", "--temperature must be a number >= 0, got -1"),
+    ("curve run --references good.txt --count 1", "--count must be an integer >= 2, got 1"),
+    (
+        "curve run --references good.txt --temperatures 1,nan",
+        "--temperatures must be numbers such as 0.7,1.0,1.3, got '1,nan'",
+    ),
+    ("blind good.txt few.txt --out x.html --count 0", "--count must be an integer >= 1, got 0"),
+    ("blind good.txt few.txt --out x.html --key k.json", "--key takes no effect without --score"),
+    ("blind good.txt few.txt --score a.json --key k.json", "--score reads answers; it excludes texts and --out"),
+    ("corpus sample captions --count -1", "--count must be an integer >= 1, got -1"),
+    (
+        "train lm --data good.txt --out new name=seqgan",
+        "name = seqgan is no setting of lm; the model is named by itself",
+    ),
+    ("train lm --data good.txt --out new version=9", "version = 9 is no setting of lm; the model is named by itself"),
+    (
+        "train lm --data good.txt --out new train.steps=nan train.lr=inf train.clip=-1",
+        "train.steps must be an integer >= 1, got nan; train.lr must be a number > 0, got inf; "
+        "train.clip must be a number >= 0, got -1",
+    ),
+    (
+        "train lm --data good.txt --out new model.hidden=9223372036854775808",
+        "model.hidden must be an integer of at most 63 bits, got 9223372036854775808",
+    ),
+    ("train lm data.files= --out new", "data.files must not hold an empty text"),
+    ("train lm --data good.txt data.valid= --out new", "data.valid must not hold an empty text"),
     (
         "generate run --min-new-tokens 10 --max-new-tokens 5",
         "--min-new-tokens = 10 is more than --max-new-tokens = 5; ask for less, or allow more",
@@ -190,7 +282,7 @@ OTHERS = [
         "only 0 of 3 texts passed after 60 attempts (rejected: 60 no match); ask for fewer, or loosen the filter",
     ),
     ("generate run --beam 4 --unique", "--beam searches and draws nothing; it excludes --unique"),
-    ("generate run --beam 2 --count 3", "count must be in 1..2, the width of the beam, got 3"),
+    ("generate run --beam 2 --count 3", "--count must be at most 2, the width of --beam, got 3"),
     ("generate run --stream --count 3", "--stream shows one text while it is written; it excludes --count"),
     ("generate run --prompt the --source good.txt", "give --prompt or --source, not both"),
     ("generate run --source good.txt", "this run was trained without data.source and cannot take sources"),
@@ -220,7 +312,7 @@ OTHERS = [
     ),
     ("bleu good.txt", "REF is missing; see: seqgen bleu --help"),
     ("bleu good.txt bad.gz", "bad.gz: damaged gzip file (Unknown compression method); fetch or pack it again"),
-    ("bleu good.txt few.txt --order 0", "order must be an integer in 1..9, got 0"),
+    ("bleu good.txt few.txt --order 0", "--order must be in 1..9, got '0'"),
     ("bleu good.txt few.txt --order x", "--order must be a number such as 4, a range such as 2-5 or a list, got 'x'"),
     ("bleu good.txt few.txt --level line", "--level must be sentence, corpus or sacrebleu, got 'line'"),
     ("bleu good.txt few.txt --paired", "--paired: good.txt has 144 lines, few.txt 5; expected as many"),
@@ -233,7 +325,7 @@ OTHERS = [
     ),
     (
         "curve run --references good.txt --temperatures 1,1",
-        "temperatures must be positive and all different, got 1.0, 1.0",
+        "--temperatures must be positive and all different, got 1.0, 1.0",
     ),
     ("blind good.txt", "expected two files and --out FILE, or --score FILE; see: seqgen blind --help"),
     ("blind --score good.txt", "--score needs --key FILE, the key that lies beside the page"),
@@ -305,6 +397,37 @@ def test_what_no_command_takes_is_refused_before_anything_is_done(
     ended = seqgen(*shlex.split(words))
     assert (ended.err, ended.code, ended.out) == (f"error: {line}\n", 2, "")
     assert sorted(place.rglob("*")) == before
+
+
+def every_option() -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every option that takes a value, after the command with the words that it needs."""
+    for name, group in getattr(typer.main.get_command(app.app), "commands", {}).items():
+        for inner, command in getattr(group, "commands", {"": group}).items():
+            needed = {p.name: ("x",) if p.param_type_name == "argument" else (p.opts[0], "x") for p in command.params}
+            needed = {p.name: needed[p.name] for p in command.params if p.required}
+            for option in command.params:
+                if option.param_type_name == "option" and not option.is_flag and option.name != "prompt":
+                    others = [word for p, words in needed.items() if p != option.name for word in words]
+                    yield tuple(word for word in (name, inner, *others) if word), option.opts[0]
+
+
+MEANINGLESS = {
+    "not be empty": ("", "not be empty"),
+    "be one of": ("x", "be one of"),
+    "be a number": ("nan", "be a finite number, got nan"),
+    "be an integer": (str(2**63), f"be an integer of at most 63 bits, got {2**63}"),
+}
+"""By what an option says to an empty text: a value that nothing can mean, and what is said to that."""
+
+
+@pytest.mark.parametrize(("words", "option"), list(every_option()))
+def test_no_option_of_any_command_takes_what_means_nothing(words: tuple[str, ...], option: str, seqgen: Any) -> None:
+    ended = seqgen(*words, option, "")
+    kind = next(kind for kind in MEANINGLESS if f"error: {option} must {kind}" in ended.err)
+    value, line = MEANINGLESS[kind]
+    ended = seqgen(*words, option, value)
+    assert ended.err.startswith(f"error: {option} must {line}")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
 
 
 def test_an_output_without_permission_is_refused_before_the_work(
