@@ -167,18 +167,35 @@ def new_folder(path: Path) -> Iterator[Path]:
         sweep(path.parent, path.name)
         beside.mkdir(parents=True)
         yield beside
-        for file in beside.rglob("*"):
-            if file.is_file():
-                _fsync(file)
-        _fsync(beside)
-        if path.exists():
-            shutil.rmtree(path)
-        beside.replace(path)
+        put_folder(beside, path)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
         _name_target(error, beside, path)
         raise
+
+
+def put_folder(beside: Path, path: Path) -> None:
+    """Give a filled folder its name, all of it on disk before; an old folder of that name goes only after."""
+    for file in beside.rglob("*"):
+        if file.is_file():
+            _fsync(file)
+    _fsync(beside)
+    old = path.with_name(f".{path.name}.old.tmp")
+    if path.exists():
+        path.replace(old)
+    beside.replace(path)
     _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: its name goes first, so that nothing is ever seen half-removed. Of a link, the link alone."""
+    beside = path.with_name(f".{path.name}.old.tmp")
+    path.replace(beside)
+    if beside.is_symlink():
+        beside.unlink()
+    else:
+        shutil.rmtree(beside)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,5 +1,6 @@
 """JSON lines on disk (`log.jsonl`, `scores.jsonl`, `timing.jsonl`) and the one logger for messages to people."""
 
+import hashlib
 import json
 import logging
 import math
@@ -7,32 +8,44 @@ import os
 from pathlib import Path
 from typing import Any
 
+from seqgen.core.errors import DataError, RunError
+
 messages = logging.getLogger("seqgen")
 """Where the library says what a person should know; the command line shows it on stderr."""
 
 
 class JsonLines:
-    """A growing file of one JSON object per line; it can be cut back to a checkpoint's byte count."""
+    """A growing file of one JSON object per line; it can be cut back to what a checkpoint knows of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab")
+        self._digest = hashlib.sha256()
+        self.cut(len(whole_lines(path)))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one object; a float that is not finite is written as null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(clean, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps(clean, ensure_ascii=False).encode() + b"\n"
+        self._file.write(line)
+        self._digest.update(line)
         self._file.flush()
 
-    def size(self) -> int:
-        """Bytes written so far, on disk when this returns."""
+    def position(self) -> tuple[int, str]:
+        """Bytes written so far, on disk when this returns, and their SHA-256."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.tell(), self._digest.hexdigest()
 
-    def cut(self, size: int) -> None:
-        """Forget everything after the first `size` bytes."""
+    def cut(self, size: int, sha256: str | None = None) -> None:
+        """Forget everything after the first `size` bytes; RunError where these are not there or not those known."""
         self._file.flush()
+        with self.path.open("rb") as file:
+            kept = file.read(size)
+        self._digest = hashlib.sha256(kept)
+        if len(kept) < size or sha256 not in (None, self._digest.hexdigest()):
+            found = f"{len(kept)} bytes, the checkpoint knows {size}" if len(kept) < size else "SHA-256 differs"
+            raise RunError(f"{self.path} is truncated or altered ({found}); restore it from a copy")
         os.truncate(self.path, size)
         self._file.seek(size)
 
@@ -41,9 +54,21 @@ class JsonLines:
         self._file.close()
 
 
+def whole_lines(path: Path) -> bytes:
+    """The bytes of a file up to its last newline: a line that a crash cut short is left out."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All objects of a JSON-lines file; an absent file has none, a last line cut short by a crash is ignored."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    rows = []
+    for number, line in enumerate(whole_lines(path).splitlines() if path.exists() else (), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object; the file is altered")
+        rows.append(row)
+    return rows

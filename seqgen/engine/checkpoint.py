@@ -2,12 +2,14 @@
 
     checkpoints/step-00020000/   model.safetensors   optimizer.safetensors   rank-R.safetensors   state.json
 
-`state.json` holds the step, the number of processes, the sizes of the growing logs and the SHA-256 of every file.
-Nothing here is a pickle: safetensors and JSON cannot execute code.
+`state.json` holds the step, the number of processes, the size and SHA-256 of the growing logs, the SHA-256 of every
+file here and of those of the run that a checkpoint depends on, and last one of itself. A damaged checkpoint is passed
+over for an older one, unless it was asked for. Nothing here is a pickle: safetensors and JSON cannot execute code.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 import shutil
@@ -20,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqgen.core import dist, files
-from seqgen.core.errors import RunError
+from seqgen.core import dist, files, log
+from seqgen.core.errors import DataError, RunError
 from seqgen.core.update import Optimizer
 
 
@@ -31,9 +33,9 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def steps(run: Path) -> list[int]:
-    """The steps of the complete checkpoints of a run, ascending."""
-    places = [path.parent for path in (run / "checkpoints").glob("step-*/state.json")]
-    return sorted(int(match[1]) for place in places if (match := re.fullmatch(r"step-(\d{8,})", place.name)))
+    """The steps of the checkpoints of a run, whole or damaged, ascending; other names are not ours."""
+    there = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
+    return sorted(int(match[1]) for path in there if (match := re.fullmatch(r"step-(\d{8,})", path.name)))
 
 
 def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -59,7 +61,7 @@ def save(
     step: int,
     model: Any,
     optimizers: Mapping[str, Optimizer],
-    logs: Mapping[str, int],
+    logs: Mapping[str, tuple[int, str]],
     state: dict[str, Any],
 ) -> None:
     """Write the checkpoint of a step; every process calls it. RunError where the disk is full: nothing old is lost."""
@@ -75,10 +77,8 @@ def save(
             save_file(local, beside / f"rank-{dist.rank()}.safetensors")
         dist.barrier()
         if dist.is_main():
-            _write_shared(beside, step, model, optimizers, logs, state)
-            if target.exists():
-                shutil.rmtree(target)
-            beside.replace(target)
+            _write_shared(run, beside, step, model, optimizers, logs, state)
+            files.put_folder(beside, target)
         dist.barrier()
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -90,11 +90,12 @@ def save(
 
 
 def _write_shared(
+    run: Path,
     beside: Path,
     step: int,
     model: Any,
     optimizers: Mapping[str, Optimizer],
-    logs: Mapping[str, int],
+    logs: Mapping[str, tuple[int, str]],
     state: dict[str, Any],
 ) -> None:
     moments = {f"{name}:{key}": t.contiguous().cpu() for name, o in optimizers.items() for key, t in o.state().items()}
@@ -104,39 +105,170 @@ def _write_shared(
             stack.enter_context(optimizer.averaged())
         save_file(_split(model)[0], beside / "model.safetensors")
     hashes = {path.name: files.sha256_file(path) for path in sorted(beside.glob("*.safetensors"))}
-    record = {"step": step, "world": dist.world(), "logs": dict(logs), "sha256": hashes, **state}
-    files.write_json(beside / "state.json", record)
+    record = {
+        "step": step,
+        "world": dist.world(),
+        "logs": dict(logs),
+        "run": _run_files(run),
+        "sha256": hashes,
+        **state,
+    }
+    files.write_json(beside / "state.json", record | {"self": _sealed(record)})
+
+
+def _sealed(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _run_files(run: Path) -> dict[str, str]:
+    """The SHA-256 of what a run never writes again: its settings and its tokenizer, but for the table of words."""
+    paths = [run / "config.toml", *sorted(path for path in (run / "tokenizer").glob("*") if path.name != "words.npz")]
+    return {path.relative_to(run).as_posix(): files.sha256_file(path) for path in paths if path.is_file()}
+
+
+_STATE: dict[str, Any] = {
+    **dict.fromkeys(("step", "world", "since_best"), int),
+    **dict.fromkeys(("logs", "run", "sha256"), dict),
+    **dict.fromkeys(("history", "events"), list),
+    **dict.fromkeys(("best_score", "best_step"), int | float | None),
+}
+"""What state.json holds, and of which type."""
+
+
+class DamagedError(RunError):
+    """A file of a checkpoint is missing, truncated or altered; another checkpoint may be whole."""
 
 
 def read_state(run: Path, step: int) -> dict[str, Any]:
-    """The state.json of a checkpoint; RunError where there is no such step."""
+    """The state.json of a checkpoint; RunError where there is no such step, DamagedError where it is damaged."""
     path = folder_of(run, step) / "state.json"
-    if not path.is_file():
+    if not path.parent.is_dir():
         raise RunError(
             f"{run} has no checkpoint of step {step}; there are: {', '.join(map(str, steps(run))) or 'none'}"
         )
-    return dict(files.read_json(path))
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing")
+    try:
+        state = files.read_json(path)
+    except DataError as error:
+        raise DamagedError(str(error)) from None
+    if not isinstance(state, dict) or state.pop("self", None) != _sealed(state):
+        raise DamagedError(f"{path} is truncated or altered (SHA-256 differs)")
+    wrong = [name for name, kind in _STATE.items() if not isinstance(state.get(name, ...), kind)]
+    wrong += [name for name, known in state["logs"].items() if not _is_position(known)] if not wrong else []
+    if wrong or state["step"] != step:
+        raise DamagedError(
+            f"{path}: {(wrong or ['step'])[0]} is missing or wrong; written by another version, or altered"
+        )
+    return state
 
 
-def read_tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
-    """A tensor file of a checkpoint, its hash checked; RunError says which file is truncated or altered."""
+def _is_position(known: Any) -> bool:
+    return isinstance(known, list) and [type(part) for part in known] == [int, str] and known[0] >= 0
+
+
+def _check(run: Path, step: int, state: dict[str, Any], name: str) -> Path:
+    """The path of a checkpoint's file, which is as it was written, or DamagedError."""
     path = folder_of(run, step) / name
-    expected = read_state(run, step)["sha256"].get(name)
-    if not path.is_file() or expected is None:
-        raise RunError(f"{path} is missing; take another checkpoint of this run: {_others(run, step)}")
-    if files.sha256_file(path) != expected:
-        raise RunError(f"{path} is truncated or altered (SHA-256 differs); other checkpoints: {_others(run, step)}")
-    return load_file(path)
+    if not path.is_file() or name not in state["sha256"]:
+        raise DamagedError(f"{path} is missing")
+    if files.sha256_file(path) != state["sha256"][name]:
+        raise DamagedError(f"{path} is truncated or altered (SHA-256 differs)")
+    return path
 
 
-def _others(run: Path, step: int) -> str:
-    others = ", ".join(str(s) for s in steps(run) if s != step)
-    return f"remove the folder to use step {others}" if others else "none; restore the file from a copy"
+def check_run(run: Path, step: int, *, below: str = "") -> None:
+    """RunError where a file of the run is not what it was when a checkpoint was made; `below`: of one folder alone."""
+    for name, expected in read_state(run, step)["run"].items():
+        if name.startswith(below) and not ((run / name).is_file() and files.sha256_file(run / name) == expected):
+            raise RunError(
+                f"{run / name} is missing or altered since the checkpoint of step {step} (SHA-256 differs); restore it "
+                "from a copy. Options that may change are given after the command, as train.steps=4000"
+            )
 
 
-def load_model(run: Path, step: int, model: Any) -> None:
-    """Put a checkpoint's weights and shared buffers into a model; RunError names what does not fit."""
-    fill(model, read_tensors(run, step, "model.safetensors"), str(folder_of(run, step)))
+def read_tensors(run: Path, step: int, name: str = "model.safetensors") -> dict[str, Tensor]:
+    """A tensor file of a checkpoint, its hash checked; DamagedError says which file is truncated or altered."""
+    return _tensors(_check(run, step, read_state(run, step), name))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise DamagedError(f"{path}: not a safetensors file ({error})") from None
+
+
+def best(run: Path) -> tuple[int, dict[str, Tensor]]:
+    """The step to sample and score with and its model's tensors: the best by validation, else the last, that is whole.
+
+    Every damaged one passed over is said. RunError if there is none.
+    """
+    there = steps(run)[::-1]
+    if not there:
+        raise RunError(f"{run} has no checkpoint yet; train it with: seqgen train --out {run}")
+    faults: list[str] = []
+    for last in there:
+        try:
+            chosen = read_state(run, last)["best_step"]
+            break
+        except DamagedError:
+            continue
+    else:
+        chosen = None
+    for step in ([chosen] if chosen in there else []) + [step for step in there if step != chosen]:
+        try:
+            found = step, read_tensors(run, step)
+        except DamagedError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            log.messages.warning("%s; the checkpoint of step %d is used", fault, step)
+        return found
+    raise RunError(f"{faults[0]}; no other checkpoint of {run} is whole; restore the file from a copy")
+
+
+def last_whole(run: Path) -> tuple[int | None, list[str]]:
+    """The last checkpoint of which every file is whole, and the faults of those after it; None if there is none at all.
+
+    RunError where all are damaged: to begin anew would throw away what may be restored.
+    """
+    faults: list[str] = []
+    for step in reversed(steps(run)):
+        try:
+            state = read_state(run, step)
+            for name in dict.fromkeys(["model.safetensors", "optimizer.safetensors", *state["sha256"]]):
+                _check(run, step, state, name)
+        except DamagedError as error:
+            faults.append(str(error))
+        else:
+            return step, faults
+    if faults:
+        raise RunError(f"{faults[0]}; no other checkpoint of {run} is whole; restore the file from a copy")
+    return None, []
+
+
+def check_processes(run: Path, state: dict[str, Any]) -> None:
+    """RunError where processes had a state of their own and there are now more or fewer of them."""
+    own = [name for name in state["sha256"] if name.startswith("rank-")]
+    before, now = state["world"], dist.world()
+    if own and before != now:
+        start = "seqgen" if before == 1 else f"torchrun --nproc-per-node {before} -m seqgen"
+        raise RunError(
+            f"{run} was trained by {before} process{'es' * (before > 1)}, each with a state of its own ({own[0]}) that "
+            f"cannot be shared out to {now}; continue with: {start} train --out {run}"
+        )
+
+
+def set_aside(run: Path, after: int) -> None:
+    """Rename the damaged checkpoints after a whole one, so that they are neither used nor lost."""
+    for step in steps(run):
+        if step > after:
+            path = folder_of(run, step)
+            aside = path.with_name(f"{path.name}.damaged")
+            if aside.exists():
+                files.remove_folder(aside)
+            path.replace(aside)
 
 
 def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
@@ -159,38 +291,28 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
 
 
 def load(run: Path, step: int, model: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
-    """Everything of a checkpoint back in place; returns its state.json."""
-    state = read_state(run, step)
-    load_model(run, step, model)
-    if state["world"] == dist.world():
-        _load_local(run, step, model)
-    moments = read_tensors(run, step, "optimizer.safetensors")
-    for name, optimizer in optimizers.items():
-        prefix = f"{name}:"
-        optimizer.load_state({k.removeprefix(prefix): t for k, t in moments.items() if k.startswith(prefix)})
-    return state
-
-
-def _load_local(run: Path, step: int, model: Any) -> None:
-    name = f"rank-{dist.rank()}.safetensors"
-    if (folder_of(run, step) / name).is_file():
+    """Everything of a checkpoint that `last_whole` found back in place; returns its state.json."""
+    state, folder = read_state(run, step), folder_of(run, step)
+    fill(model, _tensors(folder / "model.safetensors"), str(folder))
+    if f"rank-{dist.rank()}.safetensors" in state["sha256"]:
         device = next(model.parameters()).device
-        for key, tensor in read_tensors(run, step, name).items():
+        for key, tensor in _tensors(folder / f"rank-{dist.rank()}.safetensors").items():
             owner, _, buffer = key.rpartition(".")
+            if key not in model.rank_local:
+                raise RunError(f"{folder}: holds {key}, which is no state of a process of this model")
             setattr(model.get_submodule(owner), buffer, tensor.to(device))
+    moments = _tensors(folder / "optimizer.safetensors")
+    try:
+        for name, optimizer in optimizers.items():
+            prefix = f"{name}:"
+            optimizer.load_state({k.removeprefix(prefix): t for k, t in moments.items() if k.startswith(prefix)})
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise RunError(f"{folder / 'optimizer.safetensors'}: does not fit this model ({error})") from None
+    return state
 
 
 def prune(run: Path, keep: int, best: int | None) -> None:
     """Remove all checkpoints but the last `keep` and the best."""
     for step in steps(run)[:-keep]:
         if step != best:
-            shutil.rmtree(folder_of(run, step))
-
-
-def best_step(run: Path) -> int:
-    """The step to use for sampling and scoring: the best by validation, else the last. RunError if there is none."""
-    there = steps(run)
-    if not there:
-        raise RunError(f"{run} has no checkpoint yet; train it with: seqgen train --out {run}")
-    best = json.loads((folder_of(run, there[-1]) / "state.json").read_text(encoding="utf-8")).get("best_step")
-    return best if best in there else there[-1]
+            files.remove_folder(folder_of(run, step))

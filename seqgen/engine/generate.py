@@ -567,5 +567,7 @@ def load_painter(
 def _opened(folder: Path, settings: Settings, step: int | None, device: str, module: Any) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
     model = (module or runs.chapter(settings.name)).Model(settings.model)
-    checkpoint.load_model(folder, checkpoint.best_step(folder) if step is None else step, model)
+    step, tensors = checkpoint.best(folder) if step is None else (step, checkpoint.read_tensors(folder, step))
+    checkpoint.check_run(folder, step, below="tokenizer/")
+    checkpoint.fill(model, tensors, str(checkpoint.folder_of(folder, step)))
     return model.to(place).eval(), place

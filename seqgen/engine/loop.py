@@ -27,7 +27,8 @@ from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
 
-_LOGS = ("log.jsonl", "scores.jsonl", "timing.jsonl")
+_LOGS = ("log.jsonl", "scores.jsonl")
+_TIMING = "timing.jsonl"  # the clock's, so no part of a state
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def train(
     with contextlib.ExitStack() as at_the_end:
         if dist.is_main():
             at_the_end.enter_context(files.owned(folder))
+            _refuse_links(folder)
         stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
         if settings is None:
             if stored is None:
@@ -89,7 +91,8 @@ def train(
                 )
             settings = runs.changed(stored, overrides, module=module)
         if reward is not None:
-            settings = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
+            named = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
+            settings = dataclasses.replace(named, chosen=settings.chosen)
         code = runs.trusted_code(settings, reward, folder, stored)
         chapter = module or runs.chapter(settings.name)
         device = runs.choose_device(settings.train.device)
@@ -113,13 +116,12 @@ def train(
         optimizers = chapter.optimizers(model, settings.train)
 
         said: list[str] = []
-        last = checkpoint.steps(folder)
+        last: int | None = None
         if stored is None:
             if origin is not None:
-                tensors = checkpoint.read_tensors(*origin, "model.safetensors")
-                checkpoint.fill(model.get_submodule(part), tensors, str(origin[0]))
+                checkpoint.fill(model.get_submodule(part), origin[2], str(origin[0]))
             if dist.is_main():
-                _create(folder, data, origin, device, runs.code_hash(settings))
+                _create(folder, data, origin and origin[:2], device, runs.code_hash(settings))
             dist.barrier()
             if origin is not None:
                 # a run that breaks off before its first checkpoint must not begin again without the other's weights
@@ -130,17 +132,40 @@ def train(
         else:
             _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
             if dist.is_main():
-                said = runs.settle(folder, stored, settings, last[-1] if last else 0)
+                last, world, said = _last_whole(folder)
+                said += runs.settle(folder, stored, settings, last or 0, processes=(world, dist.world()))
                 said += _changed_code(folder, runs.code_hash(settings))
+            last = dist.from_main(last, device)
         dist.barrier()
 
         session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
         for lines in session.logs.values():
             at_the_end.callback(lines.close)
-        session.resume(last[-1] if last else None)
+        session.resume(last)
         for sentence in said:
             session.say(sentence)
         return session.run()
+
+
+def _refuse_links(folder: Path) -> None:
+    for name in ("checkpoints", "samples", *_LOGS, _TIMING):
+        if (folder / name).is_symlink():
+            raise RunError(
+                f"{folder / name} is a link, by which training would write elsewhere; replace it by its target"
+            )
+
+
+def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
+    """The checkpoint to go on from, how many processes made it, and what to say of damaged ones: they are set aside."""
+    last, faults = checkpoint.last_whole(folder)
+    if last is None:
+        return None, dist.world(), []
+    state = checkpoint.read_state(folder, last)
+    checkpoint.check_run(folder, last)
+    checkpoint.check_processes(folder, state)
+    checkpoint.set_aside(folder, last)
+    said = [f"warning: {fault}; set aside as *.damaged, the checkpoint of step {last} is used" for fault in faults]
+    return last, state["world"], said
 
 
 def _prepare(
@@ -177,11 +202,13 @@ def _new_model(chapter: Any, settings: Settings, device: torch.device) -> Any:
     return chapter.Model(settings.model).to(device)
 
 
-def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path, int]:
+def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path, int, dict[str, torch.Tensor]]:
     folder = Path(source_run)
     if not (folder / "config.toml").is_file():
         raise RunError(f"--from {folder}: not a run folder")
-    return folder, checkpoint.best_step(folder)
+    step, tensors = checkpoint.best(folder)
+    checkpoint.check_run(folder, step, below="tokenizer/")
+    return folder, step, tensors
 
 
 def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[str] | None) -> tuple[Settings, str]:
@@ -260,17 +287,17 @@ class _Session:
         self.scalars: dict[str, float] = {}
         self.scores: dict[str, Any] = {}
         self.signal: int | None = None
-        self.logs = {name: log.JsonLines(folder / name) for name in _LOGS} if dist.is_main() else {}
+        self.logs = {name: log.JsonLines(folder / name) for name in (*_LOGS, _TIMING)} if dist.is_main() else {}
 
     def resume(self, step: int | None) -> None:
         """Go back to a checkpoint, or to the very beginning, and cut the logs to what they were then."""
-        sizes: dict[str, int] = {}
+        known: dict[str, Any] = {}
         if step is not None:
             loaded = checkpoint.load(self.folder, step, self.model, self.optimizers)
-            self.step, sizes = step, loaded["logs"]
+            self.step, known = step, loaded["logs"]
             self.state = {key: loaded[key] for key in self.state}
-        for name, lines in self.logs.items():
-            lines.cut(sizes.get(name, 0))
+        for name in _LOGS if self.logs else ():
+            self.logs[name].cut(*known.get(name, (0,)))
         if step is not None:
             self.say(f"continuing {self.folder} from step {step}")
 
@@ -396,8 +423,8 @@ class _Session:
             state["since_best"] += 1
 
     def _save(self) -> None:
-        sizes = {name: lines.size() for name, lines in self.logs.items()}
-        checkpoint.save(self.folder, self.step, self.model, self.optimizers, sizes, self.state)
+        known = {name: self.logs[name].position() for name in _LOGS if self.logs}
+        checkpoint.save(self.folder, self.step, self.model, self.optimizers, known, self.state)
         if dist.is_main():
             checkpoint.prune(self.folder, self.settings.train.keep, self.state["best_step"])
 

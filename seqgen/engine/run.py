@@ -228,6 +228,10 @@ def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str], *,
 
 def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
     """Settings from nested values; every fault of every section is reported in one ConfigError."""
+    if not isinstance(sections.get("name"), str) and module is None:
+        raise ConfigError(
+            f"name must be a model ({', '.join(chapter_names())}), got {sections.get('name', 'nothing')!r}"
+        )
     module = module or chapter(str(sections["name"]))
     room = data_room(module.DATA)
     classes: dict[str, type] = {"data": room.DataConfig, "model": module.Config, "train": Train}
@@ -275,23 +279,33 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
     return list(files.read_json(path)) if path.is_file() else []
 
 
-def settle(folder: Path, stored: Settings, asked: Settings, step: int) -> list[str]:
+def settle(
+    folder: Path, stored: Settings, asked: Settings, step: int, *, processes: tuple[int, int] = (1, 1)
+) -> list[str]:
     """Accept or refuse what a new sitting asks of an existing run, and record it; returns sentences worth saying.
 
-    RunError lists every option that would rewrite the past.
+    `processes`: how many trained before, and now. RunError lists every option that would rewrite the past.
     """
     differences = stored.differences(asked)
     refused = {key: pair for key, pair in differences.items() if key not in MAY_CHANGE}
     if refused:
         listed = "; ".join(f"{key} = {_toml(old)}, now {_toml(new)}" for key, (old, new) in sorted(refused.items()))
         raise RunError(f"{folder} was trained with {listed}; use another --out, or the stored settings")
-    if not differences:
+    before, now = processes
+    if not differences and before == now:
         return []
-    changes = [*read_changes(folder), {"step": step, "settings": {k: list(v) for k, v in differences.items()}}]
-    files.write_json(folder / "changes.json", changes)
+    change: dict[str, Any] = {"step": step, "settings": {k: list(v) for k, v in differences.items()}}
+    change |= {"processes": [before, now]} if before != now else {}
+    changes = read_changes(folder)
+    if changes[-1:] != [change]:  # a sitting that broke off before its first checkpoint has said so already
+        files.write_json(folder / "changes.json", [*changes, change])
     said = [f"{key} is now {_toml(new)}, was {_toml(old)}" for key, (old, new) in sorted(differences.items())]
     if "train.steps" in differences and stored.train.schedule in ("cosine", "linear"):
         said.append(f"the {stored.train.schedule} schedule ends at the new train.steps: the learning rate jumps here")
+    if before != now:
+        said.append(
+            f"{now} process{'es' * (now > 1)} from here on, {before} before: what follows is not what {before} gave"
+        )
     return said
 
 

@@ -102,6 +102,7 @@ class Model(nn.Module):
             if weight is not None:
                 nn.init.uniform_(weight, -0.1, 0.1)
         self.register_buffer("carried", None)
+        self.carries = True
         self._carried_evaluation: Tensor | None = None
 
     # Training and scoring: whole batches
@@ -200,6 +201,11 @@ class Model(nn.Module):
         return self.decoder(fast=fast, precision=precision).decode(prompts, seeds, sampling, **limits)
 
 
+def attach(model: Model, data: Any) -> None:
+    """Keep no state from batch to batch where the text is no stream: checkpoints then fit any number of processes."""
+    model.carries = data.mode == "stream"
+
+
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
     """One optimizer over all weights."""
     return {"model": Optimizer(model.named_parameters(), train)}
@@ -222,7 +228,8 @@ def train_step(
             yield loss, part.count
 
     scalars = update(optimizer, losses(), step, weight=batch.weight)
-    model.carried = torch.cat([torch.cat(state, 1).detach() for state in after]).to(model.embedding.weight.dtype)
+    if model.carries:
+        model.carried = torch.cat([torch.cat(state, 1).detach() for state in after]).to(model.embedding.weight.dtype)
     return {**scalars, "nll": torch.stack(nll).sum() / batch.count}
 
 

@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,13 +68,45 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 def test_a_log_cut_back_equals_one_that_never_went_on(tmp_path: Path) -> None:
     lines = log.JsonLines(tmp_path / "a.jsonl")
     lines.write({"step": 1, "loss": 0.1})
-    size = lines.size()
+    size, sha256 = lines.position()
     lines.write({"step": 2, "loss": float("inf")})
     assert log.read(tmp_path / "a.jsonl")[1] == {"step": 2, "loss": None}
-    lines.cut(size)
+    lines.cut(size, sha256)
     lines.write({"step": 2, "loss": 0.5})
     lines.close()
     assert log.read(tmp_path / "a.jsonl") == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda content: content[:-1], "truncated or altered (16 bytes, the checkpoint knows 32)"),
+        (lambda content: content.replace(b"2", b"3"), "truncated or altered (SHA-256 differs)"),
+        (lambda content: b"", "truncated or altered (0 bytes, the checkpoint knows 32)"),
+    ],
+)
+def test_a_log_that_is_not_what_it_was_is_refused_and_never_padded(harm: Any, message: str, tmp_path: Path) -> None:
+    lines = log.JsonLines(tmp_path / "a.jsonl")
+    lines.write({"step": 10000})
+    lines.write({"step": 20000})
+    known = lines.position()
+    lines.close()
+    assert known == (32, hashlib.sha256(b'{"step": 10000}\n{"step": 20000}\n').hexdigest())
+    (tmp_path / "a.jsonl").write_bytes(harm((tmp_path / "a.jsonl").read_bytes()))
+    before = (tmp_path / "a.jsonl").read_bytes()
+    again = log.JsonLines(tmp_path / "a.jsonl")
+    with pytest.raises(RunError, match=re.escape(message)):
+        again.cut(*known)
+    again.close()
+    assert b"\0" not in (tmp_path / "a.jsonl").read_bytes()
+    assert before.startswith((tmp_path / "a.jsonl").read_bytes())
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    for line in ("nonsense", "[1]", "[" * 100_000):
+        (tmp_path / "a.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+        with pytest.raises(DataError, match=r"a\.jsonl, line 2: not a JSON object; the file is altered$"):
+            log.read(tmp_path / "a.jsonl")
 
 
 def test_a_last_line_cut_short_is_ignored(tmp_path: Path) -> None:

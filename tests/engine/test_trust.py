@@ -1,7 +1,9 @@
 """A run folder from a stranger: what lies in it is read, checked and refused, and never executed."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 from small_run import SMALL
 
 from seqgen.core import log
-from seqgen.core.errors import RunError
+from seqgen.core.errors import RunError, SeqgenError
 from seqgen.engine import checkpoint, loop
+from seqgen.engine import run as runs
 from seqgen.engine.generate import load
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
@@ -117,3 +120,165 @@ def test_other_names_in_a_run_folder_are_left_alone(text: Path, tmp_path: Path) 
     assert len(load(run).generate(1)) == 1
     assert "SECRET" not in write_report(run).read_text()
     assert len(list((run / "checkpoints").iterdir())) == 4  # step 3 and three that are not ours
+
+
+# ---- what is not as it was written
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints of the steps 3 and 6, the first the best; nobody writes into it."""
+    out = tmp_path_factory.mktemp("whole") / "r"
+    words = ["train.steps=6", "train.save_every=3", "train.eval_every=3", "train.keep=5"]
+    loop.train(config("lm", text, overrides=[*SMALL, *words]), out)
+    return out
+
+
+def truncate(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def alter(content: bytes) -> bytes:
+    return content[:-40] + bytes([content[-40] ^ 1]) + content[-39:]
+
+
+def harmed(run: Path, name: str, harm: Callable[[bytes], bytes] | None) -> None:
+    path = run / name
+    if harm is None:
+        path.unlink()
+    else:
+        path.write_bytes(harm(path.read_bytes()))
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    paths = [
+        *checkpoint.folder_of(run, 6).iterdir(),
+        *(run / "samples").iterdir(),
+        run / "log.jsonl",
+        run / "scores.jsonl",
+    ]
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+
+
+HARMS = [truncate, alter, lambda content: b"", None]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=["truncated", "altered", "empty", "missing"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    name: str, harm: Callable[[bytes], bytes] | None, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    shutil.copytree(two_checkpoints, run)
+    harmed(run, f"checkpoints/step-00000006/{name}", harm)
+    said: list[str] = []
+    loop.train(None, run, progress=lambda p: said.append(p.message))
+    assert re.fullmatch(
+        rf"warning: .*step-00000006/{re.escape(name)}.* set aside as \*\.damaged, the checkpoint of step 3 is used",
+        next(message for message in said if "warning" in message),
+    )
+    assert f"continuing {run} from step 3" in said
+    assert contents(run) == contents(two_checkpoints)
+    assert (run / "checkpoints" / "step-00000006.damaged").is_dir()
+
+
+def test_loading_passes_over_a_damaged_checkpoint_aloud_and_never_over_the_one_asked_for(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best, other = checkpoint.best(two_checkpoints)[0], {3: 6, 6: 3}[checkpoint.best(two_checkpoints)[0]]
+    run = tmp_path / "r"
+    shutil.copytree(two_checkpoints, run)
+    harmed(run, f"checkpoints/step-{best:08d}/model.safetensors", alter)
+    before = sorted(run.rglob("*"))
+    assert load(run).generate(3) == load(two_checkpoints, step=other).generate(3)
+    assert (
+        f"model.safetensors is truncated or altered (SHA-256 differs); the checkpoint of step {other} is used"
+        in (caplog.messages[0])
+    )
+    with pytest.raises(RunError, match=r"model\.safetensors is truncated or altered"):
+        load(run, step=best)
+    assert sorted(run.rglob("*")) == before
+    harmed(run, f"checkpoints/step-{other:08d}/model.safetensors", truncate)
+    with pytest.raises(RunError, match=r"truncated or altered .*; no other checkpoint of .*/r is whole; restore the"):
+        load(run)
+    with pytest.raises(RunError, match=r"truncated or altered .*; no other checkpoint of .*/r is whole; restore the"):
+        loop.train(None, run, overrides=["train.steps=9"])
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=["truncated", "altered", "empty", "missing"])
+@pytest.mark.parametrize("name", ["log.jsonl", "scores.jsonl", "config.toml", "tokenizer/tokenizer.json"])
+def test_a_damaged_file_that_a_checkpoint_depends_on_is_refused(
+    name: str, harm: Callable[[bytes], bytes] | None, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    shutil.copytree(two_checkpoints, run)
+    harmed(run, name, harm)
+    with pytest.raises(SeqgenError):
+        loop.train(None, run, overrides=["train.steps=9"])
+    assert checkpoint.steps(run) == [3, 6]
+
+
+def resealed(run: Path, step: int, change: dict[str, Any]) -> None:
+    """A state.json altered by someone who knows how its own hash is made."""
+    path = checkpoint.folder_of(run, step) / "state.json"
+    record = json.loads(path.read_text()) | change
+    del record["self"]
+    path.write_text(json.dumps(record | {"self": checkpoint._sealed(record)}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"logs": {"log.jsonl": "x"}}, {"logs": {"log.jsonl": [-1, ""]}}, {"step": 7}, {"world": "2"}, {"history": None}],
+)
+def test_a_state_of_other_types_is_damaged(change: dict[str, Any], two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    resealed(tmp_path / "r", 6, change)
+    with pytest.raises(checkpoint.DamagedError, match=f"{next(iter(change.get('logs', change)))} is missing or wrong"):
+        checkpoint.read_state(tmp_path / "r", 6)
+    assert checkpoint.last_whole(tmp_path / "r")[0] == 3
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "log.jsonl", "scores.jsonl", "timing.jsonl"])
+def test_what_training_writes_through_links_is_refused(name: str, two_checkpoints: Path, tmp_path: Path) -> None:
+    run, outside = tmp_path / "r", tmp_path / "outside"
+    shutil.copytree(two_checkpoints, run)
+    shutil.move(run / name, outside)
+    (run / name).symlink_to(outside)
+    before = {path: path.read_bytes() for path in [outside, *outside.rglob("*")] if path.is_file()}
+    with pytest.raises(RunError, match=rf"/r/{name} is a link, by which training would write elsewhere; replace it"):
+        loop.train(None, run, overrides=["train.steps=9"])
+    assert {path: path.read_bytes() for path in [outside, *outside.rglob("*")] if path.is_file()} == before
+
+
+def test_a_sample_that_is_a_link_is_replaced_and_not_followed(two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / "r" / "samples" / "00000009.txt").symlink_to(tmp_path / "outside")
+    loop.train(None, tmp_path / "r", overrides=["train.steps=9"])
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+# ---- another number of processes
+
+
+def test_another_number_of_processes_is_told_and_recorded(two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    resealed(tmp_path / "r", 6, {"world": 2})
+    said: list[str] = []
+    loop.train(None, tmp_path / "r", overrides=["train.steps=9"], progress=lambda p: said.append(p.message))
+    assert "1 process from here on, 2 before: what follows is not what 2 gave" in said
+    assert runs.read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 9]}, "processes": [2, 1]}]
+    assert runs.read_settings(tmp_path / "r").train.steps == 9
+
+
+def test_state_of_single_processes_is_not_shared_out_to_others(text: Path, tmp_path: Path) -> None:
+    words = ["data.mode=stream", "data.window=8", "train.steps=2"]
+    loop.train(config("lm", text, overrides=[*SMALL, *words]), tmp_path / "r")
+    resealed(tmp_path / "r", 2, {"world": 3})
+    with pytest.raises(RunError) as caught:
+        loop.train(None, tmp_path / "r", overrides=["train.steps=3"])
+    assert str(caught.value) == (
+        f"{tmp_path / 'r'} was trained by 3 processes, each with a state of its own (rank-0.safetensors) that cannot "
+        f"be shared out to 1; continue with: torchrun --nproc-per-node 3 -m seqgen train --out {tmp_path / 'r'}"
+    )
+    assert runs.read_changes(tmp_path / "r") == []
