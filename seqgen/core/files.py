@@ -204,6 +204,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is no data: hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def files_below(folder: Path) -> list[Path]:
     """Return the files in a folder and in all folders below it, ordered by their paths.
 
@@ -218,7 +223,7 @@ def files_below(folder: Path) -> list[Path]:
         try:
             above |= {here.resolve()}
             for path in here.iterdir():
-                if path.name.startswith(".") or path.name == "__MACOSX":
+                if is_hidden(path.name):
                     continue
                 mode = path.stat().st_mode
                 if stat.S_ISREG(mode):

@@ -8,6 +8,7 @@ Shapes: N pictures, B of a batch, C channels, S pixels a side.
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,11 +28,13 @@ class DataConfig:
     """Which pictures are learnt: the section `data`."""
 
     files: tuple[str, ...] = ("digits",)
-    """digits (scikit-learn's 8x8), shapes (generated), IDX files or their folder, .npz, folders of pictures."""
+    """digits (scikit-learn's 8x8), shapes (generated), mnist and other known sets, IDX files or their folder, .npz,
+    .npy, .parquet, or image files in a folder or a .zip; train/ and test/ in it are a split."""
     valid: tuple[str, ...] = ()
     """Held-out pictures; none: the source's own test set, or a part of the training pictures."""
     labels: str = "auto"
-    """Classes of the pictures: auto (beside them; subfolders of a folder), none, or an IDX or .npy file of labels."""
+    """Classes of the images: auto (beside them; subfolders), folders (subfolders even where they are called train and
+    test), none, or an IDX or .npy file of labels."""
     size: Annotated[int, Field(ge=0)] = 0
     """Pixels a side; pictures are cropped to squares and scaled. 0: as they are, which must be square and all alike."""
     colour: Literal["auto", "grey", "rgb"] = "auto"
@@ -41,7 +44,8 @@ class DataConfig:
     labelled: Annotated[int, Field(ge=0)] = 0
     """Training pictures whose label is used, equally many of each class; 0: all. For semi-supervised learning."""
     valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share held out by a hash of the picture, where neither `valid` nor the source has a test set."""
+    """Share held out by a hash of the image, class by class where they are small, where neither `valid` nor the source
+    has a test set."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def prepare(
     if not read:
         raise DataError("no pictures; give --data digits, shapes, a folder, an IDX file or an .npz file")
     whole = _few(_joined(read), data.count, seed)
-    beside = "none" if data.labels == "none" else "auto"
+    beside = data.labels if data.labels in ("none", "folders") else "auto"
     tests = [_read(data, name, rng.hash64("held-out pictures", seed), beside) for name in data.valid]
     tests = tests or [source.held_out for source in read if source.held_out is not None]
     train, valid = (whole, _joined(tests)) if tests else _split(whole, data.valid_share)
@@ -189,7 +193,7 @@ def prepare(
         valid=sides[1],
         classes=classes,
         fingerprint=_fingerprint(train, valid),
-        resolved=(replace(data, size=size), None),
+        resolved=(replace(data, size=size, **_absolute(data)), None),
         facts={
             "channels": channels,
             "size": size,
@@ -200,6 +204,20 @@ def prepare(
         batches=ImageBatches(sides[0], batch, seed=seed, labelled=labelled),
         batch=batch,
     )
+
+
+def _absolute(data: DataConfig) -> dict[str, Any]:
+    """The paths of the settings as they are found from any working folder."""
+
+    def found(name: str, names: Sequence[str]) -> str:
+        return name if name in names else str(Path(name).expanduser().absolute())
+
+    made = ("digits", "shapes")
+    return {
+        "files": tuple(found(name, made) for name in data.files),
+        "valid": tuple(found(name, made) for name in data.valid),
+        "labels": found(data.labels, ("auto", "none", "folders")),
+    }
 
 
 def _read(data: DataConfig, name: str, seed: int, labels: str) -> Source:
@@ -242,10 +260,25 @@ def _few(source: Source, count: int, seed: int) -> Source:
     return source.take(torch.randperm(len(source.pixels), generator=rng.generator("count", seed))[:count].numpy())
 
 
+_SMALL = 10
+"""Images to hold out of a class below which a hash alone would leave their number to luck."""
+
+
 def _split(source: Source, share: float) -> tuple[Source, Source]:
-    """Training and held-out pictures by a hash of the bytes, so that equal pictures fall on one side."""
-    hashes = [int.from_bytes(hashlib.blake2b(p.tobytes(), digest_size=7).digest(), "little") for p in source.pixels]
-    below = np.array(hashes) < share * 2**56
+    """Training and held-out images by a hash of the bytes, so that equal images fall on one side.
+
+    Of a class with few images a fixed number is held out, at least one where there are two: those of the lowest hashes.
+    """
+    hashes = np.array(
+        [int.from_bytes(hashlib.blake2b(p.tobytes(), digest_size=7).digest(), "little") for p in source.pixels]
+    )
+    texts = _texts(source)
+    below = np.zeros(len(hashes), bool)
+    for label in np.unique(texts):
+        own = np.unique(hashes[texts == label])
+        wanted = round(share * len(own))
+        few = own[: max(1, wanted) if len(own) > 1 else 0]
+        below |= np.isin(hashes, few if wanted < _SMALL else own[own < share * 2**56])
     if below.all() or not below.any():
         raise DataError(
             f"{source.name}: {len(below)} pictures are too few to hold out {share:.0%}; give more, or data.valid"

@@ -1,22 +1,28 @@
-"""Pictures from where they lie: scikit-learn's digits, generated shapes, IDX files, .npz, folders, arrays.
+"""Images from where they lie: digits, generated shapes, IDX files, .npz, .npy, .parquet, folders, .zip, arrays.
 
 Everything becomes one uint8 array (N, H, W) or (N, H, W, 3) with labels beside it, as they are written in the source.
 Letters: N pictures, H and W pixels, K classes.
 """
 
+import functools
 import gzip
+import io
+import math
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from seqgen.core.errors import DataError
+from seqgen.core.files import files_below, is_hidden
+from seqgen.core.log import messages
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Array: TypeAlias = npt.NDArray[Any]
@@ -63,8 +69,9 @@ def read(
 
     DataError says what is wrong with which file.
 
-    `size` and `colour` replace what the source has: pictures are cropped to squares and scaled. `count` and `seed` are
-    for shapes. `labels`: auto (beside the pictures), none, or the path of a label file.
+    `size` and `colour` replace what the source has: images are cropped to squares and scaled. `count` and `seed` are
+    for shapes. `labels`: auto (beside the images), none, folders (every subfolder is a class, train/ and test/ too), or
+    the path of a label file.
     """
     if name == "digits":
         source = _digits()
@@ -75,16 +82,22 @@ def read(
         if not path.exists():
             raise DataError(f"{name}: no such file or folder")
         if path.is_dir():
-            source = _folder(path, size, colour, labelled=labels == "auto")
+            source = _folder(path, size, colour, labels)
         elif path.suffix == ".npz":
             source = _npz(path)
+        elif path.suffix == ".npy":
+            source = from_array(_npy(path), name=str(path))
+        elif path.suffix == ".zip":
+            source = _zip(path, size, colour, labels)
+        elif path.suffix == ".parquet":
+            source = _parquet(path, size, colour)
         elif path.suffix.lower() in SUFFIXES:
-            source = _files([path], None, str(path), size, colour)
+            source = _files([_on_disk(path, path.parent)], None, str(path), size, colour)
         else:
             source = _idx_pair(path)
     if labels == "none":
         source = replace(source, labels=None, held_out=source.held_out and replace(source.held_out, labels=None))
-    elif labels != "auto":
+    elif labels not in ("auto", "folders"):
         source = replace(source, labels=_label_file(Path(labels).expanduser()))
     _check_labels(source)
     return fitted(source, size, colour)
@@ -132,10 +145,19 @@ def _check_labels(source: Source) -> None:
 
 
 def fitted(source: Source, size: int, colour: Colour) -> Source:
-    """The same pictures as squares of `size` pixels (0: as they are) in the asked colour.
+    """The same images as squares of `size` pixels (0: as they are) in the asked colour.
 
-    DataError where they are not square and no size is given.
+    Where no value is above 1, 0 and 1 are black and white. DataError where images are not square and no size is given.
     """
+    sides = [source] if source.held_out is None else [source, source.held_out]
+    if max(side.pixels.max() for side in sides) == 1:
+        messages.info("%s: the values are 0 and 1 only, taken as black and white", source.name)
+        source, *tests = (replace(side, pixels=side.pixels * np.uint8(255)) for side in sides)
+        source = replace(source, held_out=tests[0] if tests else None)
+    return _fitted(source, size, colour)
+
+
+def _fitted(source: Source, size: int, colour: Colour) -> Source:
     pixels = source.pixels
     height, width = pixels.shape[1:3]
     if not size and height != width:
@@ -144,7 +166,7 @@ def fitted(source: Source, size: int, colour: Colour) -> Source:
         )
     if (size and (height, width) != (size, size)) or (colour != "auto" and (pixels.ndim == 4) != (colour == "rgb")):
         pixels = np.stack([np.asarray(_fit(Image.fromarray(p), size or height, colour)) for p in pixels])
-    held_out = None if source.held_out is None else fitted(source.held_out, size, colour)
+    held_out = None if source.held_out is None else _fitted(source.held_out, size, colour)
     return replace(source, pixels=pixels, held_out=held_out)
 
 
@@ -157,9 +179,25 @@ def _fit(picture: Image.Image, size: int, colour: Colour) -> Image.Image:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _folder(path: Path, size: int, colour: Colour, *, labelled: bool) -> Source:
-    """IDX files by their usual names, or picture files; subfolders are labels."""
-    idx = sorted(p for p in path.iterdir() if p.is_file() and "images" in p.name and "idx" in p.name)
+@dataclass(frozen=True)
+class _File:
+    """An image file on disk, in an archive or in a table."""
+
+    name: str
+    """What to call it in a message."""
+    parts: tuple[str, ...]
+    """The folders it lies in, below the one that was named, and its own name."""
+    open: Callable[[], IO[bytes]]
+
+
+def _on_disk(path: Path, folder: Path) -> _File:
+    return _File(str(path), path.relative_to(folder).parts, lambda: path.open("rb"))
+
+
+def _folder(path: Path, size: int, colour: Colour, labels: str) -> Source:
+    """IDX files by their usual names, or image files; see `_arranged`."""
+    inside = files_below(path)
+    idx = [p for p in inside if p.parent == path and "images" in p.name and "idx" in p.name]
     if idx:
         test = [p for p in idx if p.name.startswith(("t10k", "test"))]
         train = [p for p in idx if p not in test]
@@ -168,54 +206,130 @@ def _folder(path: Path, size: int, colour: Colour, *, labelled: bool) -> Source:
                 f"{path}: expected one IDX file of training pictures, found {', '.join(p.name for p in idx)}"
             )
         return replace(_idx_pair(train[0]), held_out=_idx_pair(test[0]) if test else None)
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = [_on_disk(p, path) for p in inside if p.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))}) and no IDX files")
-    below = [p.relative_to(path).parts for p in found]
-    labels = [parts[0] if len(parts) > 1 and labelled else "" for parts in below]
-    if any(labels) and not all(labels):
-        loose = found[labels.index("")]
+    return _arranged(found, str(path), size, colour, labels)
+
+
+def _zip(path: Path, size: int, colour: Colour, labels: str) -> Source:
+    """The image files of an archive, as if it were a folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name) for name in sorted(archive.namelist()) if not name.endswith("/")]
+            found = [
+                _File(f"{path}, {name}", name.parts, functools.partial(archive.open, str(name)))
+                for name in names
+                if name.suffix.lower() in SUFFIXES and not any(map(is_hidden, name.parts))
+            ]
+            if not found:
+                raise DataError(f"{path}: no images in this archive ({', '.join(sorted(SUFFIXES))})")
+            return _arranged(found, str(path), size, colour, labels)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a .zip file that can be read ({error})") from None
+
+
+def _parquet(path: Path, size: int, colour: Colour) -> Source:
+    """The image column of a table, with the column `label` beside it."""
+    from seqgen.images.parquet import image_column  # late: an extra
+
+    contents, labels = image_column(path)
+    rows = [
+        _File(f"{path}, row {row}", (str(row),), functools.partial(io.BytesIO, content))
+        for row, content in enumerate(contents)
+    ]
+    return _files(rows, labels, str(path), size, colour)
+
+
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def _arranged(found: list[_File], name: str, size: int, colour: Colour, labels: str) -> Source:
+    """Image files with their first folders as labels; or in train/, val/ and test/, with labels inside.
+
+    A folder that wraps all others is looked into. DataError where both readings are possible.
+    """
+    while len({file.parts[0] for file in found}) == 1 and all(len(file.parts) > 2 for file in found):
+        found = [replace(file, parts=file.parts[1:]) for file in found]
+    tops = sorted({file.parts[0] for file in found if len(file.parts) > 1})
+    split = [top for top in tops if top.lower() in _SPLITS]
+    loose = [file.name for file in found if len(file.parts) == 1]
+    others = [top for top in tops if top not in split]
+    if labels == "folders" or not split or ({_SPLITS[top.lower()] for top in split} == {"train"} and others):
+        return _labelled(found, name, size, colour, labels)
+    sides = {_SPLITS[top.lower()]: top for top in split}
+    if others or loose or len(sides) < len(split) or "train" not in sides:
+        beside = f" beside {(others or loose)[0]}" if others or loose else ""
         raise DataError(
-            f"{loose}: beside subfolders that are labels; move it into one of them, or set data.labels=none"
+            f"{name}: {', '.join(split)}{beside} can be the parts of a split or classes; for a split keep one each of "
+            "train, val and test there and nothing else, for classes set data.labels=folders"
         )
-    return _files(found, np.array(labels) if any(labels) else None, str(path), size, colour)
+
+    def side(top: str) -> Source:
+        own = [replace(file, parts=file.parts[1:]) for file in found if file.parts[0] == top]
+        return _labelled(own, f"{name}, {top}", size, colour, labels)
+
+    held_out = sides.get("val", sides.get("test"))
+    unused = f"; {sides['test']} is not used" if len(sides) == 3 else ""
+    messages.info("%s: %s is learnt, %s is held out%s", name, sides["train"], held_out or "a part of it", unused)
+    return replace(side(sides["train"]), held_out=None if held_out is None else side(held_out))
 
 
-def _files(paths: Sequence[Path], labels: Array | None, name: str, size: int, colour: Colour) -> Source:
-    """Picture files as one array; sizes and modes must agree unless data.size and data.colour say what to make."""
-    first: tuple[Path, tuple[int, int], bool] | None = None
-    pixels = []
-    for path, picture in zip(paths, _opened(paths), strict=True):
-        if picture.mode not in _GREY_MODES | _COLOUR_MODES:
+def _labelled(found: list[_File], name: str, size: int, colour: Colour, labels: str) -> Source:
+    folders = [file.parts[0] if len(file.parts) > 1 and labels in ("auto", "folders") else "" for file in found]
+    if any(folders) and not all(folders):
+        raise DataError(
+            f"{found[folders.index('')].name}: beside subfolders that are labels; move it into one of them, or set "
+            "data.labels=none"
+        )
+    return _files(found, np.array(folders) if any(folders) else None, name, size, colour)
+
+
+def _files(found: Sequence[_File], labels: Array | None, name: str, size: int, colour: Colour) -> Source:
+    """Image files as one array; sizes and modes must agree unless data.size and data.colour say what to make."""
+    first: tuple[_File, tuple[int, int], bool] | None = None
+    pixels, transparent = [], 0
+    for file, image in zip(found, map(_opened, found), strict=True):
+        if image.mode not in _GREY_MODES | _COLOUR_MODES:
             raise DataError(
-                f"{path}: pictures of mode {picture.mode} cannot be read; convert it to 8 bits, grey or RGB"
+                f"{file.name}: pictures of mode {image.mode} cannot be read; convert it to 8 bits, grey or RGB"
             )
-        is_colour = picture.mode in _COLOUR_MODES if colour == "auto" else colour == "rgb"
+        is_colour = image.mode in _COLOUR_MODES if colour == "auto" else colour == "rgb"
         if first is None:
-            first = (path, picture.size, is_colour)
+            first = (file, image.size, is_colour)
         if colour == "auto" and is_colour != first[2]:
             words = ("colour", "grey") if is_colour else ("grey", "colour")
             raise DataError(
-                f"{path}: {words[0]}, but {first[0]} is {words[1]}; set data.colour=rgb or data.colour=grey"
+                f"{file.name}: {words[0]}, but {first[0].name} is {words[1]}; set data.colour=rgb or data.colour=grey"
             )
-        if not size and picture.size != first[1]:
+        if not size and image.size != first[1]:
             raise DataError(
-                f"{path}: {_by(picture.size)} pixels, but {first[0]} has {_by(first[1])}; "
+                f"{file.name}: {_by(image.size)} pixels, but {first[0].name} has {_by(first[1])}; "
                 "set data.size=N to scale them all"
             )
-        picture = picture.convert("RGB" if is_colour else "L")
-        pixels.append(np.asarray(_fit(picture, size, "auto") if size else picture))
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            transparent += int(np.asarray(image.getchannel("A")).min() < 255)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB" if is_colour else "L")
+        pixels.append(np.asarray(_fit(image, size, "auto") if size else image))
+    if transparent:
+        messages.info("%s: %d of %d images have transparent parts, laid on white", name, transparent, len(pixels))
     return Source(np.stack(pixels), labels, name)
 
 
-def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                yield picture
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: not a picture that can be read ({error}); remove it or convert it") from None
+def _opened(file: _File) -> Image.Image:
+    """An image as it is to be seen: turned as its EXIF data say."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with file.open() as stream, Image.open(stream) as image:
+                return ImageOps.exif_transpose(image)
+    except Exception as error:  # a damaged file leads decoders to errors of many kinds
+        raise DataError(f"{file.name}: not a picture that can be read ({error}); remove it or convert it") from None
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -235,8 +349,9 @@ def _npz(path: Path) -> Source:
     try:
         # opened here: of a damaged archive numpy would leave the file open
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            wanted = {*_NPZ_LABELS, *_NPZ_LABELS.values()}
+            arrays = {name: file[name] if name in wanted else None for name in file.files}
+    except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz file that can be read ({error})") from None
     key = next((name for name in _NPZ_PICTURES if name in arrays), None)
     if key is None:
@@ -268,38 +383,50 @@ def _label_file(path: Path) -> Array:
     if not path.is_file():
         raise DataError(f"{path}: no such label file; data.labels is auto, none, or a path")
     if path.suffix == ".npy":
-        try:
-            loaded: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not an .npy file that can be read ({error})") from None
-        return loaded.reshape(-1)
+        return _npy(path).reshape(-1)
     return read_idx(path, _IDX_LABELS, "labels").astype(np.int64)
+
+
+def _npy(path: Path) -> Array:
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise DataError(f"{path}: not an .npy file that can be read ({error})") from None
+
+
+_MOST_INFLATED = 1032
+"""Bytes that a byte of gzip unpacks to at most (zlib's documentation)."""
 
 
 def read_idx(path: Path, magic: int, what: str) -> Bytes:
     """An IDX file of bytes, also gzipped, with the dimensions its header states (LeCun's MNIST page)."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataError(f"{path}: damaged or truncated gzip ({error}); fetch it again") from None
-    found = int.from_bytes(content[:4], "big")
-    if len(content) < 4 or found != magic:
-        other = {_IDX_PICTURES: "; it holds pictures", _IDX_LABELS: "; it holds labels"}.get(found, "")
-        raise DataError(
-            f"{path}: no IDX file of {what} (begins with 0x{content[:4].hex()}, expected 0x{magic:08x}){other}"
-        )
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
     dimensions = magic & 0xFF
-    header = 4 + 4 * dimensions
-    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4))
-    expected = int(np.prod(shape, dtype=np.int64))
-    if len(content) != header + expected:
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head = file.read(4)
+            if head != magic.to_bytes(4, "big"):
+                other = {_IDX_PICTURES: "; it holds pictures", _IDX_LABELS: "; it holds labels"}
+                raise DataError(
+                    f"{path}: no IDX file of {what} (begins with 0x{head.hex()}, expected 0x{magic:08x})"
+                    + other.get(int.from_bytes(head, "big"), "")
+                )
+            sizes = file.read(4 * dimensions)
+            shape = tuple(int.from_bytes(sizes[4 * i : 4 * i + 4], "big") for i in range(dimensions))
+            expected = math.prod(shape)
+            # no more is asked for than the file can hold, whatever its header announces
+            content = file.read(min(expected, path.stat().st_size * _MOST_INFLATED) + 1)
+    except (EOFError, OSError, zlib.error, MemoryError) as error:
+        raise DataError(f"{path}: damaged or truncated gzip ({error}); fetch it again") from None
+    if len(sizes) < 4 * dimensions or len(content) != expected:
+        found = f"more than {expected:,}" if len(content) > expected else f"{len(content):,}"
         raise DataError(
-            f"{path}: {len(content) - header:,} bytes after the header, which announces "
+            f"{path}: {found} bytes after the header, which announces "
             f"{' x '.join(map(str, shape))} = {expected:,}; the file is truncated or altered"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 # ------------------------------------------------------------------------------------------------------ without a file

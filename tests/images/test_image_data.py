@@ -1,5 +1,6 @@
 """Pictures on the device: split, classes, batches as functions of the step, and settings that contradict each other."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,42 @@ def test_equal_pictures_fall_on_one_side() -> None:
     assert 5 < len(valid) < 40
     backwards = made(twice[::-1])
     assert {p.numpy().tobytes() for p in backwards.valid.pixels} == valid
+
+
+def test_small_classes_are_split_without_luck() -> None:
+    random = np.random.default_rng(7)
+    for seed in range(20):
+        sizes = random.integers(1, 12, 25)
+        labels = np.repeat(np.arange(25), sizes)
+        data = made((random.integers(0, 256, (len(labels), 2, 2), dtype=np.uint8), labels), batch=1, seed=seed)
+        held_out = torch.bincount(data.valid.labels, minlength=25).tolist()
+        assert held_out == [max(1, round(0.1 * n)) if n > 1 else 0 for n in sizes.tolist()]
+        assert len(data.train.labels) + len(data.valid.labels) == len(labels)
+
+
+def test_large_classes_are_split_by_the_hash_alone() -> None:
+    pixels = np.random.default_rng(8).integers(0, 256, (400, 2, 2), dtype=np.uint8)
+    found = made((pixels, np.arange(400) % 2))
+    hashes = [int.from_bytes(hashlib.blake2b(p.tobytes(), digest_size=7).digest(), "little") for p in pixels]
+    assert [p.numpy().tobytes() for p in found.valid.pixels] == [
+        p.tobytes() for p, hash_ in zip(pixels, hashes, strict=True) if hash_ < 0.1 * 2**56
+    ]
+
+
+def test_paths_are_kept_as_they_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", images=PIXELS)
+    np.save(tmp_path / "y.npy", LABELS)
+    monkeypatch.chdir(tmp_path)
+    data = prepare(DataConfig(files=("x.npz",), labels="y.npy"), batch=4, seed=1, device="cpu")
+    assert (data.resolved[0].files, data.resolved[0].labels) == ((str(tmp_path / "x.npz"),), str(tmp_path / "y.npy"))
+    assert len(data.classes) == 5
+
+
+def test_a_batch_that_was_not_chosen_fits_the_images(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "seqgen")
+    data = prepare(DataConfig(), batch=64, seed=1, device="cpu", extra_input=PIXELS[:30], fitting={"train.batch"})
+    assert data.batch == data.batches.batch == len(data.train.pixels) == 27
+    assert caplog.messages == ["there are 27 training images only: train.batch is made 27, not 64"]
 
 
 def test_classes_are_numbered_in_order_and_counted() -> None:
@@ -186,9 +223,9 @@ def test_several_sources_are_joined_and_must_be_alike(tmp_path: Path) -> None:
         ),
         ({"given_": PIXELS, "labelled": 10}, ConfigError, "data.labelled = 10 needs pictures with labels"),
         (
-            {"given_": PIXELS[:2], "batch": 1},
+            {"given_": PIXELS[:1], "batch": 1},
             DataError,
-            "the array: 2 pictures are too few to hold out 10%; give more, or data.valid",
+            "the array: 1 pictures are too few to hold out 10%; give more, or data.valid",
         ),
     ],
 )

@@ -2,14 +2,17 @@
 
 import gzip
 import struct
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from seqgen.core.errors import DataError
+from seqgen.core.errors import DataError, MissingExtraError
 from seqgen.images import sources
 
 PIXELS = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
@@ -236,3 +239,202 @@ def test_pictures_are_scaled_and_coloured_as_asked() -> None:
     small = sources.read("digits")
     mean = large.pixels[..., 0].reshape(1797, 8, 2, 8, 2).mean((2, 4))
     assert np.abs(mean - small.pixels).mean() < 12
+
+
+# ------------------------------------------------------------------------------------------------ what others bring
+
+
+def test_integers_0_and_1_are_black_and_white(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "seqgen")
+    binary = (PIXELS % 3 == 0).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=binary, x_test=np.zeros((1, 4, 4), np.uint8))
+    np.save(tmp_path / "b.npy", binary.astype(np.int64))
+    (tmp_path / "c-images-idx3").write_bytes(idx(binary))
+    for k in range(2):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        Image.fromarray(binary[k]).save(tmp_path / "d" / f"{k}.png")
+    for name in ("a.npz", "b.npy", "c-images-idx3", "d"):
+        assert (sources.read(str(tmp_path / name)).pixels == 255 * binary).all()
+    assert caplog.messages[0] == f"{tmp_path}/a.npz, x_train: the values are 0 and 1 only, taken as black and white"
+    np.savez(tmp_path / "e.npz", x_train=PIXELS, x_test=binary)
+    mixed = sources.read(str(tmp_path / "e.npz"))
+    assert mixed.held_out is not None
+    assert (mixed.held_out.pixels == binary).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_data_say(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS[1, :, :3].repeat(20, 0).repeat(20, 1)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        shown = ImageOps.exif_transpose(image)
+    assert (sources.read(str(tmp_path / "a.png"), size=60).pixels[0] == sources._fit(shown, 60, "auto")).all()
+
+
+def png_that_announces(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 30_000])
+def test_what_unpacks_to_far_more_than_it_is_is_refused_by_name(side: int, tmp_path: Path) -> None:
+    assert (Image.MAX_IMAGE_PIXELS or 0) < 10_000**2  # the smaller one only leads to a warning of Pillow's
+    (tmp_path / "bomb.png").write_bytes(png_that_announces(side, side))
+    message = refused(tmp_path)
+    assert message.startswith(f"{tmp_path}/bomb.png: not a picture that can be read (Image size ({side**2} pixels)")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_dimensions_that_no_file_can_hold_are_refused(pack: type[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "x-images-idx3"
+    for shape in [(2**32 - 1,) * 3, (2**31, 2**31, 4), (10**6, 1000, 1000)]:
+        path.write_bytes(pack(b"\0\0\x08\x03" + struct.pack(">III", *shape) + b"\0" * 9))
+        announced = f"{' x '.join(map(str, shape))} = {shape[0] * shape[1] * shape[2]:,}"
+        assert refused(path) == (
+            f"{path}: 9 bytes after the header, which announces {announced}; the file is truncated or altered"
+        )
+    path.write_bytes(pack(idx(PIXELS) + b"\0" * 7))
+    assert refused(path).startswith(f"{path}: more than 32 bytes after the header, which announces 2 x 4 x 4 = 32;")
+    path.write_bytes(pack(idx(PIXELS)[:9]))
+    assert refused(path).startswith(f"{path}: 0 bytes after the header, which announces ")
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "dog/a.png", "__MACOSX/a.png", ".ipynb_checkpoints/a.png", "dog/.thumb/b.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "cat" / "._a.png").write_bytes(b"no image")
+    (tmp_path / "elsewhere").mkdir()
+    picture(tmp_path / "elsewhere" / "c.png")
+    (tmp_path / "in" / "fox").symlink_to(tmp_path / "elsewhere")
+    found = sources.read(str(tmp_path / "in"))
+    assert found.labels is not None
+    assert found.labels.tolist() == ["cat", "dog", "fox"]
+
+
+def test_transparent_parts_are_laid_on_white_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "seqgen")
+    alpha = np.array([[0, 51], [102, 255]])
+    rgba = np.dstack([np.full((2, 2), 200), np.full((2, 2), 10), np.zeros((2, 2)), alpha]).astype(np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    found = sources.read(str(tmp_path)).pixels[0]
+    share = alpha[..., None] / 255
+    np.testing.assert_allclose(found, 255 * (1 - share) + np.array([200, 10, 0]) * share, atol=1)
+    assert caplog.messages == [f"{tmp_path}: 1 of 1 images have transparent parts, laid on white"]
+    rgba[..., 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert (sources.read(str(tmp_path)).pixels[0] == [200, 10, 0]).all()
+    assert len(caplog.messages) == 1
+
+
+def placed(folder: Path, *names: str) -> Path:
+    """Images 0, 1, 2 ... of these names in a folder."""
+    for value, name in enumerate(names):
+        picture(folder / name, value=value + 2)
+    return folder
+
+
+def labels_of(source: sources.Source | None) -> list[str] | None:
+    return None if source is None or source.labels is None else source.labels.tolist()
+
+
+def test_folders_of_a_split_are_no_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "seqgen")
+    names = ("train/cat/1.png", "train/dog/1.png", "train/dog/2.png", "Test/cat/3.png", "Test/dog/3.png")
+    two = sources.read(str(placed(tmp_path / "two", *names)))
+    assert (labels_of(two), labels_of(two.held_out)) == (["cat", "dog", "dog"], ["cat", "dog"])
+    assert caplog.messages[-1] == f"{tmp_path}/two: train is learnt, Test is held out"
+    three = sources.read(str(placed(tmp_path / "three", *names, "val/dog/9.png")))
+    assert (labels_of(three), labels_of(three.held_out)) == (["cat", "dog", "dog"], ["dog"])
+    assert caplog.messages[-1] == f"{tmp_path}/three: train is learnt, val is held out; Test is not used"
+    plain = sources.read(str(placed(tmp_path / "plain", "train/1.png", "train/2.png", "validation/3.png")))
+    assert plain.labels is None
+    assert plain.held_out is not None
+    assert len(plain.held_out.pixels) == 1
+    wrapped = sources.read(str(placed(tmp_path / "wrapped", *(f"data/set/{name}" for name in names))))
+    assert labels_of(wrapped.held_out) == ["cat", "dog"]
+    assert labels_of(sources.read(str(tmp_path / "two"), labels="folders")) == [
+        "Test",
+        "Test",
+        "train",
+        "train",
+        "train",
+    ]
+
+
+def test_folders_that_can_be_read_in_two_ways_are_refused_with_both(tmp_path: Path) -> None:
+    cases = {
+        "a": (("train/1.png", "test/1.png", "cat/1.png"), "test, train beside cat"),
+        "b": (("cat/1.png", "dog/1.png", "test/1.png"), "test beside cat"),
+        "c": (("train/cat/1.png", "test/cat/1.png", "loose.png"), f"test, train beside {tmp_path}/c/loose.png"),
+        "d": (("val/1.png", "test/2.png"), "test, val"),
+        "e": (("train/1.png", "val/2.png", "valid/2.png"), "train, val, valid"),
+    }
+    for name, (files, which) in cases.items():
+        folder = placed(tmp_path / name, *files)
+        assert refused(folder) == (
+            f"{folder}: {which} can be the parts of a split or classes; for a split keep one each of train, val and "
+            "test there and nothing else, for classes set data.labels=folders"
+        )
+    vehicles = placed(tmp_path / "vehicles", "train/1.png", "car/1.png", "bus/1.png")
+    assert labels_of(sources.read(str(vehicles))) == ["bus", "car", "train"]
+
+
+def test_an_archive_is_read_as_the_folder_it_holds(tmp_path: Path) -> None:
+    folder = placed(tmp_path / "in", "cat/1.png", "cat/2.png", "dog/3.png", "__MACOSX/cat/._1.png", "cat/.hidden.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, Path("photos") / path.relative_to(folder))
+        archive.writestr("photos/notes.txt", "not an image")
+    found, expected = sources.read(str(tmp_path / "x.zip")), sources.read(str(folder))
+    assert (found.pixels == expected.pixels).all()
+    assert labels_of(found) == labels_of(expected) == ["cat", "cat", "dog"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.writestr("photos/dog/4.png", b"no image")
+    assert refused(tmp_path / "x.zip").startswith(f"{tmp_path}/x.zip, photos/dog/4.png: not a picture that can be read")
+    (tmp_path / "y.zip").write_bytes(b"PK nothing")
+    assert refused(tmp_path / "y.zip").startswith(f"{tmp_path}/y.zip: not a .zip file that can be read (")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a.txt", "x")
+    assert refused(tmp_path / "z.zip").startswith(f"{tmp_path}/z.zip: no images in this archive (.bmp, ")
+
+
+def test_one_array_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS)
+    assert (sources.read(str(tmp_path / "a.npy")).pixels == PIXELS).all()
+    content = (tmp_path / "a.npy").read_bytes()
+    huge = content.replace(b"(2, 4, 4)", b"(%d,4,4)" % 10**14)
+    for damaged in (b"", content[:50], content[:-3], huge, b"PK" + content):
+        (tmp_path / "a.npy").write_bytes(damaged)
+        assert refused(tmp_path / "a.npy").startswith(f"{tmp_path}/a.npy: not an .npy file that can be read (")
+
+
+def test_a_table_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingExtraError) as caught:
+        sources.read(str(tmp_path / "x.parquet"))
+    assert str(caught.value) == (
+        f"{tmp_path}/x.parquet: reading .parquet needs pyarrow; run: pip install 'seqgen[parquet]'"
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_images_of_a_table_are_those_of_the_files(nested: bool, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'seqgen[parquet]'")
+    from pyarrow import parquet
+
+    paths = [picture(tmp_path / f"{k}.png", value=9 * k) for k in range(3)]
+    contents = [path.read_bytes() for path in paths]
+    cells = [{"bytes": content, "path": "x.png"} for content in contents] if nested else contents
+    parquet.write_table(pyarrow.table({"image": cells, "label": [2, 0, 2]}), tmp_path / "x.parquet")
+    found = sources.read(str(tmp_path / "x.parquet"))
+    assert found.pixels[:, 0, 0].tolist() == [0, 9, 18]
+    assert labels_of(found) == [2, 0, 2]
+    parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "x.parquet")
+    assert refused(tmp_path / "x.parquet").startswith(f"{tmp_path}/x.parquet: holds the columns text; expected one of")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    assert refused(tmp_path / "x.parquet").startswith(f"{tmp_path}/x.parquet: not a .parquet file that can be read (")
