@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
+from seqgen.core.update import Optimizer
 from seqgen.models import lm
 from seqgen.nn.losses import linear_cross_entropy
 
@@ -102,6 +103,26 @@ def gradients_agree(usual: Usual, model: lm.Model, batch: SequenceBatch, toleran
     return "ok"
 
 
+def updates_agree(model: lm.Model) -> str:
+    """ "ok", or how far three of our AdamW steps lead from torch's, in parts of what they change."""
+    mine, theirs = ([nn.Parameter(p.detach().clone()) for p in model.parameters()] for _ in range(2))
+    ours = Optimizer(((str(i), p) for i, p in enumerate(mine)), TRAIN)
+    torchs = torch.optim.AdamW(theirs, TRAIN.lr, (TRAIN.beta1, TRAIN.beta2), weight_decay=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        for step in range(3):
+            gradients = [torch.randn_like(p) for p in mine]
+            ours.apply(list(range(len(mine))), gradients, step, 1.0)
+            for p, gradient in zip(theirs, gradients, strict=True):
+                p.grad = gradient
+            torchs.step()
+    for a, b, start in zip(mine, theirs, model.parameters(), strict=True):
+        error = float((a - b).norm() / (b - start).norm())
+        if error > 1e-4:
+            return f"the weights after three steps are off by {error:.1e} of what they changed"
+    return "ok"
+
+
 def output_layer(side: str) -> None:
     """Loss and gradients of one output layer at V 32,000 and 2,048 tokens; prints the peak it added, in MiB."""
     torch.set_num_threads(1)
@@ -154,6 +175,8 @@ def lm_train(quick: bool) -> Iterator[dict[str, object]]:
                 gate = "no bf16 units"
             else:
                 gate = gradients_agree(usual, model, batch, 0.05 if bf16 else 1e-5, bf16=bf16)
+            if gate == "ok":
+                gate = updates_agree(model)
             if not bf16 and not share <= 1 / 3:
                 gate = f"the output layer's peak memory is {share:.2f} of the usual one's, more than a third"
             steps = usual_step(usual, batch.inputs, batch.targets), our_step(model, batch, bf16=bf16)

@@ -7,9 +7,12 @@ that passes through another network leaves nothing behind in it: no `detach` to 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from seqgen.core import dist
 from seqgen.core.config import Train, learning_rate
@@ -20,7 +23,7 @@ Loss = tuple[Tensor, int | float | Tensor]
 
 
 class Optimizer:
-    """The update rule of one network: its named parameters, torch's optimizer, and the running mean of the weights.
+    """The update rule of one network: its named parameters, their moments, and the running mean of the weights.
 
     Its whole state is tensors (`state`, `load_state`); the learning rate is a function of the step.
     """
@@ -30,16 +33,11 @@ class Optimizer:
         self.train = train
         self.names, self.parameters = map(list, zip(*named_parameters, strict=True))
         self._scale = lr / train.lr if lr else 1.0
-        betas = (train.beta1, train.beta2)
-        self._torch: torch.optim.Optimizer
-        if train.optimizer == "adam":
-            self._torch = torch.optim.Adam(self.parameters, train.lr, betas, weight_decay=train.weight_decay)
-        elif train.optimizer == "adamw":
-            self._torch = torch.optim.AdamW(self.parameters, train.lr, betas, weight_decay=train.weight_decay)
-        else:
-            self._torch = torch.optim.SGD(
-                self.parameters, train.lr, momentum=train.momentum, weight_decay=train.weight_decay
-            )
+        adaptive = train.optimizer != "sgd"
+        kinds = ["exp_avg", "exp_avg_sq"] if adaptive else ["momentum_buffer"] if train.momentum else []
+        self._moments = {kind: [torch.zeros_like(p.detach()) for p in self.parameters] for kind in kinds}
+        if adaptive:
+            self._moments["step"] = [torch.zeros((), device=p.device) for p in self.parameters]
         self._mean: list[Tensor] | None = None
         self._mean_count = 0
 
@@ -75,29 +73,41 @@ class Optimizer:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
-    def apply(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor], step: int, weight: float) -> None:
-        """One step of torch's optimizer on these parameters of its, and the running mean after it."""
+    def apply(self, chosen: list[int], gradients: Iterable[Tensor], step: int, weight: float) -> None:
+        """One step on the parameters of these numbers, and the running mean after it."""
         if self.train.average_from >= 0 and step >= self.train.average_from:
             self.start_averaging()
-        for group in self._torch.param_groups:
-            group["lr"] = self.lr(step) * weight
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self._torch.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-        if self._mean is not None:
-            self._mean_count += 1
-            with torch.no_grad():
+        with torch.no_grad():
+            self._step([self.parameters[i] for i in chosen], gradients, chosen, self.lr(step) * weight)
+            if self._mean is not None:
+                self._mean_count += 1
                 torch._foreach_lerp_(self._mean, [p.detach() for p in self.parameters], 1 / self._mean_count)
+
+    def _step(self, parameters: list[Tensor], gradients: Iterable[Tensor], chosen: list[int], lr: float) -> None:
+        # torch's functions and not its Optimizer classes: the first of these to be made imports the compiler, 1.5 s
+        train = self.train
+        # the fused step reads memory in order: a gradient with other strides would reach the wrong weights (torch 2.13)
+        gradients = [
+            g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+        moments = {kind: [values[i] for i in chosen] for kind, values in self._moments.items()}
+        common: dict[str, Any] = {"lr": lr, "weight_decay": train.weight_decay, "maximize": False, "fused": True}
+        if train.optimizer == "sgd":
+            buffers: list[Tensor | None] = [*moments["momentum_buffer"]] if train.momentum else [None] * len(chosen)
+            sgd(parameters, gradients, buffers, momentum=train.momentum, dampening=0.0, nesterov=False, **common)
+        else:
+            common |= {"decoupled_weight_decay": train.optimizer == "adamw", "eps": 1e-8, "amsgrad": False}
+            common |= {"beta1": train.beta1, "beta2": train.beta2}
+            adam(parameters, gradients, moments["exp_avg"], moments["exp_avg_sq"], [], moments["step"], **common)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor a resumed run needs, by `kind/parameter`: moments, counters, raw weights under averaging."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            for kind, value in self._torch.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{kind}/{name}"] = value
+        tensors = {
+            f"{kind}/{name}": value
+            for kind, values in self._moments.items()
+            for name, value in zip(self.names, values, strict=True)
+        }
         if self._mean is not None:
             for name, parameter, mean in zip(self.names, self.parameters, self._mean, strict=True):
                 tensors[f"raw/{name}"], tensors[f"mean/{name}"] = parameter.detach().clone(), mean
@@ -116,9 +126,7 @@ class Optimizer:
                 with torch.no_grad():
                     by_name[name].copy_(value)
             elif name:
-                # torch keeps step counters on the CPU and moments beside their parameter
-                place = torch.device("cpu") if kind == "step" else by_name[name].device
-                self._torch.state[by_name[name]][kind] = value.to(place)
+                self._moments[kind][self.names.index(name)].copy_(value)
         if means:
             self._mean, self._mean_count = [means[name] for name in self.names], int(tensors["mean_count"])
 
@@ -141,8 +149,8 @@ def update(
     parameters this step changes; the others and their moments stay as they are.
     Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite.
     """
-    chosen = [(n, p) for n, p in zip(optimizer.names, optimizer.parameters, strict=True) if only is None or only(n)]
-    parameters = [p for _, p in chosen]
+    chosen = [i for i, name in enumerate(optimizer.names) if only is None or only(name)]
+    parameters = [optimizer.parameters[i] for i in chosen]
     pairs: Iterable[Loss] = [losses] if isinstance(losses, tuple) else losses
     gradients: list[Tensor] | None = None
     total: Tensor | float = 0.0
@@ -162,12 +170,12 @@ def update(
     norm, total, count = torch.cat([whole.reshape(1), *ends]).tolist()  # one wait for the device
     norm, mean = norm / (count or math.nan), total / (count or math.nan)
     if not (math.isfinite(mean) and math.isfinite(norm)):
-        bad = next((n for (n, _), g in zip(chosen, gradients, strict=True) if not g.isfinite().all()), None)
+        bad = next((optimizer.names[i] for i, g in zip(chosen, gradients, strict=True) if not g.isfinite().all()), None)
         where = f"the gradient of {bad}" if bad else "the loss"
         raise NonFiniteError(f"step {step}: {where} is not finite (loss {mean:g}); try a lower train.lr or train.clip")
     clip = optimizer.train.clip
     scale = (clip / norm if clip and norm > clip else 1.0) / count
-    optimizer.apply(parameters, torch._foreach_mul(gradients, scale), step, weight)
+    optimizer.apply(chosen, torch._foreach_mul(gradients, scale), step, weight)
     if clamp:
         with torch.no_grad():
             torch._foreach_clamp_min_(parameters, -clamp)
