@@ -24,6 +24,7 @@ from seqgen.data.sources import (
     Mode,
     RowPacker,
     check_fit,
+    check_held_out,
     is_running,
     line_hash,
     reading,
@@ -67,6 +68,8 @@ def build_corpus(
         raise DataError("a corpus is built from files that can be read several times; write the text to a file first")
     text = _Text(data, data.files)
     held_out = _Text(data, data.valid) if data.valid else None
+    if held_out is not None:
+        check_held_out(held_out.blocks(), text.blocks(), data.valid)
     data = replace(data, mode=_mode(data, text))
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     with new_folder(out) as folder:

@@ -47,6 +47,7 @@ from seqgen.data.tokenizers import (
     resolved,
     train_tokenizer,
 )
+from seqgen.metrics.novelty import leaked
 
 Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
 
@@ -198,6 +199,8 @@ def _prepared(
     data = replace(data, mode=mode)
     check(_fingerprint(data, records))
     held_out = _read_files(data, data.valid) if data.valid else None
+    if held_out is not None:
+        check_held_out([held_out], [records], data.valid)
     if task is not None:
         held_out = records_of(task.valid, name=task.name)
         own = None if tokenizer_folder is not None else task.tokenizer
@@ -379,6 +382,28 @@ def _report_unused(data: DataConfig, mode: Mode) -> None:
         if getattr(data, name) != getattr(DataConfig, name) and mode not in modes.split():
             because = "with data.valid" if name == "valid_share" else f"with data.mode = {mode}"
             _LOG.warning("data.%s takes no effect %s", name, because)
+
+
+def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names: Sequence[str]) -> None:
+    """Say how many of the held-out rows also stand in the training text; raise DataError where all do."""
+    known, count = leaked(_rows(held_out), _rows(train))
+    if known and known == count:
+        raise DataError(
+            f"{', '.join(names)}: all {count} held-out rows also stand in the training text; "
+            "give text that is not trained on, or leave data.valid out"
+        )
+    if known:
+        _LOG.warning("%s: %d of %d held-out rows also stand in the training text", ", ".join(names), known, count)
+
+
+def _rows(blocks: Iterable[Records]) -> Iterator[str]:
+    """The text of every row, with its condition where it has one."""
+    for records in blocks:
+        conditions = records.sources or [""] * len(records.texts)
+        yield from (
+            f"{condition}\t{text}" if text.strip() else ""
+            for condition, text in zip(conditions, records.texts, strict=True)
+        )
 
 
 def _report_unlearnt(made: TextData) -> None:

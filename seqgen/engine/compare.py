@@ -222,7 +222,7 @@ def compare(
             twin.scores.extend(entry.scores)
     text = learnt("")
     if text:
-        real = evaluate.real_column(text, references, count=count, seed=seed, protocol=protocol)
+        real = evaluate.real_column(text, references, count=count, sources=sources, seed=seed, protocol=protocol)
         entries.append(Entry(real.name, [real.scores], real=True))
     return _compared(entries, shown, notes)
 

@@ -98,7 +98,7 @@ def curve(
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
     if train is None and writer.folder is not None:
         train = writer.own_text().train_lines
-    scored = scoring(references, train, leaks(references, train, "references"), seed=seed)
+    scored = scoring(references, train, leaks(references, train, "references", sources), seed=seed)
 
     def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
         made = Point(name, temperature, scores)

@@ -1,5 +1,6 @@
 """`seqgen train`: starting, continuing, what is said meanwhile and at the end, signals."""
 
+import json
 import os
 import pty
 import re
@@ -102,13 +103,36 @@ def test_from_starts_with_another_run(seqgen: Any, run: Path, text: Path, tmp_pa
     assert tokenizers[0] == tokenizers[1]
 
 
-def test_stored_settings_and_a_held_out_file_are_an_input(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
-    words = ["train", "--config", run / "config.toml", "--valid", text, "--out", tmp_path / "r", "train.steps=2"]
+def test_stored_settings_and_a_held_out_file_are_an_input(
+    seqgen: Any, run: Path, held_out: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--config", run / "config.toml", "--valid", held_out, "--out", tmp_path / "r", "train.steps=2"]
     ended = seqgen(*words)
     assert ended.code == 0, ended.err
     stored = (tmp_path / "r" / "config.toml").read_text()
     assert "hidden = 12" in stored
     assert "steps = 2" in stored
+
+
+def test_held_out_text_that_is_trained_on_is_counted_named_and_refused(
+    seqgen: Any, text: Path, held_out: Path, tmp_path: Path
+) -> None:
+    known = text.read_text().splitlines()[:3]
+    (tmp_path / "mixed.txt").write_text("".join(f"{line}\n" for line in [*known, *held_out.read_text().splitlines()]))
+    refused = "error: {}: all 144 held-out rows also stand in the training text; give text that is not trained on"
+    counted = "warning: {}: 3 of 39 held-out rows also stand in the training text"
+    for valid, code, says in ((text, 2, refused), (tmp_path / "mixed.txt", 0, counted)):
+        for words, out in (
+            (["train", "lm", "--data", text, "--valid", valid, *SMALL], tmp_path / f"run-{code}"),
+            (["corpus", "build", text, f"data.valid={valid}"], tmp_path / "corpus"),
+        ):
+            ended = seqgen(*words, "--out", out)
+            assert (ended.code, out.exists()) == (code, code == 0), ended.err
+            assert any(line.startswith(says.format(valid)) for line in ended.err.splitlines()), ended.err
+    ended = seqgen("train", "lm", "--data", tmp_path / "corpus", "--out", tmp_path / "run-corpus", *SMALL)
+    assert ended.code == 0, ended.err
+    for name in ("run-0", "run-corpus"):
+        assert "|leak:3|" in json.loads((tmp_path / name / "scores.jsonl").read_text().splitlines()[-1])["signature"]
 
 
 def test_what_takes_no_effect_is_a_warning(seqgen: Any, text: Path, tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def test_a_folder_is_what_its_text_is(data: dict[str, Any], tokenizer: dict[str,
 
 
 def test_conditions_and_held_out_files_are_kept(tmp_path: Path) -> None:
-    for name, first in (("train", 0), ("valid", 3)):
-        rows = [{"label": f"l{i % 2}", "more": i, "text": " ".join(WORDS[i % 5 : i % 5 + 4])} for i in range(first, 40)]
+    for name, first in (("train", 0), ("valid", 43)):
+        numbers = range(first, first + 40)
+        rows = [{"label": f"l{i % 2}", "more": i, "text": " ".join(WORDS[i % 5 : i % 5 + 4])} for i in numbers]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"source": "label,more", "target": "text", "valid": (str(tmp_path / "valid.jsonl"),)}
     build_corpus([tmp_path / "train.jsonl"], tmp_path / "corpus", data=DataConfig(**data))  # type: ignore[arg-type]

@@ -113,13 +113,13 @@ def test_a_line_stays_on_its_side_in_any_order_beside_other_lines() -> None:
 
 
 def test_a_held_out_file_overrides_the_split(tmp_path: Path) -> None:
-    (tmp_path / "valid.txt").write_text("the red dog sleeps .\n\nthe old owl runs off .\n")
+    (tmp_path / "valid.txt").write_text("the dog sleeps .\n\nthe owl runs off .\n")
     data = prepared(tmp_path, "\n".join(LINES), valid=(str(tmp_path / "valid.txt"),))
     assert data.train_lines == LINES
-    assert data.valid_lines == ["the red dog sleeps .", "the old owl runs off ."]
+    assert data.valid_lines == ["the dog sleeps .", "the owl runs off ."]
     play = prepared(tmp_path, PLAY * 9, valid=(str(tmp_path / "valid.txt"),), tokenizer_kind="byte")
     assert play.train.ids.values.numel() == len(PLAY * 9) + 1
-    assert play.valid_characters == len("the red dog sleeps .\n\nthe old owl runs off .\n")
+    assert play.valid_characters == len("the dog sleeps .\n\nthe owl runs off .\n")
 
 
 @pytest.mark.parametrize("kind", ["byte", "char"])
@@ -196,19 +196,26 @@ def test_conditions_have_equally_many_fields() -> None:
 LONG = [*LINES, "the owl " * 20 + ".", "the dog " * 30 + "."]
 
 
+def unseen(folder: Path) -> tuple[str]:
+    """A file of held-out lines: those of the text with their words backwards."""
+    path = folder / "unseen.txt"
+    path.write_text("".join(f"{' '.join(reversed(line.split()))}\n" for line in LINES))
+    return (str(path),)
+
+
 def test_long_rows_are_an_error_that_names_the_first(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepared(tmp_path, "\n".join([*LINES, *LONG[-2:]]), max_length=20, valid=(str(tmp_path / "a.txt"),))
+        prepared(tmp_path, "\n".join([*LINES, *LONG[-2:]]), max_length=20, valid=unseen(tmp_path))
     assert str(caught.value) == (
         f"2 of 38 training rows are longer than 20 tokens, the first (42 tokens) is {tmp_path}/a.txt, line 37; "
         "set data.max_length higher, data.long=cut or data.long=drop, or data.mode=stream for running text"
     )
     with pytest.raises(DataError, match=r"rows are longer than 1024 tokens, the first \(1201 tokens\) is "):
-        prepared(tmp_path, "\n".join([*LINES, "x" * 1200]), tokenizer_kind="byte", valid=(str(tmp_path / "a.txt"),))
+        prepared(tmp_path, "\n".join([*LINES, "x" * 1200]), tokenizer_kind="byte", valid=unseen(tmp_path))
 
 
 def test_long_rows_are_cut_without_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = prepared(tmp_path, "\n".join(LONG), max_length=20, long="cut", valid=(str(tmp_path / "a.txt"),))
+    data = prepared(tmp_path, "\n".join(LONG), max_length=20, long="cut", valid=unseen(tmp_path))
     assert caplog.messages[0] == (
         "2 of 38 training rows are longer than 20 tokens and are cut; "
         f"the first (42 tokens) is {tmp_path}/a.txt, line 37"
@@ -221,18 +228,20 @@ def test_long_rows_are_cut_without_an_end(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_long_rows_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = prepared(tmp_path, "\n".join(LONG), max_length=20, long="drop", valid=(str(tmp_path / "a.txt"),))
+    data = prepared(tmp_path, "\n".join(LONG), max_length=20, long="drop", valid=unseen(tmp_path))
     assert caplog.messages[0].startswith("2 of 38 training rows are longer than 20 tokens and are left out; the first")
-    assert data.train_lines == data.valid_lines == LINES
+    assert data.train_lines == LINES
     assert data.train.ids.rows == 36
     with pytest.raises(
         DataError, match=r"^38 of 38 training rows .* 2 tokens, and none are left; set data\.max_length"
     ):
-        prepared(tmp_path, "\n".join(LONG), max_length=2, long="drop", valid=(str(tmp_path / "a.txt"),))
+        prepared(tmp_path, "\n".join(LONG), max_length=2, long="drop", valid=unseen(tmp_path))
 
 
 def test_a_condition_that_fills_the_row_is_left_out(tmp_path: Path) -> None:
     rows = [{"q": "why " * n, "a": "because it is so"} for n in range(1, 12)]
+    # the same answer to another question is another row
+    (tmp_path / "b.jsonl").write_text(json.dumps({"q": "why not", "a": "because it is so"}) + "\n")
     data = prepared(
         tmp_path,
         "\n".join(map(json.dumps, rows)),
@@ -241,7 +250,7 @@ def test_a_condition_that_fills_the_row_is_left_out(tmp_path: Path) -> None:
         target="a",
         max_length=8,
         long="cut",
-        valid=(str(tmp_path / "a.jsonl"),),
+        valid=(str(tmp_path / "b.jsonl"),),
     )
     # start, q, sep and at least one token of the answer: at most six words of a question
     assert data.train.ids.rows == 6
@@ -321,7 +330,7 @@ def test_the_fingerprint_is_of_content_and_reading_not_of_place(tmp_path: Path) 
 
 def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepared(tmp_path, "\n".join(LINES), window=7, jitter=True)
-    prepared(tmp_path, PLAY * 20, window=7, max_length=9, bucket=3, valid=(str(tmp_path / "a.txt"),), valid_share=0.3)
+    prepared(tmp_path, PLAY * 20, window=7, max_length=9, bucket=3, valid=unseen(tmp_path), valid_share=0.3)
     assert caplog.messages == [
         "data.window takes no effect with data.mode = sentence",
         "data.jitter takes no effect with data.mode = sentence",
