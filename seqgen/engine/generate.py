@@ -64,6 +64,8 @@ class Text:
     """The same under the distribution that was sampled (after temperature, filters, bans)."""
     entropies: list[float] = field(default_factory=list)
     """Entropy of the model's distribution at each token, nats."""
+    prompt: str = ""
+    """What it was asked to begin with."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,43 @@ class Writer:
         self._start, self._stop = int(known["start"]), int(known["stop"])
         self._running = settings.data.mode in ("stream", "window")
 
-    def generate(self, count: int = 1, **options: Any) -> list[str]:
-        """`count` texts; the options are those of `texts`."""
-        return [text.text for text in self.texts(count, **options)]
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        prompt: str = "",
+        prompts: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical: float = 0.0,
+        greedy: bool = False,
+        min_new_tokens: int = 0,
+        max_new_tokens: int = 0,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
+        stop: Sequence[str] = (),
+        forbid: Sequence[str] = (),
+        require: Sequence[str] = (),
+        template: str = "",
+        pattern: str = "",
+        no_copy: int = 0,
+        train_files: Sequence[str] = (),
+        best_of: int = 1,
+        unique: bool = False,
+        novel_against: Sequence[str] | None = None,
+        match: str | None = None,
+        attempts: int = 20,
+        fast: bool = False,
+        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        on_text: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Return `count` texts for the prompt, or for each of several; `texts` tells what the options are."""
+        given = {name: value for name, value in locals().items() if name != "self"}
+        return [text.text for text in self.texts(**given)]
 
     def texts(
         self,
@@ -137,7 +173,18 @@ class Writer:
         *,
         seed: int = 0,
         prompt: str = "",
+        prompts: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical: float = 0.0,
+        greedy: bool = False,
+        min_new_tokens: int = 0,
+        max_new_tokens: int = 0,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
         stop: Sequence[str] = (),
         forbid: Sequence[str] = (),
         require: Sequence[str] = (),
@@ -154,80 +201,92 @@ class Writer:
         fast: bool = False,
         codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
         on_text: Callable[[int], None] | None = None,
-        **sampling: Any,
     ) -> list[Text]:
-        """`count` texts with their indices, in index order.
+        """Return `count` texts for the prompt, or for each of several, in the order of prompts and then of indices.
 
-        prompt: every text begins with it. sources: conditions, `count` texts for each. stop: a text ends before the
-        first of these strings.
+        prompt: every text begins with it. prompts: `count` texts for each, the same as for that prompt alone. sources:
+        conditions, `count` texts for each. temperature to no_repeat_ngram: see `seqgen.nn.decode.Sampling`; the lengths
+        count the tokens after the prompt. stop: a text ends before the first of these strings, and so do its tokens.
 
         By construction: forbid and require: words that must not, or must, appear. template: the text, `?` for each free
-        character. pattern: a regular expression that the whole text matches. no_copy: never that many tokens in a row
-        that stand in the training text, which is found by the run's settings or in `train_files`. best_of: the
-        likeliest of so many texts under the model itself.
+        character. pattern: a regular expression that the whole text matches. Token by token, these leave out what
+        would break them and share its probability out among the rest. All texts meet them, but not as often as the
+        model would write each if asked for such texts alone: that is `match`. no_copy: never that many tokens in a row
+        that stand in the training text, which is found by the run's settings or in `train_files`.
 
-        By rejection, further indices being tried up to `attempts` * count in all: unique: no text twice. novel_against:
-        none of these lines. match: this regular expression is found in the text.
+        By rejection, further indices being tried up to `attempts` * count for each prompt: unique: no text twice for a
+        prompt. novel_against: none of these lines. match: this regular expression is found in the text; what passes is
+        distributed exactly as the model's texts that match.
 
-        details: log-probabilities and entropies are filled in. fast: quicker for few rows, last bits may depend on the
-        batch size. codes: of a text VAE, each text's code (B, Z) from its seed (B,) instead of a draw from the prior.
-        Other options are those of `seqgen.nn.decode.Sampling` (temperature, top_k, top_p, min_p, typical, greedy,
-        min_new_tokens, max_new_tokens, repetition_penalty, no_repeat_ngram). Raises ValueError for options out of range
-        and constraints that cannot be met, DataError for a prompt or a source that cannot be read, RunError where too
-        few texts pass.
+        best_of: the likeliest of so many texts under the model itself. details: log-probabilities and entropies are
+        filled in. fast: quicker for few rows, last bits may depend on the batch size. codes: of a text VAE, each text's
+        code (B, Z) from its seed (B,) instead of a draw from the prior. Raises ValueError for options out of range and
+        constraints that cannot be met, TypeError for a list in the place of a text or the other way round, DataError
+        for a prompt or a source that cannot be read, RunError where too few texts pass.
         """
+        given = locals()
         if count < 1 or best_of < 1:
             name, value = ("count", count) if count < 1 else ("best_of", best_of)
             raise ValueError(f"{name} must be an integer >= 1, got {value}")
-        options = self._sampling({**sampling, "details": details or best_of > 1})
+        options = self._sampling({**given, "details": details or best_of > 1})
+        _check_lists(stop=stop, forbid=forbid, require=require, train_files=train_files, novel_against=novel_against)
         limits = self._limits(forbid, require, template, pattern)
         if no_copy:
             limits = replace(limits, no_copy=self._block(no_copy, train_files))
-        prompts = self._prompts(prompt, sources, count)
-        begin = [limits.automaton.after(prompts[0][1])] * len(prompts) if limits.automaton and prompt else None
+        begins = self._beginnings(prompt, prompts, sources, limits.automaton)
         finder = re.compile(match) if match is not None else None
         known = set(novel_against or ())
         filtered = unique or known or finder is not None
-        wanted = len(prompts)
+        wanted, most = len(begins) * count, count * attempts if filtered else count
         decoder = self._decoder(fast, codes)
 
-        def write(first: int, size: int) -> list[Text]:
-            """Texts first .. first + size - 1, each the best of its own `best_of` indices."""
-            indices = range(first * best_of, (first + size) * best_of)
-            rows = [prompts[k // best_of % wanted] for k in indices]
-            begins = begin and [begin[0]] * len(rows)
-            made = self._decode(decoder, rows, seed, indices[0], options, limits, begins, stop)
+        def index(j: int, n: int) -> int:
+            """The index of attempt n for prompt j: n, whatever the others are; sources share one row of indices."""
+            return n if sources is None else n // count * wanted + j * count + n % count
+
+        def write(jobs: list[tuple[int, int]]) -> list[Text]:
+            """The texts of attempts for prompts, each the best of its own `best_of` indices."""
+            rows = [begins[j] for j, _ in jobs for _ in range(best_of)]
+            indices = [index(j, n) * best_of + i for j, n in jobs for i in range(best_of)]
+            made = self._decode(decoder, rows, seed, indices, options, limits, stop)
             groups = [made[i : i + best_of] for i in range(0, len(made), best_of)]
             return [max(group, key=lambda text: text.log_prob or 0.0) if best_of > 1 else group[0] for group in groups]
 
-        accepted: list[Text] = []
-        seen: set[str] = set()
+        accepted: list[list[Text]] = [[] for _ in begins]
+        seen: list[set[str]] = [set() for _ in begins]
+        tried = [0] * len(begins)
         rejected = {"repeated": 0, "not novel": 0, "no match": 0}
-        first, limit = 0, wanted * attempts if filtered else wanted
-        while len(accepted) < wanted and first < limit:
-            size = min(max(1, _ROWS // best_of), limit - first, wanted if filtered else wanted - first)
-            for text in write(first, size):
-                if unique and text.text in seen:
+        while True:
+            jobs: list[tuple[int, int]] = []
+            for j, own in enumerate(accepted):
+                if len(own) < count:
+                    more = min(max(1, _ROWS // best_of) - len(jobs), most - tried[j], count)
+                    jobs += [(j, n) for n in range(tried[j], tried[j] + more)]
+                    tried[j] += more
+            if not jobs:
+                break
+            for (j, _), text in zip(jobs, write(jobs), strict=True):
+                if unique and text.text in seen[j]:
                     rejected["repeated"] += 1
                 elif text.text in known:
                     rejected["not novel"] += 1
                 elif finder is not None and not finder.search(text.text):
                     rejected["no match"] += 1
-                elif len(accepted) < wanted:
-                    seen.add(text.text)
-                    accepted.append(text)
-            first += size
+                elif len(accepted[j]) < count:
+                    seen[j].add(text.text)
+                    accepted[j].append(text)
             if on_text is not None:
-                on_text(len(accepted))
+                on_text(sum(map(len, accepted)))
+        texts = [text for own in accepted for text in own]
         reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items() if n)
-        if len(accepted) < wanted:
+        if len(texts) < wanted:
             raise RunError(
-                f"only {len(accepted)} of {wanted} texts passed after {first} attempts (rejected: {reasons}); "
+                f"only {len(texts)} of {wanted} texts passed after {sum(tried)} attempts (rejected: {reasons}); "
                 "ask for fewer, or loosen the filter"
             )
         if reasons:
             messages.info("rejected: %s", reasons)
-        return accepted
+        return texts
 
     def search(
         self,
@@ -237,34 +296,37 @@ class Writer:
         length_power: float = 1.0,
         groups: int = 1,
         prompt: str = "",
+        prompts: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
+        min_new_tokens: int = 0,
+        max_new_tokens: int = 0,
         forbid: Sequence[str] = (),
         require: Sequence[str] = (),
         template: str = "",
         pattern: str = "",
     ) -> list[Text]:
-        """The `count` likeliest texts that a beam of `width` finds, best first, for the prompt or for each source.
+        """Return the `count` likeliest texts that a beam of `width` finds, best first, for each prompt or source.
 
         They are ranked by log p / length^length_power; `groups` > 1 makes them differ (Vijayakumar et al. 2018). The
         constraints are those of `texts`. No randomness. ValueError where count exceeds the width, and as `texts`.
         """
         if not 1 <= count <= width:
             raise ValueError(f"count must be in 1..{width}, the width of the beam, got {count}")
-        limits = self._limits(forbid, require, template, pattern)
-        prompts = self._prompts(prompt, sources, 1)
-        begin = [limits.automaton.after(prompts[0][1])] * len(prompts) if limits.automaton and prompt else None
+        _check_lists(forbid=forbid, require=require)
+        automaton = self._limits(forbid, require, template, pattern).automaton
+        begins = self._beginnings(prompt, prompts, sources, automaton)
         found = beam_search(
             self.model.decoder(),
-            [ids for ids, _ in prompts],
-            Beam(width, length_power, groups),
-            automaton=limits.automaton,
-            begin=begin,
+            [begin.ids for begin in begins],
+            Beam(width, length_power, groups, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens),
+            automaton=automaton,
+            begin=_places(begins),
         )
-        rows = [(own, h) for (_, own), best in zip(prompts, found, strict=True) for h in best[:count]]
-        texts = self._decoded([own + h.ids for own, h in rows])
+        rows = [(begin, h) for begin, best in zip(begins, found, strict=True) for h in best[:count]]
+        texts = self._decoded([begin.own + h.ids for begin, h in rows])
         return [
-            Text(text, i, h.finished, [self.tokenizer.id_to_token(t) for t in h.ids], h.log_prob)
-            for i, (text, (_, h)) in enumerate(zip(texts, rows, strict=True))
+            Text(text, i, h.finished, [self.tokenizer.id_to_token(t) for t in h.ids], h.log_prob, prompt=begin.prompt)
+            for i, (text, (begin, h)) in enumerate(zip(texts, rows, strict=True))
         ]
 
     def stream(
@@ -273,6 +335,16 @@ class Writer:
         seed: int = 0,
         index: int = 0,
         prompt: str = "",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical: float = 0.0,
+        greedy: bool = False,
+        min_new_tokens: int = 0,
+        max_new_tokens: int = 0,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
         stop: Sequence[str] = (),
         forbid: Sequence[str] = (),
         require: Sequence[str] = (),
@@ -280,15 +352,17 @@ class Writer:
         pattern: str = "",
         fast: bool = False,
         codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        **sampling: Any,
     ) -> Iterator[str]:
-        """The text of one index, piece by piece as it is written; joined, `generate`'s text without the prompt."""
-        options = self._sampling(sampling)
+        """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
+        options = self._sampling(locals())
+        _check_lists(stop=stop, forbid=forbid, require=require)
         automaton = self._limits(forbid, require, template, pattern).automaton
-        (ids, own), seeds = self._prompts(prompt, None, 1)[0], rng.text_seeds(seed, index, 1).to(self.device)
-        place = [automaton.after(own)] if automaton is not None and own else None
-        written = self._growing([own], stop)
-        for step in self._decoder(fast, codes).steps([ids], seeds, options, automaton=automaton, begin=place):
+        begins, seeds = self._beginnings(prompt, None, None, automaton), rng.text_seeds(seed, index, 1).to(self.device)
+        written = self._growing([begins[0].own], stop)
+        steps = self._decoder(fast, codes).steps(
+            [begins[0].ids], seeds, options, automaton=automaton, begin=_places(begins)
+        )
+        for step in steps:
             piece = written.add([0], step.ids.tolist())[0]
             if piece:
                 yield piece
@@ -368,32 +442,47 @@ class Writer:
         if sources is not None and not wanted:
             raise DataError("this run was trained without data.source and cannot take sources")
 
-    def _sampling(self, options: dict[str, Any]) -> Sampling:
-        known = {f.name for f in dataclasses.fields(Sampling)}
-        for name in options:
-            if name not in known:
-                raise TypeError(f"unknown sampling option {name}; known: {', '.join(sorted(known))}")
-        sampling = Sampling(**options)
+    def _sampling(self, given: dict[str, Any]) -> Sampling:
+        """How tokens are drawn, from the arguments of a call."""
+        names = {f.name for f in dataclasses.fields(Sampling)} - {"forbid"}  # here that holds words, there ids
+        sampling = Sampling(**{name: value for name, value in given.items() if name in names})
         if self._stop < 0 and self.settings.data.mode != "fixed":
             return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
         return sampling
 
-    def _prompts(self, prompt: str, sources: Sequence[str] | None, count: int) -> list[tuple[list[int], list[int]]]:
-        """Per text: the ids the model reads first, and those of them that are part of the text."""
+    def _beginnings(
+        self,
+        prompt: str,
+        prompts: Sequence[str] | None,
+        sources: Sequence[str] | None,
+        automaton: automata.Automaton | None,
+    ) -> list["_Beginning"]:
+        """What stands before the texts: a prompt, or several, or the same prompt behind each condition."""
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be one text, got {type(prompt).__name__}; give several as prompts=[...]")
+        _check_lists(prompts=prompts, sources=sources)
+        if prompts is not None and (prompt or sources is not None):
+            raise ValueError("prompts stand alone; leave prompt and sources out")
         self._check_sources(sources)
-        lines = prompt.split("\n") if self._running else [prompt]
-        unknown = [part for line in lines for part in self.tokenizer.unknown(line)]
-        if unknown:
-            raise DataError(
-                f"the prompt holds {', '.join(map(repr, unknown[:5]))}, which this run's vocabulary of "
-                f"{self.tokenizer.vocab_size} does not; use words or characters of its training text"
-            )
-        text_ids = self._encoded([prompt]).row(0).tolist() if prompt else []
-        start = [self._start]
+        begins = []
+        for number, text in enumerate([prompt] if prompts is None else prompts, 1):
+            if not isinstance(text, str):
+                raise TypeError(f"prompt {number} must be a text, got {type(text).__name__}")
+            lines = text.split("\n") if self._running else [text]
+            if unknown := [part for line in lines for part in self.tokenizer.unknown(line)]:
+                raise DataError(
+                    f"{'the prompt' if prompts is None else f'prompt {number}'} holds "
+                    f"{', '.join(map(repr, unknown[:5]))}, which this run's vocabulary of {self.tokenizer.vocab_size} "
+                    "does not; use words or characters of its training text"
+                )
+            own = self._encoded([text]).row(0).tolist() if text else []
+            place = automaton.after(own) if automaton is not None else 0
+            begins.append(_Beginning(text, [self._start, *own], own, place))
         if sources is None:
-            return [(start + text_ids, text_ids)] * count
-        heads = [start + ids.tolist() for ids in encode_sources(self.tokenizer, sources)]
-        return [(head + text_ids, text_ids) for head in heads for _ in range(count)]
+            return begins
+        own, place = begins[0].own, begins[0].place
+        heads = encode_sources(self.tokenizer, sources)
+        return [_Beginning(prompt, [self._start, *head.tolist(), *own], own, place) for head in heads]
 
     def _limits(self, forbid: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
         constraints = [
@@ -464,17 +553,16 @@ class Writer:
     def _decode(
         self,
         decoder: Decoder,
-        rows: list[tuple[list[int], list[int]]],
+        rows: Sequence["_Beginning"],
         seed: int,
-        first: int,
+        indices: Sequence[int],
         sampling: Sampling,
         limits: "_Limits",
-        begin: list[int] | None,
         stop: Sequence[str],
     ) -> list[Text]:
-        seeds = rng.text_seeds(seed, first, len(rows)).to(self.device)
-        prompts = [prompt for prompt, _ in rows]
-        owns = [own for _, own in rows]
+        """The texts of these indices behind their beginnings."""
+        seeds = torch.cat([rng.text_seeds(seed, k, 1) for k in indices]).to(self.device)
+        owns = [row.own for row in rows]
         written = self._growing(owns, stop) if stop else None
 
         def stopped(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -483,11 +571,11 @@ class Writer:
             return torch.tensor([written.over[k] for k in texts.tolist()], device=ids.device)
 
         steps = decoder.steps(
-            prompts,
+            [row.ids for row in rows],
             seeds,
             sampling,
             automaton=limits.automaton,
-            begin=begin,
+            begin=_places(rows),
             no_copy=limits.no_copy,
             until=stopped if stop else None,
         )
@@ -503,12 +591,15 @@ class Writer:
                 text = text[: len(begins[i]) + written.lengths[i]]
                 while tokens and self._decoded([owns[i] + tokens[:-1]])[0].startswith(text):
                     tokens = tokens[:-1]  # its last bytes were no character, as the token after them showed
-            if told is None:
-                made.append(Text(text, first + i, samples.finished[i], []))
-                continue
-            names = [self.tokenizer.id_to_token(t) for t in tokens]
-            values = [x[: len(tokens)].tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)]
-            made.append(Text(text, first + i, samples.finished[i], names, sum(values[0]), *values))
+            shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt)
+            if told is not None:
+                names = [self.tokenizer.id_to_token(t) for t in tokens]
+                own, drawn, entropy = (
+                    x[: len(tokens)].tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)
+                )
+                shown = replace(shown, tokens=names, log_prob=sum(own), log_probs=own, sampling_log_probs=drawn)
+                shown = replace(shown, entropies=entropy)
+            made.append(shown)
         return made
 
     def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
@@ -535,6 +626,32 @@ class _Limits:
 
     automaton: automata.Automaton | None
     no_copy: automata.NoCopy | None
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What stands before a text."""
+
+    prompt: str
+    ids: list[int]
+    """What the model reads: its start, a condition, the prompt."""
+    own: list[int]
+    """Those that are part of the text: the prompt's."""
+    place: int
+    """The automaton's state behind them."""
+
+
+def _places(rows: Sequence[_Beginning]) -> list[int] | None:
+    """The automaton's states before texts; None: its start."""
+    places = [row.place for row in rows]
+    return places if any(places) else None
+
+
+def _check_lists(**given: Sequence[str] | None) -> None:
+    """TypeError for one text where several are expected: its characters would be taken for them."""
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a list of texts, got one text; put it into a list")
 
 
 def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None) -> Writer:

@@ -1,8 +1,11 @@
 """Text k is a function of (weights, options, seed, k); likelihoods are those of the model taken step by step."""
 
+import dataclasses
+import inspect
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.generate import Writer, load
 from seqgen.engine.run import config
+from seqgen.nn.decode import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,45 @@ def test_a_streamed_text_is_the_generated_one(writer: Writer) -> None:
 
 def test_a_prompt_begins_every_text(writer: Writer) -> None:
     assert all(text.startswith("the dog") for text in writer.generate(5, prompt="the dog"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stop": ["dog"], "best_of": 2},
+        {"unique": True, "match": "bird|man", "attempts": 100},
+        {"forbid": ["dog"], "require": ["bird"]},
+    ],
+)
+def test_the_texts_of_a_prompt_do_not_depend_on_the_other_prompts(options: dict[str, Any], writer: Writer) -> None:
+    prompts = ["the dog", "", "the", "the dog"]
+    if "forbid" in options:
+        prompts = ["the cat", "", "the"]
+    texts = writer.texts(3, prompts=prompts, seed=4, **options)
+    alone = [text for prompt in prompts for text in writer.texts(3, prompt=prompt, seed=4, **options)]
+    assert texts == alone
+    assert [text.prompt for text in texts] == [prompt for prompt in prompts for _ in range(3)]
+    assert [text.text for text in texts] == writer.generate(3, prompts=prompts, seed=4, **options)
+    assert all(text.text.startswith(text.prompt) for text in texts)
+
+
+def test_a_beam_searches_for_each_prompt(writer: Writer) -> None:
+    prompts = ["the dog", "the cat sees"]
+    together = writer.search(2, width=3, prompts=prompts, max_new_tokens=5)
+    alone = [text for prompt in prompts for text in writer.search(2, width=3, prompt=prompt, max_new_tokens=5)]
+    assert [(t.prompt, t.text, t.log_prob) for t in together] == [(t.prompt, t.text, t.log_prob) for t in alone]
+    assert all(len(text.tokens) <= 5 for text in together)
+
+
+def test_signatures_show_the_options_and_their_defaults() -> None:
+    shown = {name: inspect.signature(getattr(Writer, name)).parameters for name in ("generate", "texts", "stream")}
+    defaults = {f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("forbid", "details")}
+    for parameters in shown.values():
+        assert {name: parameters[name].default for name in defaults} == defaults
+        assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert {*shown["texts"]} == {*shown["generate"], "details"}
+    assert {*shown["stream"]} - {"index"} < {*shown["generate"]}
 
 
 def test_log_probabilities_of_a_text_are_those_its_score_gives(writer: Writer) -> None:
@@ -129,7 +172,13 @@ def test_a_beam_finds_texts_at_least_as_likely_as_greedy(writer: Writer) -> None
     ("options", "error", "message"),
     [
         ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
-        ({"temprature": 1.0}, TypeError, "unknown sampling option temprature; known: "),
+        ({"temprature": 1.0}, TypeError, "Writer.generate() got an unexpected keyword argument 'temprature'"),
+        ({"prompt": ["the"]}, TypeError, "prompt must be one text, got list; give several as prompts=[...]"),
+        ({"prompts": "the"}, TypeError, "prompts must be a list of texts, got one text; put it into a list"),
+        ({"prompts": ["the", 1]}, TypeError, "prompt 2 must be a text, got int"),
+        ({"prompts": ["the"], "prompt": "a"}, ValueError, "prompts stand alone; leave prompt and sources out"),
+        ({"prompts": ["the", "the ß"]}, DataError, "prompt 2 holds 'ß', which this run's vocabulary of "),
+        ({"stop": "the"}, TypeError, "stop must be a list of texts, got one text; put it into a list"),
         ({"top_p": 0.0}, ValueError, "sample.top_p must be a number > 0 and <= 1, got 0.0"),
         ({"sources": ["x"]}, DataError, "this run was trained without data.source and cannot take sources"),
     ],
