@@ -18,16 +18,13 @@ if TYPE_CHECKING:
 
 _METHODS = ("prior", "mixture")
 
-_SEVERAL = {"count", "source", "best_of", "unique", "novel", "match", "no_copy"}
+_SEVERAL = {"count", "prompts", "source", "best_of", "unique", "novel", "match", "no_copy"}
 """Parameters that need texts to choose from, or whole texts."""
 
 _WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical", "greedy"}
 """Parameters that say how a token is drawn from its distribution."""
 
-_DRAWN = {
-    *("seed", "stop", "method", "steer", "strength", "fast"),
-    *("min_new_tokens", "max_new_tokens", "repetition_penalty", "no_repeat_ngram"),
-}
+_DRAWN = {"seed", "stop", "method", "steer", "strength", "fast", "repetition_penalty", "no_repeat_ngram"}
 """Other parameters that a search has no use for."""
 
 _BETWEEN = "\n----\n"
@@ -38,6 +35,14 @@ def generate(
     context: typer.Context,
     run: Run,
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Every text begins with it.")] = "",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Prompts, one a line, or the field text of .jsonl, with line breaks: --count texts for each.",
+        ),
+    ] = "",
     source: Annotated[
         str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
     ] = "",
@@ -71,17 +76,19 @@ def generate(
     ] = 0,
     forbid: Annotated[
         list[str] | None,
-        typer.Option("--forbid", metavar="WORD", help="A word that must not appear; may be repeated."),
+        typer.Option(
+            "--forbid", metavar="WORD", help="A word that must not appear (masked, see above); may be repeated."
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="WORD", help="A word that must appear; may be repeated."),
+        typer.Option("--require", metavar="WORD", help="A word that must appear (masked, see above); may be repeated."),
     ] = None,
     template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="The text, ? for each free character: '春????，夏????。'")
+        str, typer.Option("--template", metavar="TEXT", help="The text, ? for each free character (masked, see above).")
     ] = "",
     pattern: Annotated[
-        str, typer.Option("--pattern", metavar="REGEX", help="The whole text matches this, by construction.")
+        str, typer.Option("--pattern", metavar="REGEX", help="The whole text matches this (masked, see above).")
     ] = "",
     no_copy: Annotated[
         int, typer.Option("--no-copy", metavar="N", help="Never N tokens in a row that stand in the training text.")
@@ -119,7 +126,8 @@ def generate(
         str, typer.Option("--train", metavar="FILE", help="The training text for --novel, if it has moved.")
     ] = "",
     match: Annotated[
-        str | None, typer.Option("--match", metavar="REGEX", help="Only texts in which this is found.")
+        str | None,
+        typer.Option("--match", metavar="REGEX", help="Only texts in which this is found, by drawing again: exact."),
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Quicker for one text; last bits may then depend on --count.")
@@ -139,6 +147,11 @@ def generate(
 
     One text a line, or with --json one object a line; texts of several lines are separated by a line of four dashes.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
+
+    --forbid, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
+    meets them, but not as often as the model would write it among such texts. --match is exact: it draws until it is
+    met.
+
     A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --json, --step and --device.
     """
     output.at_least(1, count=count, best_of=best_of)
@@ -160,8 +173,9 @@ def generate(
             device=device,
         )
         return
-    if prompt and source:
-        raise output.CommandError("give --prompt or --source, not both")
+    given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--source", source)) if value]
+    if len(given) > 1:
+        raise output.CommandError(f"give {' or '.join(given)}, not both")
     if method not in _METHODS:
         raise output.CommandError(f"--method must be {' or '.join(_METHODS)} for text, got {method!r}")
     if strength != 1 and not steer:
@@ -172,7 +186,11 @@ def generate(
     if stream:
         refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "beam", "out", "json"})
     if beam:
-        refuse(context, "--beam searches and draws nothing", {*_SEVERAL - {"count", "source"}, *_DRAWN, *_WEIGHED})
+        refuse(
+            context,
+            "--beam searches and draws nothing",
+            {*_SEVERAL - {"count", "prompts", "source"}, *_DRAWN, *_WEIGHED},
+        )
         if count > beam:
             raise output.CommandError(f"--count must be at most {beam}, the width of --beam, got {count}")
     if greedy or temperature == 0:
@@ -194,13 +212,13 @@ def generate(
         "min_p": min_p,
         "typical": typical,
         "greedy": greedy,
-        "min_new_tokens": min_new_tokens,
-        "max_new_tokens": max_new_tokens,
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram": no_repeat_ngram,
     }
     limits: dict[str, Any] = {
         "prompt": prompt,
+        "min_new_tokens": min_new_tokens,
+        "max_new_tokens": max_new_tokens,
         "forbid": tuple(forbid or ()),
         "require": tuple(require or ()),
         "template": template,
@@ -214,6 +232,8 @@ def generate(
             return
         if source:
             limits["sources"] = read_sources(source, writer.settings.data.source)
+        if prompts:
+            limits["prompts"] = read_lines(prompts)
         if beam:
             texts = writer.search(count, width=beam, **limits)
         else:
@@ -224,7 +244,7 @@ def generate(
                 options["novel_against"] = (
                     writer.own_text(options["train_files"]).train_lines if own else read_lines(train)
                 )
-            with _Counter(count * len(limits.get("sources", [1]))) as counter:
+            with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)
     written = _as_json(texts, seed) if json else _as_lines([text.text for text in texts])
     if out is None:

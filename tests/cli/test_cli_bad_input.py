@@ -177,7 +177,7 @@ OTHERS = [
     ("generate run --max-new-tokens -1", "--max-new-tokens must be an integer >= 0, got -1"),
     ("generate run --step -1", "run has no checkpoint of step -1; there are: 3, 6"),
     ("generate run --beam 2 --min-p 0.1", "--beam searches and draws nothing; it excludes --min-p"),
-    ("generate run --beam 2 --max-new-tokens 3", "--beam searches and draws nothing; it excludes --max-new-tokens"),
+    ("generate run --beam 2 --no-repeat-ngram 3", "--beam searches and draws nothing; it excludes --no-repeat-ngram"),
     ("generate run --beam 2 --greedy", "--beam searches and draws nothing; it excludes --greedy"),
     ("generate run --greedy --top-k 5", "--greedy takes the likeliest token; it excludes --top-k"),
     ("generate run --temperature 0 --top-p 0.5", "--temperature 0 takes the likeliest token; it excludes --top-p"),
@@ -285,6 +285,9 @@ OTHERS = [
     ("generate run --beam 2 --count 3", "--count must be at most 2, the width of --beam, got 3"),
     ("generate run --stream --count 3", "--stream shows one text while it is written; it excludes --count"),
     ("generate run --prompt the --source good.txt", "give --prompt or --source, not both"),
+    ("generate run --prompt the --prompts good.txt", "give --prompt or --prompts, not both"),
+    ("generate run --prompts missing.txt", "missing.txt: no such file"),
+    ("generate run --prompts good.txt --stream", "--stream shows one text while it is written; it excludes --prompts"),
     ("generate run --source good.txt", "this run was trained without data.source and cannot take sources"),
     (
         "generate labelled",

@@ -127,3 +127,24 @@ def test_another_checkpoint_may_be_asked(seqgen: Any, run: Path) -> None:
     words = ["generate", run, "--count", "10", "--step"]
     assert seqgen(*words, "3").out.splitlines() == load(run, step=3).generate(10)
     assert seqgen(*words, "3").out != seqgen(*words, "6").out
+
+
+def test_prompts_come_from_a_file_of_lines_or_of_json(run: Path, running: Path, tmp_path: Path, seqgen: Any) -> None:
+    (tmp_path / "p.txt").write_text("the dog\nthe cat\n")
+    ended = seqgen("generate", run, "--prompts", tmp_path / "p.txt", "--count", "2")
+    assert ended.out.splitlines() == load(run).generate(2, prompts=["the dog", "the cat"])
+    prompts = ["to be,\nthat is", "the question"]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in prompts))
+    ended = seqgen(
+        "generate", running, "--prompts", tmp_path / "p.jsonl", "--json", "--max-new-tokens", "9", "--stop", "o"
+    )
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [made["prompt"] for made in found] == prompts
+    for made in found:
+        assert made["text"] == made["prompt"] + "".join(made["tokens"])
+        assert len(made["tokens"]) == len(made["log_probs"]) == len(made["entropies"])
+
+
+def test_a_beam_keeps_to_the_lengths(run: Path, seqgen: Any) -> None:
+    ended = seqgen("generate", run, "--beam", "3", "--max-new-tokens", "4", "--json")
+    assert len(json.loads(ended.out)["tokens"]) <= 4
