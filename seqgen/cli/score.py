@@ -16,7 +16,7 @@ from seqgen.cli.options import Device, Json, Run, Step, check_writable, makes_pi
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
     from seqgen.engine.generate import Writer
-    from seqgen.metrics import Score
+    from seqgen.metrics import Score, Signature
 
 Rank: TypeAlias = Literal["token", "line", "worst"]
 
@@ -351,12 +351,17 @@ def _write_table(table: "Table", *, everything: bool) -> None:
     output.write(drawn + "\n↑ higher is better, ↓ lower, ≈ as real ones have it\n")
     output.write("".join(f"† {reason}: {', '.join(names)}\n" for reason, names in odd.items()))
     output.write("".join(f"{column.name}: {column.about}\n" for column in table.columns))
-    for group in ("likelihood", "scores"):
-        made = {name: s for c in reversed(table.columns) for name, s in getattr(c, group).items() if name in chosen}
-        signatures = metrics.factored({name: made[name].signature for name in chosen if name in made})
-        if len(signatures) > 1:
-            output.write(f"\nhow, {group}: {signatures.pop('')}\n")
-            output.write("".join(f"  {name}: {own}\n" for name, own in signatures.items() if own))
+    made = {name: next(score for score in rows[name][1] if score is not None) for name in chosen}
+    groups: dict[str, dict[str, Signature]] = {"likelihood": {}, "scores": {}, "judge": {}}
+    for name, score in made.items():
+        likely = any(name in column.likelihood for column in table.columns)
+        group = "likelihood" if likely else "judge" if "judge" in score.signature.fields else "scores"
+        groups[group][name] = score.signature
+    for group, signatures in groups.items():
+        if signatures:
+            shared = metrics.factored(signatures)
+            output.write(f"\nhow, {group}: {shared.pop('')}\n")
+            output.write("".join(f"  {name}: {own}\n" for name, own in shared.items() if own))
     if len(chosen) < len(rows):
         output.say(f"{len(chosen)} of {len(rows)} numbers; --all shows the rest, --json everything about them")
 

@@ -382,7 +382,9 @@ def _likelihood(
     if getattr(writer.model, "encodes", False):
         scored = min(len(references), _WEIGHED)
         found = Coder(writer).likelihood(references, sources, samples=codes, count=_WEIGHED)
-        about = _about(references, unknown) | {"ref": f"{scored} of {len(references)}", "by": f"{codes} codes (bound)"}
+        about = _about(references, unknown) | {"by": f"{codes} codes (bound)"}
+        if scored < len(references):
+            about["ref"] = f"{scored} of {len(references)}"
         return {
             name: Score(value, _signed(name, references, about | (cut if name in PER_TOKEN else {})))
             for name, value in found.items()

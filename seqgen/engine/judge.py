@@ -19,7 +19,7 @@ import torch
 from seqgen import metrics
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
-from seqgen.engine.evaluate import Table
+from seqgen.engine.evaluate import Table, with_fields
 from seqgen.engine.generate import Writer, load
 from seqgen.metrics.score import Score, Signature, input_hash
 
@@ -76,11 +76,15 @@ def judged(
     What it gives real text is said of held-out lines: it may have learnt the training lines by heart.
     """
     columns = []
+    found = {
+        name: value for c in table.columns for s in c.scores.values() for name, value in s.signature.fields.items()
+    }
+    leak = {"leak": found["leak"]} if "leak" in found else {}
     for c in table.columns:
-        scores = c.scores | judge(writer, c.lines, references, reverse=reverse, progress=progress)
+        scores = judge(writer, c.lines, references, reverse=reverse, progress=progress)
         if c.held_out:
             scores["lm_forward"] = _forward(writer, c.held_out)
-        columns.append(replace(c, scores=scores))
+        columns.append(replace(c, scores=c.scores | with_fields(scores, leak)))
     return replace(table, columns=columns)
 
 

@@ -10,6 +10,7 @@ import torch
 from seqgen.core.errors import DataError, RunError
 from seqgen.data.text import read_lines
 from seqgen.engine import judge, loop
+from seqgen.engine.evaluate import evaluate
 from seqgen.engine.generate import load
 from seqgen.engine.run import config
 
@@ -37,6 +38,22 @@ def test_real_text_beats_scrambled_and_collapsed_text(trained: Path, text: Path)
     assert float(real["lm_forward"]) < float(mixed["lm_forward"]) - 1
     assert float(real["frechet_lm"]) < float(mixed["frechet_lm"])
     assert 0 < float(real["mauve"]) <= 1
+
+
+def test_what_stands_in_every_signature_stands_in_the_judges_too(
+    trained: Path, text: Path, held_out: list[str]
+) -> None:
+    lines = read_lines(text)
+    references = [*held_out[20:60], *lines[:2]]
+    with pytest.warns(UserWarning, match=r"^2 of 42 references also stand in the training text$"):
+        table = evaluate(held_out[:20], references, train=lines)
+    judged = judge.judged(table, load(trained), references, reverse=False)
+    for column in judged.columns:
+        assert {score.signature.fields["leak"] for score in column.scores.values()} == {"2"}
+    # of real text it is the held-out lines that the judge is asked about
+    real = judged.columns[1]
+    nats = load(trained).score(real.held_out)
+    assert real.scores["lm_forward"].value == pytest.approx(nats.nats / nats.total_tokens)
 
 
 def test_a_sampler_that_repeats_itself_fails_in_reverse(trained: Path, text: Path) -> None:
