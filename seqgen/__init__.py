@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import load_painter as load_painter
     from seqgen.engine.latent import Coder as Coder
     from seqgen.engine.loop import Outcome as Outcome
-    from seqgen.engine.loop import Progress as Progress
     from seqgen.engine.loop import train as train
+    from seqgen.engine.progress import Progress as Progress
     from seqgen.engine.report import write_report as write_report
     from seqgen.engine.run import Settings as Settings
     from seqgen.engine.run import config as config
@@ -63,7 +63,8 @@ _NAMES = {
     "engine.evaluate": ("Table", "evaluate", "evaluate_pictures"),
     "engine.generate": ("LineScores", "Text", "Writer", "load", "load_painter"),
     "engine.latent": ("Coder",),
-    "engine.loop": ("Outcome", "Progress", "train"),
+    "engine.loop": ("Outcome", "train"),
+    "engine.progress": ("Progress",),
     "engine.report": ("write_report",),
     "engine.run": ("Settings", "config"),
     "metrics.bleu": ("bleu", "self_bleu"),

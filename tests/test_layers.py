@@ -27,7 +27,7 @@ BELOW = {
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
 ENGINE = ["run", "checkpoint", "generate", "latent", "pictures", "evaluate", "curve", "compare", "blind", "report"]
-ENGINE += ["loop", "judge"]
+ENGINE += ["progress", "loop", "judge"]
 CHAPTERS = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

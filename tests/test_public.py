@@ -60,6 +60,28 @@ def test_bleu_of_lines_needs_no_torch() -> None:
     assert ended.stdout == "False\n"
 
 
+def test_lines_from_python_train_the_run_that_a_file_of_them_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"the {a} {b} sleeps" for a in ("old", "young", "small") for b in ("cat", "dog", "bird", "man")]
+    (tmp_path / "text.txt").write_text("".join(f"{line}\n" for line in lines))
+    small = {"model.hidden": 8, "model.embedding": 8, "train.steps": 4, "train.batch": 4, "train.eval_every": 2}
+    seqgen.train(seqgen.config("lm", overrides=small), out=tmp_path / "a", lines=lines)
+    shown = capsys.readouterr()
+    assert [line.split("  ")[0] for line in shown.err.splitlines()] == ["step 2/4", "step 4/4"]
+    assert shown.out == ""
+    seqgen.train(seqgen.config("lm", tmp_path / "text.txt", overrides=small), out=tmp_path / "b", progress=False)
+    assert capsys.readouterr() == ("", "")
+    for name in ("log.jsonl", "scores.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    outcome = seqgen.train(None, tmp_path / "a", lines=lines, overrides=["train.steps=6"], progress=False)
+    assert outcome.step == 6
+    with pytest.raises(TypeError, match=r"^image-vae is not trained on lines; give images=$"):
+        seqgen.train(seqgen.config("image-vae"), out=tmp_path / "c", lines=lines)
+    with pytest.raises(TypeError, match=r"^lm is not trained on images; give lines=$"):
+        seqgen.train(seqgen.config("lm", overrides=small), out=tmp_path / "c", images=lines)
+
+
 def test_a_run_in_the_words_of_the_readme(tmp_path: Path) -> None:
     lines = [f"the {a} {b} sleeps" for a in ("old", "young", "small") for b in ("cat", "dog", "bird", "man")]
     (tmp_path / "text.txt").write_text("".join(f"{line}\n" for line in lines))

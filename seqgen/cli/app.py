@@ -23,6 +23,7 @@ from seqgen._version import __version__
 from seqgen.cli import compare, config, corpus, generate, latent, output, pictures, report, score, tokenizer, train
 from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
+from seqgen.core.log import abandon
 
 # plain help: rich would take twice as long to draw it as everything else takes together
 app = typer.Typer(name="seqgen", rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -113,7 +114,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return int(code or 0)
     except SeqgenError as error:
         if isinstance(error, output.OutputError):
-            output.abandon(sys.stdout)
+            abandon(sys.stdout)
         return _fail(error, error.exit_code)
     except _UsageError as error:
         return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
@@ -122,7 +123,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _TerminatedError:
         return 143
     except output.PipeClosedError:
-        output.abandon(sys.stdout)
+        abandon(sys.stdout)
         return 141
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, 2)

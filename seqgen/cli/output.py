@@ -11,10 +11,11 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
+from seqgen.core import log
 from seqgen.core.errors import SeqgenError
 
 
@@ -31,9 +32,9 @@ class PipeClosedError(Exception):
 
 
 def write(text: str) -> None:
-    """A piece of the result, as it is."""
+    """Write a piece of the result, as it is; on a terminal, which would obey control characters, they are visible."""
     with _standard_output():
-        sys.stdout.write(text)
+        sys.stdout.write(log.visible(text) if sys.stdout.isatty() else text)
 
 
 def json_line(value: Any) -> str:
@@ -69,19 +70,10 @@ def _standard_output() -> Iterator[None]:
         raise OutputError(f"standard output: {error.encoding} cannot hold {error.object[error.start]!r}") from None
 
 
-def abandon(stream: TextIO) -> None:
-    """Let nothing more reach a standard stream, not even what Python flushes when it ends."""
-    with contextlib.suppress(OSError, ValueError):  # a captured stream has no descriptor, and needs none of this
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def say(message: object, *, every_process: bool = False) -> None:
     """A line for the person; under torchrun only the first process speaks, unless what it says may be its own."""
     if is_main() or every_process:
-        try:
-            print(" ".join(str(message).split("\n")), file=sys.stderr, flush=True)
-        except OSError:  # a full disk behind standard error must not hide the result
-            abandon(sys.stderr)
+        log.say(message)
 
 
 def is_main() -> bool:

@@ -1,17 +1,40 @@
-"""JSON lines on disk (`log.jsonl`, `scores.jsonl`, `timing.jsonl`) and the one logger for messages to people."""
+"""JSON lines on disk (`log.jsonl`, `scores.jsonl`, `timing.jsonl`), the one logger, and lines on standard error."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from seqgen.core.errors import DataError, RunError
 
 messages = logging.getLogger("seqgen")
 """Where the library says what a person should know; the command line shows it on stderr."""
+
+
+def say(message: object) -> None:
+    """Write one line for the person to standard error."""
+    try:
+        sys.stderr.write(visible(" ".join(str(message).split("\n"))) + "\n")
+        sys.stderr.flush()
+    except OSError:  # a full disk behind standard error must not hide the result
+        abandon(sys.stderr)
+
+
+def visible(text: str) -> str:
+    """Return the text with its control characters, newline and tab aside, written out: a terminal would obey them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def abandon(stream: TextIO) -> None:
+    """Let nothing more reach a standard stream, not even what Python flushes when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # a captured stream has no descriptor, and needs none of this
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class JsonLines:

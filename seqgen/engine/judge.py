@@ -21,6 +21,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import Table, with_fields
 from seqgen.engine.generate import Writer, load
+from seqgen.engine.progress import Progress
 from seqgen.metrics.score import Score, Signature, input_hash
 
 
@@ -30,7 +31,7 @@ def judge(
     references: Sequence[str],
     *,
     reverse: bool = True,
-    progress: Callable[[loop.Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool = False,
 ) -> dict[str, Score]:
     """Scores of sample lines by a judge: lm_forward, lm_reverse, frechet_lm, mauve, each with its signature.
 
@@ -69,7 +70,7 @@ def judged(
     references: Sequence[str],
     *,
     reverse: bool = True,
-    progress: Callable[[loop.Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool = False,
 ) -> Table:
     """The table with the judge's scores in every column: samples, real text, the 5-gram model's samples.
 
@@ -119,7 +120,7 @@ def reverse_nats(
     lines: Sequence[str],
     references: Sequence[str],
     *,
-    progress: Callable[[loop.Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool = False,
 ) -> float:
     """Nats per token of the references under a model of the judge's settings trained on the lines.
 
@@ -135,6 +136,6 @@ def reverse_nats(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reverse"
         chosen = replace(settings, data=data, train=train)
-        loop.train(chosen, out, extra_input=distinct, tokenizer_run=writer.folder, progress=progress)
+        loop.train(chosen, out, lines=distinct, tokenizer_run=writer.folder, progress=progress)
         scored = load(out, device=str(writer.device)).score(references)
     return scored.nats / scored.total_tokens

@@ -25,26 +25,12 @@ from seqgen.core.update import Optimizer
 from seqgen.data import rewards
 from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
+from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
 
+_INNER = ("checkpoints", "samples")
 _LOGS = ("log.jsonl", "scores.jsonl")
 _TIMING = "timing.jsonl"  # the clock's, so no part of a state
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress display is told, at every step."""
-
-    step: int
-    """Updates done."""
-    steps: int
-    """Updates in all."""
-    scalars: dict[str, float]
-    """The latest line of log.jsonl."""
-    scores: dict[str, Any]
-    """The latest validation."""
-    message: str = ""
-    """A sentence worth keeping on the screen, or ""."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +50,22 @@ def train(
     module: Any = None,
     source_run: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
-    extra_input: Iterable[str] | None = None,
+    lines: Iterable[str] | None = None,
+    images: Any = None,
     tokenizer_run: str | os.PathLike[str] | None = None,
     reward: rewards.Reward | str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool = True,
 ) -> Outcome:
     """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
 
     settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a
-    chapter of your own. source_run: start from another run's weights and tokenizer. extra_input: lines in place of
-    data.files. tokenizer_run: a run whose tokenizer is taken, but not its weights. reward: model.reward as a function
-    of lines, or as FILE.py:FUNCTION, which is imported only where it stands here. progress: told about every step.
+    chapter of your own. source_run: start from another run's weights and tokenizer. lines: texts from Python, in place
+    of data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair (images, labels), in place of
+    data.files. Both are given again where a run is continued. tokenizer_run: a run whose tokenizer is taken, but not
+    its weights. reward: model.reward as a function of lines, or as FILE.py:FUNCTION, which is imported only where it
+    stands here. progress: True shows a bar or lines on standard error, False nothing, a function is called with every
+    step.
+
     Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
     last checkpoint stays) when a loss is not finite.
     """
@@ -105,7 +96,10 @@ def train(
         origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
         settings, part = _inherited(chapter, settings, source_run)
         tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
-        data = _prepare(chapter, settings, folder, tokens_of, device, extra_input)
+        given = _given(chapter, settings.name, lines, images)
+        if stored is None and dist.is_main():
+            _check_new(folder)
+        data = _prepare(chapter, settings, folder, tokens_of, device, given)
         settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved, batch=data.batch)
         if code is not None:
             data = dataclasses.replace(data, code=code)
@@ -138,9 +132,13 @@ def train(
             last = dist.from_main(last, device)
         dist.barrier()
 
-        session = _Session(folder, settings, chapter, model, optimizers, data, device, progress)
-        for lines in session.logs.values():
-            at_the_end.callback(lines.close)
+        if progress is True:
+            shown = display(getattr(chapter, "DECIDES", LIKELIHOOD))
+            at_the_end.callback(shown.close)
+            progress = shown.show
+        session = _Session(folder, settings, chapter, model, optimizers, data, device, progress or None)
+        for file in session.logs.values():
+            at_the_end.callback(file.close)
         session.resume(last)
         for sentence in said:
             session.say(sentence)
@@ -148,7 +146,7 @@ def train(
 
 
 def _refuse_links(folder: Path) -> None:
-    for name in ("checkpoints", "samples", *_LOGS, _TIMING):
+    for name in (*_INNER, *_LOGS, _TIMING):
         if (folder / name).is_symlink():
             raise RunError(
                 f"{folder / name} is a link, by which training would write elsewhere; replace it by its target"
@@ -168,13 +166,21 @@ def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
     return last, state["world"], said
 
 
+def _given(chapter: Any, name: str, lines: Iterable[str] | None, images: Any) -> Any:
+    """Return what was handed over in Python, of the kind that the model is trained on; TypeError for the other kind."""
+    wrong, right, given = ("images", "lines", lines) if chapter.DATA == "text" else ("lines", "images", images)
+    if (images if wrong == "images" else lines) is not None:
+        raise TypeError(f"{name} is not trained on {wrong}; give {right}=")
+    return given
+
+
 def _prepare(
     chapter: Any,
     settings: Settings,
     folder: Path,
     tokens_of: Path | None,
     device: torch.device,
-    extra_input: Iterable[str] | None,
+    given: Any,
 ) -> Any:
     """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
     room = runs.data_room(chapter.DATA)
@@ -182,7 +188,7 @@ def _prepare(
         "batch": settings.train.batch,
         "seed": settings.seed,
         "device": device,
-        "extra_input": extra_input,
+        "extra_input": given,
         "fitting": {"train.batch", "data.window"} - settings.chosen,
     }
     if chapter.DATA != "text":
@@ -224,20 +230,22 @@ def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[s
     return dataclasses.replace(settings, model=config), part
 
 
+def _check_new(folder: Path) -> None:
+    """Raise RunError where a folder holds more than a start that broke off, for example on a full disk, may leave."""
+    inner = [folder / name for name in _INNER]
+    first = checkpoint.folder_of(folder, 0).name
+    left = {"tokenizer", "env.json"}
+    left |= {p.name for p in inner if p.is_dir() and all(first in q.name for q in p.iterdir())}
+    if folder.is_dir() and any(p.name not in left and not p.name.startswith(".") for p in folder.iterdir()):
+        raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
+
+
 def _create(
     folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device, code: dict[str, str]
 ) -> None:
     """What a new run folder holds beside its settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    inner = (folder / "checkpoints", folder / "samples")
-    # what a start that broke off, for example on a full disk, may have left
-    first = checkpoint.folder_of(folder, 0).name
-    left = {"tokenizer", "env.json"}
-    left |= {p.name for p in inner if p.is_dir() and all(first in q.name for q in p.iterdir())}
-    if any(p.name not in left and not p.name.startswith(".") for p in folder.iterdir()):
-        raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
-    for place in inner:
-        place.mkdir(exist_ok=True)
+    for name in _INNER:
+        (folder / name).mkdir(parents=True, exist_ok=True)
     if data.tokenizer is not None:
         data.tokenizer.save(folder / "tokenizer")
     env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world(), **code}
@@ -394,7 +402,7 @@ class _Session:
                 self.say(f"step {self.step}: {sign}")
         observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
         said = observe(self.model, scores) if observe is not None else None
-        decides = getattr(self.chapter, "DECIDES", "nll_per_token")  # optional: the score that is to be lowest
+        decides = getattr(self.chapter, "DECIDES", LIKELIHOOD)  # optional: the score that is to be lowest
         self._judge(scores.get(decides, math.inf), said or {})
 
     def _judge(self, score: float, said: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The command line as processes, and what it costs: quick help, pipes, a full standard output, torchrun."""
 
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -157,9 +158,9 @@ def shell(command: str, where: Path, **environment: str) -> subprocess.Completed
     [
         ("seqgen bleu - a.txt <&-", 2, b"", b"error: standard input: cannot be read (Bad file descriptor)\n"),
         ("seqgen bleu a.txt a.txt >&-", 2, b"", b"error: standard output: cannot be written (it is closed)\n"),
-        ("seqgen bleu absent a.txt >&-", 2, b"", b"error: absent: no such file\n"),
-        ("seqgen bleu absent a.txt 2>&-", 2, b"", b""),
-        ("seqgen bleu absent a.txt 2>/dev/full", 2, b"", b""),
+        ("seqgen bleu ./absent a.txt >&-", 2, b"", b"error: ./absent: no such file\n"),
+        ("seqgen bleu ./absent a.txt 2>&-", 2, b"", b""),
+        ("seqgen bleu ./absent a.txt 2>/dev/full", 2, b"", b""),
         ("seqgen corpus sample captions --count 1 --out made <&- >&- 2>&- && cat made", 0, CAPTION, b""),
         (
             "seqgen corpus sample captions --count 1 --out /dev/stdout | cat",
@@ -195,6 +196,24 @@ def test_a_locale_without_utf_8_changes_no_text(tmp_path: Path) -> None:
     there, here = shell(commands, tmp_path), shell(commands, tmp_path, **NO_UTF_8)
     assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
     assert here.returncode == 0
+
+
+CLEARS_THE_SCREEN = "a \x1b[2Jb\x9b2Jc\x07\n"
+
+
+def test_a_terminal_sees_control_characters_and_does_not_obey_them(tmp_path: Path) -> None:
+    rules = 'start = "s"\n[rules]\ns = "a \\u001b[2Jb\\u009b2Jc\\u0007"\n'
+    (tmp_path / "grammar.toml").write_text(rules, encoding="utf-8")
+    words = [sys.executable, "-m", "seqgen", "corpus", "sample", "grammar.toml", "--count", "1"]
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(words, stdout=theirs, cwd=tmp_path, check=True)
+    os.close(theirs)
+    assert os.read(ours, 1000) == b"a \\x1b[2Jb\\x9b2Jc\\x07\r\n"
+    os.close(ours)
+    ended = subprocess.run(words, stdout=subprocess.PIPE, cwd=tmp_path, check=True)
+    assert ended.stdout.decode() == CLEARS_THE_SCREEN  # a pipe gets the text itself
+    ended = subprocess.run([*words[:-3], "\x1b[2J"], stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    assert ended.stderr.startswith(b"error: no grammar '\\x1b[2J'")
 
 
 def test_texts_flow_through_a_pipe(run: Path, text: Path) -> None:

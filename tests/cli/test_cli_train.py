@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from command_line import SMALL
 
-from seqgen.cli import train as command
 from seqgen.core import log
+from seqgen.engine import progress as display
 
 
 def best(run: Path) -> tuple[float, int]:
@@ -148,7 +148,7 @@ def test_what_takes_no_effect_is_a_warning(seqgen: Any, text: Path, tmp_path: Pa
 def test_a_signal_saves_and_says_how_to_continue(
     number: signal.Signals, code: int, word: str, seqgen: Any, text: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    show = command._Lines.show
+    show = display.Lines.show
 
     def interrupt(lines: Any, progress: Any) -> None:
         show(lines, progress)
@@ -156,7 +156,7 @@ def test_a_signal_saves_and_says_how_to_continue(
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command._Lines, "show", interrupt)
+        patch.setattr(display.Lines, "show", interrupt)
         ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
     sentence = f"{word} at step 5, saved; continue with: seqgen train --out {tmp_path / 'r'}"
     assert (ended.code, ended.err.splitlines()[-1]) == (code, sentence)
@@ -168,7 +168,7 @@ def test_a_second_control_c_leaves_at_once(seqgen: Any, text: Path, tmp_path: Pa
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(command._Lines, "show", impatient)
+    monkeypatch.setattr(display.Lines, "show", impatient)
     ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "r", *SMALL)
     again = f"seqgen train --out {tmp_path / 'r'} continues from the last checkpoint, if there is one"
     assert (ended.code, ended.err.splitlines()[-1]) == (130, f"stopped at once; {again}")

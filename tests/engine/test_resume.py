@@ -15,6 +15,7 @@ from small_run import SMALL
 from seqgen.core import log, rng
 from seqgen.data.packing import build_corpus
 from seqgen.engine import checkpoint, loop
+from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -51,8 +52,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def kill_at(step: int) -> Callable[[loop.Progress], None]:
-    def watch(progress: loop.Progress) -> None:
+def kill_at(step: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
         if progress.step == step:
             raise Killed
 

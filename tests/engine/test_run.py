@@ -18,6 +18,7 @@ from seqgen.data import known
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
+from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 
 
@@ -237,7 +238,7 @@ def test_from_and_killed_before_the_first_checkpoint_ends_with_the_same_bytes(
     chosen = config("lm", text, overrides=[*SMALL, "model.hidden=32", "train.steps=6", "train.save_every=4"])
     loop.train(chosen, tmp_path / "whole", source_run=trained)
 
-    def kill(progress: loop.Progress) -> None:
+    def kill(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -281,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_state_kept(text: Path, tm
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_signal_saves_and_leaves(number: signal.Signals, reason: str, text: Path, tmp_path: Path) -> None:
-    def interrupt(progress: loop.Progress) -> None:
+    def interrupt(progress: Progress) -> None:
         if progress.step == 4:
             signal.raise_signal(number)
 

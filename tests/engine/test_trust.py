@@ -15,6 +15,7 @@ from seqgen.core.errors import RunError, SeqgenError
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
+from seqgen.engine.progress import Progress
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
 
@@ -91,7 +92,7 @@ def test_a_second_training_in_the_same_folder_is_refused(begun: bool, text: Path
     chosen = config("lm", text, overrides=[*SMALL, "train.steps=4", "train.save_every=1"])
     refused: list[str] = []
 
-    def start_another(progress: loop.Progress) -> None:
+    def start_another(progress: Progress) -> None:
         if progress.step == 2 and not progress.message:
             with pytest.raises(RunError) as caught:
                 loop.train(None if begun else chosen, tmp_path / "r")

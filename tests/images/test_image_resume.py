@@ -13,6 +13,7 @@ import torch
 from seqgen.core import rng
 from seqgen.core.errors import RunError
 from seqgen.engine import checkpoint, loop
+from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.images.pictures import save_arrays
 
@@ -42,8 +43,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def kill_at(step: int) -> Callable[[loop.Progress], None]:
-    def watch(progress: loop.Progress) -> None:
+def kill_at(step: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
         if progress.step == step:
             raise Killed
 

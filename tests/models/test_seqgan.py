@@ -16,6 +16,7 @@ from torch import Tensor
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.engine import checkpoint, generate, loop
+from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.models import lm, seqgan
 from seqgen.nn.rollout import Texts, complete, draw, rollout_values
@@ -318,8 +319,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def kill_at(step: int) -> Callable[[loop.Progress], None]:
-    def watch(progress: loop.Progress) -> None:
+def kill_at(step: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
         if progress.step == step:
             raise Killed
 

@@ -1,0 +1,158 @@
+"""How far a training is: lines or a bar on standard error, for the command line and the library alike."""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from seqgen.core.log import say
+
+LIKELIHOOD = "nll_per_token"
+"""The score that decides where a model's file names no other."""
+
+_REFRESH_S = 0.2
+_QUIET_LINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display is told, at every step."""
+
+    step: int
+    """Updates done."""
+    steps: int
+    """Updates in all."""
+    scalars: dict[str, float]
+    """The latest line of log.jsonl."""
+    scores: dict[str, Any]
+    """The latest validation."""
+    message: str = ""
+    """A sentence worth keeping on the screen, or ""."""
+
+
+def display(decides: str) -> "Lines | Bar":
+    """Return what shows a training: a bar on a terminal, lines elsewhere; `decides` names the score to show."""
+    return Bar(decides) if sys.stderr.isatty() else Lines(decides)
+
+
+def held_out(scores: dict[str, Any], decides: str) -> str:
+    """The deciding score in words; of likelihood also per character where that is known."""
+    if decides != LIKELIHOOD:
+        return f"{decides} {scores[decides]:.4g}"
+    words = f"{scores[decides]:.4g} nats per token"
+    if scores.get("nll_per_character") is not None:
+        words += f" ({scores['nll_per_character']:.4g} per character)"
+    return words
+
+
+class Lines:
+    """Single lines, for a standard error that is no terminal: one for each validation, and one every half minute."""
+
+    def __init__(self, decides: str) -> None:
+        self.seen = False
+        """Whether a step was made."""
+        self._decides = decides
+        self._pace = _Pace()
+        self._said_at = time.monotonic()
+        self._scores: dict[str, float] | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Told about every step and every message."""
+        if progress.message:
+            say(progress.message)
+            return
+        self.seen = True
+        rate = self._pace.at(progress)
+        judged = bool(progress.scores) and progress.scores is not self._scores
+        if judged or time.monotonic() - self._said_at >= _QUIET_LINE_S:
+            self._scores, self._said_at = progress.scores, time.monotonic()
+            parts = [f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=judged), rate]
+            say("  ".join(part for part in parts if part))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Bar:
+    """One line that moves, for a terminal; messages and validations stay above it."""
+
+    def __init__(self, decides: str) -> None:
+        self.seen = False
+        """Whether a step was made."""
+        self._decides = decides
+        self._pace = _Pace()
+        self._drawn_at = 0.0
+        self._scores: dict[str, float] | None = None
+        self._progress: Any = None
+
+    def show(self, progress: Progress) -> None:
+        """Told about every step and every message."""
+        if progress.message:
+            say(progress.message)
+            return
+        self.seen = True
+        rate = self._pace.at(progress)
+        if progress.scores and progress.scores is not self._scores:
+            self._scores = progress.scores
+            say("  ".join([f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=True)]))
+        now = time.monotonic()
+        if now - self._drawn_at >= _REFRESH_S or progress.step == progress.steps:
+            self._drawn_at = now
+            if self._progress is None:
+                self._open(progress)
+            words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
+            self._progress.update(self._task, completed=progress.step, words=words)
+            self._progress.refresh()
+
+    def _open(self, progress: Progress) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        # no refreshing thread: it would take turns with the training on the interpreter's lock
+        self._progress = Bar(
+            MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[words]}"),
+            console=Console(stderr=True), auto_refresh=False, transient=True,
+        )  # fmt: skip
+        self._progress.start()
+        self._task = self._progress.add_task("", total=progress.steps, words="")
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class _Pace:
+    """Steps per second since the first one was seen, validations included, and the time left at that rate."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._first = 0
+
+    def at(self, progress: Progress) -> str:
+        """`12.3 steps/s  1:02 left`; "" at the first step, where nothing is known, and at the last."""
+        if not self._began:
+            self._began, self._first = time.monotonic(), progress.step
+            return ""
+        if progress.step == progress.steps:
+            return ""
+        rate = (progress.step - self._first) / max(time.monotonic() - self._began, 1e-9)
+        left = int((progress.steps - progress.step) / rate)
+        clock = (
+            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
+        )
+        return f"{rate:.3g} steps/s  {clock} left"
+
+
+def _figures(progress: Progress, decides: str, *, judged: bool) -> list[str]:
+    """The training loss (or what the model tells first), and the score that decides; more where it is new."""
+    name = "loss" if "loss" in progress.scalars else next(iter(progress.scalars), "")
+    figures = [f"{name} {progress.scalars[name]:.4g}"] if name else []
+    scores = progress.scores
+    if scores.get(decides) is not None:
+        figures.append(f"held-out {held_out(scores, decides) if judged else format(scores[decides], '.4g')}")
+    if judged and "self_bleu_4" in scores:
+        figures.append(f"BLEU-4 {scores['bleu_4']:.3f}  Self-BLEU-4 {scores['self_bleu_4']:.3f}")
+    return figures
