@@ -63,6 +63,8 @@ class Train:
     """Start averaging when a validation is worse than the best of all but the last n (Merity et al. 2018); 0: never."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 by autocast; weights, moments and losses stay float32."""
+    tf32: bool = False
+    """On CUDA, float32 products in TensorFloat-32: faster, with 10 bits after the point in place of 23."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ..., or auto: a CUDA device if there is one."""
     threads: Annotated[int, Field(ge=0)] = 0

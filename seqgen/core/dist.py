@@ -16,6 +16,8 @@ from torch import Tensor
 def start(device: torch.device) -> None:
     """Join the process group that torchrun announces; nothing happens in a single process or a second time."""
     if world() > 1 and not torch_dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # a barrier waits on the current device
         torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 

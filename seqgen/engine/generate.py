@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqgen.core import files, rng
+from seqgen.core import files, numerics, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
@@ -683,6 +683,7 @@ def load_painter(
 
 def _opened(folder: Path, settings: Settings, step: int | None, device: str, module: Any) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
+    numerics.settle(place, tf32=settings.train.tf32)
     model = (module or runs.chapter(settings.name)).Model(settings.model)
     step, tensors = checkpoint.best(folder) if step is None else (step, checkpoint.read_tensors(folder, step))
     checkpoint.check_run(folder, step, below="tokenizer/")

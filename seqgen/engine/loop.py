@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from seqgen.core import dist, files, log, rng
+from seqgen.core import dist, files, log, numerics, rng
 from seqgen.core.config import to_toml
 from seqgen.core.errors import NonFiniteError, RunError
 from seqgen.core.update import Optimizer
@@ -89,6 +89,7 @@ def train(
         device = runs.choose_device(settings.train.device)
         if device.type == "cuda" and dist.world() > 1:
             device = torch.device("cuda", dist.local_rank())
+        numerics.settle(device, tf32=settings.train.tf32)
         if settings.train.threads:
             torch.set_num_threads(settings.train.threads)
         dist.start(device)

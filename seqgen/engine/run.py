@@ -17,7 +17,7 @@ import torch
 
 from seqgen._version import __version__
 from seqgen.core import config as settings_of
-from seqgen.core import files, log
+from seqgen.core import files, log, numerics
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.data import known, rewards
@@ -366,6 +366,7 @@ def environment(device: torch.device, command: list[str] | None = None) -> dict[
         "device": str(device),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        **numerics.facts(device),
         "command": command if command is not None else ["seqgen", *sys.argv[1:]],
     }
 

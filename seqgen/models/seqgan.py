@@ -503,7 +503,8 @@ def _gradient_penalty(critic: CnnCritic | GruCritic, real: Texts, fake: Texts) -
     Tokens cannot be mixed, their vectors can: the critic is kept smooth in the space it reads, not in that of texts.
     """
     both = _stacked(real, fake)
-    with torch.autocast(both.ids.device.type, enabled=False):
+    # cuDNN's recurrent layers cannot be differentiated twice, torch's own can
+    with torch.autocast(both.ids.device.type, enabled=False), torch.backends.cudnn.flags(enabled=False):
         vectors = critic.embedded(both.ids, both.lengths).detach()
         lengths = torch.maximum(both.lengths[: len(real.ids)], both.lengths[len(real.ids) :])
         share = torch.rand(len(real.ids), 1, 1).to(vectors)

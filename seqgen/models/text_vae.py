@@ -204,7 +204,9 @@ class Model(nn.Module):
         ends = []
         for reader, backwards in zip(self.encoder, (False, True), strict=False):
             if backwards:  # each row turned round within its own length, so that padding stays behind
-                x = x.gather(1, (last - places).clamp_min(0)[..., None].expand_as(x))
+                # by indices, not gather, whose gradient a GPU sums in no fixed order
+                turned = torch.where(real[..., 0], last - places, places)
+                x = x[torch.arange(len(x), device=x.device)[:, None], turned]
             out, _ = reader(x)
             if self.config.pool == "max":
                 ends.append(out.masked_fill(~real, -math.inf).amax(1))

@@ -143,6 +143,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        # the loss is nearly always added up as it is: then no pass over the gradients
-        grads = ctx.saved_tensors if scale == 1 else [None if g is None else g * scale for g in ctx.saved_tensors]
+        # the loss is nearly always added up as it is: then no pass over the gradients, where looking costs no wait
+        grads = (
+            ctx.saved_tensors
+            if scale.device.type == "cpu" and scale == 1
+            else [None if g is None else g * scale for g in ctx.saved_tensors]
+        )
         return (*grads, None, None, None, None)

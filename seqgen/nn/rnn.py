@@ -6,6 +6,7 @@ r, u = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')), h = (1 - u) n +
 Dropout as in AWD-LSTM (Merity et al. 2018). Shapes: B rows, T tokens, I inputs, H hidden.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -90,37 +91,10 @@ class Rnn(nn.Module):
         for number, layer in enumerate(self.layers):
             if self.training:
                 x = locked_dropout(x, self.between_dropout if number else self.input_dropout)
-            # under autocast x arrives in low precision, which the GRU's own check refuses beside float32 weights
-            x = x.to(layer.weight_hh_l0.dtype)  # type: ignore[arg-type]
             before = [s.unsqueeze(0) for s in state[number * each : (number + 1) * each]]
-            x, ends = self._scan(layer, x, before)
+            x, ends = scan_layer(layer, x, before, weight_drop=self.weight_drop if self.training else 0.0)
             after += [end.squeeze(0) for end in ends]
         return x, tuple(after)
-
-    def _scan(self, layer: Any, x_bti: Tensor, before: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """One layer over all positions: (B, T, H) and its (1, B, H) end states."""
-        if not (self.training and self.weight_drop):
-            if self.cell == "lstm":
-                return layer(x_bti, tuple(before))  # type: ignore[no-any-return]
-            out, end = layer(x_bti, before[0])
-            return out, [end]
-        # the functional call takes masked weights as a plain list, so the fast path stays and no parameter is replaced
-        weights = [
-            layer.weight_ih_l0,
-            F.dropout(layer.weight_hh_l0, self.weight_drop),
-            layer.bias_ih_l0,
-            layer.bias_hh_l0,
-        ]
-        if x_bti.is_cuda:
-            one_chunk: Any = _OneChunk.apply
-            mode = cudnn_rnn.get_cudnn_mode(layer.mode)  # type: ignore[no-untyped-call]
-            weights = list(one_chunk(mode, *weights))
-        options = (True, 1, 0.0, True, False, True)  # biases, layers, dropout, training, bidirectional, batch first
-        if self.cell == "lstm":
-            out, *ends = torch.lstm(x_bti, before, weights, *options)
-        else:
-            out, *ends = torch.gru(x_bti, before[0], weights, *options)
-        return out, ends
 
     def stepper(
         self, embedding_vi: Tensor | None = None, *, table_now: bool = False
@@ -148,19 +122,60 @@ class Rnn(nn.Module):
         return run
 
 
+def scan_layer(
+    layer: Any, x_bti: Tensor, before: list[Tensor], *, weight_drop: float = 0.0
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """One of torch's LSTM or GRU layers over all positions: (B, T, H) and its (1, B, H) end states.
+
+    Under autocast a GPU computes in autocast's dtype (torch alone would take float16, whatever was asked), a CPU in
+    that of the weights.
+    """
+    # under autocast x arrives in low precision, which the GRU's own check refuses beside float32 weights
+    x, dtype = x_bti.to(layer.weight_hh_l0.dtype), layer.weight_hh_l0.dtype
+    low = x.is_cuda and torch.is_autocast_enabled("cuda")
+    if not (weight_drop or low):
+        if layer.mode == "LSTM":
+            return layer(x, tuple(before))  # type: ignore[no-any-return]
+        out, end = layer(x, before[0])
+        return out, [end]
+    # the functional call takes masked weights as a plain list, so the fast path stays and no parameter is replaced
+    weights = [
+        layer.weight_ih_l0,
+        F.dropout(layer.weight_hh_l0, weight_drop) if weight_drop else layer.weight_hh_l0,
+        layer.bias_ih_l0,
+        layer.bias_hh_l0,
+    ]
+    if x.is_cuda:
+        dtype = torch.get_autocast_dtype("cuda") if low else dtype
+        one_chunk: Any = _OneChunk.apply
+        mode = cudnn_rnn.get_cudnn_mode(layer.mode)  # type: ignore[no-untyped-call]
+        weights = list(one_chunk(mode, dtype, *weights))
+        x, before = x.to(dtype), [state.to(dtype) for state in before]
+    # biases, layers, dropout, training (cuDNN keeps what backward needs), bidirectional, batch first
+    options = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
+    with torch.autocast("cuda", enabled=False) if low else contextlib.nullcontext():
+        if layer.mode == "LSTM":
+            out, *ends = torch.lstm(x, before, weights, *options)
+        else:
+            out, *ends = torch.gru(x, before[0], weights, *options)
+    return out, [end.to(layer.weight_hh_l0.dtype) for end in ends]
+
+
 class _OneChunk(torch.autograd.Function):
-    """Copies of a layer's weights laid out in one chunk of memory, as cuDNN wants them; without it every call warns."""
+    """Copies of a layer's weights in one chunk of memory, as cuDNN wants them (without it every call warns), and in the
+    dtype of the products."""
 
     @staticmethod
-    def forward(ctx: Any, mode: int, *weights: Tensor) -> tuple[Tensor, ...]:
-        copies = [weight.clone() for weight in weights]
+    def forward(ctx: Any, mode: int, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        copies = [weight.to(dtype, copy=True) for weight in weights]
+        ctx.dtype = weights[0].dtype
         inputs, hidden = weights[0].shape[1], weights[1].shape[1]
         torch._cudnn_rnn_flatten_weight(copies, 4, inputs, mode, hidden, 0, 1, True, False)
         return tuple(copies)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *grad_outputs)
+        return (None, None, *(grad.to(ctx.dtype) for grad in grad_outputs))
 
 
 # Why the steps below look as they do. Vectorised sigmoid and tanh treat the last few elements of a run of memory with

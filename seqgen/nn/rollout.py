@@ -59,7 +59,10 @@ def rollout_values(
     rows, length = texts.ids.shape
     values = torch.zeros(rows * length, device=texts.ids.device)
     if len(cells):
-        values.index_add_(0, cells, score(completions) / rollouts)
+        # summed in the order in which they were made: index_add_ of a GPU keeps none
+        order = cells.argsort(stable=True).view(-1, rollouts)
+        parts = (score(completions) / rollouts)[order].unbind(1)
+        values[cells[order[:, 0]]] = sum(parts, torch.zeros_like(parts[0]))
     return values.view(rows, length)
 
 

@@ -81,16 +81,24 @@ def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
     if probabilities_bv.shape[1] % BLOCK:
         probabilities_bv = F.pad(probabilities_bv, (0, -probabilities_bv.shape[1] % BLOCK))
     blocks = probabilities_bv.view(len(probabilities_bv), -1, BLOCK)
-    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    ends = _running_sum(blocks.sum(-1))
     target = uniforms_b[:, None] * ends[:, -1:]  # below the total: u <= 1 - 2^-53, and the product rounds to nearest
     passed = ends <= target
     block = passed[:, :-1].sum(-1)
     before = (ends * passed).amax(-1, keepdim=True)
-    inside = blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
+    inside = _running_sum(blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK)).squeeze(1))
     offset = (inside <= target - before).sum(-1)
     # the block's float32 sum may exceed its float64 one by a rounding: then it is the last column with mass
     last = (inside < inside[:, -1:]).sum(-1)
     return torch.where(ends[:, -1] > 0, block * BLOCK + torch.minimum(offset, last), -1)
+
+
+def _running_sum(values_bk: Tensor) -> Tensor:
+    """The cumulative sum of each row, float64."""
+    if values_bk.is_cuda and len(values_bk) == 1:
+        # a GPU adds up one row alone in no fixed order, and two rows each in one
+        return values_bk.expand(2, -1).cumsum(-1, dtype=torch.float64)[:1]
+    return values_bk.cumsum(-1, dtype=torch.float64)
 
 
 def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:
@@ -136,8 +144,8 @@ def _keep_mass(logits_bv: Tensor, scores_bv: Tensor, mass: float) -> Tensor:
             continue
         if order is None:
             order = scores_bv[chosen].sort(descending=True, stable=True).indices
-        sorted_p = probabilities[chosen].gather(1, order).double()
+        sorted_p = probabilities[chosen].gather(1, order)
         sorted_logits = logits_bv[chosen].gather(1, order)
-        sorted_logits[sorted_p.cumsum(-1) - sorted_p >= mass] = -math.inf
+        sorted_logits[_running_sum(sorted_p) - sorted_p >= mass] = -math.inf
         kept[chosen] = kept[chosen].scatter_(1, order, sorted_logits)
     return kept

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.nn.products import linear, trained_linear
+from seqgen.nn.rnn import scan_layer
 
 _CHUNK = 64  # rows whose responses are alive at a time in a frozen critic: more would leave the cache
 _BLOCK = 1024  # rows that go through the highway together: fewer would read its weights too often
@@ -223,9 +224,8 @@ class GruCritic(nn.Module):
         return logit.squeeze(1).float()
 
     def _states(self, x_bte: Tensor) -> Tensor:
-        # under autocast x may arrive in low precision, which the GRU's own check refuses beside float32 weights
-        states: Tensor = self.rnn(x_bte.to(self.embedding.weight.dtype))[0]
-        return states
+        start = self.output.weight.new_zeros(1, len(x_bte), self.rnn.hidden_size)
+        return scan_layer(self.rnn, x_bte, [start])[0]
 
     def penalty(self) -> Tensor:
         """Half the squared norm of the output layer."""

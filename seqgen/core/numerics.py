@@ -1,0 +1,38 @@
+"""How exactly a device computes: what a CUDA device would otherwise choose by itself, and may choose anew in every run.
+
+A CPU with one number of threads repeats its bits as it is. On CUDA the kernels of training are chosen so that each
+sums in a fixed order, cuDNN and cuBLAS are held to such kernels here, and float32 means float32 unless
+`train.tf32` is set. The bits are those of one kind of card, driver and torch.
+"""
+
+import os
+from typing import Any
+
+import torch
+
+
+def settle(device: torch.device, *, tf32: bool) -> None:
+    """Hold a CUDA device to repeatable kernels, and its float32 products to float32 or to TensorFloat-32."""
+    if device.type != "cuda":
+        return
+    # read by cuBLAS when it is first used: with its default workspaces products may differ from run to run
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """What was settled, for env.json; nothing on a CPU, where nothing is to be settled."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+    }

@@ -1,0 +1,32 @@
+"""The tests marked gpu on a simulated CUDA device, where there is none: see simulated.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import simulated_build
+import torch
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def device() -> None:
+    """The library of the simulated device, compiled by now."""
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here: the tests marked gpu run on it")
+    if reason := simulated_build.missing():
+        pytest.skip(reason)
+    simulated_build.built()
+
+
+@pytest.mark.parametrize("name", ["test_as_cuda.py", "test_training_on_cuda.py"])
+def test_what_a_gpu_must_do_is_done_on_the_simulated_one(device, name):
+    command = [sys.executable, "-m", "pytest", "-p", "simulated", "-p", "no:cacheprovider", str(HERE / name)]
+    # a process of its own: the device has to be there before torch
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    ended = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    assert "skipped" not in ended.stdout

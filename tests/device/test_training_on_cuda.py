@@ -1,0 +1,206 @@
+"""Every model trained on a CUDA device: it validates, saves, and resumes to the same bytes, by repeatable kernels only.
+
+Without a CUDA device these tests run on the simulated one (test_simulated.py), which also counts.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import seqgen
+from seqgen.engine import run as runs
+
+pytestmark = pytest.mark.gpu
+SENTENCES = 120
+BASE: dict[str, Any] = {
+    "train.device": "cuda",
+    "train.steps": 4,
+    "train.eval_every": 0,
+    "train.save_every": 2,
+    "train.log_every": 1,
+    "train.samples": 4,
+    "train.batch": 8,
+    "train.keep": 9,
+}
+TEXT = {"model.hidden": 16, "model.embedding": 12}
+SEQGAN = {
+    **TEXT,
+    "train.steps": 6,
+    "train.save_every": 3,
+    "model.mle_steps": 2,
+    "model.critic_steps": 1,
+    "model.critic_turn": 1,
+    "model.rollouts": 2,
+    "model.negatives": 8,
+    "model.critic_embedding": 8,
+}
+CNN = {**SEQGAN, "model.critic_widths": (1, 2), "model.critic_maps": (4, 4)}
+GRU = {**SEQGAN, "model.critic": "gru", "model.critic_hidden": 8}
+VAE = {**TEXT, "model.kl_target": 0}
+IMAGES = {"train.samples": 0, "train.batch": 16}
+GAN = {**IMAGES, "model.generator_widths": (16, 8), "model.critic_widths": (8, 16)}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lm": ("lm", TEXT),
+    "lm-awd": (
+        "lm",
+        {
+            **TEXT,
+            "model.cell": "gru",
+            "model.layers": 2,
+            "model.weight_drop": 0.3,
+            "model.embedding_dropout": 0.1,
+            "model.activation_penalty": 2,
+            "model.slowness_penalty": 1,
+            "train.accumulate": 2,
+            "train.average_from": 1,
+        },
+    ),
+    "lm-bf16": ("lm", {**TEXT, "train.precision": "bf16"}),
+    "lm-bf16-drop": ("lm", {**TEXT, "train.precision": "bf16", "model.weight_drop": 0.3, "model.cell": "gru"}),
+    "lm-stream": ("lm", {**TEXT, "data.mode": "stream", "tokenizer.kind": "char", "data.jitter": True}),
+    "lm-window": ("lm", {**TEXT, "data.mode": "window", "tokenizer.kind": "byte"}),
+    "seqgan-delta": ("seqgan", {**CNN, "model.advantage": "delta", "model.faults": 0.5}),
+    "seqgan-kl": (
+        "seqgan",
+        {
+            **CNN,
+            "model.advantage": "reinforce_loo",
+            "model.kl_target": 0.05,
+            "model.mle_weight": 0.1,
+            "model.rollout_lag": 0.9,
+        },
+    ),
+    "seqgan-value": ("seqgan", {**CNN, "model.advantage": "critic", "model.gae": 0.9}),
+    "seqgan-bf16": (
+        "seqgan",
+        {**CNN, "train.precision": "bf16", "model.rollout_precision": "bf16", "model.advantage": "raw"},
+    ),
+    "seqgan-reward": (
+        "seqgan",
+        {**CNN, "model.reward": "regex:dog", "model.reward_weight": 0.5, "model.advantage": "reinforce_loo"},
+    ),
+    "seqgan-clip": ("seqgan", {**CNN, "model.critic_loss": "wasserstein-clip", "model.advantage": "reinforce_loo"}),
+    "seqgan-gp": ("seqgan", {**CNN, "model.critic_loss": "wasserstein-gp", "model.advantage": "reinforce_loo"}),
+    "seqgan-gru": ("seqgan", {**GRU, "model.advantage": "critic"}),
+    "seqgan-gru-bf16": ("seqgan", {**GRU, "model.advantage": "reinforce_loo", "train.precision": "bf16"}),
+    "seqgan-gru-clip": ("seqgan", {**GRU, "model.critic_loss": "wasserstein-clip", "model.advantage": "delta"}),
+    "seqgan-gru-gp": ("seqgan", {**GRU, "model.critic_loss": "wasserstein-gp", "model.advantage": "reinforce_loo"}),
+    "text-vae": ("text-vae", {**VAE, "model.bidirectional": True}),
+    "text-vae-bf16": ("text-vae", {**VAE, "model.bn_gamma": 0.6, "train.precision": "bf16", "model.pool": "last"}),
+    "text-vae-aggressive": ("text-vae", {**VAE, "model.kl_target": 5, "model.aggressive": True}),
+    "text-vae-adversarial": ("text-vae", {**VAE, "model.match": "adversarial", "model.cell": "gru"}),
+    "image-vae": ("image-vae", IMAGES),
+    "image-vae-bf16": ("image-vae", {**IMAGES, "train.precision": "bf16"}),
+    **{f"image-gan-{loss}": ("image-gan", {**GAN, "model.loss": loss}) for loss in ("ns", "lsgan", "wgan", "wgan-gp")},
+    "image-gan-hinge": ("image-gan", {**GAN, "model.loss": "hinge", "model.labels": "projection"}),
+    "image-gan-rpgan": ("image-gan", {**GAN, "model.loss": "rpgan", "train.precision": "bf16"}),
+    "image-gan-semi": ("image-gan", {**GAN, "model.labels": "semi", "data.labelled": 100}),
+}
+"""Model and settings by name; between them they reach every loss, critic and precision."""
+
+WAITS = {
+    "lm": 4,
+    "lm-awd": 36,
+    "lm-bf16": 4,
+    "lm-bf16-drop": 4,
+    "lm-stream": 4,
+    "lm-window": 4,
+    "seqgan-delta": 370,
+    "seqgan-kl": 194,
+    "seqgan-value": 198,
+    "seqgan-bf16": 362,
+    "seqgan-reward": 194,
+    "seqgan-clip": 188,
+    "seqgan-gp": 192,
+    "seqgan-gru": 194,
+    "seqgan-gru-bf16": 186,
+    "seqgan-gru-clip": 339,
+    "seqgan-gru-gp": 186,
+    "text-vae": 12,
+    "text-vae-bf16": 12,
+    "text-vae-aggressive": 32,
+    "text-vae-adversarial": 8,
+    "image-vae": 4,
+    "image-vae-bf16": 4,
+    "image-gan-ns": 8,
+    "image-gan-lsgan": 8,
+    "image-gan-wgan": 8,
+    "image-gan-wgan-gp": 8,
+    "image-gan-hinge": 8,
+    "image-gan-rpgan": 8,
+    "image-gan-semi": 8,
+}
+"""Waits for the device in all steps of a case together, at most: what was counted when this was written, to be lowered.
+Every step has one, in `update`; a step that draws texts has those of drawing."""
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "sentences.txt"
+    own = Path(__file__).resolve().parents[2] / "corpora" / "captions.txt"
+    path.write_text("".join(own.read_text().splitlines(keepends=True)[:SENTENCES]))
+    return path
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """SHA-256 of what a run's steps left."""
+    files = [run / "log.jsonl", run / "scores.jsonl", *run.glob("checkpoints/*/*.safetensors"), *run.glob("samples/*")]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def settings_of(case: str, sentences: Path) -> Any:
+    model, chosen = CASES[case]
+    return seqgen.config(model, "digits" if model.startswith("image") else sentences, overrides={**BASE, **chosen})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_resumes_to_the_same_bytes_by_repeatable_kernels(case, sentences, tmp_path, monkeypatch):
+    settings, out = settings_of(case, sentences), tmp_path / "run"
+    chapter = runs.chapter(settings.name)
+    steps: list[Any] = []
+    if (simulated := sys.modules.get("simulated")) is not None:
+        train_step = chapter.train_step
+
+        def counted(*arguments: Any) -> Any:
+            with simulated.counted() as counts:
+                scalars = train_step(*arguments)
+            steps.append(counts)
+            return scalars
+
+        monkeypatch.setattr(chapter, "train_step", counted)
+    seqgen.train(settings, out)
+    # on a real card scripts/gpu looks at the waits
+    assert [counts.nondeterministic for counts in steps if counts.nondeterministic] == []
+    waits = [counts.synchronisations.total() for counts in steps]
+    assert sum(waits) <= WAITS[case], [counts.synchronisations for counts in steps]
+
+    whole = hashes(out)
+    shutil.rmtree(out / "checkpoints" / f"step-{settings.train.steps:08d}")
+    seqgen.train(None, out)
+    assert hashes(out) == whole
+
+
+def test_the_environment_says_how_the_device_computes(sentences, tmp_path):
+    settings = runs.changed(settings_of("lm", sentences), {"train.tf32": True, "train.samples": 0})
+    seqgen.train(settings, tmp_path / "run")
+    env = (tmp_path / "run" / "env.json").read_text()
+    for fact in ('"gpu": ', '"cudnn_deterministic": true', '"tf32_products": true', '"tf32_cudnn": true'):
+        assert fact in env
+
+
+def test_training_on_host_and_device_agree(sentences, tmp_path):
+    # without dropout, whose numbers each device draws for itself
+    plain = {"model.input_dropout": 0.0, "model.hidden_dropout": 0.0, "model.output_dropout": 0.0}
+    seen = []
+    for device in ("cpu", "cuda"):
+        settings = runs.changed(settings_of("lm", sentences), {**plain, "train.device": device, "train.samples": 0})
+        seqgen.train(settings, tmp_path / device)
+        lines = (tmp_path / device / "scores.jsonl").read_text().splitlines()
+        seen.append([torch.tensor(json.loads(line)["nll_per_token"]) for line in lines])
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=0)
