@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Step, check_writable, makes_pictures, open_run, read_for
+from seqgen.cli.options import (
+    Device,
+    Encoding,
+    Field,
+    Format,
+    Json,
+    Reading,
+    Run,
+    Step,
+    check_writable,
+    makes_pictures,
+    open_run,
+    read_for,
+    reading_named,
+)
 
 if TYPE_CHECKING:
     from seqgen.engine.compare import Comparison
@@ -94,17 +108,14 @@ def compare(
 
 
 def _texts_compared(subjects: list[str], references: str, *, train: str, **options: Any) -> "Comparison":
-    from seqgen.data.text import read_lines, read_records
+    from seqgen.data.text import read_lines
     from seqgen.engine import compare as comparing
     from seqgen.engine import run as runs
 
     folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
     fields = runs.read_settings(folders[0]).data if folders else None
-    if fields is None:
-        real = read_records([references])
-    else:
-        real = read_records([references], field=fields.field, source=fields.source, target=fields.target)
-    with output.wrong_values(), output.warnings_said():
+    with output.wrong_values(), output.warnings_said(), reading_named(options=False):
+        real = Reading([references]).records(references, fields)
         return comparing.compare(
             subjects, real.texts, sources=real.sources, train=read_lines(train) if train else None, **options
         )
@@ -203,6 +214,9 @@ def blind(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="FILE", help="The key of the page.", show_default=False)
     ] = None,
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
     """Which of two texts is better, judged by people.
@@ -225,10 +239,10 @@ def blind(
         raise output.CommandError("expected two files and --out FILE, or --score FILE; see: seqgen blind --help")
     output.at_least(1, count=count)
     from seqgen.core import files
-    from seqgen.data.text import read_lines
     from seqgen.engine.blind import sheet
 
-    a, b = (read_lines(file) for file in texts)
+    reading = Reading(texts, field, format, encoding)
+    a, b = (reading.lines(file) for file in texts)
     page, secret = sheet(a, b, names=(texts[0], texts[1]), count=count, seed=seed)
     place = out.with_suffix(".key.json")
     files.write_text(out, page)

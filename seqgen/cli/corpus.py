@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Command, Json, check_output
+from seqgen.cli.options import Command, Encoding, Field, Format, Json, check_output, reading_named
 
 app = typer.Typer(
     name="corpus",
@@ -49,14 +49,17 @@ def inspect(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Text, or folders; - is standard input.", show_default=False)
     ],
-    field: Annotated[str, typer.Option("--field", metavar="NAME", help="The text in .jsonl and .tsv rows.")] = "text",
+    field: Field = "text",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
     """What to know of a text before training on it."""
     from seqgen.data.inspect import inspect_files
     from seqgen.data.known import expanded
 
-    found = inspect_files(expanded(files, "train"), field=field)
+    with reading_named():
+        found = inspect_files(expanded(files, "train"), field=field, format=format, encoding=encoding)
     if json:
         output.write(output.json_line(found.to_dict()))
     else:

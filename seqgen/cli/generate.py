@@ -27,9 +27,6 @@ _WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical", "greedy"}
 _DRAWN = {"seed", "stop", "method", "steer", "strength", "fast", "repetition_penalty", "no_repeat_ngram"}
 """Other parameters that a search has no use for."""
 
-_BETWEEN = "\n----\n"
-"""Stands between texts of several lines."""
-
 
 def generate(
     context: typer.Context,
@@ -145,7 +142,8 @@ def generate(
 ) -> None:
     """Write texts with a trained run.
 
-    One text a line, or with --json one object a line; texts of several lines are separated by a line of four dashes.
+    One text a line; of runs whose texts may hold line breaks JSON Lines, and on a terminal dashes between them. With
+    --json one object a line. --out FILE.jsonl gives JSON Lines of any run.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
 
     --forbid, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
@@ -230,6 +228,7 @@ def generate(
         if stream:
             _stream(writer, prompt, options | limits)
             return
+        kind = "" if json else output.kind_of_texts(out, one_line=writer.one_line)
         if source:
             limits["sources"] = read_sources(source, writer.settings.data.source)
         if prompts:
@@ -246,7 +245,7 @@ def generate(
                 )
             with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)
-    written = _as_json(texts, seed) if json else _as_lines([text.text for text in texts])
+    written = _as_json(texts, seed) if json else output.of_texts([text.text for text in texts], kind)
     if out is None:
         output.write(written)
     else:
@@ -296,13 +295,6 @@ def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:
 def _as_json(texts: Sequence["Text"], seed: int) -> str:
     """An object a line; with its seed and index a text can be made again alone."""
     return "".join(output.json_line({"seed": seed, **dataclasses.asdict(text)}) for text in texts)
-
-
-def _as_lines(texts: Sequence[str]) -> str:
-    """One text a line; where any text has lines of its own, a line of dashes between all of them."""
-    if any("\n" in text for text in texts):
-        return _BETWEEN.join(text.rstrip("\n") for text in texts) + "\n"
-    return "".join(f"{text}\n" for text in texts)
 
 
 class _Counter:

@@ -94,6 +94,7 @@ def reconstruct(
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
     coder = open_coder(run, step, device, label)
+    kind = "" if json else output.kind_of_texts(out, one_line=coder.writer.one_line)
     _, lines, sources = filled(coder, file, count)
     with output.wrong_values():
         move = None
@@ -101,7 +102,7 @@ def reconstruct(
             move = strength * coder.direction(filled(coder, toward)[1:], filled(coder, away)[1:])
         texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
     rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
-    written = "".join(output.json_line(row) for row in rows) if json else "".join(f"{text}\n" for text in texts)
+    written = "".join(output.json_line(row) for row in rows) if json else output.of_texts(texts, kind)
     write_out(written, out, f"{len(texts)} texts")
 
 
@@ -142,9 +143,10 @@ def interpolate(
         )
         return
     coder = open_coder(run, step, device, label)
+    kind = output.kind_of_texts(out, one_line=coder.writer.one_line)
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
-    write_out("".join(f"{text}\n" for text in path), out, f"{len(path)} texts")
+    write_out(output.of_texts(path, kind), out, f"{len(path)} texts")
 
 
 def encode(

@@ -4,13 +4,15 @@ What no command can take is refused here for all of them: empty words, numbers t
 text, standard input named twice, and an output that cannot be written or is an input too.
 """
 
+import contextlib
 import math
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +20,7 @@ from typer.core import TyperCommand
 from seqgen.cli import output
 
 if TYPE_CHECKING:
+    from seqgen.data.sources import DataConfig
     from seqgen.data.text import Records
     from seqgen.engine.generate import Writer
 
@@ -31,6 +34,16 @@ Step: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... or auto.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Field: TypeAlias = Annotated[
+    str, typer.Option("--field", metavar="NAME", help="The field that is the text, where rows have fields.")
+]
+Format: TypeAlias = Annotated[
+    Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta"],
+    typer.Option("--format", metavar="NAME", help="What - holds, or without - each file: lines, jsonl, json, csv ..."),
+]
+Encoding: TypeAlias = Annotated[
+    str, typer.Option("--encoding", metavar="NAME", help="Of text that is not UTF-8, such as cp1252.")
+]
 
 
 _MAY_BE_EMPTY = ("prompt", "a", "b")
@@ -145,9 +158,47 @@ def open_run(run: Path, step: int | None, device: str) -> "Writer":
         return load(run, step=step, device=device)
 
 
-def read_for(writer: "Writer", file: str) -> "Records":
-    """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
-    from seqgen.data.text import read_records
+@dataclass(frozen=True)
+class Reading:
+    """How the files of one command are read, by the options above."""
 
-    data = writer.settings.data
-    return read_records([file], field=data.field, source=data.source, target=data.target)
+    files: Sequence[str]
+    """All of them: where standard input is among them, it alone has the format given."""
+    field: str = ""
+    format: Format = "auto"
+    encoding: str = "auto"
+
+    def lines(self, file: str) -> list[str]:
+        """Return the texts of a file."""
+        with reading_named():
+            return self.records(file).texts
+
+    def records(self, file: str, data: "DataConfig | None" = None) -> "Records":
+        """Return the rows of a file, by the fields that a run was trained on where its settings are given."""
+        from seqgen.data.text import read_records
+
+        fields = {"field": self.field or (data.field if data else "text")}
+        if data is not None and data.source:
+            fields |= {"source": data.source, "target": self.field or data.target}
+        form = self.format if file == "-" or "-" not in self.files else "auto"
+        return read_records([file], **fields, format=form, encoding=self.encoding)
+
+
+@contextlib.contextmanager
+def reading_named(*, options: bool = True) -> Iterator[None]:
+    """Faults of files name the options of the command line instead of settings, or none where a command has none."""
+    from seqgen.core.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        words = str(error)
+        if not options:
+            words = re.sub(r"add data\.\w+=[^,;]*, or |; data\.format=[^;]*|; choose one with data[^;]*", "", words)
+        raise DataError(re.sub(r"\bdata\.(field|format|encoding)=", r"--\1 ", words)) from None
+
+
+def read_for(writer: "Writer", file: str, reading: Reading | None = None) -> "Records":
+    """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
+    with reading_named(options=reading is not None):
+        return (reading or Reading([file])).records(file, writer.settings.data)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -48,6 +49,38 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def kind_of_texts(out: Path | None, *, one_line: bool) -> str:
+    """Return how a run's texts are written so that they are read back as they are: `lines`, `jsonl`, or for people.
+
+    Where they may hold line breaks (not `one_line`) only JSON Lines keep them; CommandError for an --out that promises
+    something else.
+    """
+    from seqgen.data.formats import format_of
+
+    if out is None:
+        if sys.stdout.isatty():
+            return "people"
+        if not one_line:
+            say("texts of this run may hold line breaks: written as JSON Lines, to be read with --format jsonl")
+        return "lines" if one_line else "jsonl"
+    kind = format_of(out)
+    if out.suffix == ".gz" or kind not in ("lines", "jsonl"):
+        raise CommandError(f"--out {out}: texts are written a line each, or as JSON Lines; name it .txt or .jsonl")
+    if kind == "lines" and not one_line:
+        remedy = f"name it {out.with_suffix('.jsonl')}"
+        raise CommandError(f"--out {out}: texts of this run may hold line breaks, which need JSON Lines; {remedy}")
+    return kind
+
+
+def of_texts(texts: Sequence[str], kind: str) -> str:
+    """Return texts as they are written; for people a line of dashes stands between those of several lines."""
+    from seqgen.data.formats import text_lines
+
+    if kind == "people" and any("\n" in text for text in texts):
+        return "\n----\n".join(text.rstrip("\n") for text in texts) + "\n"
+    return text_lines(texts, kind)
 
 
 def flush() -> None:

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Step, check_writable, makes_pictures, open_run, read_for, refuse
+from seqgen.cli.options import (
+    Device,
+    Encoding,
+    Field,
+    Format,
+    Json,
+    Reading,
+    Run,
+    Step,
+    check_writable,
+    makes_pictures,
+    open_run,
+    read_for,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
@@ -65,6 +79,9 @@ def score(
             "token.",
         ),
     ] = "token",
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
@@ -77,9 +94,11 @@ def score(
     is its log-probability, or what it adds to the logit; suspect spans are tokens in a row that are as low as the
     lowest 1 % of held-out tokens. Output: tab-separated with a header, or an object a line.
     """
+    from seqgen.data.formats import table_row
+
     _outlier_count(outliers, 1)  # a wrong value is told before anything is scored
     writer = open_run(run, step, device)
-    records = read_for(writer, file)
+    records = read_for(writer, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
     if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected text to score")
@@ -103,7 +122,7 @@ def score(
             record["suspect"] = _spans(judged.tokens[i], judged.values[i], threshold)
         record["text"] = lines[i]
         if number == 0 and not json:
-            output.write("\t".join(record) + "\n")
+            output.write(table_row(record))
         output.write(output.json_line(record) if json else _tsv(record))
     output.say(judged.total)
 
@@ -200,15 +219,14 @@ def _outlier_count(outliers: str, lines: int) -> int:
 
 
 def _tsv(record: dict[str, Any]) -> str:
+    from seqgen.data.formats import table_row
+
     words = dict(record)
     if "per_token" in words:
         words["per_token"] = " ".join(f"{token}:{value:.3f}" for token, value in words["per_token"])
         words["suspect"] = " | ".join(words["suspect"] or ())
     words["percentile"] = "" if words["percentile"] is None else words["percentile"]
-    cells = (
-        f"{v:.4f}" if isinstance(v, float) else str(v).replace("\t", " ").replace("\n", " ") for v in words.values()
-    )
-    return "\t".join(cells) + "\n"
+    return table_row(f"{value:.4f}" if isinstance(value, float) else str(value) for value in words.values())
 
 
 def evaluate(
@@ -253,6 +271,9 @@ def evaluate(
         bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
     ] = True,
     everything: Annotated[bool, typer.Option("--all", help="Every number, not the first dozen alone.")] = False,
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
@@ -286,7 +307,6 @@ def evaluate(
         raise output.CommandError("--method is for pictures; a text is scored as it is")
     if not references:
         raise output.CommandError(f"--references is missing; see: {context.command_path} --help")
-    from seqgen.data.text import read_lines
     from seqgen.engine import evaluate as evaluation
 
     if subject != "-" and not Path(subject).exists():
@@ -297,17 +317,18 @@ def evaluate(
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
+    reading = Reading([subject, references, train], field, format, encoding)
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
         if run is None:
-            own = read_lines(train) if train else None
-            held_out = read_lines(references)
-            table = evaluation.evaluate(read_lines(subject), held_out, train=own, **options)
+            own = reading.lines(train) if train else None
+            held_out = reading.lines(references)
+            table = evaluation.evaluate(reading.lines(subject), held_out, train=own, **options)
         else:
             writer = open_run(run, step, device)
-            real = read_for(writer, references)
+            real = read_for(writer, references, reading)
             held_out = real.texts
-            own = read_for(writer, train).texts if train else None
+            own = read_for(writer, train, reading).texts if train else None
             table = evaluation.evaluate(
                 writer, real.texts, train=own, sources=real.sources, temperature=temperature, codes=codes, **options
             )
@@ -407,6 +428,9 @@ def bleu(
     paired: Annotated[
         bool, typer.Option("--paired", help="Line i of every REF is a reference of line i of HYP alone.")
     ] = False,
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
     """BLEU of the lines of HYP against all lines of REF.
@@ -414,10 +438,10 @@ def bleu(
     Each score comes with its 95 % interval and its signature, which says how it was made.
     """
     from seqgen import metrics
-    from seqgen.data.text import read_lines
 
     orders = _orders(order)
-    lines, real = read_lines(hypotheses), [read_lines(file) for file in references]
+    reading = Reading([hypotheses, *references], field, format, encoding)
+    lines, real = reading.lines(hypotheses), [reading.lines(file) for file in references]
     if paired:
         for file, others in zip(references, real, strict=True):
             if len(others) != len(lines):
@@ -450,6 +474,9 @@ def self_bleu(
         int | None, typer.Option("--sample", metavar="N", help="Score N lines, drawn by --seed, among themselves.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws the lines of --sample.")] = 0,
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
     """Self-BLEU: BLEU of every line against all others.
@@ -457,12 +484,11 @@ def self_bleu(
     Lower is more diverse, and real text of the same size is the measure: below it is not better.
     """
     from seqgen import metrics
-    from seqgen.data.text import read_lines
 
     orders = _orders(order)
     if seed and sample is None:
         raise output.CommandError("--seed takes no effect without --sample")
-    lines = read_lines(file)
+    lines = Reading([file], field, format, encoding).lines(file)
     with output.wrong_values():
         scores = metrics.self_bleu_orders(
             lines,

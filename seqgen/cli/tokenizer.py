@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Command, Json
+from seqgen.cli.options import Command, Encoding, Field, Format, Json, Reading
 
 if TYPE_CHECKING:
     from seqgen.data.tokenizers import Tokenizer
@@ -36,6 +36,7 @@ def train(
     """Learn a tokenizer from text and save it as a folder."""
     from seqgen.core import config
     from seqgen.core.errors import ConfigError
+    from seqgen.data.sources import DataConfig, reading
     from seqgen.data.text import read_records
     from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 
@@ -44,13 +45,14 @@ def train(
         raise output.CommandError("FILE is missing; see: seqgen tokenizer train --help")
     given = config.parse_overrides(word for word in words if "=" in word)
     for section, options in given.items():
-        if section != "tokenizer":
+        if section not in ("tokenizer", "data"):
             name = f"{section}.{next(iter(options))}".removeprefix(".")
-            raise ConfigError(f"unknown option {name}; only tokenizer.* matters here: seqgen config lm lists them")
+            raise ConfigError(f"unknown option {name}; tokenizer.* and data.* matter here: seqgen config lm lists them")
     chosen = config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer")
     if out.exists() and any(out.iterdir()):
         raise output.CommandError(f"{out} exists and is not empty; use another --out, or remove it")
-    tokenizer = train_tokenizer(chosen, read_records(files).texts, seed=seed)
+    data = config.build(DataConfig, given.get("data", {}), section="data")
+    tokenizer = train_tokenizer(chosen, read_records(files, **reading(data)).texts, seed=seed)
     tokenizer.save(out)
     output.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}")
 
@@ -59,6 +61,9 @@ def train(
 def encode(
     where: Where,
     file: File = "-",
+    field: Field = "",
+    format: Format = "auto",
+    encoding: Encoding = "auto",
     tokens: Annotated[bool, typer.Option("--tokens", help="Tokens as they are stored, separated by tabs.")] = False,
     json: Json = False,
 ) -> None:
@@ -66,10 +71,8 @@ def encode(
 
     Special ids (start, end) are not added.
     """
-    from seqgen.data.text import read_lines
-
     tokenizer = _load(where)
-    for row in tokenizer.encode(read_lines(file)):
+    for row in tokenizer.encode(Reading([file], field, format, encoding).lines(file)):
         ids = row.tolist()
         shown = [tokenizer.id_to_token(i) for i in ids] if tokens else ids
         output.write(output.json_line(shown) if json else ("\t" if tokens else " ").join(map(str, shown)) + "\n")

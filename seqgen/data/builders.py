@@ -16,6 +16,7 @@ from pathlib import Path
 
 from seqgen.core.errors import DataError
 from seqgen.core.files import write_text
+from seqgen.data.formats import table_row
 from seqgen.data.grammar import Grammar
 
 _SKIPPED = {
@@ -56,7 +57,8 @@ def grammar_lines(path_or_name: str | Path, count: int, seed: int) -> Iterator[s
     grammar = Grammar.load(path_or_name)
     if grammar.labels:
         yield "label\ttext"
-    yield from grammar.sample(count, seed)
+    for line in grammar.sample(count, seed):
+        yield table_row(line.split("\t", 1)).removesuffix("\n") if grammar.labels else line
 
 
 BUILDERS: dict[str, Callable[[], Iterable[str]]] = {"python-docs": python_docs, "python-code": python_code}

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
@@ -205,7 +205,9 @@ def rows_of(
     name = name_of(file)
     seen = looks_like(first[1]) if checked else ""
     if seen not in ("", kind):
-        raise DataError(f"{name}: looks like {NAMES[seen]}, not {NAMES[kind]}; add data.format={seen}")
+        raise DataError(
+            f"{name}: looks like {NAMES[seen]}, not {NAMES[kind]}; add data.format={seen}, or use a file named .{seen}"
+        )
     blocks = chain([first], blocks)
     if kind in ("csv", "tsv"):
         yield from _cells(name, kind, blocks, wanted, remedy)
@@ -397,3 +399,23 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+# ---------------------------------------------------------------------------------------------- texts written to files
+
+UNSAFE = re.compile("[\n\r\0\ufeff]")
+"""What a text cannot hold where a line of a file is a text."""
+
+
+def text_lines(texts: Iterable[str], kind: str) -> str:
+    """Return the content of a file of texts, one a line, or as JSON Lines (`jsonl`) with the field `text`."""
+    if kind == "jsonl":
+        texts = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    return "".join(f"{text}\n" for text in texts)
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """Return a row of a TSV file, cells with quotes, tabs or line breaks in quotes."""
+    row = io.StringIO()
+    csv.writer(row, delimiter="\t", lineterminator="\r\n").writerow(cells)  # so that carriage returns are quoted too
+    return row.getvalue().removesuffix("\r\n") + "\n"

@@ -152,11 +152,11 @@ def _check_plain(name: str, start: str, field: str, *, warn: bool) -> bool:
     if not seen:
         return False
     where = f"{name}: looks like {NAMES[seen]}"
-    remedy = f"data.format={seen}" if name == name_of(STDIN) else f"data.format={seen}, or name it .{seen}"
+    remedy = f"add data.format={seen}, or use a file named .{seen}"
     if seen == "jsonl" and f'"{field}":' in start.partition("\n")[0]:
-        raise DataError(f"{where} with a field {field!r}; add {remedy}; for its lines as they are data.format=lines")
+        raise DataError(f"{where} with a field {field!r}; {remedy}; data.format=lines takes its lines as they are")
     if warn:
-        _LOG.warning("%s, but is read as plain text, a line a text; for its fields add %s", where, remedy)
+        _LOG.warning("%s, but is read as plain text, a line a text; %s", where, remedy)
     return warn
 
 

@@ -19,6 +19,7 @@ from seqgen import metrics
 from seqgen.core import dist, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError
+from seqgen.data.formats import text_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load, load_painter
 from seqgen.engine.latent import Coder
@@ -84,10 +85,11 @@ def show_and_score(
         from seqgen.images.painter import Painter
 
         return of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
-    texts, scores = sample_and_score(Writer(model, data.tokenizer, settings, device, folder), data, settings.train)
+    writer = Writer(model, data.tokenizer, settings, device, folder)
+    texts, scores = sample_and_score(writer, data, settings.train)
     shown = texts[: settings.train.show]
-    between = "\n----\n" if any("\n" in text for text in shown) else "\n"  # for people; nothing reads it back
-    return {".txt": (between.join(shown) + "\n").encode()}, scores
+    ending, kind = (".txt", "lines") if writer.one_line else (".jsonl", "jsonl")
+    return {ending: text_lines(shown, kind).encode()} if shown else {}, scores
 
 
 def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:

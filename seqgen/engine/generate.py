@@ -23,6 +23,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
+from seqgen.data.formats import UNSAFE
 from seqgen.data.growing import GrowingTexts, StopStrings
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.sources import TextData, encode_sources, facts, prepare
@@ -128,6 +129,11 @@ class Writer:
         known = facts(tokenizer, settings.data.mode, settings.model.max_length)
         self._start, self._stop = int(known["start"]), int(known["stop"])
         self._running = settings.data.mode in ("stream", "window")
+
+    @property
+    def one_line(self) -> bool:
+        """Whether every text this run may write can stand as one line of a file."""
+        return not self._running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))
 
     def generate(
         self,

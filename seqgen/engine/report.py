@@ -9,6 +9,7 @@ from typing import Any
 
 from seqgen.core import files, log
 from seqgen.core.errors import SeqgenError
+from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint, pictures
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
@@ -177,7 +178,7 @@ def _samples(folder: Path) -> str:
     """What was shown at every validation: texts, or grids and strips of pictures."""
     by_step: dict[str, list[Path]] = {}
     for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
-        if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|png)", path.name):
+        if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|jsonl|png)", path.name):
             by_step.setdefault(made[1], []).append(path)
     return "".join(
         f"<details{' open' if step == max(by_step) else ''}><summary>step {int(step)}</summary>"
@@ -190,6 +191,8 @@ def _samples(folder: Path) -> str:
 def _sample(path: Path) -> str:
     if path.suffix == ".txt":
         return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
+    if path.suffix == ".jsonl":
+        return "".join(f"<pre>{html.escape(text)}</pre>" for text in read_lines(path))
     what = path.stem.partition("-")[2] or "samples"
     return f"<figure>{_picture(path, what)}<figcaption>{what}</figcaption></figure>"
 

@@ -156,8 +156,8 @@ def test_a_plain_file_that_looks_otherwise_is_warned_of(
     with caplog.at_level(logging.WARNING, "seqgen"):
         assert read_lines(path) == content.removesuffix("\n").split("\n")
     assert caplog.messages == [
-        f"{path}: looks like {seen}, but is read as plain text, a line a text; for its fields add data.format={kind}, "
-        f"or name it .{kind}"
+        f"{path}: looks like {seen}, but is read as plain text, a line a text; add data.format={kind}, "
+        f"or use a file named .{kind}"
     ]
     found = inspect_files([path])
     assert (found.format, found.looks_like) == (

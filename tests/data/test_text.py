@@ -151,7 +151,7 @@ def test_an_iterable_of_strings_is_lines() -> None:
         (
             "c.json",
             b'{"text": 1}\n{"text": 2}',
-            "{path}: looks like JSON Lines, not a JSON array; add data.format=jsonl",
+            "{path}: looks like JSON Lines, not a JSON array; add data.format=jsonl, or use a file named .jsonl",
         ),
         (
             "d.json",
@@ -168,8 +168,8 @@ def test_an_iterable_of_strings_is_lines() -> None:
         (
             "lines.txt",
             b'{"text": "a"}\n',
-            "{path}: looks like JSON Lines with a field 'text'; add data.format=jsonl, or name it .jsonl; for its "
-            "lines as they are data.format=lines",
+            "{path}: looks like JSON Lines with a field 'text'; add data.format=jsonl, or use a file named "
+            ".jsonl; data.format=lines takes its lines as they are",
         ),
         ("d.jsonl", b'{"text": null}\n', "{path}, line 1: field 'text' must be text or a number, got null"),
         (
