@@ -39,9 +39,13 @@ def generator(*parts: int | str) -> torch.Generator:
     return made
 
 
-def text_seeds(seed: int, first: int, count: int) -> Tensor:
-    """The seeds of texts `first` to `first + count - 1` of a call with `seed`, (count,) int64."""
-    return torch.tensor([hash64("text", seed, k) for k in range(first, first + count)], dtype=torch.int64)
+def text_seeds(seed: int, first: int, count: int, prompt: str = "") -> Tensor:
+    """The seeds of texts `first` to `first + count - 1` of a call with `seed`, (count,) int64.
+
+    Each prompt has its own, so that texts of different prompts are drawn independently.
+    """
+    own = [prompt] if prompt else []
+    return torch.tensor([hash64("text", seed, k, *own) for k in range(first, first + count)], dtype=torch.int64)
 
 
 def _signed(value: int) -> int:

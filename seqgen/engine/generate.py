@@ -210,9 +210,10 @@ class Writer:
     ) -> list[Text]:
         """Return `count` texts for the prompt, or for each of several, in the order of prompts and then of indices.
 
-        prompt: every text begins with it. prompts: `count` texts for each, the same as for that prompt alone. sources:
-        conditions, `count` texts for each. temperature to no_repeat_ngram: see `seqgen.nn.decode.Sampling`; the lengths
-        count the tokens after the prompt. stop: a text ends before the first of these strings, and so do its tokens.
+        prompt: every text begins with it. prompts: `count` texts for each, the same as for that prompt alone, and drawn
+        independently for different prompts. sources: conditions, `count` texts for each. temperature to
+        no_repeat_ngram: see `seqgen.nn.decode.Sampling`; the lengths count the tokens after the prompt. stop: a text
+        ends before the first of these strings, and so do its tokens.
 
         By construction: forbid and require: words that must not, or must, appear. template: the text, `?` for each free
         character. pattern: a regular expression that the whole text matches. Token by token, these leave out what
@@ -363,10 +364,10 @@ class Writer:
         options = self._sampling(locals())
         _check_lists(stop=stop, forbid=forbid, require=require)
         automaton = self._limits(forbid, require, template, pattern).automaton
-        begins, seeds = self._beginnings(prompt, None, None, automaton), rng.text_seeds(seed, index, 1).to(self.device)
+        begins, seeds = self._beginnings(prompt, None, None, automaton), rng.text_seeds(seed, index, 1, prompt)
         written = self._growing([begins[0].own], stop)
         steps = self._decoder(fast, codes).steps(
-            [begins[0].ids], seeds, options, automaton=automaton, begin=_places(begins)
+            [begins[0].ids], seeds.to(self.device), options, automaton=automaton, begin=_places(begins)
         )
         for step in steps:
             piece = written.add([0], step.ids.tolist())[0]
@@ -567,8 +568,8 @@ class Writer:
         stop: Sequence[str],
     ) -> list[Text]:
         """The texts of these indices behind their beginnings."""
-        seeds = torch.cat([rng.text_seeds(seed, k, 1) for k in indices]).to(self.device)
-        owns = [row.own for row in rows]
+        seeds = torch.cat([rng.text_seeds(seed, k, 1, row.prompt) for k, row in zip(indices, rows, strict=True)])
+        seeds, owns = seeds.to(self.device), [row.own for row in rows]
         written = self._growing(owns, stop) if stop else None
 
         def stopped(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ def test_a_text_draws_the_same_numbers_in_every_batch() -> None:
 
 def test_neighbouring_seeds_share_no_texts() -> None:
     assert not set(rng.text_seeds(1, 0, 1000).tolist()) & set(rng.text_seeds(2, 0, 1000).tolist())
+    assert not set(rng.text_seeds(1, 0, 1000, "the dog").tolist()) & set(rng.text_seeds(1, 0, 1000, "the").tolist())
 
 
 @pytest.mark.parametrize("stream", [0, 1])
