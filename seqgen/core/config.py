@@ -74,7 +74,7 @@ class Train:
     eval_every: Annotated[int, Field(ge=0)] = 500
     """Steps between validations and samples; 0: only at the end."""
     save_every: Annotated[int, Field(ge=0)] = 500
-    """Steps between checkpoints; 0: only at the end."""
+    """Steps between checkpoints; every validation saves one too; 0: only then."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Latest checkpoints kept, beside the best one."""
     patience: Annotated[int, Field(ge=0)] = 0

@@ -8,6 +8,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +37,26 @@ def abandon(stream: TextIO) -> None:
     """Let nothing more reach a standard stream, not even what Python flushes when it ends."""
     with contextlib.suppress(OSError, ValueError):  # a captured stream has no descriptor, and needs none of this
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+_watcher: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("watcher", default=None)
+
+
+def part(what: str, done: int, total: int = 0) -> None:
+    """Say how far a long piece of work is; total 0: unknown. Whoever watches shows it, or raises to end the work."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(what, done, total)
+
+
+@contextlib.contextmanager
+def watched(watcher: Callable[[str, int, int], None]) -> Iterator[None]:
+    """While open, `watcher` is called with every `part` of the work inside."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class JsonLines:

@@ -89,6 +89,12 @@ def save(
         raise RunError(f"{target}: cannot save ({reason}); {kept}; make room and run the same command again") from None
 
 
+def save_state(run: Path, step: int, logs: Mapping[str, tuple[int, str]], state: dict[str, Any]) -> None:
+    """Write the state of a checkpoint anew, whose tensors stay as they are; the main process calls it."""
+    hashes = read_state(run, step)["sha256"]
+    _write_state(run, folder_of(run, step), step, logs, hashes, state)
+
+
 def _write_shared(
     run: Path,
     beside: Path,
@@ -105,15 +111,20 @@ def _write_shared(
             stack.enter_context(optimizer.averaged())
         save_file(_split(model)[0], beside / "model.safetensors")
     hashes = {path.name: files.sha256_file(path) for path in sorted(beside.glob("*.safetensors"))}
-    record = {
-        "step": step,
-        "world": dist.world(),
-        "logs": dict(logs),
-        "run": _run_files(run),
-        "sha256": hashes,
-        **state,
-    }
-    files.write_json(beside / "state.json", record | {"self": _sealed(record)})
+    _write_state(run, beside, step, logs, hashes, state)
+
+
+def _write_state(
+    run: Path,
+    folder: Path,
+    step: int,
+    logs: Mapping[str, tuple[int, str]],
+    hashes: dict[str, str],
+    state: dict[str, Any],
+) -> None:
+    record: dict[str, Any] = {"step": step, "world": dist.world(), "logs": dict(logs)}
+    record |= {"run": _run_files(run), "sha256": hashes, **state}
+    files.write_json(folder / "state.json", record | {"self": _sealed(record)})
 
 
 def _sealed(record: dict[str, Any]) -> str:
@@ -131,6 +142,7 @@ _STATE: dict[str, Any] = {
     **dict.fromkeys(("logs", "run", "sha256"), dict),
     **dict.fromkeys(("history", "events"), list),
     **dict.fromkeys(("best_score", "best_step"), int | float | None),
+    "pending": bool,
 }
 """What state.json holds, and of which type."""
 

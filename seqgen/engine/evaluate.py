@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from seqgen import metrics
-from seqgen.core import dist, rng
+from seqgen.core import dist, log, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError
 from seqgen.data.formats import text_lines
@@ -48,7 +48,8 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
     """
     sums: dict[str, torch.Tensor] = {}
     chain = -1
-    for batch in data.validation():
+    # processes that wait for each other's sums are not ended one by one, so they are not watched
+    for batch in _counted("held-out batches", data.validation()) if dist.world() == 1 else data.validation():
         # a batch that goes on from the state of the one before it belongs to the same process
         chain += not getattr(batch, "carried", False)
         counted = chain % dist.world() == dist.rank()
@@ -65,7 +66,7 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
         return scores
     survey = getattr(chapter, "survey", None)
     if survey is not None and dist.is_main():
-        scores |= survey(model, data.validation())
+        scores |= survey(model, _counted("survey of held-out batches", data.validation()))
     scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     if data.valid_characters:
         scores["nll_per_character"] = totals["nll"][0] / data.valid_characters
@@ -74,6 +75,12 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
         # the mean over the oracle's own lines of log p_oracle - log p_model: an estimate of KL(oracle || model)
         scores["kl_from_oracle"] = (totals["nll"][0] - oracle.valid_nats) / len(data.valid_lines)
     return scores
+
+
+def _counted(what: str, batches: Iterator[Any]) -> Iterator[Any]:
+    for done, batch in enumerate(batches):
+        log.part(what, done)
+        yield batch
 
 
 def show_and_score(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqgen.core import files, numerics, rng
+from seqgen.core import files, log, numerics, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
@@ -272,6 +272,7 @@ class Writer:
                     tried[j] += more
             if not jobs:
                 break
+            log.part("texts", sum(map(len, accepted)), count * len(begins))
             for (j, _), text in zip(jobs, write(jobs), strict=True):
                 if unique and text.text in seen[j]:
                     rejected["repeated"] += 1

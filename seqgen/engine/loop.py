@@ -263,7 +263,7 @@ def _changed_code(folder: Path, now: dict[str, str]) -> list[str]:
 
 
 def _state_at_first() -> dict[str, Any]:
-    return {"best_score": None, "best_step": None, "since_best": 0, "history": [], "events": []}
+    return {"best_score": None, "best_step": None, "since_best": 0, "history": [], "events": [], "pending": False}
 
 
 def _same_text(folder: Path, fingerprint: str, kind: str) -> None:
@@ -273,6 +273,10 @@ def _same_text(folder: Path, fingerprint: str, kind: str) -> None:
             f"{folder} was trained on other {kind} (SHA-256 {before[:12]}..., now {fingerprint[:12]}...); "
             f"restore the file, or start a new run from this one: --from {folder} --out ANOTHER"
         )
+
+
+class _StoppedError(BaseException):
+    """A signal came in the middle of a validation."""
 
 
 class _Session:
@@ -324,7 +328,9 @@ class _Session:
         began, began_step = time.perf_counter(), self.step
         reason = "finished"
         with self._signals():
-            while self.step < train.steps and not self._stops_early():
+            # a validation that was cut off is made again before the next step
+            whole = not self.state["pending"] or self._validated()
+            while whole and self.step < train.steps and not self._stops_early():
                 step = self.step
                 rng.enter_step(self.settings.seed, step, dist.rank())
                 self.model.train()
@@ -342,23 +348,18 @@ class _Session:
                 ended = self.step == train.steps
                 if self.step % train.log_every == 0 or ended:
                     self._log(scalars, (self.step - began_step) / (time.perf_counter() - began))
-                if ended or (train.eval_every and self.step % train.eval_every == 0):
-                    self._evaluate()
+                validates = ended or bool(train.eval_every and self.step % train.eval_every == 0)
+                if validates:
+                    whole = self._validated()
                 stop = dist.any_(self.signal is not None, self.device)
-                is_best = self.state["best_step"] == self.step
-                if (
-                    ended
-                    or stop
-                    or is_best
-                    or self._stops_early()
-                    or (train.save_every and self.step % train.save_every == 0)
-                ):
+                if not validates and (stop or (train.save_every and self.step % train.save_every == 0)):
                     self._save()
                 if self.progress is not None and dist.is_main():
                     self.progress(Progress(self.step, train.steps, self.scalars, self.scores))
-                if stop and not ended:
-                    reason = "interrupted" if self.signal == signal.SIGINT else "terminated"
+                if stop:
                     break
+        if self.signal is not None and (self.step < train.steps or not whole):
+            reason = "interrupted" if self.signal == signal.SIGINT else "terminated"
         if reason == "finished" and self.step < train.steps:
             reason = "stopped early"
         if dist.is_main():
@@ -384,27 +385,60 @@ class _Session:
             self.logs["log.jsonl"].write({"step": self.step, **self.scalars})
             self.logs["timing.jsonl"].write({"step": self.step, "steps_per_s": rate, "time": time.time()})
 
-    def _evaluate(self) -> None:
-        """Held-out likelihood, samples and their scores; best checkpoint, averaging and early stop follow from it."""
-        self.model.eval()
-        with contextlib.ExitStack() as stack, torch.inference_mode():
-            for optimizer in self.optimizers.values():
-                stack.enter_context(optimizer.averaged())
-            scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
-            if dist.is_main() and self.settings.train.samples:
-                shown, sampled = evaluate.show_and_score(self.model, self.data, self.settings, self.device, self.folder)
-                scores |= sampled
-                for ending, content in shown.items():
-                    files.write_bytes(self.folder / "samples" / f"{self.step:08d}{ending}", content)
-        self.scores = scores = dist.from_main(scores, self.device)
+    def _validated(self) -> bool:
+        """Save, validate, save what follows from that; False where a signal ended it, and it is to be made again."""
+        if not self.state["pending"]:
+            self.state["pending"] = True
+            self._save()
+        scores = dist.from_main(self._evaluate(), self.device)
+        if scores is None:
+            return False
+        self.scores = scores
         if dist.is_main():
             self.logs["scores.jsonl"].write({"step": self.step, **scores})
             for sign in scores.get("signs", ()):
                 self.say(f"step {self.step}: {sign}")
+        averaging = [optimizer.averaging for optimizer in self.optimizers.values()]
         observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
         said = observe(self.model, scores) if observe is not None else None
         decides = getattr(self.chapter, "DECIDES", LIKELIHOOD)  # optional: the score that is to be lowest
         self._judge(scores.get(decides, math.inf), said or {})
+        self.state["pending"] = False
+        if observe is not None or averaging != [optimizer.averaging for optimizer in self.optimizers.values()]:
+            self._save()
+        elif dist.is_main():
+            checkpoint.save_state(self.folder, self.step, self._positions(), self.state)
+            checkpoint.prune(self.folder, self.settings.train.keep, self.state["best_step"])
+        return True
+
+    def _evaluate(self) -> dict[str, Any] | None:
+        """Held-out likelihood, samples and their scores; None where a signal came in between."""
+        self.model.eval()
+        # a validation that is made again after a crash draws what the first one drew
+        rng.enter_step(rng.hash64("validation", self.settings.seed), self.step, dist.rank())
+        try:
+            with contextlib.ExitStack() as stack, torch.inference_mode(), log.watched(self._look):
+                for optimizer in self.optimizers.values():
+                    stack.enter_context(optimizer.averaged())
+                scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
+                if dist.is_main() and self.settings.train.samples:
+                    shown, sampled = evaluate.show_and_score(
+                        self.model, self.data, self.settings, self.device, self.folder
+                    )
+                    scores |= sampled
+                    for ending, content in shown.items():
+                        files.write_bytes(self.folder / "samples" / f"{self.step:08d}{ending}", content)
+        except _StoppedError:
+            return None
+        return scores
+
+    def _look(self, what: str, done: int, total: int) -> None:
+        """Between the parts of a validation: show how far it is, and end it where a signal has come."""
+        if self.signal is not None:
+            raise _StoppedError
+        if self.progress is not None and dist.is_main():
+            part = f"{what} {done}" + (f" of {total}" if total else "") if done else what
+            self.progress(Progress(self.step, self.settings.train.steps, self.scalars, self.scores, part=part))
 
     def _judge(self, score: float, said: dict[str, Any]) -> None:
         """What a validation decides: a new best, the averaging trigger. Equal on every process.
@@ -432,10 +466,12 @@ class _Session:
             state["since_best"] += 1
 
     def _save(self) -> None:
-        known = {name: self.logs[name].position() for name in _LOGS if self.logs}
-        checkpoint.save(self.folder, self.step, self.model, self.optimizers, known, self.state)
+        checkpoint.save(self.folder, self.step, self.model, self.optimizers, self._positions(), self.state)
         if dist.is_main():
             checkpoint.prune(self.folder, self.settings.train.keep, self.state["best_step"])
+
+    def _positions(self) -> dict[str, tuple[int, str]]:
+        return {name: self.logs[name].position() for name in _LOGS if self.logs}
 
     def _remember_time(self, seconds: float) -> None:
         env = files.read_json(self.folder / "env.json")

@@ -28,6 +28,8 @@ class Progress:
     """The latest validation."""
     message: str = ""
     """A sentence worth keeping on the screen, or ""."""
+    part: str = ""
+    """How far a validation is: `texts 512 of 1000`; "" outside of one."""
 
 
 def display(decides: str) -> "Lines | Bar":
@@ -61,6 +63,11 @@ class Lines:
         if progress.message:
             say(progress.message)
             return
+        if progress.part:
+            if time.monotonic() - self._said_at >= _QUIET_LINE_S:
+                self._said_at = time.monotonic()
+                say(f"step {progress.step}/{progress.steps}  validation: {progress.part}")
+            return
         self.seen = True
         rate = self._pace.at(progress)
         judged = bool(progress.scores) and progress.scores is not self._scores
@@ -90,17 +97,23 @@ class Bar:
         if progress.message:
             say(progress.message)
             return
+        if progress.part:
+            self._draw(progress, f"validation: {progress.part}")
+            return
         self.seen = True
         rate = self._pace.at(progress)
         if progress.scores and progress.scores is not self._scores:
             self._scores = progress.scores
             say("  ".join([f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=True)]))
+        words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
+        self._draw(progress, words)
+
+    def _draw(self, progress: Progress, words: str) -> None:
         now = time.monotonic()
-        if now - self._drawn_at >= _REFRESH_S or progress.step == progress.steps:
+        if now - self._drawn_at >= _REFRESH_S or (progress.step == progress.steps and not progress.part):
             self._drawn_at = now
             if self._progress is None:
                 self._open(progress)
-            words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
             self._progress.update(self._task, completed=progress.step, words=words)
             self._progress.refresh()
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seqgen.core import rng
+from seqgen.core import log, rng
 from seqgen.core.config import Train
 from seqgen.images import metrics, pictures
 from seqgen.images.data import ImageData
@@ -84,13 +84,16 @@ def sample_and_score(painter: Painter, data: ImageData, train: Train) -> tuple[d
 
     The numbers are those of `scores_of`; `signs` says what looks like a collapse.
     """
+    log.part("images", 0, max(train.samples, train.show))
     made = painter.generate(max(train.samples, train.show))
+    log.part("sheets of images", 0)
     shown = {".png": pictures.png(pictures.grid(made[: max(1, train.show)]))}
     if train.show > 1:
         shown |= {ending: pictures.png(sheet) for ending, sheet in strips(painter, data)}
     made = made[: train.samples]
     if len(made) < 2:
         return shown, {}
+    log.part("scores of images", 0)
     scores: dict[str, Any] = scores_of(made, own_yardstick(data), pairs=_QUICK)
     return shown, scores | {"signs": signs(scores)}
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqgen.core import rng
+from seqgen.core import log, rng
 from seqgen.images.data import ImageData, Side
 
 WIDTH = 64
@@ -137,7 +137,9 @@ def _train(net: Net, side: Side, kind: str, seed: int) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     draws = rng.generator("feature batches", seed)
     order = torch.empty(0, dtype=torch.int64)
-    for _ in range(max(_LEAST_STEPS, _EPOCHS * count // _BATCH)):
+    steps = max(_LEAST_STEPS, _EPOCHS * count // _BATCH)
+    for step in range(steps):
+        log.part("steps of the feature classifier", step, steps)
         if len(order) < min(_BATCH, count):
             order = torch.randperm(count, generator=draws)
         rows, order = order[:_BATCH].to(device), order[_BATCH:]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqgen.core import log
 from seqgen.images import features
 from seqgen.images.data import DataConfig, ImageData, prepare
 
@@ -69,3 +70,21 @@ def test_the_cache_is_in_the_users_cache_folder(home: Path, monkeypatch: pytest.
     assert features.cache_folder() == Path("/elsewhere/seqgen/features")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert features.cache_folder() == home / ".cache/seqgen/features"
+
+
+def test_whoever_watches_sees_how_far_the_training_is_and_may_end_it(digits: ImageData, tmp_path: Path) -> None:
+    class EnoughError(BaseException):
+        pass
+
+    seen: list[tuple[str, int, int]] = []
+
+    def watch(what: str, done: int, total: int) -> None:
+        seen.append((what, done, total))
+        if done == 2:
+            raise EnoughError
+
+    with pytest.raises(EnoughError), log.watched(watch):
+        features.features_of(digits, folder=tmp_path)
+    assert [done for _, done, _ in seen] == [0, 1, 2]
+    assert seen[0][0] == "steps of the feature classifier"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,87 @@
+"""Trains a tiny run again and again, each time killed at a later event on disk, and compares what comes of it.
+
+python killed_run.py FOLDER TEXT FIRST EVERY SETTING...: prints how many kills there were; fails where bytes differ.
+Events are what Python tells an audit hook of files that are written, renamed or removed below the run's folder, and
+the parts of a validation. The process that trains is forked, so SIGKILL ends it as any crash does.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not in every process
+from small_run import SMALL
+
+from seqgen.core import log
+from seqgen.engine import checkpoint, loop, pictures
+from seqgen.engine.run import config
+
+EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "a part")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
+    paths = [*last.iterdir(), *(run / "samples").iterdir(), run / "log.jsonl", run / "scores.jsonl"]
+    paths += [path for path in run.rglob("*.tmp") if path.name.startswith(".")]  # nothing half-written stays
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+
+
+def die_at(event: int, run: Path) -> None:
+    seen = 0
+
+    def watch(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if name not in EVENTS or (name == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR))):
+            return
+        if name != "a part" and str(run) not in str(arguments[0]):
+            return
+        seen += 1
+        if seen == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    part = log.part
+
+    def part_seen(what: str, done: int, total: int = 0) -> None:
+        part(what, done, total)
+        sys.audit("a part")
+
+    log.part = part_seen
+
+
+def trained(settings: Any, run: Path, event: int) -> bool:
+    """Train in a process of its own; whether it was killed at the event before it ended."""
+    child = os.fork()
+    if not child:
+        if event:
+            die_at(event, run)
+        loop.train(settings, run)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), f"ended with {status}"
+    return status != 0
+
+
+def main() -> None:
+    folder, text, first, every = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    words = ["train.steps=6", "train.save_every=2", "train.eval_every=3", "train.keep=1", "train.threads=1"]
+    model, *more = sys.argv[5:]
+    pictures.png = lambda figure: b""  # drawing costs more than all the rest
+    settings = config(model, text, overrides=[*SMALL, *words, *more])
+    trained(settings, folder / "whole", 0)
+    whole = contents(folder / "whole")
+    event, kills = first, 0
+    while trained(settings, folder / "broken", event):
+        trained(settings, folder / "broken", 0)
+        found = contents(folder / "broken")
+        assert found == whole, f"event {event}: {sorted(k for k in {**found, **whole} if found.get(k) != whole.get(k))}"
+        shutil.rmtree(folder / "broken")
+        event, kills = event + every, kills + 1
+    print(kills)
+
+
+if __name__ == "__main__":
+    main()
