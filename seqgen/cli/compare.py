@@ -21,6 +21,7 @@ from seqgen.cli.options import (
     open_run,
     read_for,
     reading_named,
+    training_file,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +118,11 @@ def _texts_compared(subjects: list[str], references: str, *, train: str, **optio
     with output.wrong_values(), output.warnings_said(), reading_named(options=False):
         real = Reading([references]).records(references, fields)
         return comparing.compare(
-            subjects, real.texts, sources=real.sources, train=read_lines(train) if train else None, **options
+            subjects,
+            real.texts,
+            sources=real.sources,
+            train=read_lines(training_file(train)) if train else None,
+            **options,
         )
 
 
@@ -157,7 +162,7 @@ def curve(
             real.texts,
             sources=real.sources,
             temperatures=chosen,
-            train=read_lines(train) if train else None,
+            train=read_lines(training_file(train)) if train else None,
             count=count,
             seed=seed,
             on_point=_say_point,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, refuse
+from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, refuse, training_file
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
@@ -135,6 +135,14 @@ def generate(
             "--out", metavar="FILE", help="Into this file. Of pictures: .png a grid, .npz, a folder of files."
         ),
     ] = None,
+    columns: Annotated[
+        int, typer.Option("--columns", metavar="N", help="Images in a row of the grid; 0: about as many as rows.")
+    ] = 0,
+    scale: Annotated[
+        int,
+        typer.Option("--scale", metavar="N", help="Times a grid enlarges its images; 0: to 48 pixels, one image not."),
+    ] = 0,
+    by_class: Annotated[bool, typer.Option("--by-class", help="A row of the grid for each class.")] = False,
     json: Json = False,
     stream: Annotated[bool, typer.Option("--stream", help="Show one text while it is written.")] = False,
     step: Step = None,
@@ -150,14 +158,15 @@ def generate(
     meets them, but not as often as the model would write it among such texts. --match is exact: it draws until it is
     met.
 
-    A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --json, --step and --device.
+    A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --columns, --scale, --by-class,
+    --json, --step and --device.
     """
     output.at_least(1, count=count, best_of=best_of)
     output.at_least(0, beam=beam, no_copy=no_copy, temperature=temperature)
+    output.at_least(0, columns=columns, scale=scale)
     if makes_pictures(run):
-        pictures.refuse(
-            context, "run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device"
-        )
+        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device")
+        pictures.refuse(context, *known, "columns", "scale", "by_class")
         pictures.generate(
             run,
             count=count,
@@ -166,11 +175,16 @@ def generate(
             method=method,
             temperature=temperature,
             out=out,
+            columns=columns,
+            scale=scale,
+            by_class=by_class,
             json=json,
             step=step,
             device=device,
         )
         return
+    if columns or scale or by_class:
+        raise output.CommandError("--columns, --scale and --by-class arrange images, and this run writes text")
     given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--source", source)) if value]
     if len(given) > 1:
         raise output.CommandError(f"give {' or '.join(given)}, not both")
@@ -241,7 +255,7 @@ def generate(
             if novel:
                 own = not train or is_corpus(train)  # a corpus folder is no text to read
                 options["novel_against"] = (
-                    writer.own_text(options["train_files"]).train_lines if own else read_lines(train)
+                    writer.own_text(options["train_files"]).train_lines if own else read_lines(training_file(train))
                 )
             with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)

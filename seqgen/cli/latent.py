@@ -157,7 +157,8 @@ def encode(
         int, typer.Option("--nearest", metavar="N", help="Show the N training texts with the nearest codes instead.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.npy", help="Mean codes, a row each, as float32.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Mean codes, a row each: .npy or .npz (float32), .csv or .jsonl."),
     ] = None,
     label: pictures.Label = None,
     json: Json = False,
@@ -175,6 +176,8 @@ def encode(
         return
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
+    if out is not None:
+        pictures.check_codes_file(out)
     coder = open_coder(run, step, device, label)
     numbers, lines, sources = filled(coder, file)
     if nearest:
@@ -186,15 +189,5 @@ def encode(
             else:
                 output.write("".join(f"{number}\t{far:.4f}\t{text}\n" for text, far in near))
         return
-    import io
-
-    import numpy as np
-
-    from seqgen.core import files
-
-    mean, _ = coder.encode(lines, sources)
-    made = io.BytesIO()
-    np.save(made, mean.numpy(), allow_pickle=False)
     assert out is not None
-    files.write_bytes(out, made.getvalue())
-    output.say(f"{len(mean)} codes of {mean.shape[1]} numbers written to {out}")
+    pictures.write_codes(coder.encode(lines, sources)[0], out)

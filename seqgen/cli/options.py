@@ -158,6 +158,13 @@ def open_run(run: Path, step: int | None, device: str) -> "Writer":
         return load(run, step=step, device=device)
 
 
+def training_file(file: str) -> str:
+    """Return the path of a training text; the name of a known set stands for its training part."""
+    from seqgen.data.known import expanded
+
+    return str(expanded([file], "train")[0]) if file else ""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the files of one command are read, by the options above."""

@@ -6,6 +6,7 @@ own folder. Standard output gets the path where it was not given.
 
 import io
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +71,9 @@ def generate(
     method: str,
     temperature: float,
     out: Path | None,
+    columns: int,
+    scale: int,
+    by_class: bool,
     json: bool,
     step: int | None,
     device: str,
@@ -79,16 +83,40 @@ def generate(
     if temperature != 1 and method != "prior":
         raise output.CommandError(f"--temperature takes no effect with --method {method}")
     target = _target(run, out, "generated.png")
+    if (columns or scale or by_class) and (target.suffix != ".png" or target.is_dir()):
+        raise output.CommandError(f"--columns, --scale and --by-class arrange a grid (.png), and --out is {target}")
+    if columns and by_class:
+        raise output.CommandError("--by-class gives each class a row, so --columns takes no effect with it")
     painter = open_painter(run, step, device)
     with output.wrong_values():
         made = painter.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
         names = painter.label_names(count, seed=seed, labels=label)
-    paths = _save(made, target, names)
+    if by_class and not names:
+        raise output.CommandError("--by-class: this run was trained without being told classes")
+    shown, columns = _by_class(made, names) if by_class else (made, columns)
+    paths = _save(shown, target, names, columns=columns, zoom=scale or int(count == 1))
     _tell(target, out, f"{count} picture{'s' * (count != 1)}", quiet=json)
     if json:
         for k in range(count):
             one: dict[str, Any] = {"seed": seed, "index": k, "label": names[k] if names else None}
             output.write(output.json_line(one | {"file": str(paths[k] if len(paths) > 1 else target)}))
+
+
+def _by_class(made: "Tensor", names: Sequence[str]) -> "tuple[Tensor, int]":
+    """Images with those of a class in a row, filled up with white, and the length of the rows."""
+    import torch
+
+    rows = [
+        made[[k for k, name in enumerate(names) if name == own]] for own in dict.fromkeys(sorted(names, key=_natural))
+    ]
+    columns = max(map(len, rows))
+    blank = torch.full_like(made[:1], 255)
+    return torch.cat([torch.cat([row, blank.expand(columns - len(row), -1, -1, -1)]) for row in rows]), columns
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """What sorts numbers by their value, before names."""
+    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
 
 
 def reconstruct(
@@ -161,18 +189,44 @@ def interpolate(
 
 
 def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], step: int | None, device: str) -> None:
-    """The mean codes of pictures into a .npy file."""
+    """The mean codes of pictures into a file."""
     if out is None:
         raise output.CommandError("give --out FILE.npy, for the codes")
+    check_codes_file(out)
+    painter = open_painter(run, step, device)
+    with output.wrong_values():
+        codes = painter.encode(*_read(painter, file, label))
+    write_codes(codes, out)
+
+
+_CODES = (".npy", ".npz", ".csv", ".jsonl")
+
+
+def check_codes_file(out: Path) -> None:
+    """CommandError where codes cannot be written as the name says."""
+    if out.suffix not in _CODES:
+        raise output.CommandError(f"--out must end in {', '.join(_CODES[:-1])} or {_CODES[-1]}, got {out}")
+
+
+def write_codes(codes: "Tensor", out: Path) -> None:
+    """Write codes, a row each, as the name says: an array (`codes` in an .npz), columns z0, z1 ..., or lists."""
+    import csv
+
     import numpy as np
 
     from seqgen.core import files
 
-    painter = open_painter(run, step, device)
-    with output.wrong_values():
-        codes = painter.encode(*_read(painter, file, label))
     made = io.BytesIO()
-    np.save(made, codes.numpy(), allow_pickle=False)
+    if out.suffix == ".npy":
+        np.save(made, codes.numpy(), allow_pickle=False)
+    elif out.suffix == ".npz":
+        np.savez(made, codes=codes.numpy())
+    else:
+        text = io.TextIOWrapper(made, encoding="utf-8", newline="", write_through=True)
+        if out.suffix == ".csv":
+            csv.writer(text).writerows([[f"z{k}" for k in range(codes.shape[1])], *codes.tolist()])
+        else:
+            text.writelines(output.json_line({"code": code}) for code in codes.tolist())
     files.write_bytes(out, made.getvalue())
     output.say(f"{len(codes)} codes of {codes.shape[1]} numbers written to {out}")
 
@@ -345,12 +399,12 @@ def _target(run: Path, out: Path | None, name: str) -> Path:
     return target
 
 
-def _save(pixels: "Tensor", target: Path, names: Sequence[str], *, columns: int = 0) -> list[Path]:
+def _save(pixels: "Tensor", target: Path, names: Sequence[str], *, columns: int = 0, zoom: int = 0) -> list[Path]:
     """Write pictures as one grid, as arrays, or each by itself; of known classes in a subfolder each."""
     from seqgen.images import pictures
 
     if target.suffix == ".png" and not target.is_dir():
-        return [pictures.save_grid(pixels, target, columns=columns)]
+        return [pictures.save_grid(pixels, target, columns=columns, zoom=zoom)]
     if target.suffix == ".npz" and not target.is_dir():
         return [pictures.save_arrays(pixels, target, names or None)]
     # a class may be called anything, but nothing is written outside the folder

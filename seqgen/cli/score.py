@@ -25,6 +25,7 @@ from seqgen.cli.options import (
     open_run,
     read_for,
     refuse,
+    training_file,
 )
 
 if TYPE_CHECKING:
@@ -317,6 +318,7 @@ def evaluate(
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
+    train = training_file(train)
     reading = Reading([subject, references, train], field, format, encoding)
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():

@@ -81,6 +81,8 @@ def train(
                     f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
                 )
             settings = runs.changed(stored, overrides, module=module)
+        elif stored is not None and "data.files" not in settings.chosen and lines is None and images is None:
+            settings = runs.on_own_data(settings, stored)
         if reward is not None:
             named = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
             settings = dataclasses.replace(named, chosen=settings.chosen)

@@ -273,6 +273,20 @@ def read_settings(folder: Path, *, module: Any = None) -> Settings:
     return build(stored_sections(folder), module=module)
 
 
+def on_own_data(settings: Settings, stored: Settings) -> Settings:
+    """Return the settings with the data of a run and how it is read, but for what was chosen otherwise."""
+    if stored.name != settings.name:
+        return settings
+    parts: dict[str, Any] = {}
+    for name in ("data", "tokenizer"):
+        own = getattr(settings, name)
+        if own is not None:
+            names = [field.name for field in dataclasses.fields(own)]
+            chosen = {option: getattr(own, option) for option in names if f"{name}.{option}" in settings.chosen}
+            parts[name] = dataclasses.replace(getattr(stored, name), **chosen)
+    return dataclasses.replace(settings, **parts)
+
+
 def read_changes(folder: Path) -> list[dict[str, Any]]:
     """What later sittings changed, oldest first: {"step", "settings": {name: [old, new]}}."""
     path = folder / "changes.json"

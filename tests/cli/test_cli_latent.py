@@ -148,7 +148,7 @@ BAD = [
     ("generate vae --beam 3 --method mixture", "--beam searches and draws nothing; it excludes --method"),
     ("train text-vae --data good.txt --out new model.latent=0", "model.latent must be an integer >= 1, got 0"),
     (
-        "train text-vae --data good.txt --out new model.anneal=linear",
+        "train text-vae --data good.txt --out new model.anneal=linear model.kl_target=4",
         "model.kl_target sets the factor itself: set it to 0, or anneal to none and free_bits to 0",
     ),
     (

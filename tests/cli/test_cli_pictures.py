@@ -1,5 +1,6 @@
 """Picture runs on the command line: what is written is what the library makes, and wrong calls are one clear line."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from command_line import Ended, call
 from PIL import Image
 
 import seqgen
+from seqgen.engine import run as runs
 from seqgen.images import features, sources
 from seqgen.images.painter import Painter
 from seqgen.images.pictures import grid, save_grid
@@ -86,6 +88,38 @@ def test_without_out_the_path_is_the_result(seqgen: Seqgen, gan: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"{gan / 'generated.png'}\n"
     assert (gan / "generated.png").is_file()
+
+
+def test_one_image_is_written_at_its_own_size_or_the_scale_asked_for(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    made = painter(vae).generate(3)
+    assert seqgen("generate", vae, "--count", 1, "--out", tmp_path / "x.png").code == 0
+    assert torch.equal(pixels(tmp_path / "x.png"), made[0])
+    assert seqgen("generate", vae, "--count", 1, "--scale", 3, "--out", tmp_path / "x.png").code == 0
+    assert torch.equal(pixels(tmp_path / "x.png"), made[0].repeat_interleave(3, 1).repeat_interleave(3, 2))
+    assert seqgen("generate", vae, "--count", 3, "--columns", 3, "--scale", 2, "--out", tmp_path / "x.png").code == 0
+    assert pixels(tmp_path / "x.png").shape == (1, 16, 3 * 16 + 2 * 2)
+
+
+def test_a_grid_has_a_row_for_each_class(seqgen: Seqgen, gan: Path, tmp_path: Path) -> None:
+    words = ("--count", 5, "--label", 7, "--label", 2, "--by-class", "--scale", 1, "--out", tmp_path / "x.png")
+    assert seqgen("generate", gan, *words).code == 0
+    made = painter(gan).generate(5, labels=["7", "2"])
+    white = torch.full((1, 8, 8), 255, dtype=torch.uint8)
+    rows = torch.stack([made[1], made[3], white, made[0], made[2], made[4]])
+    save_grid(rows, tmp_path / "expected.png", columns=3, zoom=1)
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_run_named_without_data_goes_on_with_its_own(seqgen: Seqgen, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", images=random.integers(0, 256, (80, 8, 8)))
+    words = ("train", "image-vae", "--out", tmp_path / "run", *SMALL, "model.widths=[4, 4]", "data.count=60")
+    assert seqgen(*words, "--data", tmp_path / "x.npz", "train.steps=2").code == 0
+    ended = seqgen(*words, "train.steps=3")
+    assert (ended.code, "finished at step 3" in ended.err) == (0, True), ended.err
+    assert runs.read_settings(tmp_path / "run").data.files == (str(tmp_path / "x.npz"),)
+    ended = seqgen(*words, "--data", "digits", "train.steps=3")
+    assert (ended.code, "was trained on other pictures" in ended.err) == (2, True)
 
 
 def test_single_files_of_known_classes_are_read_again_with_their_labels(
@@ -174,6 +208,19 @@ def test_a_strip_runs_from_one_picture_to_the_other(seqgen: Seqgen, vae: Path, g
     path = painter(gan).interpolate(0, 1, steps=5, seed=3, spherical=True, labels=["1", "8"])
     save_grid(path, tmp_path / "expected.png", columns=5)
     assert (gan / "path.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_codes_are_written_as_the_name_says(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    for ending in ("npy", "npz", "csv", "jsonl"):
+        assert seqgen("encode", vae, "#", "--out", tmp_path / f"codes.{ending}").code == 0
+    codes = np.load(tmp_path / "codes.npy")
+    assert np.array_equal(np.load(tmp_path / "codes.npz")["codes"], codes)
+    with (tmp_path / "codes.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == [f"z{k}" for k in range(codes.shape[1])]
+    assert np.array_equal(np.array(rows, np.float32), codes)
+    lines = (tmp_path / "codes.jsonl").read_text().splitlines()
+    assert np.array_equal(np.array([json.loads(line)["code"] for line in lines], np.float32), codes)
 
 
 # -------------------------------------------------------------------------------------------------- evaluate and report
@@ -343,6 +390,18 @@ WRONG = [
     ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
     ("vae", ("interpolate", "digits", "#1"), "digits: 1797 pictures; expected one"),
     ("vae", ("encode", "#"), "give --out FILE.npy, for the codes"),
+    ("vae", ("encode", "#", "--out", "x.txt"), "--out must end in .npy, .npz, .csv or .jsonl, got x.txt"),
+    ("vae", ("generate", "--by-class"), "--by-class: this run was trained without being told classes"),
+    (
+        "vae",
+        ("generate", "--scale", "2", "--out", "x.npz"),
+        "--columns, --scale and --by-class arrange a grid (.png), and --out is x.npz",
+    ),
+    (
+        "gan",
+        ("generate", "--by-class", "--columns", "2"),
+        "--by-class gives each class a row, so --columns takes no effect with it",
+    ),
     (
         "vae",
         ("encode", "#", "--label", "1", "--out", "x.npy"),

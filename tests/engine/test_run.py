@@ -205,6 +205,14 @@ def test_a_folder_of_something_else_is_left_alone(text: Path, tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["a.jpg"]
 
 
+def test_without_data_a_run_goes_on_with_its_own(text: Path, tmp_path: Path) -> None:
+    chosen = config("lm", text, overrides=["data.valid_share=0.2", *SMALL, "train.steps=2"])
+    loop.train(chosen, tmp_path / "r")
+    assert loop.train(config("lm", overrides=[*SMALL, "train.steps=3"]), tmp_path / "r").step == 3
+    with pytest.raises(RunError, match=r"was trained with data\.valid_share = 0\.2, now 0\.3"):
+        loop.train(config("lm", overrides=[*SMALL, "train.steps=3", "data.valid_share=0.3"]), tmp_path / "r")
+
+
 def test_no_model_and_no_run_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is not a run folder yet; name a model: seqgen train MODEL --data FILE --out"):
         loop.train(None, tmp_path / "r")
