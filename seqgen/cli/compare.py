@@ -103,7 +103,8 @@ def compare(
         for sentence in [*table.tests, *table.notes]:
             output.say(sentence)
         for name, signature in table.signatures().items():
-            output.say(f"{name or 'all'}: {signature}")
+            if signature:
+                output.say(f"{name or 'all'}: {signature}")
     if plot is not None:
         _save(plot, comparing.draw(table))
 

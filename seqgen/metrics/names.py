@@ -5,7 +5,7 @@ A name is written alike in tables, files and options: `self_bleu_4` is the famil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Better: TypeAlias = Literal["higher", "lower", "real", ""]
@@ -30,76 +30,25 @@ class Metric:
         return ARROWS[self.better]
 
 
-_NATS = {"token": "nats/token", "line": "nats/line", "character": "nats/char"}
-
-_KNOWN = {
-    metric.name: metric
-    for metric in (
-        # how likely held-out text is
-        Metric("nll_per_character", "lower", _NATS["character"]),
-        Metric("nll_per_line", "lower", _NATS["line"]),
-        Metric("nll_per_token", "lower", _NATS["token"]),
-        Metric("perplexity", "lower", "per token"),
-        Metric("nll_per_picture", "lower", "nats"),
-        Metric("bits_per_dim", "lower", "bits"),
-        Metric("bound_per_line", "lower", _NATS["line"]),
-        Metric("reconstruction", "lower", _NATS["line"]),
-        Metric("reconstruction_without_code", "", _NATS["line"]),
-        Metric("reconstruction_bleu", "higher"),
-        Metric("token_accuracy", "higher"),
-        Metric("effective_codes", "higher"),
-        Metric("active_units"),
-        Metric("kl", "", "nats"),
-        Metric("mutual_information", "", "nats"),
-        Metric("information_ceiling", "", "nats"),
-        # samples against held-out text
-        Metric("bleu", "higher"),
-        Metric("forward_bleu", "higher"),
-        Metric("backward_bleu", "higher"),
-        Metric("bleu_f1", "higher"),
-        Metric("ms_jaccard", "higher"),
-        Metric("js", "lower", "nats"),
-        *(Metric(f"kl_{n}", "lower", "nats") for n in (1, 2, 3)),  # `kl` alone is that of a code
-        Metric("frequency_w1", "lower"),
-        Metric("length_w1", "lower", "tokens"),
-        Metric("kn_reverse", "lower", _NATS["token"]),
-        Metric("lm_reverse", "lower", _NATS["token"]),
-        Metric("frechet_lm", "lower"),
-        Metric("mauve", "higher"),
-        # samples among themselves
-        Metric("self_bleu", "real"),
-        Metric("distinct", "real"),
-        Metric("entropy", "real", "nats"),
-        Metric("zipf", "real"),
-        Metric("repetition", "real"),
-        Metric("unique", "real"),
-        Metric("length", "real", "tokens"),
-        # samples against training text
-        Metric("novelty", "real", of_training=True),
-        Metric("copied", "real", of_training=True),
-        Metric("copied_span", "real", "tokens", of_training=True),
-        Metric("copied_span_max", "real", "tokens", of_training=True),
-        Metric("kn_forward", "real", _NATS["token"], of_training=True),
-        Metric("lm_forward", "real", _NATS["token"], of_training=True),
-        # pictures
-        Metric("ffd", "lower"),
-        Metric("kernel_distance", "lower"),
-        Metric("sliced_wasserstein", "lower"),
-        Metric("precision", "higher"),
-        Metric("recall", "higher"),
-        Metric("density", "higher"),
-        Metric("coverage", "higher"),
-        Metric("variety", "real"),
-        Metric("class_kl", "lower", "nats"),
-        Metric("class_js", "lower", "nats"),
-        Metric("classifier_score", "real"),
-        Metric("label_accuracy", "higher"),
-        Metric("nearest_training", "real"),
-        Metric("squared_error", "lower"),
-        Metric("cross_entropy", "lower"),
-        Metric("structural_similarity", "higher"),
-    )
+# families of names, by what is known of them; `kl` alone is that of a code, at an order that of n-grams
+_BETTER: dict[Better, str] = {
+    "higher": "bleu forward_bleu backward_bleu bleu_f1 ms_jaccard mauve reconstruction_bleu token_accuracy "
+    "effective_codes precision recall density coverage label_accuracy structural_similarity",
+    "lower": "nll_per_character nll_per_line nll_per_token perplexity nll_per_picture bits_per_dim bound_per_line "
+    "reconstruction js kl_1 kl_2 kl_3 frequency_w1 length_w1 kn_reverse lm_reverse frechet_lm "
+    "ffd kernel_distance sliced_wasserstein class_kl class_js squared_error cross_entropy",
+    "real": "self_bleu distinct entropy zipf repetition unique length novelty copied copied_span copied_span_max "
+    "kn_forward lm_forward variety classifier_score nearest_training",
 }
+_UNITS = {
+    "nats/char": "nll_per_character",
+    "nats/line": "nll_per_line bound_per_line reconstruction reconstruction_without_code",
+    "nats/token": "nll_per_token kn_forward kn_reverse lm_forward lm_reverse",
+    "nats": "kl kl_1 kl_2 kl_3 js entropy mutual_information information_ceiling nll_per_picture class_kl class_js",
+    "bits": "bits_per_dim",
+    "tokens": "length length_w1 copied_span copied_span_max",
+}
+_OF_TRAINING = "novelty copied copied_span copied_span_max kn_forward lm_forward"
 
 HEADLINES = (
     *("nll_per_character", "nll_per_line", "bleu_4", "backward_bleu_4", "self_bleu_4", "distinct_2", "unique"),
@@ -113,6 +62,8 @@ HEADLINES = (
 
 def metric(name: str) -> Metric:
     """Return what is known of a number by its name, at whatever order; of an unknown one no more than its name."""
-    family, _, order = name.rpartition("_")
-    known = _KNOWN.get(name) or (_KNOWN.get(family) if order.isdigit() else None)
-    return Metric(name) if known is None else replace(known, name=name)
+    stem, _, order = name.rpartition("_")
+    family = stem if order.isdigit() and not any(name in names.split() for names in _BETTER.values()) else name
+    better: Better = next((way for way, names in _BETTER.items() if family in names.split()), "")
+    unit = next((unit for unit, names in _UNITS.items() if family in names.split()), "")
+    return Metric(name, better, unit, family in _OF_TRAINING.split())

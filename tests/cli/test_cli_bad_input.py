@@ -322,6 +322,8 @@ OTHERS = [
     ("self-bleu one.txt", "Self-BLEU needs at least 2 sentences, got 1"),
     ("compare run --references good.txt --format html", "--format must be md, csv or latex, got 'html'"),
     ("compare nowhere --references good.txt", "nowhere is neither a run folder nor a file"),
+    ("compare good.txt --references few.txt --columns blue_4", "unknown column 'blue_4'; did you mean bleu_4?"),
+    ("compare good.txt --references few.txt --digits -1", "--digits must be an integer >= 0, got -1"),
     (
         "curve run --references good.txt --temperatures hot",
         "--temperatures must be numbers such as 0.7,1.0,1.3, got 'hot'",
