@@ -166,13 +166,14 @@ void count(const c10::OperatorHandle& op, const std::string& name, const std::ve
   if (name == "_local_scalar_dense") return;
   launched(name);
   if (name == "repeat_interleave" && arguments.back().isNone()) tell("sync", name);
-  if (kIndexed.count(name)) {  // a mask becomes numbers, whose count the host has to know
+  // a mask becomes numbers, whose count the host has to know; for `index` torch itself asks for them by `nonzero`
+  if (kIndexed.count(name) && name != "index") {
     int masks = 0, indices = 0;
     for (const auto& index : arguments[1].toListRef()) {
       indices += !index.isNone();
       masks += !index.isNone() && is_mask(index.toTensor());
     }
-    bool filled = name != "index" && masks == 1 && indices == 1 && arguments[2].toTensor().numel() == 1;
+    bool filled = masks == 1 && indices == 1 && arguments[2].toTensor().numel() == 1;
     if (masks && !(filled && !arguments[3].toBool())) tell("sync", name + " by a mask");
   }
   bool nondeterministic = kNondeterministic.count(name);

@@ -22,7 +22,7 @@ def device() -> None:
     simulated_build.built()
 
 
-@pytest.mark.parametrize("name", ["test_as_cuda.py", "test_training_on_cuda.py"])
+@pytest.mark.parametrize("name", ["test_as_cuda.py", "test_training_on_cuda.py", "test_paths_on_cuda.py"])
 def test_what_a_gpu_must_do_is_done_on_the_simulated_one(device, name):
     command = [sys.executable, "-m", "pytest", "-p", "simulated", "-p", "no:cacheprovider", str(HERE / name)]
     # a process of its own: the device has to be there before torch
