@@ -47,6 +47,12 @@ _BLOCK = 1 << 20
 _LONGEST = 1 << 28
 """Characters of the longest line, record or JSON array; a book has about a million."""
 
+_LONGEST_CELL = 1 << 24
+"""Characters of the longest cell of a table, for which the csv module takes four bytes each."""
+
+_DENSEST = 300
+"""How many times its size a packed file may unpack to, beyond 16 blocks; text is at some ten times."""
+
 _LOOKED_AT = 50
 """Lines, or rows, that tell what a file looks like."""
 
@@ -131,8 +137,13 @@ def _pieces(file: str | Path) -> Iterator[bytes]:
     name = name_of(file)
     try:
         with _open(file) as stream:
+            most = max(16 * _BLOCK, _DENSEST * Path(file).stat().st_size) if str(file).endswith(".gz") else math.inf
+            read = 0
             # four bytes hold any byte order mark
             while piece := stream.read(max(_BLOCK, 4)):
+                read += len(piece)
+                if read > most:
+                    raise DataError(f"{name}: unpacks to more than {_DENSEST} times its size; is it text?")
                 yield piece
     except FileNotFoundError:
         raise no_such_file(file) from None
@@ -177,12 +188,8 @@ def _other_encoding(name: str, content: bytes, encoding: str) -> str:
 
 def _wide(start: bytes) -> str:
     """The remedy for UTF-16 and UTF-32 without a mark, where the NUL beside a letter of ASCII gives them away."""
-    for zeros, encoding in (
-        (b"x\0\0\0", "utf-32-le"),
-        (b"\0\0\0x", "utf-32-be"),
-        (b"x\0x", "utf-16-le"),
-        (b"\0x\0", "utf-16-be"),
-    ):
+    wide = {b"x\0\0\0": "utf-32-le", b"\0\0\0x": "utf-32-be", b"x\0x": "utf-16-le", b"\0x\0": "utf-16-be"}
+    for zeros, encoding in wide.items():
         if [byte == 0 for byte in start[: len(zeros)]] == [byte == 0 for byte in zeros]:
             return f"; it looks like {encoding.upper()} without a mark: add data.encoding={encoding}"
     return ""
@@ -212,10 +219,9 @@ def rows_of(
     if kind in ("csv", "tsv"):
         yield from _cells(name, kind, blocks, wanted, remedy)
         return
-    make: Callable[..., Iterator[tuple[int, Any]]] = {"jsonl": _json_lines, "json": _json_items, "fasta": _sequences}[
-        kind
-    ]
-    for number, row in make(name, blocks):
+    make: dict[str, Callable[..., Iterator[tuple[int, Any]]]]
+    make = {"jsonl": _json_lines, "json": _json_items, "fasta": _sequences}
+    for number, row in make[kind](name, blocks):
         yield number, _values(row, wanted, f"{name}, {unit(kind)} {number}", remedy)
 
 
@@ -236,16 +242,13 @@ def _values(row: Any, wanted: tuple[str, ...], where: str, remedy: str) -> tuple
             raise DataError(f"{where}: no field {field!r}; there are {_listed(row)}{remedy}")
         value = row[field]
         # A label is often a number; null, lists and objects have no one way to be text, and NaN is none.
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_finite(value):
+        odd = isinstance(value, bool) or not isinstance(value, str | int | float)
+        if odd or (isinstance(value, float) and not math.isfinite(value)):
             raise DataError(f"{where}: field {field!r} must be text or a number, got {json.dumps(value)[:40]}")
         text = str(value)
         check_unicode(text, f"{where}, field {field!r}")
         values.append(text)
     return tuple(values)
-
-
-def _is_finite(value: str | float) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _listed(names: Any) -> str:
@@ -336,7 +339,7 @@ def _cells(
 
 def _table(name: str, blocks: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table by RFC 4180, each with the number of its first line; an empty line is an empty row."""
-    csv.field_size_limit(_LONGEST)  # for the whole process: the csv module has no other way
+    csv.field_size_limit(_LONGEST_CELL)  # for the whole process: the csv module has no other way
     reader = csv.reader((line + "\n" for _, line in _lines(blocks)), delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 1
@@ -363,7 +366,7 @@ def _is_quoted(start: str) -> bool:
 
 def _rows(text: str, delimiter: str, limit: int | None = None) -> list[list[str]] | None:
     """The first rows of a table that are not empty, or None where it is no table by RFC 4180."""
-    csv.field_size_limit(_LONGEST)
+    csv.field_size_limit(_LONGEST_CELL)
     try:
         rows = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
         return [row for row in islice(rows, limit) if row]
@@ -373,6 +376,7 @@ def _rows(text: str, delimiter: str, limit: int | None = None) -> list[list[str]
 
 def looks_like(text: str) -> str:
     """Return the format with fields that the beginning of a file looks like, or "" for plain text."""
+    text = text[: 2 * _BLOCK]
     lines = [line for line in text.split("\n", _LOOKED_AT)[:_LOOKED_AT] if line.strip()]
     if lines and all(isinstance(_parsed(line), dict) for line in lines):
         return "jsonl"

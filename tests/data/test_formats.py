@@ -138,6 +138,12 @@ def test_a_line_without_end_is_refused_in_little_memory(tmp_path: Path, monkeypa
     assert reads == [formats._BLOCK]
 
 
+def test_a_packed_file_of_nothing_but_line_breaks_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "breaks.txt.gz", gzip.compress(b"\n" * (17 << 20)))
+    with pytest.raises(DataError, match=r"breaks\.txt\.gz: unpacks to more than 300 times its size; is it text\?$"):
+        read_lines(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "seen"),
     [
