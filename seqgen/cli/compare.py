@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from seqgen.engine.curve import Point
 
 References = Annotated[
-    str, typer.Option("--references", metavar="FILE", help="Real text that no run was trained on.", show_default=False)
+    str,
+    typer.Option(
+        "--references", metavar="FILE", help="Real text that no run was trained on, or a set.", show_default=False
+    ),
 ]
 Train = Annotated[
     str, typer.Option("--train", metavar="FILE", help="The training text; a run's own is found by its settings.")

@@ -236,7 +236,10 @@ def evaluate(
         str, typer.Argument(metavar="RUN|FILE", help="A run folder, which writes samples, or a file of texts.")
     ],
     references: Annotated[
-        str, typer.Option("--references", metavar="FILE", help="Real text that the run was not trained on; of text.")
+        str,
+        typer.Option(
+            "--references", metavar="FILE", help="Real text that the run was not trained on, or a set (its test part)."
+        ),
     ] = "",
     train: Annotated[
         str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")

@@ -35,7 +35,9 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", metavar="FILE", help="Training text: file, folder, .gz, .jsonl, .tsv, or -; may be repeated."
+            "--data",
+            metavar="FILE",
+            help="Training data: file, folder, - or the name of a set (seqgen corpus list); may be repeated.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder, new or begun.")] = None,
@@ -44,7 +46,11 @@ def train(
     ] = None,
     valid: Annotated[
         list[str] | None,
-        typer.Option("--valid", metavar="FILE", help="Held-out text; without it a part of the data is held out."),
+        typer.Option(
+            "--valid",
+            metavar="FILE",
+            help="Held-out data, or a set (its test part); without it a part of the data is held out.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A named starting point.")] = None,
     file: Annotated[

@@ -197,6 +197,7 @@ def _on_disk(path: Path, folder: Path) -> _File:
 def _folder(path: Path, size: int, colour: Colour, labels: str) -> Source:
     """IDX files by their usual names, or image files; see `_arranged`."""
     inside = files_below(path)
+    found = [_on_disk(p, path) for p in inside if p.suffix.lower() in SUFFIXES]
     idx = [p for p in inside if p.parent == path and "images" in p.name and "idx" in p.name]
     if idx:
         test = [p for p in idx if p.name.startswith(("t10k", "test"))]
@@ -205,8 +206,11 @@ def _folder(path: Path, size: int, colour: Colour, labels: str) -> Source:
             raise DataError(
                 f"{path}: expected one IDX file of training pictures, found {', '.join(p.name for p in idx)}"
             )
+        if found:
+            raise DataError(
+                f"{path}: IDX files ({idx[0].name}) and image files ({found[0].name}); name one by its path"
+            )
         return replace(_idx_pair(train[0]), held_out=_idx_pair(test[0]) if test else None)
-    found = [_on_disk(p, path) for p in inside if p.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))}) and no IDX files")
     return _arranged(found, str(path), size, colour, labels)
@@ -353,11 +357,14 @@ def _npz(path: Path) -> Source:
             arrays = {name: file[name] if name in wanted else None for name in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz file that can be read ({error})") from None
-    key = next((name for name in _NPZ_PICTURES if name in arrays), None)
-    if key is None:
+    found = [name for name in _NPZ_PICTURES if name in arrays]
+    if not found:
         raise DataError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'no arrays'}; pictures must be called images, x or x_train"
         )
+    if len(found) > 1:
+        raise DataError(f"{path}: {found[0]} and {found[1]} can both be the images; leave one of them in it")
+    key = found[0]
 
     def side(key: str) -> Source:
         return from_array(arrays[key], arrays.get(_NPZ_LABELS[key]), name=f"{path}, {key}")

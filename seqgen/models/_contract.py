@@ -80,3 +80,11 @@ class Extras(Protocol):
 
     def attach(self, model: Any, data: Any) -> None:
         """Hand the model what only training needs of the data, once, before the first step."""
+
+    @property
+    def LINES_ONLY(self) -> bool:  # noqa: N802 - a constant of the module
+        """Whether running text is of no use: where data.mode is auto, every line is then a text of its own."""
+
+    @property
+    def GIVES_WAY(self) -> dict[str, tuple[str, ...]]:  # noqa: N802 - a constant of the module
+        """Options that a preset may set, each with those that take its place where they are set by name."""

@@ -383,6 +383,18 @@ def test_folders_that_can_be_read_in_two_ways_are_refused_with_both(tmp_path: Pa
     assert labels_of(sources.read(str(vehicles))) == ["bus", "car", "train"]
 
 
+def test_two_kinds_of_images_in_one_place_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(PIXELS))
+    image = picture(tmp_path / "notes" / "a.png")
+    assert refused(tmp_path) == (
+        f"{tmp_path}: IDX files (train-images-idx3-ubyte) and image files ({image}); name one by its path"
+    )
+    np.savez(tmp_path / "x.npz", images=PIXELS, x=PIXELS)
+    assert refused(tmp_path / "x.npz") == (
+        f"{tmp_path}/x.npz: images and x can both be the images; leave one of them in it"
+    )
+
+
 def test_an_archive_is_read_as_the_folder_it_holds(tmp_path: Path) -> None:
     folder = placed(tmp_path / "in", "cat/1.png", "cat/2.png", "dog/3.png", "__MACOSX/cat/._1.png", "cat/.hidden.png")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
