@@ -11,7 +11,7 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import pictures
-from seqgen.engine.evaluate import leaks, real_text, scoring
+from seqgen.engine.evaluate import conditions, leaks, real_text, scoring
 from seqgen.engine.generate import Writer
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -89,7 +89,7 @@ def curve(
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
-    With `sources` every text answers one, in turn. Real text is what `evaluate.real_text` says. Raises ValueError for
+    With `sources` every text answers one. Real text is what `evaluate.real_text` says. Raises ValueError for
     temperatures that are not positive or repeat, DataError for fewer than two references or training text alone.
     """
     if len(references) < 2:
@@ -106,7 +106,7 @@ def curve(
             on_point(made)
         return made
 
-    asked = None if sources is None else [sources[i % len(sources)] for i in range(count)]
+    asked = conditions(sources, count, seed)
     size = count if asked is None else 1
     points = [
         point(f"t = {t:g}", t, scored(writer.generate(size, seed=seed, temperature=t, sources=asked), t))

@@ -111,7 +111,7 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
     count = min(train.samples, len(data.valid_lines))
     if count < 2:
         return [], {}
-    sources = data.valid_sources[:count] if data.valid_sources is not None else None
+    sources = conditions(data.valid_sources, count)
     texts = writer.generate(1 if sources else count, sources=sources)
     truth = data.oracle.scores(texts) if data.oracle is not None else {}
     held_out, learnt = (
@@ -146,6 +146,13 @@ def drawn(lines: Sequence[str], count: int, seed: int = 0) -> list[str]:
     """
     order = torch.randperm(len(lines), generator=rng.generator("real text", seed)).tolist()
     return [lines[row] for row in order[:count]]
+
+
+def conditions(sources: Sequence[str] | None, count: int, seed: int = 0) -> list[str] | None:
+    """Return what `count` samples answer: as many of the sources, drawn like real text, or all in turn; or None."""
+    if sources is None:
+        return None
+    return drawn(sources, count, seed) if count < len(sources) else [sources[i % len(sources)] for i in range(count)]
 
 
 def real_text(
@@ -273,8 +280,8 @@ def evaluate(
             train = writer.own_text().train_lines
         leak = leaks(references, train, "references", sources)
         size = count or min(len(references), 10_000)
-        conditions = None if sources is None else [sources[i % len(sources)] for i in range(size)]
-        lines = writer.generate(1 if conditions else size, seed=seed, temperature=temperature, sources=conditions)
+        asked = conditions(sources, size, seed)
+        lines = writer.generate(1 if asked else size, seed=seed, temperature=temperature, sources=asked)
         about = f"{size} samples, seed {seed}, temperature {temperature:g}"
         likelihood = _likelihood(writer, references, sources, codes)
         if getattr(writer.model, "encodes", False):

@@ -108,6 +108,16 @@ def test_real_text_is_the_same_in_every_command(sorted_run: tuple[Path, list[str
     assert validation["real_self_bleu_4"] == pytest.approx(float(real["self_bleu_4"]))
 
 
+def test_samples_answer_conditions_from_all_of_a_sorted_table() -> None:
+    table = ["down"] * 60 + ["up"] * 60
+    some = evaluate.conditions(table, 40, seed=1)
+    assert some is not None
+    assert len(some) == 40
+    assert 10 < some.count("up") < 30
+    assert evaluate.conditions(table, 250) == [*table, *table, *table[:10]]
+    assert evaluate.conditions(None, 5) is None
+
+
 # ---- text that was trained on
 
 
