@@ -17,6 +17,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
@@ -250,5 +251,14 @@ def read_toml(text: str, *, name: str) -> dict[str, Any]:
     """TOML text as nested values; ConfigError names the file and the line."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise ConfigError(f"{name}: not TOML ({error})") from None
+
+
+def read_toml_file(path: Path) -> dict[str, Any]:
+    """Return the nested values of a TOML file; ConfigError names it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); expected TOML") from None
+    return read_toml(text, name=str(path))

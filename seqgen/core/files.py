@@ -82,6 +82,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not JSON ({error}); the file is truncated or altered") from None
 
 
+def read_object(path: Path, **kinds: type) -> dict[str, Any]:
+    """Return the object in a JSON file, whose keys named here are there and of these types; else DataError."""
+    found = read_json(path)
+    for key, kind in kinds.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+            raise DataError(f"{path}: {key!r} is missing or wrong; the file is altered")
+    return dict(found)
+
+
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Keep a folder, made where it is absent, to this process until the block ends; RunError names who has it now.

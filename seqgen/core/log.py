@@ -113,7 +113,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object; the file is altered")
+        if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+            raise DataError(f"{path}, line {number}: not a JSON object with a step; the file is altered")
         rows.append(row)
     return rows

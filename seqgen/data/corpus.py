@@ -31,6 +31,7 @@ from seqgen.data.ragged import Ragged, utf8
 
 _FORMAT = "seqgen corpus 1"
 _SIDES = ("train", "valid")
+_BLOCK = 1 << 22  # ids looked at together
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ class StoredLines(Sequence[str]):
 
     def __init__(self, text: np.ndarray, offsets: np.ndarray) -> None:
         self._text, self._offsets = text, offsets
+
+    def check(self, folder: Path) -> None:
+        """DataError where an offset leads out of the text."""
+        at = self._offsets
+        falls = any(bool((np.diff(at[k : k + _BLOCK + 1]) < 0).any()) for k in range(0, len(at), _BLOCK))
+        if not len(at) or at[0] != 0 or at[-1] != len(self._text) or falls:
+            raise DataError(f"{folder}: offsets of text do not run from 0 to its {len(self._text)} bytes; altered")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -119,9 +127,28 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
         train, valid = (_opened(folder, side, meta) for side in _SIDES)
         lines = {side: _lines(folder, side, "text", meta) for side in _SIDES}
         sources = _lines(folder, "valid", "source", meta) if "valid.source.bin" in meta["files"] else None
-    except (KeyError, TypeError, AttributeError) as error:
+        if verify:
+            _check_values(folder, meta, train, valid, [*lines.values(), *([] if sources is None else [sources])])
+    except DataError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'meta.json'}: {error} is missing or wrong; the file is altered") from None
     return CorpusFolder(folder, train, valid, lines["train"], lines["valid"], sources, meta)
+
+
+def _check_values(folder: Path, meta: dict[str, Any], train: Corpus, valid: Corpus, texts: list[StoredLines]) -> None:
+    """DataError where ids are no ids of the vocabulary, or an offset leads out of its file: hashes prove neither."""
+    vocabulary = int(meta["vocab_size"])
+    for side, corpus in zip(_SIDES, (train, valid), strict=True):
+        values = corpus.ids.values.numpy().view("<u2" if meta["dtype"] == "uint16" else "<u4")
+        for first in range(0, len(values), _BLOCK):
+            if (largest := int(values[first : first + _BLOCK].max())) >= vocabulary:
+                raise DataError(f"{folder / f'{side}.ids.bin'}: id {largest} of a vocabulary of {vocabulary}; altered")
+        begins = corpus.loss_from
+        if begins is not None and bool(((begins < 0) | (begins >= corpus.ids.lengths)).any()):
+            raise DataError(f"{folder / f'{side}.loss.bin'}: a loss begins outside of its row; altered")
+    for lines in texts:
+        lines.check(folder)
 
 
 def _check_file(path: Path, stored: dict[str, Any], verify: bool) -> None:

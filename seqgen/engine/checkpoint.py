@@ -286,6 +286,7 @@ def set_aside(run: Path, after: int) -> None:
 def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
     """Copy tensors into a model by name; tied twins need be given once. RunError names the first that does not fit."""
     wanted = {name: t for name, t in model.state_dict().items() if name not in model.rank_local}
+    parameters = {name for name, _ in model.named_parameters()}
     twins = {t.data_ptr(): name for name, t in wanted.items() if name in tensors and t.numel()}
     for name in tensors:
         if name not in wanted:
@@ -299,6 +300,13 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
                 raise RunError(f"{origin}: lacks {name}, which this model needs; its settings differ")
             if given.shape != tensor.shape:
                 raise RunError(f"{origin}: {name} is {tuple(given.shape)}, the model needs {tuple(tensor.shape)}")
+            if given.dtype != tensor.dtype:
+                raise RunError(f"{origin}: {name} is {given.dtype}, the model needs {tensor.dtype}")
+            if name in parameters and not bool(given.isfinite().all()):
+                raise RunError(
+                    f"{origin}: {name} holds NaN or infinity, which no model can use; take another checkpoint "
+                    "(--step), or train again with a lower train.lr"
+                )
             tensor.copy_(given)
 
 

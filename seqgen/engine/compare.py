@@ -198,7 +198,7 @@ def compare(
             return train
         writer = writers.get(name) or next(iter(writers.values()))
         assert writer.folder is not None
-        fingerprint = files.read_json(writer.folder / "env.json")["data_sha256"]
+        fingerprint = files.read_object(writer.folder / "env.json", data_sha256=str)["data_sha256"]
         if fingerprint not in own:
             own[fingerprint] = writer.own_text().train_lines
         return own[fingerprint]

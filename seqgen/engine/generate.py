@@ -8,6 +8,7 @@ Text k of a call is a function of (weights, options, seed, k) alone, not of the 
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -390,6 +391,8 @@ class Writer:
             for batch in self.batches(lines, sources):
                 placed = batch.to(self.device)
                 values = self.model.log_probs(placed).tolist()
+                if not all(map(math.isfinite, values)):
+                    raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
                 width = batch.inputs.shape[1]
                 rows = batch.rows[batch.positions // width].tolist()
                 targets = batch.targets.flatten()[batch.positions].tolist()
@@ -547,7 +550,7 @@ class Writer:
             raise DataError(
                 f"{error}; this run was trained on it: bring it back, or give the training text with --train FILE"
             ) from None
-        if data.fingerprint != files.read_json(folder / "env.json")["data_sha256"]:
+        if data.fingerprint != files.read_object(folder / "env.json", data_sha256=str)["data_sha256"]:
             raise DataError(
                 f"{', '.join(train_files or settings.data.files)} is not the text that {folder} was trained on; "
                 "give the training text with --train FILE"

@@ -259,7 +259,7 @@ def _create(
 
 def _changed_code(folder: Path, now: dict[str, str]) -> list[str]:
     """A sentence where the Python file of the reward is not the one the run began with; it proves nothing else."""
-    before = files.read_json(folder / "env.json")
+    before = files.read_object(folder / "env.json", data_sha256=str)
     changed = any(before.get(key) != value for key, value in now.items())
     return ["warning: the file of model.reward has changed since this run began"] if changed else []
 
@@ -269,7 +269,7 @@ def _state_at_first() -> dict[str, Any]:
 
 
 def _same_text(folder: Path, fingerprint: str, kind: str) -> None:
-    before = files.read_json(folder / "env.json")["data_sha256"]
+    before = files.read_object(folder / "env.json", data_sha256=str)["data_sha256"]
     if fingerprint != before:
         raise RunError(
             f"{folder} was trained on other {kind} (SHA-256 {before[:12]}..., now {fingerprint[:12]}...); "
@@ -476,7 +476,7 @@ class _Session:
         return {name: self.logs[name].position() for name in _LOGS if self.logs}
 
     def _remember_time(self, seconds: float) -> None:
-        env = files.read_json(self.folder / "env.json")
+        env = files.read_object(self.folder / "env.json", data_sha256=str)
         env["wall_seconds"] = round(env.get("wall_seconds", 0.0) + seconds, 1)
         files.write_json(self.folder / "env.json", env)
 

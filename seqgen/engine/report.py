@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqgen.core import files, log
-from seqgen.core.errors import SeqgenError
+from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint, pictures
 from seqgen.engine import run as runs
@@ -64,7 +64,24 @@ _WATCHED = {
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html into a run folder from what lies there, and return its path."""
+    """Write report.html into a run folder from what lies there, and return its path.
+
+    RunError where a log or evaluation.json holds what no training and no evaluation writes.
+    """
+    try:
+        page = _page(folder)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        if isinstance(error, SeqgenError):
+            raise
+        raise RunError(
+            f"{folder}: log.jsonl, scores.jsonl or evaluation.json is altered ({type(error).__name__}: {error})"
+        ) from None
+    path = folder / "report.html"
+    files.write_text(path, page)
+    return path
+
+
+def _page(folder: Path) -> str:
     name = runs.stored_sections(folder)["name"]
     scores = log.read(folder / "scores.jsonl")
     lines = log.read(folder / "log.jsonl")
@@ -82,9 +99,7 @@ def write_report(folder: Path) -> Path:
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(folder.name)}</title>'
     page += f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
-    path = folder / "report.html"
-    files.write_text(path, page)
-    return path
+    return page
 
 
 def _section(title: str, body: str) -> str:

@@ -128,7 +128,7 @@ def config(
         path = Path(file)
         if not path.is_file():
             raise ConfigError(f"{path}: no such settings file")
-        base = settings_of.read_toml(path.read_text(encoding="utf-8"), name=str(path))
+        base = settings_of.read_toml_file(path)
     else:
         base = read_preset(preset) if preset else {}
     name = (model or str(base.get("name", ""))).replace("_", "-")
@@ -242,6 +242,9 @@ def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
     parts: dict[str, Any] = {"tokenizer": None}
     for section, cls in classes.items():
         values = sections.get(section, {})
+        if not isinstance(values, Mapping):
+            faults.append(f"{section} must be a table of options, [{section}], got {values!r:.40}")
+            continue
         try:
             parts[section] = settings_of.build(cls, values, section=section)
         except ConfigError as error:
@@ -262,7 +265,10 @@ def stored_sections(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} is not a run folder (no config.toml); train one with: seqgen train MODEL --out {folder}"
         )
-    sections = settings_of.read_toml(path.read_text(encoding="utf-8"), name=str(path))
+    sections = settings_of.read_toml_file(path)
+    wrong = [key for key in ("data", "model", "train") if not isinstance(sections.get(key), dict)]
+    if wrong or not isinstance(sections.get("name"), str):
+        raise RunError(f"{path}: {(wrong or ['name'])[0]} is missing or wrong; the file is altered")
     for change in read_changes(folder):
         sections = settings_of.merge(sections, _nested({key: new for key, (_, new) in change["settings"].items()}))
     return sections
@@ -270,7 +276,11 @@ def stored_sections(folder: Path) -> dict[str, Any]:
 
 def read_settings(folder: Path, *, module: Any = None) -> Settings:
     """The settings of a run as they stand; `module` is needed for a chapter of one's own."""
-    return build(stored_sections(folder), module=module)
+    try:
+        return build(stored_sections(folder), module=module)
+    except ConfigError as error:
+        path = str(folder / "config.toml")
+        raise error if str(error).startswith(path) else ConfigError(f"{path}: {error}") from None
 
 
 def on_own_data(settings: Settings, stored: Settings) -> Settings:
@@ -290,7 +300,14 @@ def on_own_data(settings: Settings, stored: Settings) -> Settings:
 def read_changes(folder: Path) -> list[dict[str, Any]]:
     """What later sittings changed, oldest first: {"step", "settings": {name: [old, new]}}."""
     path = folder / "changes.json"
-    return list(files.read_json(path)) if path.is_file() else []
+    changes = files.read_json(path) if path.is_file() else []
+    try:
+        for change in changes:
+            if not all(len(pair) == 2 for pair in change["settings"].values()):
+                raise TypeError
+    except (TypeError, KeyError, AttributeError):
+        raise RunError(f"{path}: not a list of changes; the file is altered") from None
+    return list(changes)
 
 
 def settle(

@@ -337,7 +337,7 @@ class Painter:
         if self._pictures is None:
             found = prepare(self.data, batch=1, seed=self.seed, device=self.device)
             if self.folder is not None:
-                before = files.read_json(self.folder / "env.json")["data_sha256"]
+                before = files.read_object(self.folder / "env.json", data_sha256=str)["data_sha256"]
                 if found.fingerprint != before:
                     raise DataError(
                         f"{', '.join(self.data.files)} no longer holds the pictures of {self.folder} "

@@ -103,9 +103,9 @@ def test_a_log_that_is_not_what_it_was_is_refused_and_never_padded(harm: Any, me
 
 
 def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
-    for line in ("nonsense", "[1]", "[" * 100_000):
+    for line in ("nonsense", "[1]", "[" * 100_000, '{"step": "2"}'):
         (tmp_path / "a.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
-        with pytest.raises(DataError, match=r"a\.jsonl, line 2: not a JSON object; the file is altered$"):
+        with pytest.raises(DataError, match=r"a\.jsonl, line 2: not a JSON object with a step; the file is altered$"):
             log.read(tmp_path / "a.jsonl")
 
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seqgen.core import files
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.data import formats, packing, text, tokenizers
 from seqgen.data.corpus import Corpus, SideWriter, open_corpus
@@ -327,3 +328,29 @@ def test_stored_lines_are_a_sequence(corpus: Path) -> None:
     assert lines[-1] == everything[-1]
     with pytest.raises(IndexError, match=rf"^line {len(lines)} of {len(lines)}$"):
         lines[len(lines)]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("train.ids.bin", 1, 60_000, r"train\.ids\.bin: id 60000 of a vocabulary of \d+; altered$"),
+        ("valid.ids.bin", 0, 40_000, r"valid\.ids\.bin: id 40000 of a vocabulary of \d+; altered$"),
+        ("train.text-at.bin", 1, 1 << 40, r"offsets of text do not run from 0 to its \d+ bytes; altered$"),
+        ("valid.text-at.bin", 0, -5, r"offsets of text do not run from 0 to its \d+ bytes; altered$"),
+        ("train.ids-at.bin", 1, -1, r"offsets must not fall"),
+    ],
+)
+def test_values_that_lead_out_of_a_file_are_refused_whatever_the_hashes_say(
+    name: str, place: int, value: int, message: str, tmp_path: Path
+) -> None:
+    source = some_text(tmp_path / "text.txt")
+    build_corpus([str(source)], tmp_path / "ids", data=DataConfig(), tokenizer=TokenizerConfig(kind="word"))
+    path = tmp_path / "ids" / name
+    array = np.frombuffer(path.read_bytes(), "<u2" if name.endswith("ids.bin") else "<i8").copy()
+    array[place] = value
+    path.write_bytes(array.tobytes())
+    meta = json.loads((tmp_path / "ids" / "meta.json").read_text())
+    meta["files"][name]["sha256"] = files.sha256_file(path)
+    (tmp_path / "ids" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=message):
+        open_corpus(tmp_path / "ids")

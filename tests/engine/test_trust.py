@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from small_run import SMALL
 
-from seqgen.core import log
+from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
@@ -283,3 +285,104 @@ def test_state_of_single_processes_is_not_shared_out_to_others(text: Path, tmp_p
         f"be shared out to 1; continue with: torchrun --nproc-per-node 3 -m seqgen train --out {tmp_path / 'r'}"
     )
     assert runs.read_changes(tmp_path / "r") == []
+
+
+# ---- what no one of us wrote
+
+DEEP = "[" * 200_000
+ALTERED = [
+    ("config.toml", "", "config.toml: data is missing or wrong"),
+    ("config.toml", "name = 3\n[data]\n[model]\n[train]\n", "config.toml: name is missing or wrong"),
+    ("config.toml", 'name = "lm"\nmodel = 3\n[data]\n[train]\n', "config.toml: model is missing or wrong"),
+    ("config.toml", 'name = "os"\n[data]\n[model]\n[train]\n', "config.toml: unknown model os"),
+    (
+        "config.toml",
+        'name = "lm"\ntokenizer = 1\n[data]\n[model]\n[train]\n',
+        "config.toml: tokenizer must be a table of",
+    ),
+    ("config.toml", f"name = {DEEP}", "config.toml: not TOML"),
+    ("config.toml", f"seed = {'9' * 5000}", "config.toml: not TOML"),
+    ("config.toml", b"name = \xff", r"config.toml: not UTF-8 \(byte 7\)"),
+    ("changes.json", DEEP, "changes.json: not JSON"),
+    ("changes.json", '[{"settings": {"seed": 1}}]', "changes.json: not a list of changes"),
+    ("changes.json", "3", "changes.json: not a list of changes"),
+    ("tokenizer/tokenizer.json", DEEP, "tokenizer.json(: not JSON| is missing or altered)"),
+    ("tokenizer/tokenizer.json", "[]", "tokenizer.json(: expected format| is missing or altered)"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), ALTERED)
+def test_what_is_altered_is_named_by_its_file(
+    name: str, content: str | bytes, message: str, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    (tmp_path / "r" / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for use in (load, lambda run: loop.train(None, run)):
+        with pytest.raises(SeqgenError, match=message):
+            use(tmp_path / "r")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"data_sha256": 3}', DEEP])
+def test_an_altered_environment_is_named(content: str, two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    (tmp_path / "r" / "env.json").write_text(content)
+    for use in (lambda run: loop.train(None, run), lambda run: load(run).own_text()):
+        with pytest.raises(SeqgenError, match=r"env\.json: (not JSON|'data_sha256' is missing or wrong)"):
+            use(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scores.jsonl", '{"step": [1], "nll_per_token": 2}\n'),
+        ("log.jsonl", '{"loss": 2}\n{"loss": 3}\n'),
+        ("evaluation.json", '{"columns": [3]}'),
+        ("evaluation.json", "[]"),
+    ],
+)
+def test_a_report_of_altered_numbers_says_so(name: str, content: str, two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    (tmp_path / "r" / name).write_text(content)
+    with pytest.raises(SeqgenError, match=f"{re.escape(name)}.* (altered|step)"):
+        write_report(tmp_path / "r")
+
+
+def rewritten(run: Path, change: Callable[[Path], None]) -> None:
+    """The model's file changed by someone who knows how states are sealed."""
+    path = checkpoint.folder_of(run, 6) / "model.safetensors"
+    change(path)
+    state = json.loads((path.parent / "state.json").read_text())
+    resealed(run, 6, {"sha256": state["sha256"] | {path.name: files.sha256_file(path)}})
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff" * 8, b"\x10" + b"\0" * 7 + b"[" * 16, b"\x02" + b"\0" * 7 + b"{}"])
+def test_a_bad_safetensors_header_is_named(header: bytes, two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+    rewritten(tmp_path / "r", lambda path: path.write_bytes(header) and None)
+    with pytest.raises(RunError, match=r"step-00000006.*: (not a safetensors file|lacks output_bias)"):
+        load(tmp_path / "r", step=6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_one_clear_line(value: float, two_checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "r")
+
+    def spoil(path: Path) -> None:
+        tensors = load_file(path)
+        tensors["output_bias"][1] = value
+        save_file(tensors, path)
+
+    rewritten(tmp_path / "r", spoil)
+    with pytest.raises(RunError, match=r"output_bias holds NaN or infinity, which no model can use; take another"):
+        load(tmp_path / "r", step=6)
+    with pytest.raises(RunError, match=r"output_bias holds NaN or infinity, which no model can use; take another"):
+        loop.train(None, tmp_path / "r", overrides=["train.steps=9"])
+
+
+def test_weights_that_overflow_give_no_score(two_checkpoints: Path) -> None:
+    writer = load(two_checkpoints)
+    with torch.no_grad():
+        writer.model.embedding.weight.fill_(3e38)
+        writer.model.output_bias.fill_(3e38)
+    with pytest.raises(RunError, match="the model gives log-probabilities that are NaN or infinite"):
+        writer.score(["the cat sees the dog here ."])
