@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -162,18 +163,22 @@ def _finished(command: list[str]) -> str:
 def novelty(own: str, train: str) -> None:
     from seqgen.metrics.novelty import match_training
 
-    match_training(_tokens(own), _tokens(train))
+    match_training(*_packed(own, train))
 
 
 def kneser_ney(train: str, held_out: str) -> None:
     from seqgen.metrics.ngram_lm import KneserNey
 
-    KneserNey(_tokens(train)).perplexity(_tokens(held_out))
+    known, new = _packed(train, held_out)
+    KneserNey(known).perplexity(new)
 
 
-def _tokens(path: str) -> list[list[str]]:
-    with Path(path).open(encoding="utf-8") as file:
-        return [line.split() for line in file]
+def _packed(*paths: str) -> list[Any]:
+    """The lines of files as ids, as `evaluate` hands them on."""
+    from seqgen.data.text import read_lines
+    from seqgen.metrics.tokens import pack_texts
+
+    return pack_texts({path: read_lines(path) for path in paths})[0]
 
 
 def _peak() -> int:

@@ -28,15 +28,18 @@ from seqgen.metrics.ngrams import (
     Packed,
     Runs,
     Sentences,
+    Whole,
     join,
+    joined_tokens,
     ngram_ids,
     packed,
     runs_of,
     sentence_index,
     tokens_left,
+    whole,
 )
 from seqgen.metrics.score import Score, Signature, Statistic, input_hash, mean_rows, ratio_of_sums
-from seqgen.metrics.tokens import Text, Tokenizer, pack_texts
+from seqgen.metrics.tokens import Text, Tokenizer, kind_of, pack_texts
 
 Level: TypeAlias = Literal["sentence", "corpus", "sacrebleu"]
 _Alive: TypeAlias = Callable[[Runs], Bools]  # which grams can still match one order up, (G,)
@@ -96,16 +99,20 @@ def bleu_stats(
         return _with_lengths(num, hyp, closest_length(hyp.lengths, ref.lengths))
     assert refs_per_hyp is not None
     count = hyps.lengths.size if isinstance(hyps, Packed) else len(hyps)
-    _check_ref_lists(count, refs_per_hyp)
+    sizes = _check_ref_lists(count, refs_per_hyp)
     (hyp, *lists), vocabulary = packed(hyps, *refs_per_hyp)
-    ref = join(lists)
-    _check_filled(hyp, ref)
-    sizes = np.array([one.lengths.size for one in lists])
-    group = np.repeat(np.arange(count), sizes)
+    return _own_reference_stats(hyp, join(lists), np.array(sizes), vocabulary, max_n)
+
+
+def _own_reference_stats(hyp: Packed, ref: Packed, sizes: Ints, vocabulary: int, max_n: int) -> BleuStats:
+    """`BleuStats` of hypothesis i against its own sizes[i] references, which stand in `ref` in the same order."""
+    group = np.repeat(np.arange(sizes.size), sizes)
     num = _clipped_matches(ref, hyp, vocabulary, max_n, group)
-    closest = np.array(
-        [closest_length(hyp.lengths[i : i + 1], one.lengths)[0] for i, one in enumerate(lists)], dtype=np.int64
-    )
+    # the closest length, ties to the shorter: the least of (distance, length)
+    distance = np.abs(ref.lengths - hyp.lengths[group])
+    first = np.cumsum(sizes) - sizes
+    nearest = np.minimum.reduceat(distance, first)
+    closest = np.minimum.reduceat(np.where(distance == nearest[group], ref.lengths, np.iinfo(np.int64).max), first)
     return _with_lengths(num, hyp, closest)
 
 
@@ -117,10 +124,9 @@ def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
     if lengths.size < 2:
         raise ValueError(f"Self-BLEU needs at least 2 sentences, got {lengths.size}")
     num = np.zeros((lengths.size, max_n), dtype=np.int64)
-    for n, runs in _matching_runs(corpus, vocabulary, max_n, None, _repeated_grams):
+    for n, runs in _matching_runs([corpus], vocabulary, max_n, None, _repeated_grams):
         if runs.positions.size:
-            share = np.minimum(runs.run_length, _second_largest(runs)[runs.run_gram])
-            num[:, n - 1] = np.bincount(runs.run_sentence, share, lengths.size)
+            num[:, n - 1] = _matches(runs, _second_largest(runs), 0, lengths.size)
     return _with_lengths(num, corpus, _closest_other_length(lengths))
 
 
@@ -130,45 +136,62 @@ def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, grou
     if group is not None:
         group = np.concatenate([group, np.arange(hyp.lengths.size)])
     num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
-    for n, runs in _matching_runs(join([ref, hyp]), vocabulary, max_n, group, partial(_shared_grams, refs=refs)):
+    for n, runs in _matching_runs([ref, hyp], vocabulary, max_n, group, partial(_shared_grams, refs=refs)):
         if runs.positions.size:
-            is_ref = runs.run_sentence < refs
-            clip = np.maximum.reduceat(np.where(is_ref, runs.run_length, 0), runs.first_run)
-            own = np.flatnonzero(~is_ref)
-            share = np.minimum(runs.run_length[own], clip[runs.run_gram[own]])
-            num[:, n - 1] = np.bincount(runs.run_sentence[own] - refs, share, hyp.lengths.size)
+            clip = np.maximum.reduceat(np.where(runs.run_sentence < refs, runs.run_length, 0), runs.first_run)
+            num[:, n - 1] = _matches(runs, clip, refs, hyp.lengths.size)
     return num
 
 
+def _matches(runs: Runs, clip: Whole, first: int, sentences: int) -> Ints:
+    """Clipped matches of each of the `sentences` from number `first` on, (N,)."""
+    found = np.zeros(sentences, dtype=np.int64)
+    block = max(1 << 20, sentences)  # a part at a time: sums want 8 bytes where runs have 4
+    for begin in range(0, runs.run_gram.size, block):
+        part = slice(begin, begin + block)
+        own = runs.run_sentence[part] >= first
+        share = np.minimum(runs.run_length[part], clip[runs.run_gram[part]])[own]
+        found += np.bincount(runs.run_sentence[part][own] - first, share, sentences).astype(np.int64)
+    return found
+
+
 def _matching_runs(
-    corpus: Packed, vocabulary: int, max_n: int, group: Ints | None, alive: _Alive
+    corpora: Sequence[Packed], vocabulary: int, max_n: int, group: Ints | None, alive: _Alive
 ) -> Iterator[tuple[int, Runs]]:
     """Runs of every order over the positions that may still match: both (n-1)-grams inside the n-gram are alive.
 
-    `group` (N,) keeps grams of different groups apart by giving order 0 an id of its own per group.
+    The corpora lie end to end. `group` (N,) keeps grams of different groups apart by giving order 0 an id of its own
+    per group.
     """
-    tokens, sentence, left = corpus.tokens, sentence_index(corpus.lengths), tokens_left(corpus.lengths)
-    previous = np.zeros(tokens.size, dtype=np.int64) if group is None else group[sentence]
+    tokens = joined_tokens(corpora, vocabulary)
+    lengths = np.concatenate([corpus.lengths for corpus in corpora])
+    small = whole(max(tokens.size, lengths.size))
+    sentence = np.repeat(np.arange(lengths.size, dtype=small), lengths)
+    previous: Whole = np.zeros(tokens.size, dtype=small) if group is None else group[sentence].astype(small)
     grams = 1 if group is None else int(group.max()) + 1
-    positions = np.arange(tokens.size)
+    positions = np.arange(tokens.size, dtype=small)
     living = np.zeros(tokens.size + 1, dtype=bool)
     for n in range(1, max_n + 1):
-        key = previous[positions]
+        key = previous[positions].astype(np.int64)
         key *= vocabulary
-        key += tokens[positions + n - 1]
+        key += tokens[positions + (n - 1)]
         runs = runs_of(key, grams * vocabulary, positions, sentence)
+        del key
         yield n, runs
         if not runs.positions.size:
             continue
         keep = alive(runs)
         grams = max(1, int(keep.sum()))
-        number = np.cumsum(keep) - 1
-        kept = keep[runs.gram]
-        at = runs.positions[kept]
-        previous[at] = number[runs.gram[kept]]
+        number = np.cumsum(keep, dtype=small)
+        number -= 1
+        kept = keep[runs.run_gram]
+        at = runs.positions[np.repeat(kept, runs.run_length)]
+        previous[at] = np.repeat(number[runs.run_gram[kept]], runs.run_length[kept])
         living[:] = False
         living[at] = True
-        positions = np.flatnonzero(living[:-1] & living[1:] & (left > n))
+        positions = np.flatnonzero(living[:-1] & living[1:]).astype(small)
+        # what is alive at the next position may belong to the next sentence
+        positions = positions[sentence[positions] == sentence[positions + n]]
 
 
 def _repeated_grams(runs: Runs) -> Bools:
@@ -230,7 +253,8 @@ def _check_filled(hyp: Packed, ref: Packed) -> None:
         raise ValueError("there are no references; give at least one")
 
 
-def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[Sentences]) -> None:
+def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[Text]) -> list[int]:
+    """Return the number of references of every hypothesis, at least one each."""
     if not hyps:
         raise ValueError("there are no hypotheses; give at least one")
     sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in refs_per_hyp]
@@ -246,6 +270,7 @@ def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[Sentences]) -> None:
         )
     if 0 in sizes:
         raise ValueError(f"refs_per_hyp[{sizes.index(0)}] is empty; every hypothesis needs at least one reference")
+    return sizes
 
 
 class ReferenceIndex:
@@ -269,8 +294,8 @@ class ReferenceIndex:
         self._clips: list[Ints] = []
         sentence = sentence_index(ref.lengths)
         for grams in ngram_ids(ref, self._size, max_n):
-            runs = runs_of(grams.gram, max(1, grams.size), grams.positions, sentence)
-            self._keys.append(grams.prefix * self._size + grams.last)
+            runs = runs_of(grams.gram.astype(np.int64), max(1, grams.size), grams.positions, sentence)
+            self._keys.append(grams.key)
             self._clips.append(np.maximum.reduceat(runs.run_length, runs.first_run) if grams.size else runs.run_length)
 
     def __call__(self, hyps: Sentences, max_n: int | None = None) -> BleuStats:
@@ -545,11 +570,15 @@ def bleu_orders(
         references, inputs = str(ref.lengths.size), input_hash(hyps, refs)
     else:
         assert refs_per_hyp is not None
-        named = {f"refs_per_hyp[{i}]": one for i, one in enumerate(refs_per_hyp)}
-        (hyp, *lists), kind = pack_texts({"hypotheses": hyps, **named}, tokenizer, lower=lower)
-        stats = bleu_stats(hyp, None, top, refs_per_hyp=lists)
-        references = f"{sum(one.lengths.size for one in lists)}(own)"
-        inputs = input_hash(hyps, _end_to_end(refs_per_hyp))
+        kind_of(hyps, "hypotheses")
+        for i, one in enumerate(refs_per_hyp):
+            kind_of(one, f"refs_per_hyp[{i}]")
+        sizes = _check_ref_lists(hyps.lengths.size if isinstance(hyps, Packed) else len(hyps), refs_per_hyp)
+        flat = _end_to_end(refs_per_hyp)  # packed at once: a list at a time costs more than the n-grams do
+        (hyp, ref), kind = pack_texts({"hypotheses": hyps, "references": flat}, tokenizer, lower=lower)
+        (hyp, ref), vocabulary = packed(hyp, ref)
+        stats = _own_reference_stats(hyp, ref, np.array(sizes), vocabulary, top)
+        references, inputs = f"{ref.lengths.size}(own)", input_hash(hyps, flat)
     fields = {"hyp": str(stats.hyp_len.size), "ref": references, "tok": kind, "case": "lower" if lower else "given"}
     return scores_of_stats("bleu", stats, orders, smoothing, level, weights, fields, inputs)
 

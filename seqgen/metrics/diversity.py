@@ -73,7 +73,7 @@ def repetition_rows(sents: Sentences, n: int) -> Floats:
     (corpus,), vocabulary = packed(sents)
     *_, grams = ngram_ids(corpus, vocabulary, check_n(n))
     sentence = sentence_index(corpus.lengths)
-    runs = runs_of(grams.gram, max(1, grams.size), grams.positions, sentence)
+    runs = runs_of(grams.gram.astype(np.int64), max(1, grams.size), grams.positions, sentence)
     size = corpus.lengths.size
     repeated = np.bincount(runs.run_sentence, runs.run_length - 1, size)
     return np.column_stack([repeated, np.maximum(0, corpus.lengths - n + 1)]).astype(np.float64)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from seqgen.metrics.ngrams import Floats, Ints, KnownTokens, Packed, Sentences, ngram_ids
+from seqgen.metrics.ngrams import Floats, Ints, KnownTokens, Packed, Sentences, Whole, ngram_ids, whole
 
 _BOS, _EOS, _UNKNOWN, _FIRST = 0, 1, 2, 3  # ids inside the model; training tokens follow
 
@@ -24,19 +26,33 @@ _BOS, _EOS, _UNKNOWN, _FIRST = 0, 1, 2, 3  # ids inside the model; training toke
 class _Order:
     """N-grams of one order, sorted by (context, token). C contexts are the n-grams of the order below."""
 
+    width: int
+    """Number of tokens V."""
     key: Ints
     """context * V + token, ascending, (G,)."""
-    count: Ints
+    count: Whole
     """Count, or distinct left neighbours, (G,)."""
     discount: float
-    total: Ints
-    """Sum of counts per context, (C,)."""
-    spare: Floats
-    """Share of a context's mass that goes to the order below, (C,)."""
-    start: Ints
-    """First n-gram of each context and the end of the last, (C + 1,)."""
-    mass: Floats
-    """Running sum of the discounted counts, from 0, (G + 1,)."""
+    total: Whole
+    """Sum of counts per context, at least 1, (C,)."""
+    kinds: Whole
+    """Tokens that follow each context, (C,)."""
+
+    def spare(self, context: Ints) -> Floats:
+        """Return the share of each context's mass that goes to the order below, (P,)."""
+        share: Floats = self.discount * self.kinds[context] / self.total[context]
+        return share
+
+    # only sampling needs these two
+    @cached_property
+    def start(self) -> Ints:
+        """First n-gram of each context and the end of the last, (C + 1,)."""
+        return np.searchsorted(self.key, np.arange(self.total.size + 1) * self.width)
+
+    @cached_property
+    def mass(self) -> Floats:
+        """Running sum of the discounted counts, from 0, (G + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(np.maximum(self.count - self.discount, 0.0))])
 
 
 class KneserNey:
@@ -58,25 +74,25 @@ class KneserNey:
         self._width = self.known.size + _FIRST
         wrapped = self._wrap(corpus)
         self._orders: list[_Order] = []
-        levels = list(ngram_ids(wrapped, self._width, order + 1))
-        for n, level in enumerate(levels[:-1], 1):
-            if not level.size:  # no training sentence is that long
+        contexts = 1
+        for level, above in pairwise(chain(ngram_ids(wrapped, self._width, order), [None])):
+            if level is None or not level.size:  # no training sentence is that long
                 break
             count = np.bincount(level.gram, minlength=level.size)
-            if n < order:
-                above = levels[n]
-                somewhere = np.empty(above.size, dtype=np.int64)
+            if above is not None:
+                somewhere = np.empty(above.size, dtype=level.positions.dtype)
                 somewhere[above.gram] = above.positions
-                gram_at = np.zeros(wrapped.tokens.size, dtype=np.int64)
+                gram_at = np.zeros(wrapped.tokens.size, dtype=level.gram.dtype)
                 gram_at[level.positions] = level.gram
                 left = np.bincount(gram_at[somewhere + 1], minlength=level.size)
                 starts = np.zeros(level.size, dtype=bool)
                 starts[level.gram[wrapped.tokens[level.positions] == _BOS]] = True
                 count = np.where(starts, count, left)
-            if n == 1:
-                count[level.last == _BOS] = 0  # <s> is given, never predicted
-            contexts = 1 if n == 1 else levels[n - 2].size
-            self._orders.append(_order_of(level.prefix, level.last, count, contexts, self._width))
+                del somewhere, gram_at, left, starts
+            if level.n == 1:
+                count[level.key == _BOS] = 0  # <s> is given, never predicted
+            self._orders.append(_order_of(level.key, count, contexts, self._width))
+            contexts = level.size
 
     def _wrap(self, corpus: Packed) -> Packed:
         """Sentences between <s> and </s>, in the model's ids; -1 becomes the unknown token."""
@@ -124,7 +140,7 @@ class KneserNey:
             seen = context >= 0
             at = context[seen]
             own = np.where(gram >= 0, np.maximum(level.count[gram] - level.discount, 0.0), 0.0)[seen]
-            p[seen] = own / level.total[at] + level.spare[at] * p[seen]
+            p[seen] = own / level.total[at] + level.spare(at) * p[seen]
             context = np.concatenate([[-1], gram[:-1]])
             context[first] = -1
         p[first] = 1.0
@@ -174,9 +190,10 @@ class KneserNey:
             open_rows = np.flatnonzero((token < 0) & (context >= 0))
             at = context[open_rows]
             u = _uniform(keys[open_rows], step * (self.order + 1) + n)
-            stay = u >= level.spare[at]
-            rows, at = open_rows[stay], at[stay]
-            inside = (u[stay] - level.spare[at]) / (1 - level.spare[at])
+            spare = level.spare(at)
+            stay = u >= spare
+            rows, at, spare = open_rows[stay], at[stay], spare[stay]
+            inside = (u[stay] - spare) / (1 - spare)
             low, high = level.mass[level.start[at]], level.mass[level.start[at + 1]]
             gram = np.searchsorted(level.mass, low + inside * (high - low), side="right") - 1
             # a sum rounded up to the end of the context's mass would fall into the next context
@@ -189,16 +206,15 @@ class KneserNey:
         return token
 
 
-def _order_of(prefix: Ints, last: Ints, count: Ints, contexts: int, width: int) -> _Order:
+def _order_of(key: Ints, count: Ints, contexts: int, width: int) -> _Order:
     once, twice = int((count == 1).sum()), int((count == 2).sum())
     # without a single n-gram seen once the estimate is 0 and unseen n-grams would be impossible: discount one half
     discount = once / (once + 2 * twice) if once else 0.5
-    total = np.bincount(prefix, count, contexts).astype(np.int64)
-    kinds = np.bincount(prefix, count > 0, contexts)
-    spare = discount * kinds / np.maximum(total, 1)
-    start = np.searchsorted(prefix, np.arange(contexts + 1))
-    mass = np.concatenate([[0.0], np.cumsum(np.maximum(count - discount, 0.0))])
-    return _Order(prefix * width + last, count, discount, np.maximum(total, 1), spare, start, mass)
+    small = whole(int(count.sum()) + 1)
+    prefix = key // width
+    total = np.maximum(np.bincount(prefix, count, contexts), 1).astype(small)
+    kinds = np.bincount(prefix[count > 0], minlength=contexts).astype(small)
+    return _Order(width, key, count.astype(small), discount, total, kinds)
 
 
 def _find(level: _Order, context: Ints, token: Ints, width: int) -> Ints:

@@ -19,14 +19,17 @@ from seqgen.metrics.ngrams import (
     Bools,
     Floats,
     Ints,
-    Packed,
     Sentences,
-    join,
+    Whole,
+    joined_tokens,
     packed,
     sentence_index,
     stable_sort,
     tokens_left,
+    whole,
 )
+
+_BLOCK = 1 << 18  # positions that are looked up at a time, so that what they need stays small
 
 
 class Matches(NamedTuple):
@@ -49,28 +52,33 @@ def match_training(sents: Sentences, train: Sentences) -> Matches:
         raise ValueError("there are no samples; give at least one sentence")
     if not other.lengths.size:
         raise ValueError("the training text is empty; give at least one sentence")
-    whole = join([own, other])
-    left = tokens_left(whole.lengths)
-    ranks = _suffix_ranks(whole, left, vocabulary)
+    lengths = np.concatenate([own.lengths, other.lengths])
+    tokens = joined_tokens([own, other], vocabulary)
+    small = whole(max(tokens.size, lengths.size))
+    sentence, left = np.repeat(np.arange(lengths.size, dtype=small), lengths), tokens_left(lengths).astype(small)
+    ranks = _suffix_ranks(tokens, left, vocabulary, int(lengths.max(initial=0)))
     size = own.tokens.size
     suffix = ranks[-1]
+    length, source = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    if size and other.tokens.size:
+        # the best match of a suffix is one of its two neighbours among the training suffixes in sorted order
+        bound = int(suffix.max()) + 1
+        by_rank = stable_sort(suffix[size:].astype(np.int64), bound)[1].astype(small)
+        by_rank += size
+        before = np.cumsum(np.bincount(suffix[size:], minlength=bound), dtype=small)  # training suffixes up to a rank
+        for begin in range(0, size, _BLOCK):
+            mine = np.arange(begin, min(begin + _BLOCK, size))
+            place = np.where(suffix[mine] > 0, before[suffix[mine] - 1], 0)
+            above, below = by_rank[np.minimum(place, by_rank.size - 1)], by_rank[np.maximum(place - 1, 0)]
+            length_above = _common_prefix(ranks, left, mine, above)
+            length_below = _common_prefix(ranks, left, mine, below)
+            length[mine] = np.maximum(length_above, length_below)
+            source[mine] = sentence[np.where(length_above >= length_below, above, below)] - own.lengths.size
 
-    # the best match of a suffix is one of its two neighbours among the training suffixes in sorted order
-    by_rank = size + np.argsort(suffix[size:], kind="stable")
-    if by_rank.size and size:
-        place = np.searchsorted(suffix[by_rank], suffix[:size])
-        above, below = by_rank[np.minimum(place, by_rank.size - 1)], by_rank[np.maximum(place - 1, 0)]
-        mine = np.arange(size)
-        length_above = _common_prefix(ranks, left, mine, above)
-        length_below = _common_prefix(ranks, left, mine, below)
-        length = np.maximum(length_above, length_below)
-        source = sentence_index(whole.lengths)[np.where(length_above >= length_below, above, below)] - own.lengths.size
-    else:
-        length = source = np.zeros(size, dtype=np.int64)
-
-    starts = np.cumsum(whole.lengths) - whole.lengths
-    empty = whole.lengths == 0
-    name = np.where(empty, -1, np.append(suffix, 0)[np.where(empty, whole.tokens.size, starts)])
+    starts = np.cumsum(lengths) - lengths
+    empty = lengths == 0
+    name = np.full(lengths.size, -1, dtype=np.int64)
+    name[~empty] = suffix[starts[~empty]]
     copied = np.isin(name[: own.lengths.size], name[own.lengths.size :])
     return Matches(length, source, copied, own.lengths)
 
@@ -86,24 +94,28 @@ def leaked(lines: Iterable[str], train: Iterable[str]) -> tuple[int, int]:
     return sum(wanted[text] for text in found), wanted.total()
 
 
-def _suffix_ranks(corpus: Packed, left: Ints, vocabulary: int) -> list[Ints]:
+def _suffix_ranks(tokens: Whole, left: Whole, vocabulary: int, longest: int) -> list[Whole]:
     """Ranks of all windows of 1, 2, 4, ... tokens, cut at the sentence's end, each (T,); the last ranks whole suffixes.
 
     Equal rank, equal window; a window that ends sorts before one that goes on.
     """
-    size = corpus.tokens.size
-    ranks = [corpus.tokens]
+    size = tokens.size
+    ranks = [tokens]
     bound, width = max(1, vocabulary), 1
-    longest = int(corpus.lengths.max(initial=0))
-    positions = np.arange(size)
     while True:
+        key = ranks[-1].astype(np.int64)
+        key *= bound + 1
         # one more symbol than ranks: 0 stands for "the sentence has ended"
-        follows = np.where(left > width, ranks[-1][np.minimum(positions + width, max(0, size - 1))] + 1, 0)
-        key, order = stable_sort(ranks[-1] * (bound + 1) + follows, bound * (bound + 1))
+        goes_on = left[:-width] > width
+        key[:-width][goes_on] += ranks[-1][width:][goes_on].astype(np.int64) + 1
+        key, order = stable_sort(key, bound * (bound + 1))
         new = np.ones(size, dtype=bool)
         new[1:] = key[1:] != key[:-1]
-        rank = np.empty(size, dtype=np.int64)
-        rank[order] = np.cumsum(new) - 1
+        del key
+        rank = np.empty(size, dtype=whole(size))
+        number = np.cumsum(new, dtype=rank.dtype)
+        number -= 1
+        rank[order] = number
         ranks.append(rank)
         width *= 2
         bound = max(1, int(new.sum()))
@@ -111,17 +123,18 @@ def _suffix_ranks(corpus: Packed, left: Ints, vocabulary: int) -> list[Ints]:
             return ranks
 
 
-def _common_prefix(ranks: list[Ints], left: Ints, a: Ints, b: Ints) -> Ints:
+def _common_prefix(ranks: list[Whole], left: Whole, a: Ints, b: Whole) -> Ints:
     """Length of the longest common prefix of the suffixes at `a` and at `b`, (P,), by descent over window sizes."""
     length = np.zeros(a.size, dtype=np.int64)
     last = left.size - 1
+    left_a, left_b = left[a], left[b]
     for k in reversed(range(len(ranks))):
         rank = ranks[k]
         equal = rank[np.minimum(a + length, last)] == rank[np.minimum(b + length, last)]
         # windows beyond either sentence's end must not count: what was equal so far already reached it
-        equal &= (length < left[a]) & (length < left[b])
+        equal &= (length < left_a) & (length < left_b)
         length += np.where(equal, 1 << k, 0)
-    return np.minimum(length, np.minimum(left[a], left[b]))
+    return np.minimum(length, np.minimum(left_a, left_b))
 
 
 def novelty_rows(matches: Matches, n: int) -> Floats:

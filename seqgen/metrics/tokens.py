@@ -123,7 +123,7 @@ def pack_texts(
     in messages. Raises TypeError, with name and index, for a bare string, for lines and token lists side by side,
     and for `lower` on what has no case.
     """
-    kinds = {name: _kind(text, name) for name, text in texts.items()}
+    kinds = {name: kind_of(text, name) for name, text in texts.items()}
     found = [(name, kind) for name, kind in kinds.items() if kind]
     for name, kind in found[1:]:
         if kind != found[0][1]:
@@ -148,7 +148,7 @@ def pack_texts(
     return corpora, tokenizer_name(tokenizer) if kind == "lines" else "given"
 
 
-def _kind(text: Text, name: str) -> str:
+def kind_of(text: Text, name: str) -> str:
     """What a text is made of: "lines", "token lists", "ids", or "" if it is empty."""
     if isinstance(text, Packed):
         return "ids"
