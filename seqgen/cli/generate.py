@@ -259,7 +259,7 @@ def generate(
                 )
             with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)
-    written = _as_json(texts, seed) if json else output.of_texts([text.text for text in texts], kind)
+    written = _as_json(texts, seed) if json else output.of_texts([text.text for text in texts], kind, out)
     if out is None:
         output.write(written)
     else:

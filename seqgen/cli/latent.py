@@ -102,7 +102,7 @@ def reconstruct(
             move = strength * coder.direction(filled(coder, toward)[1:], filled(coder, away)[1:])
         texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
     rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
-    written = "".join(output.json_line(row) for row in rows) if json else output.of_texts(texts, kind)
+    written = "".join(output.json_line(row) for row in rows) if json else output.of_texts(texts, kind, out)
     write_out(written, out, f"{len(texts)} texts")
 
 
@@ -146,7 +146,7 @@ def interpolate(
     kind = output.kind_of_texts(out, one_line=coder.writer.one_line)
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
-    write_out(output.of_texts(path, kind), out, f"{len(path)} texts")
+    write_out(output.of_texts(path, kind, out), out, f"{len(path)} texts")
 
 
 def encode(

@@ -62,8 +62,6 @@ def kind_of_texts(out: Path | None, *, one_line: bool) -> str:
     if out is None:
         if sys.stdout.isatty():
             return "people"
-        if not one_line:
-            say("texts of this run may hold line breaks: written as JSON Lines, to be read with --format jsonl")
         return "lines" if one_line else "jsonl"
     kind = format_of(out)
     if out.suffix == ".gz" or kind not in ("lines", "jsonl"):
@@ -74,10 +72,12 @@ def kind_of_texts(out: Path | None, *, one_line: bool) -> str:
     return kind
 
 
-def of_texts(texts: Sequence[str], kind: str) -> str:
+def of_texts(texts: Sequence[str], kind: str, out: Path | None) -> str:
     """Return texts as they are written; for people a line of dashes stands between those of several lines."""
     from seqgen.data.formats import text_lines
 
+    if kind == "jsonl" and out is None:
+        say("texts of this run may hold line breaks: written as JSON Lines, to be read with --format jsonl")
     if kind == "people" and any("\n" in text for text in texts):
         return "\n----\n".join(text.rstrip("\n") for text in texts) + "\n"
     return text_lines(texts, kind)

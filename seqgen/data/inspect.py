@@ -135,7 +135,7 @@ class Inspection:
     def _duplicate_advice(self) -> str:
         if not self.most_frequent:
             return ""
-        line, count = self.most_frequent[0]
+        line, count = self.most_frequent[0][0].replace("\n", "\\n"), self.most_frequent[0][1]
         suffers = self.mode == "sentence" and self.duplicate_share > 0.1
         often = f"most often ({count:,} times): {line if len(line) <= 60 else line[:59] + '…'}"
         return often + ("; equal lines are held out together" if suffers else "")

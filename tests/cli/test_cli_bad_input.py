@@ -341,7 +341,7 @@ OTHERS = [
     ("tokenizer train good.txt --out photos", "photos exists and is not empty; use another --out, or remove it"),
     (
         "tokenizer train good.txt --out new model.hidden=3",
-        "unknown option model.hidden; only tokenizer.* matters here: seqgen config lm lists them",
+        "unknown option model.hidden; tokenizer.* and data.* matter here: seqgen config lm lists them",
     ),
     ("tokenizer decode run good.txt", "good.txt, line 1: 'the' is no id; expected numbers, as encode writes them"),
     ("corpus sample sonnets", "no grammar 'sonnets': expected a TOML file or one of captions, reviews, verse-zh"),
