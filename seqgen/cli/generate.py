@@ -1,7 +1,6 @@
 """`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token; or pictures."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from seqgen.cli import output, pictures
 from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, refuse, training_file
+from seqgen.core.patterns import Expression
 
 if TYPE_CHECKING:
     from seqgen.engine.generate import Text, Writer
@@ -194,7 +194,7 @@ def generate(
         raise output.CommandError("--strength takes no effect without --steer")
     if train and not (novel or no_copy):
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
-    _check_pattern(match)
+    Expression(match or "", f"--match {match!r}")  # a wrong one is told before the run is opened
     if stream:
         refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "beam", "out", "json"})
     if beam:
@@ -289,13 +289,6 @@ def read_sources(file: str, fields: str) -> list[str]:
         return read_lines(file)
     columns = [read_lines(file, field=name.strip()) for name in fields.split(",")]
     return ["\t".join(values) for values in zip(*columns, strict=True)]
-
-
-def _check_pattern(match: str | None) -> None:
-    try:
-        re.compile(match or "")
-    except re.error as error:
-        raise output.CommandError(f"--match {match!r} is no regular expression: {error}") from None
 
 
 def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:

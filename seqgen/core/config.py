@@ -186,7 +186,7 @@ def _read_typed(value: Any, hint: Any) -> Any:
         return text
     try:
         read = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, RecursionError, KeyError):
         read = text
     return [read] if is_list and not isinstance(read, list) else read
 
@@ -245,6 +245,17 @@ def to_dict(section: Any) -> dict[str, Any]:
 def to_toml(sections: Mapping[str, Any]) -> str:
     """Nested plain values as TOML text, a valid input again."""
     return tomli_w.dumps(sections)
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file as nested values; ConfigError names the file and what is no setting in it."""
+    sections = read_toml_file(path)
+    if not isinstance(sections.get("name", ""), str):
+        raise ConfigError(f"{path}: name must be the name of a model, got {sections['name']!r}")
+    for section in ("data", "tokenizer", "model", "train"):
+        if not isinstance(sections.get(section, {}), dict):
+            raise ConfigError(f"{path}: {section} must be a table of options, got {sections[section]!r}")
+    return sections
 
 
 def read_toml(text: str, *, name: str) -> dict[str, Any]:

@@ -372,7 +372,7 @@ class _Plan:
         self.start: dict[str, str] = {}
         try:
             table = tomllib.loads(source)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
         for key in table:
             if key not in _KEYS:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seqgen.core.errors import ConfigError
+from seqgen.core.patterns import Expression
 from seqgen.data.grammar import Grammar
 from seqgen.data.text import read_records
 
@@ -130,10 +131,7 @@ def _length(shortest: int, longest: int) -> Reward:
 
 
 def _regex(pattern: str) -> Reward:
-    try:
-        found = re.compile(pattern).search
-    except re.error as error:
-        raise ConfigError(f"model.reward = regex:{pattern}: not a regular expression ({error})") from None
+    found = Expression(pattern, f"model.reward = regex:{pattern}").search
     return lambda lines: [float(found(line) is not None) for line in lines]
 
 

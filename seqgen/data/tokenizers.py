@@ -39,6 +39,7 @@ from torch import Tensor
 
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.files import read_json, write_bytes, write_json, write_text
+from seqgen.core.patterns import Expression
 from seqgen.data.formats import check_unicode
 from seqgen.data.ragged import Ragged, widen
 from seqgen.data.spmodel import MARKER, PieceLearner, read_model, why_rows
@@ -503,16 +504,13 @@ def word_cutter(words: str, pattern: str, *, keep_gaps: bool) -> Callable[[str],
     return str.split
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"tokenizer.pattern = {pattern!r} is no regular expression: {error}") from None
+def _compiled(pattern: str) -> Expression:
+    return Expression(pattern, f"tokenizer.pattern = {pattern!r}")
 
 
-def _matches(pattern: re.Pattern[str], line: str, keep_gaps: bool) -> list[str]:
+def _matches(pattern: Expression, line: str, keep_gaps: bool) -> list[str]:
     words, end = [], 0
-    for match in pattern.finditer(line):
+    for match in pattern.all(line):
         if match.start() == match.end():
             continue
         if keep_gaps and match.start() > end:
@@ -789,7 +787,7 @@ def _lowered(lines: Iterable[str], lower: bool) -> Iterable[str]:
     return (line.lower() for line in lines) if lower else lines
 
 
-def _joiner(pattern: re.Pattern[str], lines: Iterable[str]) -> str:
+def _joiner(pattern: Expression, lines: Iterable[str]) -> str:
     """ "" where the matches tile the lines, " " where white space stands between them."""
     gaps: Counter[str] = Counter()
     for line in lines:
@@ -997,7 +995,7 @@ def _load_symbols(folder: Path) -> list[str]:
         wrong = next((symbol for symbol in symbols if not isinstance(symbol, str)), "")
         if wrong != "":
             raise ValueError(f"{wrong!r} is no string")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not one JSON string per line ({error}); the file is altered") from None
     return symbols
 

@@ -10,7 +10,6 @@ Text k of a call is a function of (weights, options, seed, k) alone, not of the 
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from seqgen.core import files, log, numerics, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
+from seqgen.core.patterns import Expression
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
 from seqgen.data.formats import UNSAFE
@@ -242,7 +242,7 @@ class Writer:
         if no_copy:
             limits = replace(limits, no_copy=self._block(no_copy, train_files))
         begins = self._beginnings(prompt, prompts, sources, limits.automaton)
-        finder = re.compile(match) if match is not None else None
+        finder = Expression(match, f"--match {match!r}") if match is not None else None
         known = set(novel_against or ())
         filtered = unique or known or finder is not None
         wanted, most = len(begins) * count, count * attempts if filtered else count

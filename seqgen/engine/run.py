@@ -128,7 +128,7 @@ def config(
         path = Path(file)
         if not path.is_file():
             raise ConfigError(f"{path}: no such settings file")
-        base = settings_of.read_toml_file(path)
+        base = settings_of.read_sections(path)
     else:
         base = read_preset(preset) if preset else {}
     name = (model or str(base.get("name", ""))).replace("_", "-")

@@ -21,6 +21,8 @@ from torch import Tensor
 
 _MOST_STATES = 20_000  # of an automaton over characters, before it is minimised
 _MOST_CELLS = 1 << 28  # states times tokens, 6 bytes each
+_MOST_WORK = 2_000_000  # steps of the construction, some seconds
+_MOST_GROUPS = 100  # inside each other
 _MOST_REPEATS = 1000  # a counted repetition is written out
 NEVER = int(np.iinfo(np.int16).max)  # a distance
 _LOST = "\ufffd"  # stands for bytes that are no character
@@ -73,12 +75,21 @@ _APART = CharSet(kinds=frozenset(["joined"]), negated=True)
 class _Nfa:
     """States with edges for character sets and empty edges; state 0 is the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work = 0
         self.sets: dict[CharSet, int] = {}
         self.edges: list[list[tuple[int, int]]] = []
         self.empty: list[list[int]] = []
 
+    def count(self, steps: int) -> None:
+        """Raise ValueError where building the automaton takes more steps than any sane constraint."""
+        self._work += steps * (1 + len(self.edges) // 1000)  # sets of states are integers of as many bits
+        if self._work > _MOST_WORK:
+            raise ValueError(f"{self._name} has too many repetitions inside each other; use a simpler one")
+
     def state(self) -> int:
+        self.count(1)
         self.edges.append([])
         self.empty.append([])
         return len(self.edges) - 1
@@ -189,7 +200,8 @@ def regex(pattern: str) -> Constraint:
     punctuation, `( )`, `(?: )`, `|`, `* + ? {m} {m,} {m,n}`; `^` and `$` at the ends say nothing new. ValueError for
     everything else (back references, look-around, named groups, flags, `\b`), with the place.
     """
-    return Constraint(f"the regular expression {pattern!r}", _Parser(pattern).parse())
+    shown = pattern if len(pattern) <= 100 else f"{pattern[:97]}..."
+    return Constraint(f"the regular expression {shown!r}", _Parser(pattern).parse())
 
 
 def template(text: str) -> Constraint:
@@ -230,7 +242,7 @@ class _Parser:
     """A regular expression read by recursive descent."""
 
     def __init__(self, pattern: str) -> None:
-        self.text, self.at = pattern, 0
+        self.text, self.at, self.depth = pattern, 0, 0
 
     def parse(self) -> Pattern:
         self._take("^")
@@ -293,7 +305,11 @@ class _Parser:
             if self._take("?") and not self._take(":"):
                 self.at -= 1
                 raise self._fault("a group (?...) other than (?: )")
+            self.depth += 1
+            if self.depth > _MOST_GROUPS:
+                raise self._fault(f"more than {_MOST_GROUPS} groups inside each other")
             inner = self._alternatives()
+            self.depth -= 1
             if not self._take(")"):
                 raise self._fault("an unclosed (")
             return inner
@@ -353,7 +369,8 @@ class _Parser:
         return found
 
     def _fault(self, what: str) -> ValueError:
-        return ValueError(f"regular expression {self.text!r}: cannot use {what} at character {self.at + 1}")
+        shown = self.text if len(self.text) <= 100 else f"{self.text[:97]}..."
+        return ValueError(f"regular expression {shown!r}: cannot use {what} at character {self.at + 1}")
 
 
 # --------------------------------------------------------------------------------------------- automata over characters
@@ -373,7 +390,7 @@ class _Dfa:
 
 def _dfa(constraint: Constraint, alphabet: Sequence[str]) -> _Dfa:
     """Subset construction; characters that no set of the pattern tells apart share a class."""
-    nfa = _Nfa()
+    nfa = _Nfa(constraint.name)
     start = nfa.state()
     end = constraint.pattern(nfa, start)
     classes: dict[str, int] = {}
@@ -385,7 +402,9 @@ def _dfa(constraint: Constraint, alphabet: Sequence[str]) -> _Dfa:
     for state in range(len(nfa.edges)):
         reached, waiting = 1 << state, [state]
         while waiting:
-            for target in nfa.empty[waiting.pop()]:
+            targets = nfa.empty[waiting.pop()]
+            nfa.count(len(targets))
+            for target in targets:
                 if not reached >> target & 1:
                     reached |= 1 << target
                     waiting.append(target)
@@ -396,6 +415,7 @@ def _dfa(constraint: Constraint, alphabet: Sequence[str]) -> _Dfa:
     waiting_sets = [closures[start]]
     for states in waiting_sets:
         by_set = [0] * len(nfa.sets)
+        nfa.count(states.bit_count())
         for state in _bits(states):
             for which, target in nfa.edges[state]:
                 by_set[which] |= closures[target]

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from seqgen.cli import app
+from seqgen.core import patterns
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, text: Path, run: Path, runni
     (folder / "rows.jsonl").write_text('{"text": "a"}\n{"title": "b"}\n')
     (folder / "settings.toml").write_text("[model\n")
     (folder / "photos").mkdir()
+    for name, content in CONFIGS.items():
+        (folder / name).write_text(content, encoding="latin-1")
     (folder / "photos" / "a.jpg").write_bytes(b"\xff\xd8")
     return folder
 
@@ -41,6 +44,19 @@ def place(tmp_path_factory: pytest.TempPathFactory, text: Path, run: Path, runni
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
+
+CONFIGS = {
+    "deep.toml": "x = " + "[" * 200_000,
+    "deep.json": "[" * 200_000,
+    "nameless.toml": "seed = 1\n",
+    "number.toml": "name = 3\n",
+    "list.toml": 'name = "lm"\nmodel = [1]\n',
+    "latin.toml": 'name = "lm"  # é\n',
+}
+"""Files that are no settings."""
+
+DEEP = "(" * 5000 + "a" + ")" * 5000
+NESTED = "took more than 0.2 s on one line; a repetition inside a repetition, such as (a+)+, may take for ever"
 
 MPS = "--device must be auto, cpu or cuda[:N], got 'mps'; sampling needs double precision, which mps has not"
 
@@ -402,6 +418,52 @@ def test_what_no_command_takes_is_refused_before_anything_is_done(
     ended = seqgen(*shlex.split(words))
     assert (ended.err, ended.code, ended.out) == (f"error: {line}\n", 2, "")
     assert sorted(place.rglob("*")) == before
+
+
+FOREIGN = [
+    ("config --config deep.toml", "deep.toml: not TOML (maximum recursion depth exceeded"),
+    ("config --config nameless.toml", "no model given; expected one of image-gan, image-vae, lm, seqgan, text-vae"),
+    ("config --config number.toml", "number.toml: name must be the name of a model, got 3"),
+    ("config --config list.toml", "list.toml: model must be a table of options, got [1]"),
+    ("config --config latin.toml", "latin.toml: not UTF-8 ("),
+    ("train lm --data good.txt --out new --config list.toml", "list.toml: model must be a table of options, got [1]"),
+    ("train lm --data good.txt --out new train.steps=" + "[" * 5000, "train.steps must be an integer >= 1, got '[[["),
+    ("corpus sample deep.toml", "deep.toml: not valid TOML: maximum recursion depth exceeded"),
+    ("blind --score deep.json --key deep.json", "deep.json: not JSON (maximum recursion depth exceeded"),
+    (f"generate run --match {DEEP}", "--match '((((((((("),
+    (f"generate run --pattern {DEEP}", "regular expression '((((((((("),
+    (
+        "generate run --pattern (a{0,100}){0,100}",
+        "the regular expression '(a{0,100}){0,100}' has too many repetitions inside each other; use a simpler one",
+    ),
+    ("generate run --count 20 --match (([a-z]|[a-z\\s])+)+\\d$", "--match '(([a-z]|[a-z\\\\s])+)+\\\\d$' " + NESTED),
+    (
+        "train lm --data good.txt --out new tokenizer.pattern=(([a-z]|[a-z\\s])+)+\\d",
+        "tokenizer.pattern = '(([a-z]|[a-z\\\\s])+)+\\\\d' " + NESTED,
+    ),
+    (f"train lm --data good.txt --out new tokenizer.pattern={DEEP}", "tokenizer.pattern = '((((((((("),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), FOREIGN, ids=[words[:60] for words, _ in FOREIGN])
+def test_what_other_parsers_stumble_over_is_one_line(
+    words: str, line: str, seqgen: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "_SECONDS", 0.2)
+    before = sorted(place.rglob("*"))
+    ended = seqgen(*words.split())
+    assert ended.err.startswith(f"error: {line}")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert sorted(place.rglob("*")) == before
+
+
+def test_a_run_whose_settings_name_no_model_is_named(seqgen: Any, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    (tmp_path / "r" / "config.toml").write_text("seed = 1\n")
+    for command in ("generate", "report", "train --out"):
+        ended = seqgen(*command.split(), tmp_path / "r")
+        assert ended.err == f"error: {tmp_path}/r/config.toml: data is missing or wrong; the file is altered\n"
+        assert ended.code == 2
 
 
 def every_option() -> Iterator[tuple[tuple[str, ...], str]]:

@@ -222,7 +222,7 @@ def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
         "nonsense": "model.reward must be critic, constant, grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, "
         "label:NAME:FILE or FILE.py:FUNCTION, got 'nonsense'",
         "length:5-2": "model.reward = length:5-2: no length is in this range",
-        "regex:(": "model.reward = regex:(: not a regular expression",
+        "regex:(": "model.reward = regex:( is no regular expression",
         f"{tmp_path}/absent.py:f": f"model.reward: {tmp_path}/absent.py: no such file",
         f"{path}:f": f"model.reward: {path} has no function 'f'; it has: other",
         f"{broken}:f": f"model.reward: {broken} cannot be imported: ModuleNotFoundError",
