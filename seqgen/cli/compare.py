@@ -230,10 +230,12 @@ def blind(
 ) -> None:
     """Which of two texts is better, judged by people.
 
-    They do not know whose text is whose.
+    They do not know whose text is whose. The first command writes sheet.html and sheet.key.json, the second gives the
+    preference, its 95 % interval and a binomial test.
+
     \b
-    seqgen blind a.txt b.txt --count 50 --out sheet.html     writes sheet.html and sheet.key.json
-    seqgen blind --score answers.json --key sheet.key.json   preference, 95 % interval, binomial test
+    seqgen blind a.txt b.txt --count 50 --out sheet.html
+    seqgen blind --score answers.json --key sheet.key.json
     """
     if answers is not None:
         if texts or out is not None:

@@ -20,7 +20,7 @@ EXTRAS = {"torchtext": ("torchtext",)}
 
 def config(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="lm, ...; without it the models and presets are listed.")
+        str, typer.Argument(metavar="MODEL", help="lm, ...; without it the models and presets are listed.")
     ] = "",
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values of this preset.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Values of this TOML file.")] = None,

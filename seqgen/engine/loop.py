@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -281,6 +281,21 @@ class _StoppedError(BaseException):
     """A signal came in the middle of a validation."""
 
 
+def alarm_is_due(before: Sequence[Mapping[str, Any]], step: int, steps: int) -> bool:
+    """Return whether signs of collapse are worth a word: samples were healthy before, or half of the steps are done.
+
+    A model begins with samples that share nothing with real text, then it repeats itself; only what was healthy can
+    collapse. Healthy is a validation without signs whose samples share half of what real text shares, or whose images
+    look real.
+    """
+
+    def healthy(row: Mapping[str, Any]) -> bool:
+        shares = row.get("self_bleu_4", 1.0) >= 0.5 * row.get("real_self_bleu_4", 1.0)
+        return row.get("signs") == [] and shares and row.get("precision", 1.0) >= 0.5
+
+    return 2 * step >= steps or any(map(healthy, before))
+
+
 class _Session:
     """One sitting of a run: its objects, its logs, its place in the steps."""
 
@@ -397,9 +412,11 @@ class _Session:
             return False
         self.scores = scores
         if dist.is_main():
+            before = log.read(self.folder / "scores.jsonl")
             self.logs["scores.jsonl"].write({"step": self.step, **scores})
-            for sign in scores.get("signs", ()):
-                self.say(f"step {self.step}: {sign}")
+            if alarm_is_due(before, self.step, self.settings.train.steps):
+                for sign in scores.get("signs", ()):
+                    self.say(f"step {self.step}: {sign}")
         averaging = [optimizer.averaging for optimizer in self.optimizers.values()]
         observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
         said = observe(self.model, scores) if observe is not None else None

@@ -208,7 +208,7 @@ def _sample(path: Path) -> str:
         return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
     if path.suffix == ".jsonl":
         return "".join(f"<pre>{html.escape(text)}</pre>" for text in read_lines(path))
-    what = path.stem.partition("-")[2] or "samples"
+    what = html.escape(path.stem.partition("-")[2] or "samples")
     return f"<figure>{_picture(path, what)}<figcaption>{what}</figcaption></figure>"
 
 

@@ -275,7 +275,7 @@ OTHERS = [
         "--min-new-tokens = 10 is more than --max-new-tokens = 5; ask for less, or allow more",
     ),
     (
-        "generate running --min-new-tokens 501",
+        "generate running --min-new-tokens 501 --json",
         "--min-new-tokens = 501 is more than the run's own limit of 500; ask for less, or allow more",
     ),
     (

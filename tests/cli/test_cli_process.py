@@ -59,6 +59,17 @@ def test_every_command_is_listed_with_a_whole_sentence(seqgen: Any) -> None:
         assert all(line.endswith((".", "?")) and not line.endswith("...") for line in listed), listed
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_keeps_its_examples_and_fits_the_terminal(width: int, seqgen: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words, command in commands(typer.main.get_command(app.app)):
+        shown = seqgen(*words, "--help").out
+        assert max(map(len, shown.splitlines())) <= width, words
+        assert "[[" not in shown
+        examples = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("seqgen ")]
+        assert set(examples) <= {line.strip() for line in shown.splitlines()}, words
+
+
 def test_version_is_the_package_s(seqgen: Any) -> None:
     from seqgen import __version__
 

@@ -335,3 +335,24 @@ def test_a_chapter_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> 
     chosen = config("mine", text, overrides=[*SMALL, "train.steps=2"], module=lm)
     loop.train(chosen, tmp_path / "r", module=lm)
     assert len(load(tmp_path / "r", module=lm).generate(2)) == 2
+
+
+# ---- signs of collapse
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "due"),
+    [
+        ([], 100, False),
+        ([{"signs": [], "self_bleu_4": 0.01, "real_self_bleu_4": 0.6}], 200, False),  # at random: it shares nothing
+        ([{"signs": ["repeats"], "self_bleu_4": 0.9, "real_self_bleu_4": 0.6}], 200, False),  # it always repeated
+        ([{"signs": [], "self_bleu_4": 0.5, "real_self_bleu_4": 0.6}], 200, True),
+        ([{"signs": [], "self_bleu_4": 0.5, "real_self_bleu_4": 0.6}, {"signs": ["repeats"]}], 300, True),
+        ([], 500, True),  # never healthy, and half of the steps are done
+        ([{"signs": [], "precision": 0.1}], 200, False),  # images that do not look real
+        ([{"signs": [], "precision": 0.9}], 200, True),
+        ([{"nll_per_token": 2.0}], 200, False),  # no samples were scored
+    ],
+)
+def test_the_alarm_waits_until_samples_were_healthy_once(before: list[dict[str, Any]], step: int, due: bool) -> None:
+    assert loop.alarm_is_due(before, step, 1000) is due
