@@ -17,6 +17,9 @@ def settle(device: torch.device, *, tf32: bool) -> None:
         return
     # read by cuBLAS when it is first used: with its default workspaces products may differ from run to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Backward in the calling thread: nodes of a gradient that is itself differentiated are numbered where they are
+    # made, and with two counters the order of their sums would depend on what either thread did before.
+    torch.autograd.set_multithreading_enabled(False)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -1,6 +1,7 @@
 """What the package counts on of a CUDA device; where there is none, this is what the simulated one has to be like."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -119,6 +120,17 @@ def test_float32_is_float32_unless_tensorfloat32_is_asked_for():
         assert facts["tf32_products"] == facts["tf32_cudnn"] == tf32
         assert facts["cudnn_deterministic"]
         assert not facts["cudnn_benchmark"]
+
+
+def test_gradients_are_summed_in_the_order_of_one_thread():
+    # with a thread for each device the bits of a gradient penalty would depend on what the process did before
+    numerics.settle(CUDA, tf32=False)
+    threads = []
+    x = torch.ones(2, device="cuda", requires_grad=True)
+    y = x.square()
+    y.register_hook(lambda grad: threads.append(threading.get_ident()))
+    y.sum().backward()
+    assert threads == [threading.get_ident()]
 
 
 def test_one_row_is_drawn_like_several():

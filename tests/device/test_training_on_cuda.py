@@ -149,6 +149,12 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report takes longer than the training here, and nothing of it is done on the device."""
+    monkeypatch.setattr(report, "write_report", lambda folder: None)
+
+
 def hashes(run: Path) -> dict[str, str]:
     """SHA-256 of what a run's steps left."""
     files = [run / "log.jsonl", run / "scores.jsonl", *run.glob("checkpoints/*/*.safetensors"), *run.glob("samples/*")]
@@ -163,7 +169,6 @@ def settings_of(case: str, sentences: Path) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_resumes_to_the_same_bytes_by_repeatable_kernels(case, sentences, tmp_path, monkeypatch):
     settings, out = settings_of(case, sentences), tmp_path / "run"
-    monkeypatch.setattr(report, "write_report", lambda folder: None)  # takes longer than the training here
     chapter = runs.chapter(settings.name)
     steps: list[Any] = []
     if (simulated := sys.modules.get("simulated")) is not None:
