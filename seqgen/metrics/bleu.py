@@ -45,6 +45,7 @@ Level: TypeAlias = Literal["sentence", "corpus", "sacrebleu"]
 _Alive: TypeAlias = Callable[[Runs], Bools]  # which grams can still match one order up, (G,)
 
 MAX_ORDER = 9
+_BLOCK = 1 << 20  # runs that are worked on at a time: sums and repeats want 8 bytes where runs have 4
 EPSILON, ALPHA, K = 0.1, 5, 5  # the constants of Chen and Cherry 2014, section 3, which nltk uses too
 
 SMOOTHING = {
@@ -127,6 +128,7 @@ def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
     for n, runs in _matching_runs([corpus], vocabulary, max_n, None, _repeated_grams):
         if runs.positions.size:
             num[:, n - 1] = _matches(runs, _second_largest(runs), 0, lengths.size)
+        del runs  # or they would live on beside those of the next order
     return _with_lengths(num, corpus, _closest_other_length(lengths))
 
 
@@ -140,13 +142,15 @@ def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, grou
         if runs.positions.size:
             clip = np.maximum.reduceat(np.where(runs.run_sentence < refs, runs.run_length, 0), runs.first_run)
             num[:, n - 1] = _matches(runs, clip, refs, hyp.lengths.size)
+            del clip
+        del runs  # or they would live on beside those of the next order
     return num
 
 
 def _matches(runs: Runs, clip: Whole, first: int, sentences: int) -> Ints:
     """Clipped matches of each of the `sentences` from number `first` on, (N,)."""
     found = np.zeros(sentences, dtype=np.int64)
-    block = max(1 << 20, sentences)  # a part at a time: sums want 8 bytes where runs have 4
+    block = max(_BLOCK, sentences)
     for begin in range(0, runs.run_gram.size, block):
         part = slice(begin, begin + block)
         own = runs.run_sentence[part] >= first
@@ -172,11 +176,9 @@ def _matching_runs(
     positions = np.arange(tokens.size, dtype=small)
     living = np.zeros(tokens.size + 1, dtype=bool)
     for n in range(1, max_n + 1):
-        key = previous[positions].astype(np.int64)
-        key *= vocabulary
-        key += tokens[positions + (n - 1)]
-        runs = runs_of(key, grams * vocabulary, positions, sentence)
-        del key
+        # the keys are not named here, so that they go as soon as they are sorted
+        runs = runs_of(_keys(previous, tokens, vocabulary, positions, n), grams * vocabulary, positions, sentence)
+        positions = positions[:0].copy()  # the runs hold them now
         yield n, runs
         if not runs.positions.size:
             continue
@@ -184,14 +186,27 @@ def _matching_runs(
         grams = max(1, int(keep.sum()))
         number = np.cumsum(keep, dtype=small)
         number -= 1
-        kept = keep[runs.run_gram]
-        at = runs.positions[np.repeat(kept, runs.run_length)]
-        previous[at] = np.repeat(number[runs.run_gram[kept]], runs.run_length[kept])
         living[:] = False
-        living[at] = True
+        end = 0
+        for first in range(0, runs.run_gram.size, _BLOCK):
+            gram, length = runs.run_gram[first : first + _BLOCK], runs.run_length[first : first + _BLOCK]
+            begin, end = end, end + int(length.sum())
+            kept = keep[gram]
+            at = runs.positions[begin:end][np.repeat(kept, length)]
+            previous[at] = np.repeat(number[gram[kept]], length[kept])
+            living[at] = True
+        del runs, keep, number, gram, length, at
         positions = np.flatnonzero(living[:-1] & living[1:]).astype(small)
         # what is alive at the next position may belong to the next sentence
         positions = positions[sentence[positions] == sentence[positions + n]]
+
+
+def _keys(previous: Whole, tokens: Whole, vocabulary: int, positions: Whole, n: int) -> Ints:
+    """Return (gram of order n - 1, token) of the n-gram at each position as one number, (P,)."""
+    key = previous[positions].astype(np.int64)
+    key *= vocabulary
+    key += tokens[positions + (n - 1)]
+    return key
 
 
 def _repeated_grams(runs: Runs) -> Bools:
