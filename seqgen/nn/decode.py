@@ -35,6 +35,8 @@ from seqgen.nn.sampler import (
 
 TILE = 8  # rows are padded to a multiple of this
 _AHEAD = 32  # steps whose uniform numbers are made at once
+_FLOAT32 = torch.finfo(torch.float32)
+_COLD = 1e-30  # below this temperature, logits over it may overflow
 
 
 class Recurrent(Protocol):
@@ -72,7 +74,7 @@ class Sampling:
     """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
     forbid: tuple[int, ...] = ()
     """Token ids that never appear."""
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     """Divides positive logits of tokens already in prompt or text, multiplies negative ones; 1 turns it off."""
     no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
     """No run of this many tokens appears twice in prompt and text; 0 turns it off."""
@@ -444,7 +446,10 @@ def _reshape(logits: Tensor, history: Tensor, sampling: Sampling) -> None:
         weaker = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
         torch.where(seen, weaker, logits, out=logits)
     if sampling.temperature not in (0, 1):
-        logits /= sampling.temperature
+        if sampling.temperature < _COLD:
+            logits -= logits.amax(-1, keepdim=True)  # the likeliest stays at 0 where the others overflow
+        # as a float32 a temperature outside its range would be 0 or infinite, and 0 / 0 or inf / inf no number
+        logits /= min(max(sampling.temperature, _FLOAT32.tiny), _FLOAT32.max)
 
 
 def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -187,7 +187,7 @@ OTHERS = [
     ("generate run --top-p 0", "--top-p must be a number > 0 and <= 1, got 0.0"),
     ("generate run --min-p 2", "--min-p must be a number >= 0 and <= 1, got 2.0"),
     ("generate run --typical -1", "--typical must be a number >= 0 and <= 1, got -1.0"),
-    ("generate run --repetition-penalty 0", "--repetition-penalty must be a number > 0, got 0.0"),
+    ("generate run --repetition-penalty 0", "--repetition-penalty must be a number >= 0.001 and <= 1000, got 0.0"),
     ("generate run --no-repeat-ngram -1", "--no-repeat-ngram must be an integer >= 0, got -1"),
     ("generate run --min-new-tokens -1", "--min-new-tokens must be an integer >= 0, got -1"),
     ("generate run --max-new-tokens -1", "--max-new-tokens must be an integer >= 0, got -1"),

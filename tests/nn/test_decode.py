@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from seqgen.core.errors import ConfigError, NonFiniteError
 from seqgen.core.rng import text_seeds, uniforms
@@ -134,6 +135,25 @@ def test_token_t_is_the_inverse_cdf_at_the_hash_of_seed_and_t():
             ends = (model.features(hidden[0]) @ weight.t() + bias).double().softmax(-1).cumsum(-1)
         expected = [int((ends[t] <= uniforms(seed[None], t)).sum()) for t in range(70)]
         assert ids == expected
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-37, 1e-320])
+def test_near_temperature_zero_the_likeliest_token_is_drawn(temperature):
+    model, prompts, seeds = _model(), _prompts(16), text_seeds(5, 0, 16)
+    assert model.sample(prompts, seeds, Sampling(temperature=temperature)).ids == (
+        model.sample(prompts, seeds, Sampling(greedy=True)).ids
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e12, 1e300])
+def test_at_a_very_large_temperature_every_token_that_may_come_is_equally_likely(temperature):
+    model, count = _model(), 5000
+    options = Sampling(max_new_tokens=1, temperature=temperature, details=True)
+    samples = model.sample([[START]] * count, text_seeds(3, 0, count), options)
+    # 30 ids, of which 0 to 2 are never emitted
+    assert all(d.sampling_log_prob.sub(-math.log(27)).abs().max() < 1e-5 for d in samples.details)
+    ids = torch.tensor([row[0] if row else STOP for row in samples.ids])
+    assert stats.chisquare(ids.bincount(minlength=30)[3:]).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("options", [Sampling(greedy=True), Sampling(temperature=0.0), Sampling(top_k=1)])
