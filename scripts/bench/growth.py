@@ -100,13 +100,13 @@ CASES: dict[str, tuple[str, int, Command]] = {
             "compare", at.text(lines=n), at.text(4, lines=n), "--references", at.text(2, lines=n), "--count", str(n),
         ],
     ),
-    "train word, V": ("V", 200_000, lambda at, n: _training(at.text(lines=100_000, V=n), "word", at.new())),
-    "generate, V": ("V", 200_000, lambda at, n: ["generate", at.run(V=n), "--count", "64", "--max-new-tokens", "20"]),
-    "bleu, V": ("V", 200_000, lambda at, n: ["bleu", at.text(lines=100_000, V=n), at.text(2, lines=100_000, V=n)]),
-    "generate, T": ("T", 2_000, lambda at, n: ["generate", at.run(), "--count", "8", "--max-new-tokens", str(n)]),
-    "score, T": ("T", 2_000, lambda at, n: ["score", at.run(), at.text(lines=1_000, T=n)]),
-    "bleu, T": ("T", 2_000, lambda at, n: ["bleu", at.text(lines=1_000, T=n), at.text(2, lines=1_000, T=n)]),
-    "novelty, T": ("T", 2_000, lambda at, n: ["@novelty", at.text(lines=1_000, T=n), at.text(2, lines=1_000, T=n)]),
+    "train word by V": ("V", 200_000, lambda at, n: _training(at.text(lines=100_000, V=n), "word", at.new())),
+    "generate by V": ("V", 200_000, lambda at, n: ["generate", at.run(V=n), "--count", "64", "--max-new-tokens", "20"]),
+    "bleu by V": ("V", 200_000, lambda at, n: ["bleu", at.text(lines=100_000, V=n), at.text(2, lines=100_000, V=n)]),
+    "generate by T": ("T", 2_000, lambda at, n: ["generate", at.run(), "--count", "8", "--max-new-tokens", str(n)]),
+    "score by T": ("T", 2_000, lambda at, n: ["score", at.run(), at.text(lines=1_000, T=n)]),
+    "bleu by T": ("T", 2_000, lambda at, n: ["bleu", at.text(lines=1_000, T=n), at.text(2, lines=1_000, T=n)]),
+    "novelty by T": ("T", 2_000, lambda at, n: ["@novelty", at.text(lines=1_000, T=n), at.text(2, lines=1_000, T=n)]),
 }  # fmt: skip
 
 
