@@ -160,7 +160,7 @@ def curve(
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
     writer = open_run(run, step, device)
     real = read_for(writer, references)
-    with output.wrong_values():
+    with output.wrong_values(), reading_named(options=False):
         drawn = curves.curve(
             writer,
             real.texts,

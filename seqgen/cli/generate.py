@@ -2,14 +2,26 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, refuse, training_file
+from seqgen.cli.options import (
+    Device,
+    Json,
+    Run,
+    Seed,
+    Step,
+    makes_pictures,
+    open_run,
+    reading_named,
+    refuse,
+    row_for,
+    training_file,
+)
 from seqgen.core.patterns import Expression
 
 if TYPE_CHECKING:
@@ -151,7 +163,8 @@ def generate(
     """Write texts with a trained run.
 
     One text a line; of runs whose texts may hold line breaks JSON Lines, and on a terminal dashes between them. With
-    --json one object a line. --out FILE.jsonl gives JSON Lines of any run.
+    --json one object a line. --out FILE.jsonl gives JSON Lines of any run. Objects hold the conditions too, by the
+    names of the run's fields, so that score reads them back.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
 
     --forbid, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
@@ -236,7 +249,7 @@ def generate(
         "template": template,
         "pattern": pattern,
     }
-    with output.wrong_values():
+    with output.wrong_values(), reading_named(options=False):
         if steer or method != "prior":
             options["codes"] = _codes(writer, method, steer or [], strength)
         if stream:
@@ -259,7 +272,11 @@ def generate(
                 )
             with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
                 texts = writer.texts(count, on_text=counter, **options, **limits)
-    written = _as_json(texts, seed) if json else output.of_texts([text.text for text in texts], kind, out)
+    rows = [row_for(writer, text.text, text.source) for text in texts]
+    if json:
+        written = "".join(map(output.json_line, _detailed(texts, rows, seed)))
+    else:
+        written = output.of_texts([text.text for text in texts], kind, out, rows)
     if out is None:
         output.write(written)
     else:
@@ -299,9 +316,12 @@ def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:
     output.write("\n")
 
 
-def _as_json(texts: Sequence["Text"], seed: int) -> str:
-    """An object a line; with its seed and index a text can be made again alone."""
-    return "".join(output.json_line({"seed": seed, **dataclasses.asdict(text)}) for text in texts)
+def _detailed(texts: Sequence["Text"], rows: Sequence[dict[str, str]], seed: int) -> Iterator[dict[str, Any]]:
+    """The rows with what is known of each text; with its seed and index it can be made again alone."""
+    for text, row in zip(texts, rows, strict=True):
+        known = dataclasses.asdict(text)
+        del known["source"]  # its fields stand in the row
+        yield {"seed": seed, **known, **row}
 
 
 class _Counter:

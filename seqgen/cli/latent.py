@@ -4,12 +4,12 @@ Pictures have their own half of each command, in `pictures`.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, read_for
+from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, read_for, row_for
 
 if TYPE_CHECKING:
     from seqgen.engine.latent import Coder
@@ -101,8 +101,14 @@ def reconstruct(
         if toward:
             move = strength * coder.direction(filled(coder, toward)[1:], filled(coder, away)[1:])
         texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
-    rows: list[dict[str, Any]] = [{"text": a, "reconstruction": b} for a, b in zip(lines, texts, strict=True)]
-    written = "".join(output.json_line(row) for row in rows) if json else output.of_texts(texts, kind, out)
+    asked = sources or [""] * len(lines)
+    if json:
+        rows = [row_for(coder.writer, a, source) for a, source in zip(lines, asked, strict=True)]
+        made = [{**row, "reconstruction": b} for row, b in zip(rows, texts, strict=True)]
+        written = "".join(map(output.json_line, made))
+    else:
+        rows = [row_for(coder.writer, b, source) for b, source in zip(texts, asked, strict=True)]
+        written = output.of_texts(texts, kind, out, rows)
     write_out(written, out, f"{len(texts)} texts")
 
 
@@ -146,7 +152,8 @@ def interpolate(
     kind = output.kind_of_texts(out, one_line=coder.writer.one_line)
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
-    write_out(output.of_texts(path, kind, out), out, f"{len(path)} texts")
+    rows = [row_for(coder.writer, text, source) for text in path]
+    write_out(output.of_texts(path, kind, out, rows), out, f"{len(path)} texts")
 
 
 def encode(

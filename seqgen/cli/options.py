@@ -201,7 +201,8 @@ def reading_named(*, options: bool = True) -> Iterator[None]:
     except DataError as error:
         words = str(error)
         if not options:
-            words = re.sub(r"add data\.\w+=[^,;]*, or |; data\.format=[^;]*|; choose one with data[^;]*", "", words)
+            words = re.sub(r"add data\.\w+=[^,;]*, or |; data\.format=[^;]*", "", words)
+            words = re.sub(r"; choose one with data[^;]*", "; rename the one that is meant", words)
         raise DataError(re.sub(r"\bdata\.(field|format|encoding)=", r"--\1 ", words)) from None
 
 
@@ -209,3 +210,10 @@ def read_for(writer: "Writer", file: str, reading: Reading | None = None) -> "Re
     """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
     with reading_named(options=reading is not None):
         return (reading or Reading([file])).records(file, writer.settings.data)
+
+
+def row_for(writer: "Writer", text: str, source: str) -> dict[str, str]:
+    """Return a text and its condition as a row that `read_for` reads; the text is `text` too, for other commands."""
+    data = writer.settings.data
+    names = [name.strip() for name in data.source.split(",")] if data.source else []
+    return {"text": text, **dict(zip(names, source.split("\t"), strict=bool(names))), data.target or data.field: text}

@@ -72,15 +72,18 @@ def kind_of_texts(out: Path | None, *, one_line: bool) -> str:
     return kind
 
 
-def of_texts(texts: Sequence[str], kind: str, out: Path | None) -> str:
-    """Return texts as they are written; for people a line of dashes stands between those of several lines."""
+def of_texts(texts: Sequence[str], kind: str, out: Path | None, rows: Sequence[Mapping[str, str]]) -> str:
+    """Return texts as they are written; for people a line of dashes stands between those of several lines.
+
+    `rows` are the objects of JSON Lines.
+    """
     from seqgen.data.formats import text_lines
 
     if kind == "jsonl" and out is None:
-        say("texts of this run may hold line breaks: written as JSON Lines, to be read with --format jsonl")
+        say("these texts may hold line breaks: written as JSON Lines, to be read with --format jsonl")
     if kind == "people" and any("\n" in text for text in texts):
         return "\n----\n".join(text.rstrip("\n") for text in texts) + "\n"
-    return text_lines(texts, kind)
+    return "".join(map(json_line, rows)) if kind == "jsonl" else text_lines(texts, kind)
 
 
 def flush() -> None:

@@ -80,7 +80,11 @@ def encode(
 
 @app.command(cls=Command)
 def decode(where: Where, file: File = "-") -> None:
-    """The text of every line of ids."""
+    """The text of every line of ids.
+
+    One text a line; of tokenizers whose tokens may hold line breaks JSON Lines, and on a terminal dashes between them.
+    """
+    from seqgen.data.formats import UNSAFE
     from seqgen.data.text import read_lines
 
     tokenizer = _load(where)
@@ -93,7 +97,9 @@ def decode(where: Where, file: File = "-") -> None:
                 f"{file}, line {number}: {wrong!r} is no id; expected numbers, as encode writes them"
             )
         rows.append([int(word) for word in words])
-    output.write("".join(f"{text}\n" for text in tokenizer.decode(rows)))
+    texts = tokenizer.decode(rows)
+    kind = output.kind_of_texts(None, one_line=not any(map(UNSAFE.search, tokenizer.surfaces())))
+    output.write(output.of_texts(texts, kind, None, [{"text": text} for text in texts]))
 
 
 def _load(where: Path) -> "Tokenizer":

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -107,7 +108,7 @@ def text_blocks(file: str | Path, encoding: str = "auto", *, lenient: bool = Fal
             text = text.removeprefix("\ufeff")
         if not lenient and "\0" in text:
             line, column = _place(held, text[: text.index("\0")], number)
-            remedy = _wide(piece) if line == 1 else ""
+            remedy = _wide(name, piece) if line == 1 else ""
             raise DataError(f"{name}, line {line}: binary (NUL at column {column}); expected text{remedy}")
         cut = text.rfind("\n") + 1
         if cut:
@@ -177,21 +178,25 @@ def _decoder(encoding: str, errors: str) -> codecs.IncrementalDecoder:
 def _other_encoding(name: str, content: bytes, encoding: str) -> str:
     """What to do about bytes that are not in the encoding they should be in."""
     longest = max(map(len, re.findall(rb"[\x80-\xff]+", content)), default=0)
-    with_name = "with the encoding it was written in, such as gb18030, shift_jis or cp1252"
-    if encoding != "utf-8":
-        return f"add data.encoding=NAME {with_name}"
     # letters of Western Europe rarely stand more than two in a row, those of other scripts do
-    if longest <= 2 and not re.search(rb"[\x81\x8d\x8f\x90\x9d]", content):
-        return f"add data.encoding=cp1252 if it is Western European, or convert it: iconv -f CP1252 -t UTF-8 {name}"
-    return f"add data.encoding=NAME {with_name}, or convert it to UTF-8"
+    if encoding == "utf-8" and longest <= 2 and not re.search(rb"[\x81\x8d\x8f\x90\x9d]", content):
+        return _remedy(name, "cp1252", " if it is Western European")
+    return f"{_remedy(name, 'NAME')}; NAME is how it was written, such as gb18030, shift_jis or cp1252"
 
 
-def _wide(start: bytes) -> str:
+def _remedy(name: str, encoding: str, when: str = "") -> str:
+    """What to do about text in another encoding; iconv writes UTF-16LE where Python has utf-16-le."""
+    source = re.sub(r"-(?=[LB]E$)", "", encoding.upper())
+    file = "" if name == name_of(STDIN) else f" {shlex.quote(name)}"
+    return f"add data.encoding={encoding}{when}, or convert it: iconv -f {source} -t UTF-8{file}"
+
+
+def _wide(name: str, start: bytes) -> str:
     """The remedy for UTF-16 and UTF-32 without a mark, where the NUL beside a letter of ASCII gives them away."""
     wide = {b"x\0\0\0": "utf-32-le", b"\0\0\0x": "utf-32-be", b"x\0x": "utf-16-le", b"\0x\0": "utf-16-be"}
     for zeros, encoding in wide.items():
         if [byte == 0 for byte in start[: len(zeros)]] == [byte == 0 for byte in zeros]:
-            return f"; it looks like {encoding.upper()} without a mark: add data.encoding={encoding}"
+            return f"; it looks like {encoding.upper()} without a mark: {_remedy(name, encoding)}"
     return ""
 
 

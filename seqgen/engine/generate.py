@@ -68,6 +68,8 @@ class Text:
     """Entropy of the model's distribution at each token, nats."""
     prompt: str = ""
     """What it was asked to begin with."""
+    source: str = ""
+    """The condition it answers, several fields joined by tabs."""
 
 
 @dataclass(frozen=True)
@@ -333,8 +335,9 @@ class Writer:
         )
         rows = [(begin, h) for begin, best in zip(begins, found, strict=True) for h in best[:count]]
         texts = self._decoded([begin.own + h.ids for begin, h in rows])
+        named = [[self.tokenizer.id_to_token(t) for t in h.ids] for _, h in rows]
         return [
-            Text(text, i, h.finished, [self.tokenizer.id_to_token(t) for t in h.ids], h.log_prob, prompt=begin.prompt)
+            Text(text, i, h.finished, named[i], h.log_prob, prompt=begin.prompt, source=begin.source)
             for i, (text, (begin, h)) in enumerate(zip(texts, rows, strict=True))
         ]
 
@@ -452,6 +455,11 @@ class Writer:
             raise DataError(f"this run was trained with data.source = {wanted}: give the sources to answer (--source)")
         if sources is not None and not wanted:
             raise DataError("this run was trained without data.source and cannot take sources")
+        names = wanted.split(",")
+        for number, source in enumerate(sources or (), 1):
+            if (given := source.count("\t") + 1) != len(names):
+                expected = "no tab" if len(names) == 1 else f"{len(names)} fields, separated by tabs"
+                raise DataError(f"condition {number} has {given} fields; data.source = {wanted} expects {expected}")
 
     def _sampling(self, given: dict[str, Any]) -> Sampling:
         """How tokens are drawn, from the arguments of a call."""
@@ -493,7 +501,10 @@ class Writer:
             return begins
         own, place = begins[0].own, begins[0].place
         heads = encode_sources(self.tokenizer, sources)
-        return [_Beginning(prompt, [self._start, *head.tolist(), *own], own, place) for head in heads]
+        return [
+            _Beginning(prompt, [self._start, *head.tolist(), *own], own, place, source)
+            for source, head in zip(sources, heads, strict=True)
+        ]
 
     def _limits(self, forbid: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
         constraints = [
@@ -602,7 +613,7 @@ class Writer:
                 text = text[: len(begins[i]) + written.lengths[i]]
                 while tokens and self._decoded([owns[i] + tokens[:-1]])[0].startswith(text):
                     tokens = tokens[:-1]  # its last bytes were no character, as the token after them showed
-            shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt)
+            shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt, source=rows[i].source)
             if told is not None:
                 names = [self.tokenizer.id_to_token(t) for t in tokens]
                 own, drawn, entropy = (
@@ -650,6 +661,8 @@ class _Beginning:
     """Those that are part of the text: the prompt's."""
     place: int
     """The automaton's state behind them."""
+    source: str = ""
+    """The condition."""
 
 
 def _places(rows: Sequence[_Beginning]) -> list[int] | None:

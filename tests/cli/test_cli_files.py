@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from seqgen import metrics
 from seqgen.cli import generate as generating
 from seqgen.data.formats import UNSAFE, table_row
+from seqgen.data.sources import DataConfig
 from seqgen.data.text import read_lines
 from seqgen.engine.generate import Text, load
 
@@ -37,6 +39,7 @@ class Run:
     """A run that writes given texts, as one does that knows no other characters."""
 
     written: list[str]
+    settings: Any = dataclasses.field(default_factory=lambda: SimpleNamespace(data=DataConfig()))
 
     @property
     def one_line(self) -> bool:
@@ -95,9 +98,7 @@ def lines_read(monkeypatch: pytest.MonkeyPatch, seqgen: Any, running: Path, stdi
     monkeypatch.chdir(running.parent)
     words = ["generate", running, "--count", "4", "--max-new-tokens", "60"]
     piped = seqgen(*words)
-    assert (
-        piped.err == "texts of this run may hold line breaks: written as JSON Lines, to be read with --format jsonl\n"
-    )
+    assert piped.err == "these texts may hold line breaks: written as JSON Lines, to be read with --format jsonl\n"
     assert seqgen(*words, "--out", "texts.jsonl").code == 0
     assert Path("texts.jsonl").read_text() == piped.out
     stdin(piped.out)
@@ -180,6 +181,19 @@ def test_faults_of_files_name_what_can_be_typed(
     seen = "error: a.txt: looks like JSON Lines with a field 'text'"
     assert seqgen("compare", "a.txt", "a.jsonl", "--references", "a.jsonl").err == f"{seen}; use a file named .jsonl\n"
     assert seqgen("curve", run, "--references", "a.txt").err == f"{seen}; use a file named .jsonl\n"
+    Path("d.txt").write_bytes("春眠不觉晓\n".encode("gb18030"))
+    convert = (
+        "convert it: iconv -f NAME -t UTF-8 d.txt; NAME is how it was written, such as gb18030, shift_jis or cp1252"
+    )
+    fault = f"error: d.txt, line 1: not UTF-8 (byte 0xb4 at column 1); {convert}\n"
+    table = "error: b.csv, line 1: no column 'text'; there are 'id', 'body'; rename the one that is meant\n"
+    for words in (
+        f"generate {run} --prompts",
+        f"generate {run} --novel --train",
+        f"curve {run} --references a.jsonl --train",
+        "compare a.jsonl --references a.jsonl --train",
+    ):
+        assert [seqgen(*words.split(), file).err for file in ("d.txt", "b.csv")] == [fault, table]
     assert seqgen("blind", "a.txt", "a.jsonl", "--out", "x.html").err == (
         f"{seen}; add --format jsonl, or use a file named .jsonl; --format lines takes its lines as they are\n"
     )

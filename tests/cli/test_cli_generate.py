@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from seqgen.data.text import read_lines
 from seqgen.engine.generate import load
 
 
@@ -103,6 +104,32 @@ def test_sources_are_answered_count_times_each(seqgen: Any, labelled: Path, stdi
     (tmp_path / "rows.jsonl").write_text('{"label": "up", "n": 1}\n{"label": "down", "n": 2}\n')
     again = seqgen("generate", labelled, "--source", tmp_path / "rows.jsonl", "--count", "2")
     assert again.out == ended.out
+
+
+def test_score_reads_texts_and_conditions_of_what_generate_wrote(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
+    writer, sources = load(labelled), ["up", "up", "down", "down"]
+    (tmp_path / "labels.txt").write_text("up\ndown\n")
+    texts = writer.generate(2, sources=["up", "down"])
+    kept = [row for row, text in enumerate(texts) if text.strip()]
+    expected = writer.score([texts[row] for row in kept], [sources[row] for row in kept]).per_line
+    words = ["generate", labelled, "--source", tmp_path / "labels.txt", "--count", "2"]
+    (tmp_path / "piped.jsonl").write_text(seqgen(*words, "--json").out)
+    seqgen(*words, "--out", tmp_path / "written.jsonl")
+    for name in ("piped.jsonl", "written.jsonl"):
+        scores = [json.loads(row) for row in seqgen("score", labelled, tmp_path / name, "--json").out.splitlines()]
+        found = {row["line"] - 1: row["log_prob"] for row in scores}
+        assert [found[row] for row in kept] == pytest.approx(expected, abs=1e-12)
+        assert read_lines(tmp_path / name) == texts
+        assert seqgen("generate", labelled, "--source", tmp_path / name, "--beam", "2").code == 0
+    beam = seqgen("generate", labelled, "--source", tmp_path / "labels.txt", "--beam", "3", "--count", "2", "--json")
+    assert [json.loads(row)["label"] for row in beam.out.splitlines()] == sources
+
+
+def test_a_condition_has_as_many_fields_as_the_run(seqgen: Any, labelled: Path, stdin: Any) -> None:
+    stdin("up\nup\tmuch\n")
+    assert seqgen("generate", labelled, "--source", "-").err == (
+        "error: condition 2 has 2 fields; data.source = label expects no tab\n"
+    )
 
 
 def test_a_file_gets_what_standard_output_would(seqgen: Any, run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from seqgen.core.config import Train, help_texts
 from seqgen.data import known
 from seqgen.data.grammar import Grammar
+from seqgen.data.text import read_lines
 from seqgen.data.tokenizers import load_tokenizer
 from seqgen.engine import run as runs
 
@@ -33,7 +34,20 @@ def test_ids_come_back_as_text(kind: str, seqgen: Any, text: Path, tmp_path: Pat
         row.tolist() for row in tokenizer.encode(lines)
     ]
     stdin(ids)
-    assert seqgen("tokenizer", "decode", tmp_path / "t").out.splitlines() == lines
+    ended = seqgen("tokenizer", "decode", tmp_path / "t")
+    read = [json.loads(row)["text"] for row in ended.out.splitlines()] if ended.err else ended.out.splitlines()
+    assert read == lines
+
+
+def test_decoded_texts_with_line_breaks_are_read_back(seqgen: Any, text: Path, tmp_path: Path, stdin: Any) -> None:
+    seqgen("tokenizer", "train", text, "--out", tmp_path / "t", "tokenizer.kind=byte")
+    texts = ["one\ntwo", "----", "three"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    ids = seqgen("tokenizer", "encode", tmp_path / "t", tmp_path / "in.jsonl").out
+    stdin(ids)
+    (tmp_path / "out.jsonl").write_text(seqgen("tokenizer", "decode", tmp_path / "t").out)
+    assert read_lines(tmp_path / "out.jsonl") == texts
+    assert seqgen("tokenizer", "encode", tmp_path / "t", tmp_path / "out.jsonl").out == ids
 
 
 def test_a_run_has_a_tokenizer_too(seqgen: Any, run: Path, tmp_path: Path) -> None:

@@ -112,13 +112,13 @@ def test_an_iterable_of_strings_is_lines() -> None:
             "wide.txt",
             "text".encode("utf-16-le"),
             "{path}, line 1: binary (NUL at column 2); expected text; it looks like UTF-16-LE without a mark: "
-            "add data.encoding=utf-16-le",
+            "add data.encoding=utf-16-le, or convert it: iconv -f UTF-16LE -t UTF-8 {path}",
         ),
         (
             "chinese.txt",
             "春眠不觉晓".encode("gb18030"),
-            "{path}, line 1: not UTF-8 (byte 0xb4 at column 1); add data.encoding=NAME with the encoding it was "
-            "written in, such as gb18030, shift_jis or cp1252, or convert it to UTF-8",
+            "{path}, line 1: not UTF-8 (byte 0xb4 at column 1); add data.encoding=NAME, or convert it: "
+            "iconv -f NAME -t UTF-8 {path}; NAME is how it was written, such as gb18030, shift_jis or cp1252",
         ),
         ("a.txt.gz", b"plain", "{path}: damaged gzip file (Not a gzipped file (b'pl')); fetch or pack it again"),
         (
