@@ -68,7 +68,7 @@ def compare(
     deviation and number. The best is bold: highest (↑), lowest (↓), or nearest to real text (≈). Likelihood is in nats
     per character, which runs with different tokenizers have in common. † marks what was made otherwise than the first
     of its column. Runs with conditions answer those of the references, and their differences are tested in pairs. Runs
-    of pictures need no --references: held-out pictures stand beside them; they have no intervals.
+    of images need no --references: as many held-out images stand beside them, and intervals are jackknife's.
     """
     from seqgen.engine import compare as comparing
 

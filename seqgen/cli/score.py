@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Rank: TypeAlias = Literal["token", "line", "worst"]
 
-_LONG = ("default", "ffd-1")
+_LONG = ("default", "ffd-2")
 """Protocols whose tables are longer than a screen."""
 
 _HELD_OUT = 2000
@@ -367,16 +367,21 @@ def _write_table(table: "Table", *, everything: bool) -> None:
             if reason:
                 odd.setdefault(f"{column} differs in {reason}", []).append(name)
         values = [_number(score) + ("†" if reason else "") for score, reason in zip(scores, apart, strict=True)]
-        first, other = scores[0], scores[real]
-        far = "" if not real or first is None or other is None or apart[real] else f"{first.value - other.value:+.4f}"
+        far = "" if not real or apart[real] else _far(scores[0], scores[real])
         cells.append([metric.arrow, name, metric.unit, *values, *([far] if real else [])])
     head = ["", f"protocol {table.protocol}", "", *columns, *(["to real"] if real else [])]
     drawn = output.table(head, cells, left=(0, 1, 2))
     if max(map(len, drawn.splitlines())) > output.width():
         drawn = output.table(head[:2] + head[3:], [row[:2] + row[3:] for row in cells], left=(0, 1))
     output.write(drawn + "\n↑ higher is better, ↓ lower, ≈ as real ones have it\n")
+    if any("±" in cell for row in cells for cell in row):
+        output.write("± half of the 95 % interval; ~ a distance to real within the noise of both\n")
     output.write("".join(f"† {reason}: {', '.join(names)}\n" for reason, names in odd.items()))
     output.write("".join(f"{column.name}: {column.about}\n" for column in table.columns))
+    for name in chosen:
+        for column, found in zip(columns, rows[name][1], strict=True):
+            if found is not None and found.note:
+                output.write(f"{name}, {column}: {found.note}\n")
     made = {name: next(score for score in rows[name][1] if score is not None) for name in chosen}
     groups: dict[str, dict[str, Signature]] = {"likelihood": {}, "scores": {}, "judge": {}}
     for name, score in made.items():
@@ -404,7 +409,24 @@ def _keep(run: Path, table: dict[str, Any]) -> None:
 def _number(score: "Score | None") -> str:
     if score is None:
         return ""
-    return f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.1f}"
+    half = _half(score)
+    return (f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.1f}") + (
+        f" ±{half:.2g}" if half else ""
+    )
+
+
+def _half(score: "Score") -> float:
+    """Half of the interval that a score came with; 0 for none."""
+    low, high = score.stored_interval or (0.0, 0.0)
+    return (high - low) / 2
+
+
+def _far(score: "Score | None", real: "Score | None") -> str:
+    """How far a score is from that of what is real, and whether so little is noise."""
+    if score is None or real is None:
+        return ""
+    far = score.value - real.value
+    return f"{far:+.4f}" + (" ~" if abs(far) < math.hypot(_half(score), _half(real)) else "")
 
 
 def bleu(

@@ -236,6 +236,7 @@ def compare_pictures(
 ) -> Comparison:
     """Runs of pictures side by side, `count` pictures each, and held-out pictures of that number as if they were made.
 
+    There are no more of each than are held out; see `seqgen.images.evaluate.column_size`.
     Of a VAE codes come from the prior and, in an entry of its own, from a mixture fitted to its codes. Runs whose
     settings differ in the seed alone become one entry. DataError for runs of different pictures, whose features differ.
     """

@@ -229,7 +229,9 @@ class Table:
         """What JSON can hold: every number with its signature, and what is known of each metric."""
 
         def stored(scores: Mapping[str, Score]) -> dict[str, Any]:
-            return {name: score.to_dict(interval=False) for name, score in scores.items()}
+            # of text an interval takes longer than all else, and is drawn where it is shown
+            kept = {name: score.stored_interval is not None for name, score in scores.items()}
+            return {name: score.to_dict(interval=kept[name]) for name, score in scores.items()}
 
         known = [metric for metric, _ in self.rows()]
         return {

@@ -1,13 +1,14 @@
-"""What pictures of a run are worth: the few numbers of every validation, and the whole table.
+"""What images are worth: the few numbers of every validation, and the whole table, of a run or of given images.
 
-Features are those of a small classifier trained on the run's own pictures (`features.py`), so a Frechet feature
-distance (FFD) is never an Inception FID. Protocol: uint8 pictures, 64 features after the ReLU, float64 statistics, all
-training pictures against the made ones, real held-out pictures beside them as the floor; rows are shuffled before any
-are left out. The number of pictures and the features' hash stand in every signature.
+Features are those of a small classifier trained on the real images themselves (`features.py`), so a Frechet feature
+distance (FFD) is never an Inception FID. Protocol: uint8 images, 64 features after the ReLU, float64 statistics, all
+training images against the made ones, real held-out images beside them as the floor; rows are shuffled before any are
+left out. A distance of few images is biased upward, so every column has equally many: what there is of held-out images
+bounds them all. Each number has a 95 % interval from a grouped jackknife over the made images.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,17 +23,18 @@ from seqgen.images import metrics, pictures
 from seqgen.images.data import ImageData
 from seqgen.images.features import features_of
 from seqgen.images.painter import Method, Painter
-from seqgen.metrics.distance import frechet_distance
-from seqgen.metrics.score import Score, Signature, mean_rows
+from seqgen.metrics.distance import check_features, frechet_of_moments, moments
+from seqgen.metrics.score import Score, Signature, mean_rows, with_intervals
 
 Floats = npt.NDArray[np.float64]
 
-PROTOCOL = "ffd-1"
+PROTOCOL = "ffd-2"
 """Name of the whole table's protocol."""
 
 _QUICK, _WHOLE = 1000, 5000  # pictures of each side compared pair by pair, at a validation and in the table
 _NEIGHBOURS = 5
 _LIKELIHOOD_ROWS = 500  # held-out pictures whose likelihood is estimated
+_GROUPS = 10  # of the jackknife
 _FEW_LABELS = 1000  # pictures made to see whether a chosen class is what comes
 
 
@@ -61,6 +63,16 @@ class Yardstick:
     """(N, D) features of the training pictures, in the order of `shuffled`."""
     shuffled: Tensor
     """(N,) training rows in random order."""
+
+    @functools.cached_property
+    def moments(self) -> tuple[Floats, Floats]:
+        """Mean and covariance of the features."""
+        return moments(self.train)
+
+    @property
+    def enough(self) -> int:
+        """Images that a Frechet distance needs at least: twice as many as features."""
+        return 2 * int(self.train.shape[1])
 
 
 @functools.lru_cache(maxsize=2)  # a run asks again at every validation
@@ -137,6 +149,37 @@ def _plane(painter: Painter, data: ImageData, steps: int) -> Tensor:
     return painter.decode(codes, data.classes[:1] if painter.told else [])
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What the numbers of made images are functions of."""
+
+    pixels: Tensor
+    features: Floats
+    probabilities: Floats
+    distances: Floats
+    """Of the first images, to the nearest training image."""
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "_Made":
+        """Return some of the images."""
+        few = self.distances[rows[: len(self.distances)]]
+        return _Made(self.pixels[torch.from_numpy(rows)], self.features[rows], self.probabilities[rows], few)
+
+
+def _described(pixels: Tensor, real: Yardstick, pairs: int) -> _Made:
+    metrics.check_bytes(pixels, real.data.train.pixels[:1])
+    features, probabilities = real.encoder.encode(pixels)
+    check_features(real.train, features)
+    count = min(_QUICK, _paired(len(pixels), real, pairs))
+    own = real.data.train.pixels
+    distances = metrics.nearest(pixels[:count].to(own.device), own)[0].double().cpu().numpy()
+    return _Made(pixels, features, probabilities, distances)
+
+
+def _paired(count: int, real: Yardstick, pairs: int) -> int:
+    """Images of each side that are compared pair by pair."""
+    return min(pairs, len(real.train), count)
+
+
 def scores_of(made: Tensor, real: Yardstick, *, pairs: int = _WHOLE) -> dict[str, float]:
     """Numbers of pictures (N, C, S, S) uint8 beside the real ones; N > 1.
 
@@ -145,29 +188,75 @@ def scores_of(made: Tensor, real: Yardstick, *, pairs: int = _WHOLE) -> dict[str
     variety (deviation of a pixel between pictures), and where features know classes class_kl, class_js and
     classifier_score. ffd needs twice as many pictures as features on both sides, the neighbours more than 5.
     """
+    few = _paired(len(made), real, pairs)
+    return _numbers(_described(made, real, pairs), real, few, few, distance=len(made) >= real.enough)
+
+
+def _numbers(made: _Made, real: Yardstick, of_real: int, of_made: int, *, distance: bool) -> dict[str, float]:
     data, scores = real.data, {}
-    features, probabilities = real.encoder.encode(made)
-    if min(len(features), len(real.train)) >= 2 * features.shape[1]:
-        scores["ffd"] = frechet_distance(real.train, features)
-    few = min(pairs, len(real.train), len(features))
-    train, own = real.train[:few], features[:few]
+    if distance and len(real.train) >= real.enough:
+        scores["ffd"] = frechet_of_moments(*real.moments, *moments(made.features))
+    train, own = real.train[:of_real], made.features[:of_made]
     scores["kernel_distance"] = metrics.kernel_distance(*metrics.standardised(train, own))
-    if few > _NEIGHBOURS:
+    if min(of_real, len(own)) > _NEIGHBOURS:
         overlap = metrics.coverage(train, own, k=_NEIGHBOURS)
         scores |= {name: getattr(overlap, name) for name in ("precision", "recall", "density", "coverage")}
-    scores["sliced_wasserstein"] = metrics.sliced_wasserstein(data.train.pixels[real.shuffled[:few]], made[:few])
-    scores["variety"] = metrics.pixel_statistics(made)["variety"]
+    shown = data.train.pixels[real.shuffled[:of_real]]
+    scores["sliced_wasserstein"] = metrics.sliced_wasserstein(shown, made.pixels[:of_made])
+    scores["variety"] = metrics.pixel_statistics(made.pixels)["variety"]
     if real.encoder.kind == "classes":
-        found = torch.from_numpy(probabilities.argmax(1))
+        found = torch.from_numpy(made.probabilities.argmax(1))
         counts = (
             metrics.class_counts(found, len(data.classes)),
             metrics.class_counts(data.train.labels, len(data.classes)),
         )
         scores |= {"class_kl": metrics.class_kl(*counts), "class_js": metrics.class_js(*counts)}
-        scores["classifier_score"] = metrics.classifier_score(probabilities)
-    distance, _ = metrics.nearest(made[: min(_QUICK, few)].to(data.train.pixels.device), data.train.pixels)
-    scores["nearest_training"] = float(distance.mean())
+        scores["classifier_score"] = metrics.classifier_score(made.probabilities)
+    scores["nearest_training"] = float(made.distances.mean())
     return scores
+
+
+def signed_scores(pixels: Tensor, real: Yardstick, *, seed: int = 0, pairs: int = _WHOLE) -> dict[str, Score]:
+    """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors to both sides.
+
+    Every tenth image is left out in turn (Tukey's jackknife in groups; on average too wide rather than too narrow,
+    Efron and Stein 1981). The real images are held fixed: all columns share them. Of a distance of few images the
+    interval is around what so many images give, not around that of infinitely many.
+    """
+    count, few = len(pixels), _paired(len(pixels), real, pairs)
+    made = _described(pixels, real, pairs)
+    values = _numbers(made, real, few, few, distance=count >= real.enough)
+    group = np.arange(count) % _GROUPS
+    parts = min(_GROUPS, count) if count > _GROUPS else 0
+    left_out: dict[str, list[float]] = {name: [] for name in values}
+    for part in range(parts):
+        log.part("noise of the scores", part, parts)
+        kept = group != part
+        rest = _numbers(made.take(kept), real, few, int(kept[:few].sum()), distance="ffd" in values)
+        for name, value in rest.items():
+            left_out[name].append(value)
+
+    def score(name: str, value: float) -> Score:
+        used = {"ffd": (count, len(real.train)), "nearest_training": (len(made.distances), len(real.train))}
+        a, b = used.get(name, (count, len(real.train)) if name in _WHOLE_SIDE else (few, few))
+        fields = {"features": real.encoder.signature, "made": str(a), "real": str(b)}
+        error = _jackknife(left_out[name])
+        interval = (value - 1.96 * error, value + 1.96 * error) if np.isfinite(error) else None
+        within = interval is not None and interval[0] <= 0 <= interval[1]
+        note = "within its noise of 0: so many images do not tell" if name == "kernel_distance" and within else ""
+        return Score(value, Signature(name, fields, seed=seed), stored_interval=interval, note=note)
+
+    return {name: score(name, value) for name, value in values.items()}
+
+
+_WHOLE_SIDE = ("variety", "class_kl", "class_js", "classifier_score")  # not compared pair by pair
+
+
+def _jackknife(values: list[float]) -> float:
+    """Return the standard error from the values with each group left out; nan where a group was too few."""
+    if len(values) < _GROUPS:
+        return float("nan")
+    return float(np.sqrt((len(values) - 1) * np.var(values)))
 
 
 def signs(scores: dict[str, float]) -> list[str]:
@@ -207,31 +296,26 @@ def table(
     encoder: Encoder | None = None,
     samples: int = 100,
 ) -> list[Column]:
-    """A run's pictures beside real ones: one column per way of making them, of a VAE reconstructions, and held-out.
+    """A run's images beside real ones: one column per way of making them, of a VAE reconstructions, and held-out.
 
-    count: pictures per column; 0: as many as training pictures, at most 10,000. methods: by default prior, and mixture
-    for a VAE. encoder: features of your own. samples: importance samples of the likelihood of up to 500 held-out
-    pictures, where there is one; 0: no likelihood.
+    count: images of each column; 0: as many as are held out, at most 10,000; see `column_size`. methods: by default
+    prior, and mixture for a VAE. encoder: features of your own. samples: importance samples of the likelihood of up to
+    500 held-out images, where there is one; 0: no likelihood.
     """
     real = own_yardstick(painter.pictures) if encoder is None else yardstick(painter.pictures, encoder)
     data = real.data
-    count = count or min(10_000, len(data.train.pixels))
+    size = column_size(real, count)
     methods = methods or (("prior", "mixture") if painter.encodes else ("prior",))
-
-    def column(name: str, about: str, made: Tensor, more: dict[str, float], likelihood: dict[str, Score]) -> Column:
-        values = scores_of(made, real) | more
-        fields = {"features": real.encoder.signature, "made": str(len(made)), "real": str(len(real.train))}
-        scores = {key: Score(value, Signature(key, fields, seed=seed)) for key, value in values.items()}
-        return Column(name, about, scores, likelihood)
-
     columns = []
     for method in methods:
-        made = painter.generate(count, seed=seed, method=method)
-        more = {"label_accuracy": _label_accuracy(painter, real, seed)} if painter.told and method == "prior" else {}
+        log.part(f"images, {method}", 0)
+        made = painter.generate(size, seed=seed, method=method)
+        more = _label_accuracy(painter, real, seed) if painter.told and method == "prior" else {}
         likelihood = _likelihood(painter, data, samples) if method == "prior" else {}
-        columns.append(column(method, f"{count} pictures, seed {seed}, codes from {method}", made, more, likelihood))
-    order = torch.randperm(len(data.valid.pixels), generator=rng.generator("held-out pictures", seed))[:count]
-    held_out = data.valid.pixels.cpu()[order]
+        scores = signed_scores(made, real, seed=seed) | more
+        columns.append(Column(method, f"{size} images, seed {seed}, codes from {method}", scores, likelihood))
+    order = _held_out_rows(data, size, seed)
+    held_out = data.valid.pixels[order].cpu()
     if painter.encodes:
         told = [data.classes[k] for k in data.valid.labels[order].tolist()] if painter.told else []
         rebuilt = painter.reconstruct(held_out, told)
@@ -241,19 +325,69 @@ def table(
             "cross_entropy": metrics.cross_entropy(a, b),
             "structural_similarity": metrics.structural_similarity(a, b),
         }
-        means = {name: float(values.mean()) for name, values in errors.items()}
+        scores = signed_scores(rebuilt, real, seed=seed)
+        scores |= {name: _mean(name, each.numpy(), {"real": str(len(a))}) for name, each in errors.items()}
         if data.train.factors is not None:
-            means |= _explained(painter, data)
-        columns.append(column("rebuilt", f"{len(rebuilt)} held-out pictures, encoded and decoded", rebuilt, means, {}))
-    columns.append(column("real", f"{len(held_out)} held-out pictures as if they were made", held_out, {}, {}))
-    return columns
+            rows = {"real": str(min(_WHOLE, len(data.train.pixels)))}
+            scores |= {name: Score(r, Signature(name, rows)) for name, r in _explained(painter, data).items()}
+        columns.append(Column("rebuilt", f"{len(rebuilt)} held-out images, encoded and decoded", scores, {}))
+    return [*columns, _real_column(real, size, seed)]
 
 
-def _label_accuracy(painter: Painter, real: Yardstick, seed: int) -> float:
-    """Share of pictures made for a class, each class in turn, that the features' classifier takes for it."""
+def table_of(
+    given: Mapping[str, Tensor], data: ImageData, *, count: int = 0, seed: int = 0, encoder: Encoder | None = None
+) -> list[Column]:
+    """Images (N, C, S, S) uint8 made elsewhere, by name, beside held-out ones of `data`, as many of each; see `table`.
+
+    Of more images than a column has so many are drawn by the seed. ValueError for images of another size.
+    """
+    real = own_yardstick(data) if encoder is None else yardstick(data, encoder)
+    fewest = min(map(len, given.values()))
+    size = column_size(real, min(count, fewest) if count else fewest)
+    columns = []
+    for name, pixels in given.items():
+        order = torch.randperm(len(pixels), generator=rng.generator("given images", seed))[:size]
+        about = f"{len(order)} of {len(pixels)} given images"
+        columns.append(Column(name, about, signed_scores(pixels[order], real, seed=seed), {}))
+    return [*columns, _real_column(real, size, seed)]
+
+
+def column_size(real: Yardstick, count: int) -> int:
+    """Return how many images every column has: `count` (0: 10,000), but no more than are held out.
+
+    Where even a Frechet distance needs more than that, it is `count`, or as many as training images, and the column of
+    held-out images stands apart by its signature.
+    """
+    held_out, most = len(real.data.valid.pixels), count or 10_000
+    return min(most, held_out if held_out >= real.enough else len(real.data.train.pixels))
+
+
+def _held_out_rows(data: ImageData, size: int, seed: int) -> Tensor:
+    order = torch.randperm(len(data.valid.pixels), generator=rng.generator("held-out pictures", seed))[:size]
+    return order.to(data.valid.pixels.device)
+
+
+def _real_column(real: Yardstick, size: int, seed: int) -> Column:
+    held_out = real.data.valid.pixels[_held_out_rows(real.data, size, seed)].cpu()
+    about = f"{len(held_out)} of {len(real.data.valid.pixels)} held-out images as if they were made"
+    return Column("real", about, signed_scores(held_out, real, seed=seed), {})
+
+
+def _mean(name: str, values: Floats, fields: dict[str, str], *, seed: int | None = None) -> Score:
+    """Return the mean of one number per image, with its interval."""
+    rows = mean_rows(values)
+    return with_intervals([Score(float(values.mean()), Signature(name, fields, seed=seed), rows=rows)])[0]
+
+
+def _label_accuracy(painter: Painter, real: Yardstick, seed: int) -> dict[str, Score]:
+    """Share of images made for a class, each class in turn, that the features' classifier takes for it."""
     classes = real.data.classes
+    if real.encoder.kind != "classes":
+        return {}
     made = painter.generate(_FEW_LABELS, seed=seed, labels=classes)
-    return float((real.encoder.encode(made)[1].argmax(1) == np.arange(_FEW_LABELS) % len(classes)).mean())
+    right = real.encoder.encode(made)[1].argmax(1) == np.arange(_FEW_LABELS) % len(classes)
+    fields = {"features": real.encoder.signature, "made": str(_FEW_LABELS)}
+    return {"label_accuracy": _mean("label_accuracy", right.astype(np.float64), fields, seed=seed)}
 
 
 def _likelihood(painter: Painter, data: ImageData, samples: int) -> dict[str, Score]:
@@ -265,10 +399,7 @@ def _likelihood(painter: Painter, data: ImageData, samples: int) -> dict[str, Sc
     nats = -painter.log_likelihood(pixels, told, samples=samples).double().numpy()
     fields = {"real": str(len(nats)), "by": f"{samples} codes (bound)", "likelihood": painter.config.likelihood}
     units = {"nll_per_picture": 1.0, "bits_per_dim": painter.model.pixels * np.log(2)}
-    return {
-        name: Score(float((nats / unit).mean()), Signature(name, fields), rows=mean_rows(nats / unit))
-        for name, unit in units.items()
-    }
+    return {name: _mean(name, nats / unit, fields) for name, unit in units.items()}
 
 
 def _explained(painter: Painter, data: ImageData) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 Plain functions of arrays, without a net of their own. A feature is a row of whatever encoded the pictures, so a
 Frechet or kernel distance of such features is never FID or KID, which are defined on one particular Inception net.
-Shapes: N and M pictures, D features, K classes, C channels, S pixels a side. Pictures are uint8.
+Shapes: N and M pictures, D features, K classes, C channels, S pixels a side. Pictures are uint8, 0..255, where two sets
+are compared, and floats in 0..1 where one is laid upon another; anything else is a ValueError, never another number.
 """
 
 import math
@@ -21,6 +22,41 @@ Floats = npt.NDArray[np.float64]
 
 _BLOCK = 256  # rows of a distance matrix held at once: with 5,000 columns they fit the second cache
 _GROUPS = 64  # of columns, by their number modulo 64
+
+
+def check_bytes(*sides: Tensor) -> None:
+    """Raise ValueError unless each is a tensor of images (N, C, H, W) uint8, N > 0, all of one C, H and W."""
+    for side in sides:
+        if side.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be uint8, 0..255, got {_kind(side)}; floats in 0..1: seqgen.images.pictures.as_bytes"
+            )
+    _check_shapes(sides)
+
+
+def _check_units(*sides: Tensor) -> None:
+    """Raise ValueError unless each is a tensor of images (N, C, H, W) of floats in 0..1, all of one shape."""
+    for side in sides:
+        if not side.is_floating_point():
+            raise ValueError(f"images must be floats in 0..1, got {_kind(side)}; divide bytes by 255")
+    _check_shapes(sides)
+    for side in sides:
+        if not (side.min() >= 0 and side.max() <= 1):
+            raise ValueError(f"images must be floats in 0..1, got {float(side.min()):g}..{float(side.max()):g}")
+    if len({side.shape for side in sides}) > 1:
+        raise ValueError(f"pictures must have one shape, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
+
+
+def _kind(side: Tensor) -> str:
+    return str(side.dtype).removeprefix("torch.")
+
+
+def _check_shapes(sides: tuple[Tensor, ...]) -> None:
+    for side in sides:
+        if side.dim() != 4 or not side.numel():
+            raise ValueError(f"images must be (N, C, H, W), N > 0, got {tuple(side.shape)}")
+    if len({side.shape[1:] for side in sides}) > 1:
+        raise ValueError(f"pictures must have one size, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
 
 
 # ------------------------------------------------------------------------------------------------------------ two sets
@@ -122,10 +158,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int
     a (N, C, S, S) and b (M, C, S, S) uint8; each direction is a unit vector in pixel space (Rabin et al. 2011). Sets
     of different size are compared exactly, by their quantile functions.
     """
+    check_bytes(a, b)
     random = np.random.default_rng(seed)
     x, y = (np.asarray(side.cpu().flatten(1), np.float32) / 255 for side in (a, b))
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"pictures must have one size, got {tuple(a.shape)} and {tuple(b.shape)}")
     axes = random.standard_normal((x.shape[1], directions), np.float32)
     axes /= np.linalg.norm(axes, axis=0)
     left, right = np.sort(x @ axes, 0), np.sort(y @ axes, 0)
@@ -140,7 +175,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int
 
 
 def class_counts(labels: Tensor, classes: int) -> Floats:
-    """How many pictures have each label 0..K-1; labels below 0 are not counted."""
+    """How many pictures have each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
+    if len(labels) and int(labels.max()) >= classes:
+        raise ValueError(f"labels must be below {classes}, the number of classes; got {int(labels.max())}")
     return np.bincount(labels[labels >= 0].cpu().numpy(), minlength=classes).astype(np.float64)
 
 
@@ -149,7 +186,7 @@ def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
 
     Infinite where a class was made that no real picture has.
     """
-    p, q = (np.asarray(side, np.float64) / np.sum(side) for side in (made, real))
+    p, q = (counts / counts.sum() for counts in _checked_counts(made, real))
     if ((p > 0) & (q == 0)).any():
         return math.inf
     seen = p > 0
@@ -158,7 +195,17 @@ def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
 
 def class_js(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
     """Jensen-Shannon divergence of the same, 0..ln 2 nats."""
-    return js_of_counts(np.stack([np.asarray(made, np.int64), np.asarray(real, np.int64)]))
+    return js_of_counts(np.stack(_checked_counts(made, real)).astype(np.int64))
+
+
+def _checked_counts(made: npt.ArrayLike, real: npt.ArrayLike) -> list[Floats]:
+    sides = [np.asarray(side, np.float64) for side in (made, real)]
+    if sides[0].ndim != 1 or sides[0].shape != sides[1].shape:
+        raise ValueError(f"counts must be two rows of as many classes, got shapes {sides[0].shape}, {sides[1].shape}")
+    for name, counts in zip(("made", "real"), sides, strict=True):
+        if not (np.isfinite(counts).all() and (counts >= 0).all() and counts.any()):
+            raise ValueError(f"counts of {name} images must be 0 or more and not all 0, got {counts.tolist()}")
+    return sides
 
 
 def classifier_score(probabilities: npt.ArrayLike) -> float:
@@ -169,6 +216,8 @@ def classifier_score(probabilities: npt.ArrayLike) -> float:
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not len(p):
         raise ValueError(f"probabilities must be (N, K), got shape {p.shape}")
+    if not ((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3)):
+        raise ValueError("probabilities must be 0 or more and sum to 1 in every row; of logits take the softmax")
     mean = p.mean(0)
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(mean > 0, mean, 1)), 0.0)
     return float(np.exp(terms.sum(1).mean()))
@@ -179,6 +228,7 @@ def classifier_score(probabilities: npt.ArrayLike) -> float:
 
 def pixel_statistics(pixels: Tensor) -> dict[str, float]:
     """Mean and standard deviation of all pixels, and the mean deviation of a pixel between pictures, in 0..1."""
+    check_bytes(pixels)
     x = pixels.double().flatten(1) / 255
     between = x.std(0, correction=0).mean() if len(x) > 1 else torch.zeros(())
     return {"mean": float(x.mean()), "deviation": float(x.std(correction=0)), "variety": float(between)}
@@ -186,6 +236,7 @@ def pixel_statistics(pixels: Tensor) -> dict[str, float]:
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean over the pixels of (a - b)^2 of each pair of pictures in 0..1, (N,) float64."""
+    _check_units(a, b)
     return (a.double() - b.double()).square().flatten(1).mean(1)
 
 
@@ -194,6 +245,7 @@ def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
 
     Predictions are kept 1e-6 away from 0 and 1.
     """
+    _check_units(target, prediction)
     p = prediction.double().clamp(1e-6, 1 - 1e-6)
     return F.binary_cross_entropy(p, target.double(), reduction="none").flatten(1).mean(1)
 
@@ -201,12 +253,14 @@ def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     """SSIM (Wang et al. 2004) of each pair of pictures (N, C, S, S) in 0..1, -1..1, (N,) float64.
 
-    Gaussian windows of 11 pixels and deviation 1.5 that lie inside the picture; for smaller pictures the largest odd
-    size that fits. Means over windows and channels; constants 0.01^2 and 0.03^2.
+    Gaussian windows of 11 pixels and deviation 1.5; for smaller pictures the largest odd size that fits. At borders
+    the authors' convention: only windows that lie inside the picture count. So does scikit-image (with
+    gaussian_weights and without use_sample_covariance); torchmetrics lets windows reach over the border, by reflection.
+    Means over windows and channels; constants 0.01^2 and 0.03^2.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"pictures must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    size = min(11, a.shape[-1] - 1 + a.shape[-1] % 2)
+    _check_units(a, b)
+    shorter = min(a.shape[-2:])
+    size = min(11, shorter - 1 + shorter % 2)
     places = torch.arange(size, dtype=torch.float64, device=a.device) - size // 2
     weights = torch.exp(-places.square() / (2 * 1.5**2))
     window = torch.outer(weights, weights) / weights.sum() ** 2
@@ -228,6 +282,7 @@ def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
     Pictures (N, C, S, S) against (M, C, S, S) give two (N,) tensors; a distance of 0 is a copy.
     """
+    check_bytes(pixels, train)
     x, y = (side.flatten(1).float() / 255 for side in (pixels, train))
     best = torch.full((len(x),), math.inf, device=x.device)
     row = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -250,6 +305,8 @@ def factor_r2(codes: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
     The map is fitted by least squares to the first half; a factor that does not vary gives nan.
     """
     z, f = np.asarray(codes, np.float64), np.asarray(factors, np.float64)
+    if z.ndim != 2 or f.ndim != 2 or len(z) != len(f) or len(z) < 2:
+        raise ValueError(f"codes and factors must be (N, Z) and (N, J), N > 1, got shapes {z.shape} and {f.shape}")
     half = len(z) // 2
     design = np.column_stack([z, np.ones(len(z))])
     weights = np.linalg.lstsq(design[:half], f[:half], rcond=None)[0]

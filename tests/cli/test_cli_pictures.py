@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,6 +250,7 @@ def test_runs_of_the_same_pictures_stand_in_one_table(
         table[0] == "|  | ffd ↓ | precision ↑ | recall ↑ | density ↑ | coverage ↑ | class_kl ↓ | nearest_training ≈ |"
     )
     assert len(table) == 6
+    assert all(" [" in cell for row in table[4:6] for cell in row.split("|")[2:-1]), "intervals beside each number"
 
 
 def test_runs_of_different_pictures_are_not_compared(seqgen: Seqgen, vae: Path, run: Path, tmp_path: Path) -> None:
@@ -267,19 +269,20 @@ def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, va
     ended = seqgen("evaluate", vae, "--count", 150, "--json")
     assert ended.code == 0, ended.err
     table = json.loads(ended.out)
-    assert table["protocol"] == "ffd-1"
+    assert table["protocol"] == "ffd-2"
     assert [column["name"] for column in table["columns"]] == ["prior", "mixture", "rebuilt", "real"]
     assert json.loads((vae / "evaluation.json").read_text()) == table
     report = (vae / "report.html").read_text()
     for what in ("samples", "between", "rebuilt", "plane"):
         assert f"<figcaption>{what}</figcaption>" in report
     assert 'alt="loss over steps"' in report
-    assert "150 pictures, seed 0, codes from mixture" in report
+    assert "150 images, seed 0, codes from mixture" in report
     words = ("--method", "metropolis", "--method", "prior", "--count", 130)
     shown = seqgen("evaluate", gan, *words).out
     head = shown.splitlines()[0].split()
-    assert head == ["protocol", "ffd-1", "metropolis", "prior", "real", "to", "real"]
+    assert head == ["protocol", "ffd-2", "metropolis", "prior", "real", "to", "real"]
     assert "label_accuracy" in shown
+    assert re.search(r"ffd +[\d.]+ ±[\d.e+]+ +[\d.]+ ±[\d.e+]+ +[\d.]+ ±[\d.e+]+ +[+-][\d.]+", shown)
     assert (gan / "report.html").read_text().count("<figcaption>between</figcaption>") == 1
     assert seqgen("report", gan).out == f"{gan / 'report.html'}\n"
 

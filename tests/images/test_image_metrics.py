@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import ndimage, stats
 
 from seqgen.images import metrics
 from seqgen.metrics.distance import frechet_distance
@@ -247,3 +247,91 @@ def test_against_prdc() -> None:
     theirs = prdc.compute_prdc(real, made, nearest_k=5)
     ours = metrics.coverage(real, made, k=5)
     assert vars(ours) == pytest.approx({name: float(value) for name, value in theirs.items()})
+
+
+# ------------------------------------------------------------------------------------- what is measured must be that
+
+
+def test_structural_similarity_is_that_of_windows_inside_as_scipys_filter_gives_them() -> None:
+    """scikit-image's convention: this filter, and a border of half a window left out."""
+    a, b = pictures(1, 28, seed=1)[0, 0, :19].double() / 255, pictures(1, 28, seed=2)[0, 0, :19].double() / 255
+    b = 0.6 * a + 0.4 * b
+
+    def blurred(x: Any) -> Any:
+        return ndimage.gaussian_filter(x, 1.5, truncate=3.5)[5:-5, 5:-5]
+
+    x, y = a.numpy(), b.numpy()
+    mx, my = blurred(x), blurred(y)
+    vx, vy, both = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+    expected = (2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert float(metrics.structural_similarity(a[None, None], b[None, None])) == pytest.approx(expected.mean())
+
+
+def test_images_that_are_wider_than_high_are_measured() -> None:
+    a, b = pictures(3, 28)[:, :, :6].double() / 255, pictures(3, 28, seed=1)[:, :, :6].double() / 255
+    np.testing.assert_allclose(metrics.structural_similarity(a, a), 1.0)
+    torch.testing.assert_close(
+        metrics.structural_similarity(a, b), metrics.structural_similarity(a.mT.contiguous(), b.mT.contiguous())
+    )
+
+
+UNITS: dict[str, Any] = {
+    "squared_error": metrics.squared_error,
+    "cross_entropy": metrics.cross_entropy,
+    "structural_similarity": metrics.structural_similarity,
+}
+BYTES: dict[str, Any] = {
+    "sliced_wasserstein": metrics.sliced_wasserstein,
+    "nearest": metrics.nearest,
+    "pixel_statistics": lambda a, b: metrics.pixel_statistics(b),
+}
+
+
+@pytest.mark.parametrize("name", list(UNITS))
+def test_what_lays_images_on_each_other_takes_floats_in_0_to_1_alone(name: str) -> None:
+    measure, x = UNITS[name], pictures(2, 8)
+    for wrong, message in (
+        (x, "images must be floats in 0..1, got uint8; divide bytes by 255"),
+        (x.float(), f"images must be floats in 0..1, got {x.min():g}..{x.max():g}"),
+        (x.float() / 127.5 - 1, "images must be floats in 0..1, got -"),
+        (torch.full((2, 1, 8, 8), math.nan), "images must be floats in 0..1, got nan..nan"),
+        (x[0].float() / 255, "images must be (N, C, H, W), N > 0, got (1, 8, 8)"),
+        (x[:0].float(), "images must be (N, C, H, W), N > 0, got (0, 1, 8, 8)"),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the beginning of the text is compared
+            measure(wrong, wrong)
+        assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", list(BYTES))
+def test_what_compares_sets_of_images_takes_bytes_alone(name: str) -> None:
+    measure, x = BYTES[name], pictures(2, 8)
+    for wrong, message in (
+        (
+            x.float() / 255,
+            "images must be uint8, 0..255, got float32; floats in 0..1: seqgen.images.pictures.as_bytes",
+        ),
+        (x[0], "images must be (N, C, H, W), N > 0, got (1, 8, 8)"),
+        (x[:0], "images must be (N, C, H, W), N > 0, got (0, 1, 8, 8)"),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+            measure(x, wrong)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.class_kl([0, 0], [1, 2]), "counts of made images must be 0 or more and not all 0, got [0.0, "),
+        (lambda: metrics.class_kl([1, 2], [0, 0]), "counts of real images must be 0 or more and not all 0, got [0.0, "),
+        (lambda: metrics.class_js([-1, 2], [1, 2]), "counts of made images must be 0 or more and not all 0, got [-1.0"),
+        (lambda: metrics.class_kl([1, 2], [1]), "counts must be two rows of as many classes, got shapes (2,), (1,)"),
+        (lambda: metrics.class_counts(torch.tensor([3]), 3), "labels must be below 3, the number of classes; got 3"),
+        (lambda: metrics.classifier_score([[2.0, 1.0]]), "probabilities must be 0 or more and sum to 1 in every row; "),
+        (lambda: metrics.factor_r2(np.ones((4, 2)), np.ones(4)), "codes and factors must be (N, Z) and (N, J), N > 1"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the beginning of the text is compared
+        call()
+    assert str(caught.value).startswith(message)

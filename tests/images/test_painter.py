@@ -1,12 +1,14 @@
 """What a trained run does with pictures: the same picture for the same number, ends of paths, repairs, refusals."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
@@ -255,12 +257,59 @@ def test_the_table_puts_the_run_beside_real_pictures(runs: dict[str, Path], vae:
     assert columns["real"].scores["ffd"].value < columns["prior"].scores["ffd"].value
     assert columns["rebuilt"].scores["squared_error"].value < 0.1
     table = evaluate_pictures(runs["told"], count=200, samples=5)
-    assert table.to_dict()["protocol"] == "ffd-1"
+    assert table.to_dict()["protocol"] == "ffd-2"
     told = {column.name: column for column in table.columns}
     assert float(told["prior"].likelihood["bits_per_dim"]) == pytest.approx(
         float(told["prior"].likelihood["nll_per_picture"]) / 64 / np.log(2)
     )
     assert 0 <= told["prior"].scores["label_accuracy"].value <= 1
+
+
+def test_every_column_has_as_many_images_and_says_so(vae: Painter) -> None:
+    held_out = len(vae.pictures.valid.pixels)
+    for count, size in ((500, held_out), (0, held_out), (140, 140)):
+        columns = evaluate.table(vae, count=count, samples=0, methods=("prior",))
+        assert {column.scores["ffd"].signature.fields["made"] for column in columns} == {str(size)}
+        for name, score in columns[0].scores.items():
+            assert score.stored_interval is not None, name
+            assert score.stored_interval[0] <= score.value <= score.stored_interval[1]
+            assert not score.signature.differs(columns[-1].scores[name].signature), name
+    kernel = columns[-1].scores["kernel_distance"]
+    assert kernel.note == "within its noise of 0: so many images do not tell"
+
+
+class Corners:
+    """Four pixels of an image as its features."""
+
+    kind = "pixels"
+    signature = "corners-4"
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        rows = pixels[:, 0, [0, 2, 3, 5], [2, 3, 4, 2]].double().numpy() / 255
+        return rows, np.ones((len(rows), 1))
+
+
+def test_held_out_images_that_are_too_few_stand_apart_by_their_signature(vae: Painter) -> None:
+    data = vae.pictures
+    few = replace(data, valid=replace(data.valid, pixels=data.valid.pixels[:7], labels=data.valid.labels[:7]))
+    given, real = evaluate.table_of({"given": data.train.pixels[:40]}, few, encoder=Corners())
+    assert given.scores["ffd"].signature.fields["made"] == "40"
+    assert "ffd" not in real.scores
+    assert real.scores["variety"].signature.differs(given.scores["variety"].signature) == "made: 7 and 40"
+
+
+def test_intervals_are_those_of_the_mean_and_never_too_narrow_for_a_distance(vae: Painter) -> None:
+    """Leaving out one of ten values gives the standard error of a mean exactly; of FFD many draws tell the spread."""
+    values = np.random.default_rng(0).normal(size=10)
+    left_out = [float(np.delete(values, k).mean()) for k in range(10)]
+    assert evaluate._jackknife(left_out) == pytest.approx(stats.sem(values))
+    data = vae.pictures
+    real = evaluate.yardstick(data, Corners())
+    rows = torch.randint(len(data.train.pixels), (40, 60), generator=torch.Generator().manual_seed(1))
+    found = [evaluate.signed_scores(255 - data.train.pixels[r], real)["ffd"] for r in rows]
+    spread = np.std([score.value for score in found], ddof=1)
+    halves = [(score.stored_interval[1] - score.stored_interval[0]) / 2 for score in found if score.stored_interval]
+    assert spread * 0.8 < np.mean(halves) / 1.96 < spread * 1.8
 
 
 def test_a_dropped_class_raises_the_class_kl_and_lowers_recall(vae: Painter) -> None:
