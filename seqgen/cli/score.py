@@ -287,8 +287,8 @@ def evaluate(
     A 5-gram model of the same text stands there too; pictures stand beside held-out ones.
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
     column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
-    tokenizers have in common; --all adds what is per token. A run of pictures takes --count, --seed, --codes, --method,
-    --all, --json, --step and --device.
+    tokenizers have in common; --all adds what is per token. Running text is compared line by line.
+    A run of pictures takes --count, --seed, --codes, --method, --all, --json, --step and --device.
     """
     output.at_least(0, count=count)
     output.at_least(1, codes=codes)
@@ -332,7 +332,7 @@ def evaluate(
         else:
             writer = open_run(run, step, device)
             real = read_for(writer, references, reading)
-            held_out = real.texts
+            held_out = evaluation.in_lines(real.texts) if writer.running else real.texts
             own = read_for(writer, train, reading).texts if train else None
             table = evaluation.evaluate(
                 writer, real.texts, train=own, sources=real.sources, temperature=temperature, codes=codes, **options

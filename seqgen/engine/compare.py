@@ -171,26 +171,33 @@ def compare(
 
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
     and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
-    `train`, or with a run's own training text; files and real text have that of the first run. Raises DataError where a
-    subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a
-    score in `shown` that nothing has.
+    `train`, or with a run's own training text; files and real text have that of the first run. With a run on running
+    text all are compared line by line. Raises DataError where a subject is neither a run nor a file, and for numbers
+    per token of runs that cut text differently; ValueError for a score in `shown` that nothing has.
     """
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     writers = {str(subject): load(subject) for subject in subjects if Path(subject).is_dir()}
+    by_line = any(writer.running for writer in writers.values())
     given = {}
     for subject in map(str, subjects):
         if subject not in writers:
             if not (Path(subject).is_file() or subject == "-"):
                 raise DataError(f"{subject} is neither a run folder nor a file")
-            given[subject] = read_lines(subject)
+            given[subject] = evaluate.in_lines(read_lines(subject)) if by_line else read_lines(subject)
     notes = []
     shortest = min(given, key=lambda name: len(given[name]), default="")
     if given and len(given[shortest]) < count:
         count = len(given[shortest])
         notes.append(f"{count} texts of each, as many as {shortest} has")
     own: dict[str, Sequence[str]] = {}  # by the fingerprint of the text: twins have it in common
-    how: dict[str, Any] = {"protocol": protocol, "seed": seed, "temperature": temperature, "yardsticks": False}
+    how: dict[str, Any] = {
+        "protocol": protocol,
+        "seed": seed,
+        "temperature": temperature,
+        "yardsticks": False,
+        "by_line": by_line,
+    }
 
     def learnt(name: str) -> Sequence[str] | None:
         """The training text of a run; of a file that of the first run."""
@@ -222,7 +229,9 @@ def compare(
             twin.scores.extend(entry.scores)
     text = learnt("")
     if text:
-        real = evaluate.real_column(text, references, count=count, sources=sources, seed=seed, protocol=protocol)
+        real = evaluate.real_column(
+            text, references, count=count, sources=sources, seed=seed, protocol=protocol, by_line=by_line
+        )
         entries.append(Entry(real.name, [real.scores], real=True))
     return _compared(entries, shown, notes)
 

@@ -11,7 +11,7 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import pictures
-from seqgen.engine.evaluate import conditions, leaks, real_text, scoring
+from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_text, samples, scoring
 from seqgen.engine.generate import Writer
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -89,16 +89,20 @@ def curve(
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
-    With `sources` every text answers one. Real text is what `evaluate.real_text` says. Raises ValueError for
-    temperatures that are not positive or repeat, DataError for fewer than two references or training text alone.
+    With `sources` every text answers one; of running text lines are compared, as in `evaluate.samples`.
+    Real text is what `evaluate.real_text` says. Raises ValueError for temperatures that are not positive or repeat,
+    DataError for fewer than two references or training text alone.
     """
+    references = in_lines(references) if writer.running else references
     if len(references) < 2:
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
     if any(t <= 0 for t in temperatures) or len(set(temperatures)) != len(temperatures):
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
     if train is None and writer.folder is not None:
         train = writer.own_text().train_lines
-    scored = scoring(references, train, leaks(references, train, "references", sources), seed=seed)
+    train = in_lines(train) if train and writer.running else train
+    said = leaks(references, train, "references", sources) | (BY_LINE if writer.running else {})
+    scored = scoring(references, train, said, seed=seed)
 
     def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
         made = Point(name, temperature, scores)
@@ -107,9 +111,8 @@ def curve(
         return made
 
     asked = conditions(sources, count, seed)
-    size = count if asked is None else 1
     points = [
-        point(f"t = {t:g}", t, scored(writer.generate(size, seed=seed, temperature=t, sources=asked), t))
+        point(f"t = {t:g}", t, scored(samples(writer, count, seed=seed, temperature=t, sources=asked), t))
         for t in sorted(temperatures)
     ]
     real = None

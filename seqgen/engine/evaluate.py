@@ -18,7 +18,7 @@ import torch
 from seqgen import metrics
 from seqgen.core import dist, log, rng
 from seqgen.core.config import Train
-from seqgen.core.errors import DataError
+from seqgen.core.errors import DataError, RunError
 from seqgen.data.formats import text_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load, load_painter
@@ -148,6 +148,39 @@ def drawn(lines: Sequence[str], count: int, seed: int = 0) -> list[str]:
     return [lines[row] for row in order[:count]]
 
 
+BY_LINE = {"unit": "line"}
+"""What signatures say where running text is compared: its lines are texts of their own."""
+
+
+def in_lines(texts: Sequence[str]) -> list[str]:
+    """Return the lines of running text, blank ones left out."""
+    return [line for text in texts for line in text.split("\n") if line.strip()]
+
+
+def samples(
+    writer: Writer, count: int, *, seed: int, temperature: float, sources: Sequence[str] | None = None
+) -> list[str]:
+    """Return what a run writes to be compared: `count` texts, or a text for each source.
+
+    Of a run on running text as many lines, in the order of its texts; the last line of each, which the limit of tokens
+    cut, is left out. RunError for text without line breaks.
+    """
+    how: dict[str, Any] = {"seed": seed, "temperature": temperature, "sources": sources}
+    if not writer.running:
+        return writer.generate(1 if sources else count, **how)
+    texts = min(count, 8)
+    while True:
+        lines = in_lines([text[: text.rfind("\n") + 1] for text in writer.generate(texts, **how)])
+        if len(lines) >= count:
+            return lines[:count]
+        if texts == count:
+            raise RunError(
+                f"{writer.folder} wrote {len(lines)} whole lines in {texts} texts, and {count} are to be compared; "
+                "train longer, or on text with line breaks"
+            )
+        texts = min(count, 1 + texts * count * 11 // (10 * max(1, len(lines))))
+
+
 def conditions(sources: Sequence[str] | None, count: int, seed: int = 0) -> list[str] | None:
     """Return what `count` samples answer: as many of the sources, drawn like real text, or all in turn; or None."""
     if sources is None:
@@ -262,6 +295,7 @@ def evaluate(
     temperature: float = 1.0,
     codes: int = 100,
     yardsticks: bool = True,
+    by_line: bool = False,
 ) -> Table:
     """The whole table of a run, or of given lines, against references.
 
@@ -269,30 +303,42 @@ def evaluate(
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
     That of a text VAE is estimated by `codes` codes each for 1,000 of them at most, beside what the code is used for.
     With `yardsticks` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
-    samples of a 5-gram model of the same training text. Warns of references, and of given lines, that stand in the
-    training text. Raises ValueError for an unknown protocol or too few lines, DataError where a run's training text
-    has moved, or where all references or given lines are training text.
+    samples of a 5-gram model of the same training text. Of a run on running text, or with `by_line`, the lines of
+    samples, references and training text are compared that are not blank; signatures say `unit: line`. Warns of
+    references, and of given lines, that stand in the training text. Raises ValueError for an unknown protocol or too
+    few lines, DataError where a run's training text has moved, or where all references or given lines are training
+    text.
     """
+    writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
+    by_line = by_line or (isinstance(writer, Writer) and writer.running)
+    references = in_lines(references) if by_line else references
     if not references:
         raise DataError("no references to score against")
-    writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
     likelihood: dict[str, Score] = {}
     if isinstance(writer, Writer):
         if train is None and writer.folder is not None:
             train = writer.own_text().train_lines
+        train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references", sources)
         size = count or min(len(references), 10_000)
         asked = conditions(sources, size, seed)
-        lines = writer.generate(1 if asked else size, seed=seed, temperature=temperature, sources=asked)
-        about = f"{size} samples, seed {seed}, temperature {temperature:g}"
+        lines = samples(writer, size, seed=seed, temperature=temperature, sources=asked)
+        what = "lines of running text" if writer.running else "samples"
+        about = f"{size} {what}, seed {seed}, temperature {temperature:g}"
         likelihood = _likelihood(writer, references, sources, codes)
         if getattr(writer.model, "encodes", False):
             about += f"; nll of {min(len(references), _WEIGHED)} references by {codes} codes each, an upper bound"
     else:
+        train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references")
-        lines = list(writer)[: count or None]
+        lines = (in_lines(writer) if by_line else list(writer))[: count or None]
         leaks(lines, train, "given texts")
+        if any("\n" in line for line in lines) and not any("\n" in line for line in references):
+            warnings.warn(
+                "given texts hold line breaks and references do not: texts and lines are compared", stacklevel=2
+            )
         about = f"{len(writer)} given lines"
+    leak |= BY_LINE if by_line else {}
     scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
     given = scored(lines, temperature if likelihood else None)
     columns = [Column("samples", about, given, with_fields(likelihood, leak), list(lines))]
@@ -313,9 +359,12 @@ def real_column(
     seed: int = 0,
     protocol: str = "default",
     tokenizer: str = "auto",
+    by_line: bool = False,
 ) -> Column:
     """The column of `evaluate` for real text alone; see `real_text`."""
-    leak = leaks(references, train, "references", sources)
+    if by_line:
+        references, train = in_lines(references), in_lines(train)
+    leak = leaks(references, train, "references", sources) | (BY_LINE if by_line else {})
     scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
     return _real_column(scored, train, references, count, seed)
 

@@ -131,12 +131,12 @@ class Writer:
         self.device, self.folder = device, folder
         known = facts(tokenizer, settings.data.mode, settings.model.max_length)
         self._start, self._stop = int(known["start"]), int(known["stop"])
-        self._running = settings.data.mode in ("stream", "window")
+        self.running = settings.data.mode in ("stream", "window")
 
     @property
     def one_line(self) -> bool:
         """Whether every text this run may write can stand as one line of a file."""
-        return not self._running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))
+        return not self.running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))
 
     def generate(
         self,
@@ -487,7 +487,7 @@ class Writer:
         for number, text in enumerate([prompt] if prompts is None else prompts, 1):
             if not isinstance(text, str):
                 raise TypeError(f"prompt {number} must be a text, got {type(text).__name__}")
-            lines = text.split("\n") if self._running else [text]
+            lines = text.split("\n") if self.running else [text]
             if unknown := [part for line in lines for part in self.tokenizer.unknown(line)]:
                 raise DataError(
                     f"{'the prompt' if prompts is None else f'prompt {number}'} holds "
@@ -519,7 +519,7 @@ class Writer:
             first = self.tokenizer.decode([[i] for i in range(self.tokenizer.vocab_size)])
             surfaces = self.tokenizer.surfaces()
             newline = None
-            if self._running:
+            if self.running:
                 first[self.tokenizer.newline] = surfaces[self.tokenizer.newline] = "\n"
                 newline = self.tokenizer.newline if first != surfaces else None
             # a space by itself is not written there, but the next token's then is
@@ -626,17 +626,17 @@ class Writer:
 
     def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
         """The texts behind prompts, token by token, to the first stop string."""
-        return StopStrings(GrowingTexts(self.tokenizer, prompts, running=self._running), len(prompts), stop)
+        return StopStrings(GrowingTexts(self.tokenizer, prompts, running=self.running), len(prompts), stop)
 
     def _decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; running text has line breaks."""
-        if self._running:
+        if self.running:
             return [self.tokenizer.decode_stream(row) for row in ids]
         return list(self.tokenizer.decode(ids))
 
     def _encoded(self, lines: Sequence[str]) -> Ragged:
         """The ids of every text; running text has line breaks."""
-        if self._running and any("\n" in line for line in lines):
+        if self.running and any("\n" in line for line in lines):
             return Ragged.from_lists([self.tokenizer.encode_stream(line).tolist() for line in lines])
         ids: Ragged = self.tokenizer.encode(lines)
         return ids

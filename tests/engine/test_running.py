@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from small_run import SMALL
 
+from seqgen import metrics
+from seqgen.core.errors import RunError
 from seqgen.data.text import read_lines
-from seqgen.engine import loop
+from seqgen.engine import compare, curve, evaluate, loop
 from seqgen.engine.generate import Writer, load
 from seqgen.engine.run import config
 
@@ -73,7 +75,7 @@ def test_values_belong_to_the_text_shown(stop: str, writer: Writer) -> None:
         assert shown.tokens == text.tokens[:count]
         # all of the text is there but the space that a token not shown begins with, and no token more
         assert decoded(shown.tokens).startswith(shown.text.rstrip(" "))
-        assert count == 0 or len(decoded(shown.tokens[:-1])) < len(shown.text)
+        assert not shown.finished or count == 0 or len(decoded(shown.tokens[:-1])) < len(shown.text)
         assert shown.log_probs == text.log_probs[:count]
         assert shown.entropies == text.entropies[:count]
         assert shown.log_prob == sum(shown.log_probs)
@@ -99,3 +101,33 @@ def test_the_score_of_a_text_of_several_lines_is_that_of_its_tokens(writer: Writ
     if writer.tokenizer.encode_stream(text.text).tolist() == [writer.tokenizer.token_to_id(t) for t in text.tokens]:
         assert scored.tokens[0][:-1] == text.tokens
         assert scored.log_probs[0][:-1] == pytest.approx(text.log_probs, abs=1e-4)
+
+
+def test_running_text_is_compared_line_by_line(run: Path, writer: Writer) -> None:
+    references = ["my heart burns", "", "waits in the rain\nmy love", "waits at night"]
+    four = ["my heart burns", "waits in the rain", "my love", "waits at night"]
+    written = [line for text in writer.generate(12, seed=1) for line in text.split("\n")[:-1] if line.strip()][:12]
+    how = {"count": 12, "seed": 1}
+    with pytest.warns(UserWarning, match="1 of 4 references also stand in the training text"):
+        table = evaluate.evaluate(writer, references, **how)
+    assert table.columns[0].lines == written
+    assert table.columns[1].held_out == evaluate.drawn(four, 12, 1)
+    bleu = metrics.bleu(written, four, tokenizer=evaluate.metric_tokenizer(four)).value
+    expected = {"bleu_4": bleu, "nll_per_line": writer.score(four).nats / 4}
+    for name, value in expected.items():
+        score = table.columns[0].score(name)
+        assert score is not None
+        assert (score.value, score.signature.fields["unit"]) == (pytest.approx(value), "line")
+    with pytest.warns(UserWarning, match="1 of 4 references"):
+        compared = compare.compare([run], references, **how)
+    with pytest.warns(UserWarning, match="1 of 4 references"):
+        point = curve.curve(writer, references, temperatures=[1.0], **how).points[0]
+    assert compared.entries[0].scores[0]["bleu_4"].value == pytest.approx(bleu)
+    assert point.quality == pytest.approx(bleu)
+    assert "unit" in compared.entries[1].scores[0]["bleu_4"].signature.fields
+
+
+def test_text_without_line_breaks_has_no_lines_to_compare(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "generate", lambda count, **_: ["no end "] * count)
+    with pytest.raises(RunError, match="wrote 0 whole lines in 9 texts, and 9 are to be compared"):
+        evaluate.samples(writer, 9, seed=0, temperature=1.0)
