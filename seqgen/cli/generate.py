@@ -103,7 +103,7 @@ def generate(
         int, typer.Option("--no-copy", metavar="N", help="Never N tokens in a row that stand in the training text.")
     ] = 0,
     best_of: Annotated[
-        int, typer.Option("--best-of", metavar="N", help="The likeliest of N texts, instead of each text.")
+        int, typer.Option("--best-of", metavar="N", help="The likeliest of N texts, its end or --stop counted.")
     ] = 1,
     beam: Annotated[
         int, typer.Option("--beam", metavar="WIDTH", help="Search the --count likeliest texts; nothing is drawn.")

@@ -228,7 +228,9 @@ class Writer:
         prompt. novel_against: none of these lines. match: this regular expression is found in the text; what passes is
         distributed exactly as the model's texts that match.
 
-        best_of: the likeliest of so many texts under the model itself. details: log-probabilities and entropies are
+        best_of: the likeliest of so many texts under the model itself, with its end: the end of sentence, or the tokens
+        to the end of a stop string, which its own values leave out. A text that such a string ended at once stands
+        behind all others. details: log-probabilities and entropies are
         filled in. fast: quicker for few rows, last bits may depend on the batch size. codes: of a text VAE, each text's
         code (B, Z) from its seed (B,) instead of a draw from the prior. Raises ValueError for options out of range and
         constraints that cannot be met, TypeError for a list in the place of a text or the other way round, DataError
@@ -260,7 +262,8 @@ class Writer:
             indices = [index(j, n) * best_of + i for j, n in jobs for i in range(best_of)]
             made = self._decode(decoder, rows, seed, indices, options, limits, stop)
             groups = [made[i : i + best_of] for i in range(0, len(made), best_of)]
-            return [max(group, key=lambda text: text.log_prob or 0.0) if best_of > 1 else group[0] for group in groups]
+            # a text that a stop string ended at once is likelier than any other, and of no use
+            return [max(group, key=lambda one: (bool(one[0].tokens), one[1]))[0] for group in groups]
 
         accepted: list[list[Text]] = [[] for _ in begins]
         seen: list[set[str]] = [set() for _ in begins]
@@ -581,8 +584,12 @@ class Writer:
         sampling: Sampling,
         limits: "_Limits",
         stop: Sequence[str],
-    ) -> list[Text]:
-        """The texts of these indices behind their beginnings."""
+    ) -> list[tuple[Text, float]]:
+        """The texts of these indices behind their beginnings, and how likely they were, the end of each counted.
+
+        That is the log-probability of all tokens drawn: those of a stop string too, which the text does not show. Of
+        texts without details it is 0.
+        """
         seeds = torch.cat([rng.text_seeds(seed, k, 1, row.prompt) for k, row in zip(indices, rows, strict=True)])
         seeds, owns = seeds.to(self.device), [row.own for row in rows]
         written = self._growing(owns, stop) if stop else None
@@ -621,7 +628,7 @@ class Writer:
                 )
                 shown = replace(shown, tokens=names, log_prob=sum(own), log_probs=own, sampling_log_probs=drawn)
                 shown = replace(shown, entropies=entropy)
-            made.append(shown)
+            made.append((shown, 0.0 if told is None else sum(told.log_prob.tolist())))
         return made
 
     def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:

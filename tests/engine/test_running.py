@@ -81,7 +81,14 @@ def test_values_belong_to_the_text_shown(stop: str, writer: Writer) -> None:
         assert shown.log_prob == sum(shown.log_probs)
     assert writer.texts(5, stop=[stop], **options) == cut[:5]
     best = writer.texts(4, stop=[stop], best_of=3, **options)
-    expected = [max(cut[k : k + 3], key=lambda text: text.log_prob or 0.0) for k in (0, 3, 6, 9)]
+
+    def rank(k: int) -> tuple[bool, float]:
+        """Whether anything is shown, and how likely the tokens are up to the end of the stop string, one by one."""
+        tokens = whole[k].tokens
+        ends = [n for n in range(len(tokens)) if stop in decoded(tokens[: n + 1])[len("my") :]]
+        return bool(cut[k].tokens), sum(whole[k].log_probs[: min(ends, default=len(tokens)) + 1])
+
+    expected = [cut[max(range(k, k + 3), key=rank)] for k in (0, 3, 6, 9)]
     assert best == expected
     assert writer.texts(2, stop=[stop], best_of=3, **options) == expected[:2]
     for index, shown in enumerate(cut[:3]):
