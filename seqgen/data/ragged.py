@@ -14,6 +14,9 @@ from seqgen.core.errors import DataError
 _BLOCK = 1 << 20
 """Offsets checked at once, so that a corpus larger than memory can be opened."""
 
+_ROWS = 1 << 14
+"""Rows moved at once: the place of each value, eight bytes, is needed for so many rows only, and stays in the cache."""
+
 
 class Ragged:
     """R rows of ids or bytes: row i is `values[offsets[i]:offsets[i + 1]]`.
@@ -114,22 +117,25 @@ class Ragged:
         """The given rows, (N,) int64, in that order, as a new Ragged."""
         rows = rows.to(self.device)
         first = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - first
-        offsets = torch.zeros(rows.numel() + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        total = int(offsets[-1])
-        index = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
-        index += torch.arange(total, device=self.device)
-        return Ragged(self.values[index], offsets)
+        return self._moved(first, self.offsets[rows + 1] - first)
 
     def cut(self, max_len: int) -> "Ragged":
         """The first `max_len` values of every row."""
-        lengths = self.lengths
-        column = torch.arange(self.values.numel(), device=self.device)
-        column -= torch.repeat_interleave(self.offsets[:-1], lengths, output_size=self.values.numel())
-        offsets = torch.zeros_like(self.offsets)
-        torch.cumsum(lengths.clamp(max=max_len), 0, out=offsets[1:])
-        return Ragged(self.values[column < max_len], offsets)
+        return self._moved(self.offsets[:-1], self.lengths.clamp(max=max_len))
+
+    def _moved(self, first: Tensor, lengths: Tensor) -> "Ragged":
+        """Return new rows, (N,) the place of the first value of each and how many follow, itself included."""
+        offsets = torch.zeros(len(first) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        edges = torch.arange(0, len(first) + _ROWS, _ROWS, device=self.device).clamp(max=len(first))
+        ends = offsets[edges].tolist()
+        values = torch.empty(ends[-1], dtype=self.values.dtype, device=self.device)
+        for row, (begin, end) in zip(range(0, len(first), _ROWS), pairwise(ends), strict=True):
+            some = slice(row, row + _ROWS)
+            index = torch.repeat_interleave(first[some] - offsets[:-1][some], lengths[some], output_size=end - begin)
+            index += torch.arange(begin, end, device=self.device)
+            values[begin:end] = self.values[index]
+        return Ragged(values, offsets)
 
     def padded(
         self,
@@ -193,18 +199,24 @@ def utf8(lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
     """Rows put together from left to right: row i is row i of every Ragged, and an int stands as itself in all rows."""
-    counts = [part.lengths if isinstance(part, Ragged) else torch.ones(rows, dtype=torch.int64) for part in parts]
     offsets = torch.zeros(rows + 1, dtype=torch.int64)
-    torch.cumsum(sum(counts, start=torch.zeros(rows, dtype=torch.int64)), 0, out=offsets[1:])
+    for part in parts:
+        offsets[1:] += part.lengths if isinstance(part, Ragged) else 1
+    torch.cumsum(offsets, 0, out=offsets)
     values = torch.empty(int(offsets[-1]), dtype=torch.int32)
-    at = offsets[:-1].clone()
-    for part, count in zip(parts, counts, strict=True):
-        if isinstance(part, Ragged):
-            moved = torch.repeat_interleave(at - part.offsets[:-1], count)
-            values[moved + torch.arange(part.values.numel())] = part.values
-        else:
-            values[at] = part
-        at += count
+    for row in range(0, rows, _ROWS):
+        at = offsets[:-1][row : row + _ROWS].clone()
+        for part in parts:
+            if isinstance(part, Ragged):
+                places = part.offsets[row : row + _ROWS + 1]
+                begin, end, count = int(places[0]), int(places[-1]), places.diff()
+                moved = torch.repeat_interleave(at - places[:-1], count, output_size=end - begin)
+                moved += torch.arange(begin, end)
+                values[moved] = part.values[begin:end]
+                at += count
+            else:
+                values[at] = part
+                at += 1
     return Ragged(values, offsets)
 
 

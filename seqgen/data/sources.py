@@ -574,6 +574,7 @@ class RowPacker:
             parts.insert(1, conditions)
             loss_from = conditions.lengths
         packed = joined(parts, len(rows))
+        del ids, parts  # as large as what was made of them
         lengths = packed.lengths - 1
         too_long = (lengths > self._limit).nonzero().view(-1)
         if len(too_long):
@@ -585,10 +586,11 @@ class RowPacker:
                 # A condition that fills the row leaves no text to learn.
                 keep = torch.ones_like(keep) if loss_from is None else loss_from < self._limit
                 packed = packed.cut(self._limit + 1)
-            kept = keep.nonzero().view(-1)
-            packed = packed.take(kept)
-            loss_from = None if loss_from is None else loss_from[kept]
-            rows = [rows[row] for row in kept.tolist()]
+            if not bool(keep.all()):
+                kept = keep.nonzero().view(-1)
+                packed = packed.take(kept)
+                loss_from = None if loss_from is None else loss_from[kept]
+                rows = [rows[row] for row in kept.tolist()]
             self._long += len(too_long)
         self._rows += len(lengths)
         self._kept += len(rows)

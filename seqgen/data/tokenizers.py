@@ -265,15 +265,15 @@ class CharTokenizer:
     def encode(self, lines: Sequence[str]) -> Ragged:
         """The characters of every line as ids."""
         offsets = np.zeros(len(lines) + 1, np.int64)
-        parts = [np.empty(0, np.int32)]
         with _naming_surrogates(lines):
             lines = _prepared(lines, self.lower)
+            np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)), out=offsets[1:])
+            ids = np.empty(offsets[-1], np.int32)
             # Some lines at a time, so that codes and ids stay in the processor's cache.
             for at in range(0, len(lines), _LINES):
-                codes = "".join(lines[at : at + _LINES]).encode("utf-32-le")
-                parts.append(self._ids.take(np.frombuffer(codes, np.uint32)))
-        np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)), out=offsets[1:])
-        return Ragged(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets))
+                codes = np.frombuffer("".join(lines[at : at + _LINES]).encode("utf-32-le"), np.uint32)
+                ids[offsets[at] : offsets[at] + len(codes)] = self._ids.take(codes)
+        return Ragged(torch.from_numpy(ids), torch.from_numpy(offsets))
 
     def decode(self, ids: Ragged | Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; `unk` is U+FFFD."""

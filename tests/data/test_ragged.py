@@ -60,6 +60,16 @@ def test_joined_rows_stand_side_by_side(pairs: list[tuple[list[int], list[int]]]
     assert joined([2, left, 4, right, 3], len(pairs)).tolist() == [[2, *a, 4, *b, 3] for a, b in pairs]
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 9])
+def test_rows_move_alike_whatever_is_moved_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqgen.data.ragged._ROWS", block)
+    rows = [[5, 6, 7], [], [8], [9, 9], [], [1, 2, 3, 4]]
+    ragged = Ragged.from_lists(rows)
+    assert ragged.take(torch.tensor([5, 0, 0, 1, 3])).tolist() == [rows[i] for i in (5, 0, 0, 1, 3)]
+    assert ragged.cut(2).tolist() == [row[:2] for row in rows]
+    assert joined([2, ragged, 4, ragged], 6).tolist() == [[2, *row, 4, *row] for row in rows]
+
+
 def test_int16_holds_ids_below_65536() -> None:
     ids = np.array([0, 32767, 32768, 65535], dtype=np.uint16)
     ragged = Ragged(torch.from_numpy(ids.view(np.int16)), torch.tensor([0, 1, 4]))
