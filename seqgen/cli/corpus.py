@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,7 +96,7 @@ def build(
     from seqgen.core.config import suggestion
     from seqgen.core.errors import ConfigError
     from seqgen.data.builders import BUILDERS
-    from seqgen.data.known import expanded
+    from seqgen.data.known import expanded, named
     from seqgen.data.packing import build_corpus
     from seqgen.data.sources import DataConfig
     from seqgen.data.tokenizers import TokenizerConfig
@@ -120,6 +120,12 @@ def build(
             raise ConfigError(f"unknown option {name}; data.* and tokenizer.* matter here: seqgen config lm lists them")
     if tokenizer is not None and "tokenizer" in given:
         raise ConfigError(f"--tokenizer {tokenizer} and tokenizer.{next(iter(given['tokenizer']))}: give one")
+    needed: dict[str, Any] = {}
+    for entry in filter(None, (named(name, "text") for name in files)):
+        needed = config.merge(needed, entry.settings)
+    if tokenizer is not None:
+        needed.pop("tokenizer", None)
+    given = config.merge(needed, given)
     inner = None if tokenizer is None else tokenizer / "tokenizer"
     made = build_corpus(
         [str(file) for file in expanded(files, "train")],

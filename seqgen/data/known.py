@@ -42,7 +42,7 @@ class KnownFile:
     part: str
     """What it is within the set: train, test, all ..."""
     use: str
-    """What it is for: train (also where a set has no parts), or test."""
+    """What it is for: train (also where a set has no parts), test, or valid, which no name stands for."""
     path: str
     """Where it lies under the folder of the set."""
     sha256: str
@@ -60,7 +60,7 @@ class KnownSet:
     name: str
     about: str
     kind: str
-    """text or images."""
+    """text, images, or what is neither yet: music."""
     licence: str
     page: str
     shipped: bool

@@ -194,3 +194,12 @@ def test_report_is_written_anew_and_named(seqgen: Any, run: Path) -> None:
     page.unlink()
     assert seqgen("report", run).out == f"{page}\n"
     assert page.read_bytes() == before
+
+
+def test_a_set_is_built_as_it_is_trained_on_by_its_name(seqgen: Any, tmp_path: Path) -> None:
+    assert seqgen("corpus", "build", "reviews", "tokenizer.min_count=5", "--out", tmp_path / "c").code == 0
+    data = json.loads((tmp_path / "c" / "meta.json").read_text())["data"]
+    assert (data["source"], data["target"]) == ("label", "text")
+    words = ["corpus", "build", "reviews", "data.source=text", "data.target=label", "--out", tmp_path / "d"]
+    assert seqgen(*words).code == 0
+    assert json.loads((tmp_path / "d" / "meta.json").read_text())["data"]["target"] == "label"

@@ -206,12 +206,12 @@ def test_the_catalogue_is_sound() -> None:
     sets = known.read_catalogue()
     text = {"image-coco", "snli", "wikitext-2", "tinyshakespeare", "tang-poems", "names", "zinc-smiles"}
     shipped = {"captions", "verse-zh", "reviews"}
-    text |= shipped
-    assert set(sets) == text | {"mnist", "fashion-mnist"}
+    text |= shipped | {"multi30k-en", "multi30k-de", "hdfs-logs"}
+    assert set(sets) == text | {"mnist", "fashion-mnist", "jsb-chorales"}
     assert {name for name, entry in sets.items() if entry.shipped} == shipped
     assert {name for name, entry in sets.items() if entry.kind == "text"} == text
     for entry in sets.values():
-        assert {file.use for file in entry.files} <= {"train", "test"}
+        assert {file.use for file in entry.files} <= {"train", "test", "valid"}
         assert set(entry.settings) <= {"data", "tokenizer"}
     files = [file for entry in sets.values() if not entry.shipped for file in entry.files]
     assert len({file.path for file in files}) == len({file.sha256 for file in files}) == len(files)
