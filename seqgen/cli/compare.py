@@ -13,6 +13,7 @@ from seqgen.cli.options import (
     Field,
     Format,
     Json,
+    Module,
     Reading,
     Run,
     Step,
@@ -61,6 +62,7 @@ def compare(
     intervals: Annotated[bool, typer.Option(help="The 95 % interval of each score, or the deviation of seeds.")] = True,
     plot: Plot = None,
     json: Json = False,
+    module: Module = None,
 ) -> None:
     """Runs, files and real text in one table.
 
@@ -82,10 +84,10 @@ def compare(
     if any(drawing):
         if not all(drawing):
             raise output.CommandError("runs of pictures are compared with each other, not with text")
-        known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "json")
+        known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "json", "module")
         pictures.refuse(context, *known)
         with output.wrong_values():
-            table = comparing.compare_pictures(subjects, count=count, seed=seed, **shown)
+            table = comparing.compare_pictures(subjects, count=count, seed=seed, module=module, **shown)
     else:
         if not references:
             raise output.CommandError("--references is missing; see: seqgen compare --help")
@@ -97,6 +99,7 @@ def compare(
             count=count,
             seed=seed,
             temperature=temperature,
+            module=module,
             **shown,
         )
     if json:
@@ -112,13 +115,16 @@ def compare(
         _save(plot, comparing.draw(table))
 
 
-def _texts_compared(subjects: list[str], references: str, *, train: str, **options: Any) -> "Comparison":
+def _texts_compared(
+    subjects: list[str], references: str, *, train: str, module: Path | None, **options: Any
+) -> "Comparison":
     from seqgen.data.text import read_lines
     from seqgen.engine import compare as comparing
     from seqgen.engine import run as runs
 
     folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
-    fields = runs.read_settings(folders[0]).data if folders else None
+    own = runs.own_module(module) if module else None
+    fields = runs.read_settings(folders[0], module=runs.module_of(folders[0], own)).data if folders else None
     with output.wrong_values(), output.warnings_said(), reading_named(options=False):
         real = Reading([references]).records(references, fields)
         return comparing.compare(
@@ -126,6 +132,7 @@ def _texts_compared(subjects: list[str], references: str, *, train: str, **optio
             real.texts,
             sources=real.sources,
             train=read_lines(training_file(train)) if train else None,
+            module=own,
             **options,
         )
 
@@ -143,6 +150,7 @@ def curve(
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Quality against diversity over temperatures.
 
@@ -158,7 +166,7 @@ def curve(
     output.at_least(2, count=count)
     check_writable(run)
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
-    writer = open_run(run, step, device)
+    writer = open_run(run, step, device, module)
     real = read_for(writer, references)
     with output.wrong_values(), reading_named(options=False):
         drawn = curves.curve(

@@ -13,6 +13,7 @@ import typer
 
 from seqgen._version import __version__
 from seqgen.cli import output
+from seqgen.cli.options import Module
 
 EXTRAS = {"torchtext": ("torchtext",)}
 """The optional parts of the package, and the modules that each needs."""
@@ -25,15 +26,16 @@ def config(
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values of this preset.")] = None,
     file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Values of this TOML file.")] = None,
     toml: Annotated[bool, typer.Option("--toml", help="As TOML, an input of train --config.")] = False,
+    module: Module = None,
 ) -> None:
     """Every setting of a model: value, range, meaning."""
     from seqgen.core import config as settings_of
     from seqgen.engine import run as runs
 
-    if not (model or preset or file):
+    if not (model or preset or file or module):
         output.write(f"models   {' '.join(runs.chapter_names())}\npresets  {' '.join(runs.preset_names())}\n")
         return
-    settings = runs.config(model, preset=preset, file=file)
+    settings = runs.config(model, preset=preset, file=file, module=module)
     sections = settings.sections()
     if toml:
         sections.pop("version")

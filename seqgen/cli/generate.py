@@ -12,6 +12,7 @@ from seqgen.cli import output, pictures
 from seqgen.cli.options import (
     Device,
     Json,
+    Module,
     Run,
     Seed,
     Step,
@@ -159,6 +160,7 @@ def generate(
     stream: Annotated[bool, typer.Option("--stream", help="Show one text while it is written.")] = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Write texts with a trained run.
 
@@ -178,7 +180,7 @@ def generate(
     output.at_least(0, beam=beam, no_copy=no_copy, temperature=temperature)
     output.at_least(0, columns=columns, scale=scale)
     if makes_pictures(run):
-        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device")
+        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device", "module")
         pictures.refuse(context, *known, "columns", "scale", "by_class")
         pictures.generate(
             run,
@@ -194,6 +196,7 @@ def generate(
             json=json,
             step=step,
             device=device,
+            module=module,
         )
         return
     if columns or scale or by_class:
@@ -224,7 +227,7 @@ def generate(
     from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
-    writer = open_run(run, step, device)
+    writer = open_run(run, step, device, module)
     if label:
         raise output.CommandError("--label is for pictures; conditions of texts are lines of --source FILE")
     options: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Run, Seed, Step, makes_pictures, open_run, read_for, row_for
+from seqgen.cli.options import Device, Json, Module, Run, Seed, Step, makes_pictures, open_run, read_for, row_for
 
 if TYPE_CHECKING:
     from seqgen.engine.latent import Coder
@@ -24,11 +24,11 @@ File = Annotated[
 ]
 
 
-def open_coder(run: Path, step: int | None, device: str, label: list[str] | None) -> "Coder":
+def open_coder(run: Path, step: int | None, device: str, label: list[str] | None, module: Path | None) -> "Coder":
     """The text VAE of a run folder, which takes no --label."""
     from seqgen.engine.latent import Coder
 
-    writer = open_run(run, step, device)
+    writer = open_run(run, step, device, module)
     if label:
         raise output.CommandError("--label is for pictures; this run writes text")
     return Coder(writer)
@@ -77,6 +77,7 @@ def reconstruct(
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Write each text again from its code alone.
 
@@ -86,14 +87,16 @@ def reconstruct(
     """
     output.at_least(0, count=count, temperature=temperature)
     if makes_pictures(run):
-        pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device")
-        pictures.reconstruct(run, file=file, count=count, out=out, label=label or (), step=step, device=device)
+        pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device", "module")
+        pictures.reconstruct(
+            run, file=file, count=count, out=out, label=label or (), step=step, device=device, module=module
+        )
         return
     if bool(toward) != bool(away):
         raise output.CommandError("--toward and --away belong together: a file of lines on either side")
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
-    coder = open_coder(run, step, device, label)
+    coder = open_coder(run, step, device, label, module)
     kind = "" if json else output.kind_of_texts(out, one_line=coder.writer.one_line)
     _, lines, sources = filled(coder, file, count)
     with output.wrong_values():
@@ -127,6 +130,7 @@ def interpolate(
     out: Out = None,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Texts or pictures between one and another.
 
@@ -134,7 +138,9 @@ def interpolate(
     """
     output.at_least(2, steps=steps)
     if makes_pictures(run):
-        pictures.refuse(context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device")
+        pictures.refuse(
+            context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device", "module"
+        )
         pictures.interpolate(
             run,
             a=a,
@@ -146,9 +152,10 @@ def interpolate(
             seed=seed,
             step=step,
             device=device,
+            module=module,
         )
         return
-    coder = open_coder(run, step, device, label)
+    coder = open_coder(run, step, device, label, module)
     kind = output.kind_of_texts(out, one_line=coder.writer.one_line)
     with output.wrong_values():
         path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
@@ -171,6 +178,7 @@ def encode(
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """The codes of texts or pictures, or neighbours.
 
@@ -178,14 +186,14 @@ def encode(
     """
     output.at_least(0, nearest=nearest)
     if makes_pictures(run):
-        pictures.refuse(context, "run", "file", "out", "label", "step", "device")
-        pictures.encode(run, file=file, out=out, label=label or (), step=step, device=device)
+        pictures.refuse(context, "run", "file", "out", "label", "step", "device", "module")
+        pictures.encode(run, file=file, out=out, label=label or (), step=step, device=device, module=module)
         return
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
     if out is not None:
         pictures.check_codes_file(out)
-    coder = open_coder(run, step, device, label)
+    coder = open_coder(run, step, device, label, module)
     numbers, lines, sources = filled(coder, file)
     if nearest:
         found = coder.nearest(lines, sources, count=nearest)

@@ -33,6 +33,15 @@ Step: TypeAlias = Annotated[
 ]
 Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... or auto.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
+Module: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--module",
+        metavar="FILE.py",
+        help="The Python file of a model of your own; it is run.",
+        show_default=False,
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Field: TypeAlias = Annotated[
     str, typer.Option("--field", metavar="NAME", help="The field that is the text, where rows have fields.")
@@ -147,15 +156,15 @@ def makes_pictures(run: Path) -> bool:
 
     if not (run / "config.toml").is_file():
         return False
-    return bool(runs.chapter(str(runs.stored_sections(run)["name"])).DATA == "images")
+    return "tokenizer" not in runs.stored_sections(run)
 
 
-def open_run(run: Path, step: int | None, device: str) -> "Writer":
+def open_run(run: Path, step: int | None, device: str, module: Path | None = None) -> "Writer":
     """The trained model of a run folder, faults named by the options above."""
     from seqgen.engine.generate import load
 
     with output.wrong_values():
-        return load(run, step=step, device=device)
+        return load(run, step=step, device=device, module=module)
 
 
 def training_file(file: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Device, Run, Seed, Step
+from seqgen.cli.options import Device, Module, Run, Seed, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +42,12 @@ def refuse(context: typer.Context, *known: str) -> None:
             )
 
 
-def open_painter(run: Path, step: int | None, device: str) -> "Painter":
+def open_painter(run: Path, step: int | None, device: str, module: Path | None) -> "Painter":
     """The trained picture model of a run folder, faults named by the options of the command line."""
     from seqgen.engine.generate import load_painter
 
     with output.wrong_values():
-        return load_painter(run, step=step, device=device)
+        return load_painter(run, step=step, device=device, module=module)
 
 
 def _method(name: str) -> "Method":
@@ -77,6 +77,7 @@ def generate(
     json: bool,
     step: int | None,
     device: str,
+    module: Path | None,
 ) -> None:
     """Make pictures; --json says of each its seed, number, class and file, an object a line."""
     chosen = _method(method)
@@ -87,7 +88,7 @@ def generate(
         raise output.CommandError(f"--columns, --scale and --by-class arrange a grid (.png), and --out is {target}")
     if columns and by_class:
         raise output.CommandError("--by-class gives each class a row, so --columns takes no effect with it")
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     with output.wrong_values():
         made = painter.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
         names = painter.label_names(count, seed=seed, labels=label)
@@ -128,6 +129,7 @@ def reconstruct(
     label: Sequence[str],
     step: int | None,
     device: str,
+    module: Path | None,
 ) -> None:
     """Pictures and below each the picture that its code gives; into .npz or a folder the reconstructions alone."""
     import torch
@@ -135,7 +137,7 @@ def reconstruct(
     from seqgen.images import metrics
 
     target = _target(run, out, "reconstructed.png")
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     given, names = _read(painter, file, label)
     shown = count or (_SHEET if target.suffix == ".png" else len(given))
     given, names = given[:shown], names[:shown]
@@ -169,10 +171,11 @@ def interpolate(
     seed: int,
     step: int | None,
     device: str,
+    module: Path | None,
 ) -> None:
     """A strip of pictures on the way from one code to another."""
     target = _target(run, out, "path.png")
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     ends: list[Any] = []
     names = list(label)
     for number, end in enumerate((a, b)):
@@ -188,12 +191,14 @@ def interpolate(
     _tell(target, out, f"{len(path)} pictures")
 
 
-def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], step: int | None, device: str) -> None:
+def encode(
+    run: Path, *, file: str, out: Path | None, label: Sequence[str], step: int | None, device: str, module: Path | None
+) -> None:
     """The mean codes of pictures into a file."""
     if out is None:
         raise output.CommandError("give --out FILE.npy, for the codes")
     check_codes_file(out)
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     with output.wrong_values():
         codes = painter.encode(*_read(painter, file, label))
     write_codes(codes, out)
@@ -232,13 +237,21 @@ def write_codes(codes: "Tensor", out: Path) -> None:
 
 
 def evaluate(
-    run: Path, *, count: int, seed: int, codes: int, method: Sequence[str], step: int | None, device: str
+    run: Path,
+    *,
+    count: int,
+    seed: int,
+    codes: int,
+    method: Sequence[str],
+    step: int | None,
+    device: str,
+    module: Path | None,
 ) -> "Table":
     """The table of a picture run: what it makes, reconstructions and held-out pictures, by the same features."""
     from seqgen.engine.evaluate import evaluate_pictures
 
     methods = tuple(_method(name) for name in method)
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     with output.wrong_values():
         return evaluate_pictures(painter, count=count, seed=seed, methods=methods, samples=codes)
 
@@ -271,6 +284,7 @@ def restore(
     seed: Seed = 0,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Repair, denoise or enlarge a picture with a run.
 
@@ -288,7 +302,7 @@ def restore(
         if value < 0 or (value == 0 and name == "trust"):
             raise output.CommandError(f"--{name} must be above 0, got {value:g}")
     target = _target(run, out, "restored.png")
-    painter = open_painter(run, step, device)
+    painter = open_painter(run, step, device, module)
     size = painter.config.size
     if size % scale:
         raise output.CommandError(f"--scale must divide the {size} pixels that this run's pictures have, got {scale}")

@@ -17,6 +17,7 @@ from seqgen.cli.options import (
     Field,
     Format,
     Json,
+    Module,
     Reading,
     Run,
     Step,
@@ -86,6 +87,7 @@ def score(
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """Log-probability of every line of a file.
 
@@ -98,7 +100,7 @@ def score(
     from seqgen.data.formats import table_row
 
     _outlier_count(outliers, 1)  # a wrong value is told before anything is scored
-    writer = open_run(run, step, device)
+    writer = open_run(run, step, device, module)
     records = read_for(writer, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
     if not rows:
@@ -281,6 +283,7 @@ def evaluate(
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
+    module: Module = None,
 ) -> None:
     """The table of scores, beside real text.
 
@@ -297,9 +300,18 @@ def evaluate(
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
     if makes_pictures(Path(subject)):
-        pictures.refuse(context, "subject", "count", "seed", "codes", "method", "everything", "json", "step", "device")
+        pictures.refuse(
+            context, "subject", "count", "seed", "codes", "method", "everything", "json", "step", "device", "module"
+        )
         shown = pictures.evaluate(
-            Path(subject), count=count, seed=seed, codes=codes, method=method or (), step=step, device=device
+            Path(subject),
+            count=count,
+            seed=seed,
+            codes=codes,
+            method=method or (),
+            step=step,
+            device=device,
+            module=module,
         )
         _keep(Path(subject), shown.to_dict())
         if json:
@@ -317,7 +329,7 @@ def evaluate(
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
     if run is None:
-        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "codes", "step", "device"})
+        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "codes", "step", "device", "module"})
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
@@ -330,7 +342,7 @@ def evaluate(
             held_out = reading.lines(references)
             table = evaluation.evaluate(reading.lines(subject), held_out, train=own, **options)
         else:
-            writer = open_run(run, step, device)
+            writer = open_run(run, step, device, module)
             real = read_for(writer, references, reading)
             held_out = evaluation.in_lines(real.texts) if writer.running else real.texts
             own = read_for(writer, train, reading).texts if train else None

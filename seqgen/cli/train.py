@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import output
+from seqgen.cli.options import Module
 from seqgen.core import log
 from seqgen.core.errors import DataError
 
@@ -56,10 +57,12 @@ def train(
     file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML, such as a run's config.toml.")
     ] = None,
+    module: Module = None,
 ) -> None:
     """Train a model on text, or continue a run.
 
-    A folder that already holds the run is continued from its last checkpoint, bit for bit; --out alone is enough then.
+    A folder that already holds the run is continued from its last checkpoint, bit for bit; --out alone is enough then,
+    but for a model of your own, whose --module is named each time.
     """
     model, overrides = _split([word for word in (model, *(settings or ())) if word], data)
     if out is None:
@@ -67,33 +70,40 @@ def train(
     from seqgen.core import dist
     from seqgen.engine import loop, progress
     from seqgen.engine import run as runs
+    from seqgen.engine.progress import LIKELIHOOD
 
     chosen = None
-    if model or preset or file:
-        chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides)
+    own = runs.own_module(module) if module else None
+    if model or preset or file or (own is not None and not (out / "config.toml").is_file()):
+        chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
     else:
         paths = {"data.files": data, "data.valid": valid}
         overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
     # code is imported only where this command names it, never because a folder or a file of settings does
     rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward"]
-    decides = _deciding_score(chosen.name if chosen is not None else "", out)
+    begun = chosen is None and (out / "config.toml").is_file()
+    settings_now = runs.read_settings(out, module=own) if begun else chosen
+    decides = LIKELIHOOD if settings_now is None else str(getattr(settings_now.module, "DECIDES", LIKELIHOOD))
     shown = progress.display(decides)
     try:
         begin = [] if chosen is not None else overrides
         reward = rewards[-1].strip("\"'") if rewards else None
-        outcome = loop.train(chosen, out, source_run=source, overrides=begin, reward=reward, progress=shown.show)
+        outcome = loop.train(
+            chosen, out, module=own, source_run=source, overrides=begin, reward=reward, progress=shown.show
+        )
     except DataError as error:
         if not data and str(error).endswith("no such file"):
             raise DataError(f"{error}; if the text has moved, give it with --data FILE") from None
         raise
     except KeyboardInterrupt:
         shown.close()
-        output.say(f"stopped at once; seqgen train --out {out} continues from the last checkpoint, if there is one")
+        again = f"seqgen train --out {out}" + (f" --module {module}" if module else "")
+        output.say(f"stopped at once; {again} continues from the last checkpoint, if there is one")
         raise
     finally:
         shown.close()
     dist.stop()
-    output.say(_last_words(outcome, shown.seen, decides))
+    output.say(_last_words(outcome, shown.seen, decides, f" --module {module}" if module else ""))
     if outcome.reason in ("interrupted", "terminated"):
         raise typer.Exit(130 if outcome.reason == "interrupted" else 143)
 
@@ -108,6 +118,8 @@ def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[
         model, wrong = "", model
     if wrong is None:
         return model, settings
+    if wrong.endswith(".py"):
+        raise output.CommandError(f"{wrong!r} is no setting (no =); a model of your own is: --module {wrong}")
     if Path(wrong).exists() or data:
         raise output.CommandError(
             f"{wrong!r} is no setting (no =); --data is repeated, not followed by several files: --data {wrong}"
@@ -115,24 +127,14 @@ def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[
     raise output.CommandError(f"{wrong!r} is no setting; expected section.option=value, for example model.hidden=512")
 
 
-def _deciding_score(model: str, out: Path) -> str:
-    """Return the score whose lowest value makes a checkpoint the best one, as the model's file says it."""
-    from seqgen.engine import run as runs
-    from seqgen.engine.progress import LIKELIHOOD
-
-    if not model and (out / "config.toml").is_file():
-        model = str(runs.stored_sections(out)["name"])
-    return str(getattr(runs.chapter(model), "DECIDES", LIKELIHOOD)) if model else LIKELIHOOD
-
-
-def _last_words(outcome: "Outcome", trained: bool, decides: str) -> str:
-    """What happened, how good it is, and what to type next."""
+def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> str:
+    """What happened, how good it is, and what to type next; `own` names the file of a model of one's own."""
     from seqgen.engine import run as runs
     from seqgen.engine.progress import held_out
 
     out = outcome.folder
     if outcome.reason in ("interrupted", "terminated"):
-        return f"{outcome.reason} at step {outcome.step}, saved; continue with: seqgen train --out {out}"
+        return f"{outcome.reason} at step {outcome.step}, saved; continue with: seqgen train --out {out}{own}"
     words = f"{outcome.reason} at step {outcome.step}"
     if not trained:
         words = f"nothing to do: {out} is trained to step {outcome.step}"
@@ -141,8 +143,8 @@ def _last_words(outcome: "Outcome", trained: bool, decides: str) -> str:
         best = min(judged, key=lambda row: float(row[decides]))
         words += f"; best held-out {held_out(best, decides)} at step {best['step']}"
     if not trained:
-        return f"{words}; to train longer: seqgen train --out {out} train.steps={2 * outcome.step}"
+        return f"{words}; to train longer: seqgen train --out {out}{own} train.steps={2 * outcome.step}"
     if not (out / "tokenizer").is_dir():
-        return f"{words}; next: seqgen generate {out} --count 16"
+        return f"{words}; next: seqgen generate {out}{own} --count 16"
     conditions = runs.stored_sections(out)["data"]["source"]
-    return f"{words}; next: seqgen generate {out} " + ("--source FILE" if conditions else "--count 5")
+    return f"{words}; next: seqgen generate {out}{own} " + ("--source FILE" if conditions else "--count 5")

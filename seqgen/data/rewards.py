@@ -11,14 +11,13 @@ The last two are code. A file is imported by `imported` alone, for whoever named
 read from a run folder or a file of settings never lead to an import.
 """
 
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqgen.core import code as importing
 from seqgen.core.errors import ConfigError
 from seqgen.core.patterns import Expression
 from seqgen.data.grammar import Grammar
@@ -98,23 +97,11 @@ def _checked(spec: str, function: Reward, lines: list[str]) -> list[float]:
 def imported(code: str) -> Reward:
     """Import a Python file and return its function, for FILE.py:FUNCTION; the file's own code runs. ConfigError."""
     file, _, name = code.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"model.reward: {path}: no such file")
-    # a name of its own, so that nothing that is installed is hidden by it
-    spec = importlib.util.spec_from_file_location(f"seqgen_reward_{path.stem}", path)
-    assert spec is not None, "the name ends with .py"
-    assert spec.loader is not None, "the name ends with .py"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"model.reward: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    module = importing.imported(file, option="model.reward")
     function: Any = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"model.reward: {path} has no function {name!r}; it has: {', '.join(known) or 'none'}")
+        raise ConfigError(f"model.reward: {file} has no function {name!r}; it has: {', '.join(known) or 'none'}")
     result: Reward = function
     return result
 

@@ -38,6 +38,10 @@ def steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for path in there if (match := re.fullmatch(r"step-(\d{8,})", path.name)))
 
 
+def _rank_local(model: Any) -> tuple[str, ...]:
+    return tuple(getattr(model, "rank_local", ()))  # optional: buffers that differ between processes
+
+
 def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies of the model's tensors: those all processes share, and those of this process alone (`model.rank_local`).
 
@@ -48,7 +52,7 @@ def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         copy = tensor.detach().cpu().contiguous().clone()
-        if name in model.rank_local:
+        if name in _rank_local(model):
             local[name] = copy
         elif not tensor.numel() or tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
@@ -285,7 +289,7 @@ def set_aside(run: Path, after: int) -> None:
 
 def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
     """Copy tensors into a model by name; tied twins need be given once. RunError names the first that does not fit."""
-    wanted = {name: t for name, t in model.state_dict().items() if name not in model.rank_local}
+    wanted = {name: t for name, t in model.state_dict().items() if name not in _rank_local(model)}
     parameters = {name for name, _ in model.named_parameters()}
     twins = {t.data_ptr(): name for name, t in wanted.items() if name in tensors and t.numel()}
     for name in tensors:
@@ -318,7 +322,7 @@ def load(run: Path, step: int, model: Any, optimizers: Mapping[str, Optimizer]) 
         device = next(model.parameters()).device
         for key, tensor in _tensors(folder / f"rank-{dist.rank()}.safetensors").items():
             owner, _, buffer = key.rpartition(".")
-            if key not in model.rank_local:
+            if key not in _rank_local(model):
                 raise RunError(f"{folder}: holds {key}, which is no state of a process of this model")
             setattr(model.get_submodule(owner), buffer, tensor.to(device))
     moments = _tensors(folder / "optimizer.safetensors")

@@ -19,7 +19,7 @@ from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, pictures
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load
+from seqgen.engine.generate import load, load_painter
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
 from seqgen.metrics.tables import Cell
@@ -166,18 +166,24 @@ def compare(
     seed: int = 0,
     temperature: float = 1.0,
     shown: Sequence[str] = SHOWN,
+    module: runs.Module | None = None,
 ) -> Comparison:
     """Runs (folders) and files of lines against the same references, `count` lines each, and real text of that size.
 
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
     and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
     `train`, or with a run's own training text; files and real text have that of the first run. With a run on running
-    text all are compared line by line. Raises DataError where a subject is neither a run nor a file, and for numbers
-    per token of runs that cut text differently; ValueError for a score in `shown` that nothing has.
+    text all are compared line by line. `module` is the model module of the runs of a model of your own. Raises DataError
+    where a subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError
+    for a score in `shown` that nothing has.
     """
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
-    writers = {str(subject): load(subject) for subject in subjects if Path(subject).is_dir()}
+    writers = {
+        str(subject): load(subject, module=runs.module_of(Path(subject), module))
+        for subject in subjects
+        if Path(subject).is_dir()
+    }
     by_line = any(writer.running for writer in writers.values())
     given = {}
     for subject in map(str, subjects):
@@ -242,6 +248,7 @@ def compare_pictures(
     count: int = 1000,
     seed: int = 0,
     shown: Sequence[str] = SHOWN_OF_PICTURES,
+    module: runs.Module | None = None,
 ) -> Comparison:
     """Runs of pictures side by side, `count` pictures each, and held-out pictures of that number as if they were made.
 
@@ -254,8 +261,10 @@ def compare_pictures(
     found: list[tuple[Settings, dict[str, Entry]]] = []
     real: list[dict[str, metrics.Score]] = []
     for subject in subjects:
-        settings = runs.read_settings(Path(subject))
-        columns = evaluate.evaluate_pictures(subject, count=count, seed=seed, samples=0).columns
+        own = runs.module_of(Path(subject), module)
+        settings = runs.read_settings(Path(subject), module=own)
+        painter = load_painter(subject, module=own)
+        columns = evaluate.evaluate_pictures(painter, count=count, seed=seed, samples=0).columns
         scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
         real.append(scores.pop("real"))
         features = [next(iter(each.values())).signature.fields["features"] for each in (real[0], real[-1])]

@@ -25,6 +25,7 @@ from seqgen.engine.generate import Writer, load, load_painter
 from seqgen.engine.latent import Coder
 from seqgen.engine.run import Settings
 from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
+from seqgen.models._contract import ModelModule, check_sums
 
 if TYPE_CHECKING:
     from seqgen.images.evaluate import Encoder
@@ -40,7 +41,7 @@ _MOST_LINES = 100_000
 """Lines of training and of held-out text that samples are compared with while training; of more, so many are drawn."""
 
 
-def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[str, float]:
+def validate(chapter: ModelModule, model: Any, data: Any, device: torch.device) -> dict[str, float]:
     """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
 
     Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
@@ -55,14 +56,16 @@ def validate(chapter: Any, model: Any, data: Any, device: torch.device) -> dict[
         counted = chain % dist.world() == dist.rank()
         if sums and not counted:
             continue  # the first is read by all, so that all know the names of the scores
-        for name, (total, count) in chapter.validate(model, batch).items():
+        given = chapter.validate(model, batch)
+        check_sums(chapter, given, chapter.__name__)
+        for name, (total, count) in given.items():
             pair = torch.stack([torch.as_tensor(total).double().cpu(), torch.as_tensor(count).double().cpu()])
             sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + counted * pair
     names = sorted(sums)
     table = torch.stack([sums[name] for name in names]).to(device)
     totals = dict(zip(names, dist.sum_(table).tolist(), strict=True))
     scores = {("nll_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
-    if "nll" not in totals:  # pictures
+    if chapter.DATA == "images":
         return scores
     survey = getattr(chapter, "survey", None)
     if survey is not None and dist.is_main():

@@ -129,7 +129,7 @@ class Writer:
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.device, self.folder = device, folder
-        known = facts(tokenizer, settings.data.mode, settings.model.max_length)
+        known = facts(tokenizer, settings.data.mode, 0)
         self._start, self._stop = int(known["start"]), int(known["stop"])
         self.running = settings.data.mode in ("stream", "window")
 
@@ -685,21 +685,24 @@ def _check_lists(**given: Sequence[str] | None) -> None:
             raise TypeError(f"{name} must be a list of texts, got one text; put it into a list")
 
 
-def load(run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None) -> Writer:
+def load(
+    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
+) -> Writer:
     """The trained model of a run folder: its best checkpoint, or that of `step`.
 
-    RunError says what is missing, or that the run makes pictures: then `load_painter` is the way.
+    `module`: the model module of your own that the run was trained with, or the path of its file. RunError says what is
+    missing, or that the run makes pictures: then `load_painter` is the way.
     """
     folder = Path(run)
     settings = runs.read_settings(folder, module=module)
     if settings.tokenizer is None:
         raise RunError(f"{folder} makes pictures and no text; in Python: seqgen.load_painter")
-    model, place = _opened(folder, settings, step, device, module)
+    model, place = _opened(folder, settings, step, device)
     return Writer(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
 
 
 def load_painter(
-    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: Any = None
+    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
 ) -> "Painter":
     """The trained picture model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
     from seqgen.images.painter import Painter  # late: text needs none of it
@@ -708,14 +711,16 @@ def load_painter(
     settings = runs.read_settings(folder, module=module)
     if settings.tokenizer is not None:
         raise RunError(f"{folder} writes text and makes no pictures; in Python: seqgen.load")
-    model, place = _opened(folder, settings, step, device, module)
+    model, place = _opened(folder, settings, step, device)
     return Painter(model, settings.data, settings.seed, place, folder)
 
 
-def _opened(folder: Path, settings: Settings, step: int | None, device: str, module: Any) -> tuple[Any, torch.device]:
+def _opened(folder: Path, settings: Settings, step: int | None, device: str) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
     numerics.settle(place, tf32=settings.train.tf32)
-    model = (module or runs.chapter(settings.name)).Model(settings.model)
+    for sentence in runs.changed_code(folder, settings) if settings.code else ():
+        messages.warning(sentence)
+    model = settings.module.Model(settings.model)
     step, tensors = checkpoint.best(folder) if step is None else (step, checkpoint.read_tensors(folder, step))
     checkpoint.check_run(folder, step, below="tokenizer/")
     checkpoint.fill(model, tensors, str(checkpoint.folder_of(folder, step)))

@@ -20,13 +20,15 @@ import torch
 
 from seqgen.core import dist, files, log, numerics, rng
 from seqgen.core.config import to_toml
-from seqgen.core.errors import NonFiniteError, RunError
+from seqgen.core.errors import ConfigError, NonFiniteError, RunError
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
 from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
 from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
+from seqgen.models._contract import ModelModule, check_model, check_sums
+from seqgen.nn.decode import Sampling
 
 _INNER = ("checkpoints", "samples")
 _LOGS = ("log.jsonl", "scores.jsonl")
@@ -47,7 +49,7 @@ def train(
     settings: Settings | None,
     out: str | os.PathLike[str],
     *,
-    module: Any = None,
+    module: runs.Module | None = None,
     source_run: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
     lines: Iterable[str] | None = None,
@@ -58,9 +60,10 @@ def train(
 ) -> Outcome:
     """Train a run in the folder `out`, or continue it from its last checkpoint, bit for bit.
 
-    settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: a
-    chapter of your own. source_run: start from another run's weights and tokenizer. lines: texts from Python, in place
-    of data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair (images, labels), in place of
+    settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: where
+    a run of a model of your own is continued so, its module or the path of its file, which is imported only because it
+    stands here. source_run: start from another run's weights and tokenizer. lines: texts from Python, in place of
+    data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair (images, labels), in place of
     data.files. Both are given again where a run is continued. tokenizer_run: a run whose tokenizer is taken, but not
     its weights. reward: model.reward as a function of lines, or as FILE.py:FUNCTION, which is imported only where it
     stands here. progress: True shows a bar or lines on standard error, False nothing, a function is called with every
@@ -74,20 +77,24 @@ def train(
         if dist.is_main():
             at_the_end.enter_context(files.owned(folder))
             _refuse_links(folder)
+        if settings is not None and module is not None and not settings.code:
+            raise RunError(f"these settings are of {settings.name}; give module= to seqgen.config too")
+        if settings is not None and settings.code:
+            module = settings.module
         stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
         if settings is None:
             if stored is None:
                 raise RunError(
                     f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
                 )
-            settings = runs.changed(stored, overrides, module=module)
+            settings = runs.changed(stored, overrides)
         elif stored is not None and "data.files" not in settings.chosen and lines is None and images is None:
             settings = runs.on_own_data(settings, stored)
         if reward is not None:
-            named = runs.changed(settings, {"model.reward": rewards.named(reward)}, module=module)
+            named = runs.changed(settings, {"model.reward": rewards.named(reward)})
             settings = dataclasses.replace(named, chosen=settings.chosen)
         code = runs.trusted_code(settings, reward, folder, stored)
-        chapter = module or runs.chapter(settings.name)
+        chapter = settings.module
         device = runs.choose_device(settings.train.device)
         if device.type == "cuda" and dist.world() > 1:
             device = torch.device("cuda", dist.local_rank())
@@ -111,6 +118,8 @@ def train(
         if attach is not None:
             attach(model, data)
         optimizers = chapter.optimizers(model, settings.train)
+        if stored is None:
+            _try_out(settings, model, data)
 
         said: list[str] = []
         last: int | None = None
@@ -118,7 +127,7 @@ def train(
             if origin is not None:
                 checkpoint.fill(model.get_submodule(part), origin[2], str(origin[0]))
             if dist.is_main():
-                _create(folder, data, origin and origin[:2], device, runs.code_hash(settings))
+                _create(folder, data, origin and origin[:2], device, runs.code_hashes(settings))
             dist.barrier()
             if origin is not None:
                 # a run that breaks off before its first checkpoint must not begin again without the other's weights
@@ -131,7 +140,7 @@ def train(
             if dist.is_main():
                 last, world, said = _last_whole(folder)
                 said += runs.settle(folder, stored, settings, last or 0, processes=(world, dist.world()))
-                said += _changed_code(folder, runs.code_hash(settings))
+                said += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
             last = dist.from_main(last, device)
         dist.barrier()
 
@@ -169,7 +178,7 @@ def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
     return last, state["world"], said
 
 
-def _given(chapter: Any, name: str, lines: Iterable[str] | None, images: Any) -> Any:
+def _given(chapter: ModelModule, name: str, lines: Iterable[str] | None, images: Any) -> Any:
     """Return what was handed over in Python, of the kind that the model is trained on; TypeError for the other kind."""
     wrong, right, given = ("images", "lines", lines) if chapter.DATA == "text" else ("lines", "images", images)
     if (images if wrong == "images" else lines) is not None:
@@ -178,7 +187,7 @@ def _given(chapter: Any, name: str, lines: Iterable[str] | None, images: Any) ->
 
 
 def _prepare(
-    chapter: Any,
+    chapter: ModelModule,
     settings: Settings,
     folder: Path,
     tokens_of: Path | None,
@@ -205,13 +214,39 @@ def _prepare(
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
 
 
-def _new_model(chapter: Any, settings: Settings, device: torch.device) -> Any:
+def _new_model(chapter: ModelModule, settings: Settings, device: torch.device) -> Any:
     # drawn on the CPU from a seed without the rank: the same weights on every device and process
     rng.enter_step(rng.hash64("weights", settings.seed), 0)
     return chapter.Model(settings.model).to(device)
 
 
-def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path, int, dict[str, torch.Tensor]]:
+def _try_out(settings: Settings, model: Any, data: Any) -> None:
+    """Validate one batch and draw two tokens before step 0: what fails here would lose the run at its first validation.
+
+    Nothing that training depends on is changed: each step and validation begins its random numbers anew.
+    """
+    module = settings.module
+    where = settings.code or f"the model {settings.name}"
+    check_model(model, settings.model, where)
+    model.eval()
+    what = "validate(model, batch)"
+    try:
+        with torch.inference_mode():
+            batch = next(iter(data.validation()), None)
+            sums = None if batch is None else module.validate(model, batch)
+            if module.DATA == "text" and settings.train.samples:
+                what = "model.decoder()"
+                start = [[data.facts["start"]]] * 2
+                model.decoder().decode(start, rng.text_seeds(0, 0, 2), Sampling(max_new_tokens=2))
+    except Exception as error:
+        if not settings.code:
+            raise
+        raise ConfigError(f"{where}: {what} failed: {type(error).__name__}: {error}") from error
+    if batch is not None:
+        check_sums(module, sums, where)
+
+
+def _open_origin(source_run: str | os.PathLike[str], chapter: ModelModule) -> tuple[Path, int, dict[str, torch.Tensor]]:
     folder = Path(source_run)
     if not (folder / "config.toml").is_file():
         raise RunError(f"--from {folder}: not a run folder")
@@ -220,7 +255,9 @@ def _open_origin(source_run: str | os.PathLike[str], chapter: Any) -> tuple[Path
     return folder, step, tensors
 
 
-def _inherited(chapter: Any, settings: Settings, source_run: str | os.PathLike[str] | None) -> tuple[Settings, str]:
+def _inherited(
+    chapter: ModelModule, settings: Settings, source_run: str | os.PathLike[str] | None
+) -> tuple[Settings, str]:
     """The settings of a run that starts from another, and the name of the submodule that takes its weights ("": all).
 
     A chapter may say both by an optional `inherit(config, name, other_config) -> (config, submodule)`.
@@ -255,13 +292,6 @@ def _create(
     if origin is not None:
         env["from"] = {"run": str(origin[0]), "step": origin[1]}
     files.write_json(folder / "env.json", env)
-
-
-def _changed_code(folder: Path, now: dict[str, str]) -> list[str]:
-    """A sentence where the Python file of the reward is not the one the run began with; it proves nothing else."""
-    before = files.read_object(folder / "env.json", data_sha256=str)
-    changed = any(before.get(key) != value for key, value in now.items())
-    return ["warning: the file of model.reward has changed since this run began"] if changed else []
 
 
 def _state_at_first() -> dict[str, Any]:
@@ -303,7 +333,7 @@ class _Session:
         self,
         folder: Path,
         settings: Settings,
-        chapter: Any,
+        chapter: ModelModule,
         model: Any,
         optimizers: dict[str, Optimizer],
         data: Any,

@@ -5,30 +5,37 @@ import importlib
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias, cast
 
 import torch
 
 from seqgen._version import __version__
+from seqgen.core import code as importing
 from seqgen.core import config as settings_of
 from seqgen.core import files, log, numerics
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.data import known, rewards
+from seqgen.models._contract import ModelModule, check_module
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One path or several."""
 
+Module: TypeAlias = ModelModule | ModuleType | str | os.PathLike[str]
+"""A model module of one's own, or the path of its file, which is imported only because the call names it."""
+
 _DATA_ROOMS = {"text": "seqgen.data.sources", "images": "seqgen.images.data"}
 
 _LATER = ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
-MAY_CHANGE = frozenset(["data.files", *(f"train.{name}" for name in _LATER)])
+MAY_CHANGE = frozenset(["data.files", "module", *(f"train.{name}" for name in _LATER)])
 """Options a later sitting may set anew: they do not rewrite the past (moved files are compared by their content)."""
 
 
@@ -45,9 +52,13 @@ class Settings:
     tokenizer: Any
     """How text becomes ids (TokenizerConfig); None for images."""
     model: Any
-    """The chapter's own Config."""
+    """The model module's own Config."""
     train: Train
     """How long, how fast, on what."""
+    module: ModelModule = dataclasses.field(compare=False)
+    """The model module itself; not stored."""
+    code: str = ""
+    """Where a module of one's own came from: its absolute path, or call:NAME; empty for a model of the package."""
     chosen: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     """Options that were set by name, and are not changed to fit the data; not stored."""
 
@@ -55,7 +66,8 @@ class Settings:
         """Plain nested values, valid as TOML and as input to `config(file=...)`."""
         parts = {"data": self.data, "tokenizer": self.tokenizer, "model": self.model, "train": self.train}
         plain = {name: settings_of.to_dict(part) for name, part in parts.items() if part is not None}
-        return {"name": self.name, "seed": self.seed, "version": __version__, **plain}
+        own = {"module": self.code} if self.code else {}
+        return {"name": self.name, "seed": self.seed, "version": __version__, **own, **plain}
 
     def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
         """Every option in which two settings differ, as {name: (this, other)}."""
@@ -70,22 +82,52 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+_ROOMS = {"models": "", "images": "image-"}
+
+
 def chapter_names() -> list[str]:
-    """The models there are, by their names on the command line: one per file of `models` and `images`."""
-    files_of = {room: resources.files("seqgen").joinpath(room) for room in ("models", "images")}
-    names = [p.name.removesuffix(".py") for p in files_of["models"].iterdir() if p.name.endswith(".py")]
-    if files_of["images"].is_dir():
-        names += [f"image_{room}" for room in ("gan", "vae") if files_of["images"].joinpath(f"{room}.py").is_file()]
-    return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+    """Return the models of the package by their names on the command line, found by the names of their files.
+
+    Each file of `models` is one, `text_vae.py` as text-vae; of `images` each with a line `DATA = ...`, `gan.py` as
+    image-gan.
+    """
+    names = []
+    for room, prefix in _ROOMS.items():
+        folder = resources.files("seqgen").joinpath(room)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            name, dot, ending = path.name.partition(".")
+            if dot and ending == "py" and name[0] != "_" and (not prefix or "\nDATA = " in path.read_text("utf-8")):
+                names.append(prefix + name.replace("_", "-"))
+    return sorted(names)
 
 
-def chapter(name: str) -> Any:
-    """The module of a model, found by its file name: `text-vae` is models/text_vae.py, `image-gan` is images/gan.py."""
+def chapter(name: str) -> ModelModule:
+    """Return the module of a model, found by its file name: text-vae is models/text_vae.py, image-gan images/gan.py.
+
+    ConfigError for a name that no file has, and for a file that is no whole model module.
+    """
     name = name.replace("_", "-")
     if name not in chapter_names():
         raise ConfigError(f"unknown model {name}{settings_of.suggestion(name, chapter_names())}")
     room, file = ("images", name.removeprefix("image-")) if name.startswith("image-") else ("models", name)
-    return importlib.import_module(f"seqgen.{room}.{file.replace('-', '_')}")
+    path = f"seqgen.{room}.{file.replace('-', '_')}"
+    module = importlib.import_module(path)
+    check_module(module, f"{path.replace('.', '/')}.py")
+    return cast(ModelModule, module)
+
+
+def own_module(module: Module) -> ModelModule:
+    """Return a model module of one's own, from its file where it is a path; ConfigError names what it lacks."""
+    named = isinstance(module, str | os.PathLike)
+    found = importing.imported(module, option="--module") if named else module  # type: ignore[arg-type]
+    check_module(found, str(module) if named else _origin(found))
+    return cast(ModelModule, found)
+
+
+def _origin(module: Any) -> str:
+    """Return what stands for a module of one's own in the settings: its absolute path, or call:NAME without a file."""
+    file = getattr(module, "__file__", None)
+    return str(Path(file).absolute()) if file else f"call:{getattr(module, '__name__', type(module).__name__)}"
 
 
 def data_room(kind: str) -> Any:
@@ -114,13 +156,14 @@ def config(
     file: str | os.PathLike[str] | None = None,
     valid: Paths | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
-    module: Any = None,
+    module: Module | None = None,
 ) -> Settings:
     """The settings of a run: dataclass defaults < preset < what a known set needs < TOML file < overrides.
 
     `data` and `valid` are paths or names of known sets, which stand for their training and their test part. `overrides`
-    is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the model's default
-    preset is the start. `module` is a chapter of your own, then `model` only names it. ConfigError lists every fault.
+    is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the preset of the model's name or
+    NAME-small is the start, if there is one. `module` is a model module of your own or the path of its file, then
+    `model` only names it, and without it the file does. ConfigError lists every fault.
     """
     if preset and file:
         raise ConfigError(f"give --preset {preset} or --config {file}, not both")
@@ -131,14 +174,17 @@ def config(
         base = settings_of.read_sections(path)
     else:
         base = read_preset(preset) if preset else {}
-    name = (model or str(base.get("name", ""))).replace("_", "-")
+    own = None if module is None else own_module(module)
+    name = (
+        model or str(base.get("name", "")) or ("" if own is None else Path(_origin(own).removeprefix("call:")).stem)
+    ).replace("_", "-")
     if not name:
         raise ConfigError(f"no model given; expected one of {', '.join(chapter_names())}")
     if base.get("name", name) != name:
         raise ConfigError(f"{preset or file} is for {base['name']}, not for {name}")
-    if not base and module is None:
-        chapter(name)  # an unknown model is to be told by its own name, not by that of its preset
-        base = read_preset(name if name in preset_names() else f"{name}-small")
+    if not base and own is None:
+        chapter(name)  # an unknown model is named by its own name, not by that of its preset
+        base = next((read_preset(p) for p in (name, f"{name}-small") if p in preset_names()), {})
 
     asked = _nested(overrides)
     for key in ("name", "version"):
@@ -152,14 +198,14 @@ def config(
             )
     user = settings_of.merge(base if file is not None else {}, {"data": given}, asked)
     preset_only = {} if file is not None else base
-    settings = build(settings_of.merge(preset_only, user, {"name": name}), module=module)
-    preset_only = _gives_way(preset_only, settings, set(_flat(user)), module or chapter(name))
-    paths, needed = _known_sets(settings, (module or chapter(name)).DATA)
+    settings = build(settings_of.merge(preset_only, user, {"name": name}), module=own)
+    preset_only = _gives_way(preset_only, settings, set(_flat(user)), settings.module)
+    paths, needed = _known_sets(settings, settings.module.DATA)
     sections = settings_of.merge(preset_only, needed, user, {"name": name}, {"data": paths})
-    return dataclasses.replace(build(sections, module=module), chosen=frozenset(_flat(user)))
+    return dataclasses.replace(build(sections, module=own), chosen=frozenset(_flat(user)))
 
 
-def _gives_way(preset: dict[str, Any], settings: Settings, chosen: set[str], module: Any) -> dict[str, Any]:
+def _gives_way(preset: dict[str, Any], settings: Settings, chosen: set[str], module: ModelModule) -> dict[str, Any]:
     """A preset without the model options that give way to others that were chosen, as the model's GIVES_WAY says."""
     model = dict(preset.get("model", {}))
     for option, others in getattr(module, "GIVES_WAY", {}).items():
@@ -217,27 +263,34 @@ def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
     return nested
 
 
-def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str], *, module: Any = None) -> Settings:
+def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str]) -> Settings:
     """The settings with some options replaced."""
     asked = _nested(overrides)
+    module = settings.module if settings.code else None
     made = build(settings_of.merge(settings.sections(), asked), module=module)
-    paths, _ = _known_sets(made, (module or chapter(made.name)).DATA)
+    paths, _ = _known_sets(made, made.module.DATA)
     made = build(settings_of.merge(made.sections(), {"data": paths}), module=module)
     return dataclasses.replace(made, chosen=settings.chosen | frozenset(_flat(asked)))
 
 
-def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
+def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Settings:
     """Settings from nested values; every fault of every section is reported in one ConfigError."""
-    if not isinstance(sections.get("name"), str) and module is None:
+    name = sections.get("name")
+    if not isinstance(name, str):
         raise ConfigError(
             f"name must be a model ({', '.join(chapter_names())}), got {sections.get('name', 'nothing')!r}"
         )
-    module = module or chapter(str(sections["name"]))
+    if module is not None and name in chapter_names():
+        raise ConfigError(f"{name} is a model of the package; a module of your own needs another name")
+    if module is None and sections.get("module"):
+        raise ConfigError(_not_named("module", str(sections["module"]), "add --module {} to the command"))
+    module = chapter(name) if module is None else own_module(module)
+    code = "" if name in chapter_names() else _origin(module)
     room = data_room(module.DATA)
     classes: dict[str, type] = {"data": room.DataConfig, "model": module.Config, "train": Train}
     if module.DATA == "text":
         classes["tokenizer"] = room.TokenizerConfig
-    top = {"name", "seed", "version", *classes}
+    top = {"name", "seed", "version", "module", *classes}
     faults = [f"unknown option {key}{settings_of.suggestion(key, top)}" for key in sections if key not in top]
     parts: dict[str, Any] = {"tokenizer": None}
     for section, cls in classes.items():
@@ -255,7 +308,7 @@ def build(sections: Mapping[str, Any], *, module: Any = None) -> Settings:
         faults.append(f"seed must be an integer, got {str(sections['seed'])!r}")
     if faults:
         raise ConfigError("; ".join(faults))
-    return Settings(str(sections["name"]), seed, **parts)
+    return Settings(name, seed, **parts, module=module, code=code)
 
 
 def stored_sections(folder: Path) -> dict[str, Any]:
@@ -274,10 +327,24 @@ def stored_sections(folder: Path) -> dict[str, Any]:
     return sections
 
 
-def read_settings(folder: Path, *, module: Any = None) -> Settings:
-    """The settings of a run as they stand; `module` is needed for a chapter of one's own."""
+def module_of(folder: Path, module: Module | None) -> Module | None:
+    """Return `module` where a run's model is a module of one's own, else None: of several runs each takes its own."""
+    return module if stored_sections(folder).get("module") else None
+
+
+def read_settings(folder: Path, *, module: Module | None = None) -> Settings:
+    """The settings of a run as they stand; `module` is needed where the model is a module of one's own."""
+    sections = stored_sections(folder)
+    spec = str(sections.get("module", ""))
+    if module is None and spec:
+        how = f"seqgen train --out {shlex.quote(str(folder))} --module {{}}, or --module {{}} after another command"
+        raise RunError(f"{folder}: {_not_named('module', spec, how)}")
+    if module is not None and not spec:
+        raise RunError(
+            f"{folder} is a run of {sections['name']}, a model of the package; --module does not belong to it"
+        )
     try:
-        return build(stored_sections(folder), module=module)
+        return build(sections, module=module)
     except ConfigError as error:
         path = str(folder / "config.toml")
         raise error if str(error).startswith(path) else ConfigError(f"{path}: {error}") from None
@@ -358,20 +425,44 @@ def trusted_code(
         return reward
     if reward is not None:
         return rewards.imported(spec)
+    how = (
+        f"seqgen train --out {shlex.quote(str(folder))} model.reward={{}}"
+        if stored
+        else "add model.reward={} to the command"
+    )
+    raise RunError(f"{folder}: {_not_named('model.reward', spec, how)}")
+
+
+def _not_named(option: str, spec: str, how: str) -> str:
+    """Return why code that settings name is not imported, and `how` a command names its file, {} in it."""
     if spec.startswith("call:"):
-        raise RunError(f"{folder}: model.reward = {spec} is a function; pass it again: seqgen.train(..., reward=...)")
-    word = shlex.quote(f"model.reward={spec}")
-    how = f"seqgen train --out {shlex.quote(str(folder))} {word}" if stored else f"add {word} to the command"
-    raise RunError(
-        f"{folder}: model.reward is code, and {spec.rpartition(':')[0]} is imported only where the command names it; "
-        f"if you trust that file: {how}"
+        name = option.rpartition(".")[2]
+        kind = "function" if name == "reward" else "module"
+        return f"{option} = {spec} is a {kind}; pass it again: seqgen.train(..., {name}=...)"
+    file = re.sub(r"([.]py):[^:]*$", r"\1", spec)
+    return (
+        f"{option} is code, and {file} is imported only where the command names it; if you trust that file: "
+        + how.replace("{}", shlex.quote(spec))
     )
 
 
-def code_hash(settings: Settings) -> dict[str, str]:
-    """What env.json says of the Python file of the reward; {} where there is none."""
-    file, _, _ = str(getattr(settings.model, "reward", "")).partition(":")
-    return {"reward_sha256": files.sha256_file(Path(file))} if file.endswith(".py") else {}
+def code_hashes(settings: Settings) -> dict[str, str]:
+    """Return what env.json says of the Python files of the model and of the reward; {} where there are none."""
+    reward, _, _ = str(getattr(settings.model, "reward", "")).partition(":")
+    code = {"module_sha256": settings.code, "reward_sha256": reward}
+    return {
+        key: files.sha256_file(Path(file))
+        for key, file in code.items()
+        if file.endswith(".py") and Path(file).is_file()
+    }
+
+
+def changed_code(folder: Path, settings: Settings) -> list[str]:
+    """Return a sentence for each Python file that is not as the run began with; an equal hash proves nothing else."""
+    before = files.read_object(folder / "env.json", data_sha256=str)
+    what = {"module_sha256": "the model", "reward_sha256": "model.reward"}
+    changed = [what[key] for key, value in code_hashes(settings).items() if before.get(key) != value]
+    return [f"the file of {name} has changed since this run began" for name in changed]
 
 
 def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any, *, batch: int) -> Settings:

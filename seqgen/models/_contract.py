@@ -1,36 +1,47 @@
-"""What a model file ("chapter") must offer, for a newcomer who writes one. Nothing inherits from this.
+"""What a model module (one Python file) must offer, and the check of it before step 0. Nothing inherits from this.
 
-A chapter is a module with five names and a kind of data: the loop finds all it needs in the module itself, and a module
-of your own works the same way: `seqgen.train(config, out, model=my_module)`. How it is used, in the loop's words:
+A model module has five names and a kind of data: the loop finds all it needs in the module itself. A file of your own
+works the same way, by `--module FILE.py` or `module=`; docs/own-model.md has a complete one. How the loop uses it:
 
-    model = chapter.Model(settings.model)           # weights from the seed alone, on the CPU, then moved
-    optimizers = chapter.optimizers(model, settings.train)
+    model = module.Model(settings.model)            # weights from the seed alone, on the CPU, then moved
+    optimizers = module.optimizers(model, settings.train)
     for step in range(...):
         enter_step(seed, step, rank)                # so dropout is a function of the step
         model.train()
-        scalars = chapter.train_step(model, optimizers, batches.at(step), step)  # bf16: under autocast
+        scalars = module.train_step(model, optimizers, batches.at(step), step)  # bf16: under autocast
     model.eval()                                    # and inference mode, for:
-    sums = chapter.validate(model, batch)           # added over batches and processes, then divided
-    samples = model.sample(...)
+    sums = module.validate(model, batch)            # added over batches and processes, then divided
+    texts = model.decoder().decode(...)             # of a text model
 
-Rules that the tests hold every chapter to (tests/models/test_contract.py):
+Rules that the tests hold every model module to (tests/models/test_contract.py):
 - Weights change only in `train_step`, and there only through `core.update.update`: one update of one network a step.
 - Whatever lives on between steps is a buffer or a parameter, hence in the checkpoint; phases are arithmetic on `step`.
-  A buffer that differs between processes is named in `Model.rank_local` (None until used, if it has no size before).
+  A buffer that differs between processes is named in `Model.rank_local` (None until used, if it has no size before);
+  without that name there is none.
 - `validate` and `sample` change nothing a checkpoint holds.
-- A chapter never prints, reads no files, knows no ranks.
+- A model module never prints, reads no files, knows no ranks.
 """
 
+import dataclasses
+import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqgen.core.config import Train
+from seqgen.core.errors import ConfigError
 from seqgen.core.update import Optimizer
 
+_PAGE = "docs/own-model.md describes them"
 
-class Chapter(Protocol):
-    """A model file, as the loop sees it."""
+
+class ModelModule(Protocol):
+    """A model module, as the loop sees it."""
+
+    @property
+    def __name__(self) -> str:
+        """The name that imported it."""
 
     @property
     def DATA(self) -> str:  # noqa: N802 - a constant of the module
@@ -46,8 +57,8 @@ class Chapter(Protocol):
     def Model(self) -> Any:  # noqa: N802 - a class of the module
         """An `nn.Module`, built from a Config alone, which it keeps as `.config`; `rank_local`: see above.
 
-        A text model has `.sample(prompts, seeds, sampling, fast=False) -> nn.decode.Samples`, `.decoder(fast=False) ->
-        nn.decode.Decoder` for streaming, and `.log_probs(batch) -> (P,) float64` if it can score text."""
+        A text model has `.decoder(fast=False) -> nn.decode.Decoder`, by which it writes, and `.log_probs(batch) -> (P,)
+        float64`, by which it scores; an image model what `images.painter` calls: `.sample`, `.encodes`."""
 
     def optimizers(self, model: Any, train: Train) -> dict[str, Optimizer]:
         """One for each network, by name; parameters of different ones do not overlap."""
@@ -60,7 +71,11 @@ class Chapter(Protocol):
 
 
 class Extras(Protocol):
-    """What a chapter may offer beside that; the loop asks whether each is there."""
+    """What a model module may offer beside that; the loop asks whether each is there."""
+
+    @property
+    def DECIDES(self) -> str:  # noqa: N802 - a constant of the module
+        """The score whose lowest value makes a checkpoint the best, else nll_per_token; an image model needs it."""
 
     def observe(self, model: Any, scores: dict[str, Any]) -> dict[str, Any]:
         """What a validation means to the model, which may change its buffers or go back to kept weights.
@@ -73,7 +88,7 @@ class Extras(Protocol):
         """Held-out scores that are no sums over batches, from all held-out batches; added before `observe`."""
 
     def inherit(self, config: Any, name: str, other: Any) -> tuple[Any, str]:
-        """For `--from RUN`: this chapter's Config fitted to the other's, and the submodule that takes its weights.
+        """For `--from RUN`: this module's Config fitted to the other's, and the submodule that takes its weights.
 
         "" names the whole model. Raises ConfigError where the two cannot be joined.
         """
@@ -88,3 +103,101 @@ class Extras(Protocol):
     @property
     def GIVES_WAY(self) -> dict[str, tuple[str, ...]]:  # noqa: N802 - a constant of the module
         """Options that a preset may set, each with those that take its place where they are set by name."""
+
+
+_FUNCTIONS = {
+    "optimizers": "optimizers(model, train), a dict of core.update.Optimizer by name",
+    "train_step": "train_step(model, optimizers, batch, step), which makes one update",
+    "validate": 'validate(model, batch), held-out sums such as {"nll": (sum, count)}',
+}
+_METHODS = {
+    "text": {
+        "decoder": "decoder(fast=False), an nn.decode.Decoder, by which it writes",
+        "log_probs": "log_probs(batch), the log-probability of every counted target, by which it scores",
+    },
+    "images": {"sample": "sample(seeds, numbers, temperature=1.0), by which it makes images"},
+}
+
+
+def check_module(module: Any, where: str) -> None:
+    """Raise ConfigError with all that a model module lacks, before anything is made of it; `where` names it."""
+    missing = []
+    kind = getattr(module, "DATA", None)
+    if kind not in _METHODS:
+        missing.append('DATA = "text" or "images"' + (f" (it is {kind!r})" if kind is not None else ""))
+    config = getattr(module, "Config", None)
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+        missing.append("Config, a frozen dataclass")
+    else:
+        if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            missing.append("@dataclass(frozen=True) over Config")
+        empty = dataclasses.MISSING
+        fields = [f.name for f in dataclasses.fields(config) if f.default is empty and f.default_factory is empty]
+        missing += [f"a default for Config.{name}" for name in fields]
+        if kind == "text" and "vocab_size" not in {f.name for f in dataclasses.fields(config)}:
+            missing.append("Config.vocab_size: int = 0, which is filled from the tokenizer")
+    model = getattr(module, "Model", None)
+    if not isinstance(model, type) or not issubclass(model, nn.Module):
+        missing.append("Model, a torch.nn.Module made by Model(config)")
+    else:
+        missing += [f"Model.{said}" for name, said in _METHODS.get(kind or "", {}).items() if not hasattr(model, name)]
+    for name, said in _FUNCTIONS.items():
+        function = getattr(module, name, None)
+        wanted = list(inspect.signature(getattr(ModelModule, name)).parameters)[1:]
+        if not callable(function):
+            missing.append(said)
+        elif not _takes(function, len(wanted)):
+            missing.append(f"{said} (it is {name}{inspect.signature(function)})")
+    if kind == "images" and not isinstance(getattr(module, "DECIDES", None), str):
+        missing.append('DECIDES, the score that is to be lowest, such as "loss"')
+    if missing:
+        raise ConfigError(f"{where} lacks {'; '.join(missing)}; {_PAGE}")
+
+
+def _takes(function: Any, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def check_model(model: nn.Module, config: Any, where: str) -> None:
+    """Raise ConfigError where a model that was made lacks what checkpoints and sampling need of it."""
+    faults = []
+    if getattr(model, "config", None) != config:
+        faults.append("Model must keep its argument as self.config")
+    if not any(True for _ in model.parameters()):
+        faults.append("Model has no parameters")
+    buffers = {name for name, _ in _all_buffers(model)}
+    local = getattr(model, "rank_local", ())
+    if isinstance(local, str) or not set(local) <= buffers:
+        faults.append(f"Model.rank_local must be a tuple of names of buffers ({sorted(buffers)}), got {local!r}")
+    if faults:
+        raise ConfigError(f"{where}: {'; '.join(faults)}; {_PAGE}")
+
+
+def _all_buffers(model: nn.Module) -> list[tuple[str, Tensor | None]]:
+    return [
+        (f"{prefix}.{name}".lstrip("."), value)
+        for prefix, module in model.named_modules()
+        for name, value in module._buffers.items()
+    ]
+
+
+def check_sums(module: ModelModule, sums: Any, where: str) -> None:
+    """Raise ConfigError unless `validate` gave what the loop can add up: by name (sum, count), of text also "nll"."""
+    wrong = "" if isinstance(sums, Mapping) and sums else f"got {sums!r:.60}"
+    if not wrong:
+        wrong = next((f"{name} is {v!r:.60}" for name, v in sums.items() if not _is_pair(v)), "")
+    if not wrong and module.DATA == "text" and "nll" not in sums:
+        wrong = f"it has {', '.join(map(str, sums))}"
+    if wrong:
+        expected = '{"nll": (nats, counted tokens)}' if module.DATA == "text" else "{name: (sum, count)}"
+        raise ConfigError(f"{where}: validate(model, batch) must return {expected} at least, {wrong}; {_PAGE}")
+
+
+def _is_pair(value: Any) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return all(isinstance(x, int | float) or (isinstance(x, Tensor) and x.numel() == 1) for x in value)
