@@ -173,7 +173,7 @@ def compare(
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
     and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
     `train`, or with a run's own training text; files and real text have that of the first run. With a run on running
-    text all are compared line by line. `module` is the model module of the runs of a model of your own. Raises DataError
+    text all are compared line by line. `module` is that of the runs of a model of your own. Raises DataError
     where a subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError
     for a score in `shown` that nothing has.
     """
