@@ -141,6 +141,7 @@ def train(
                 last, world, said = _last_whole(folder)
                 said += runs.settle(folder, stored, settings, last or 0, processes=(world, dist.world()))
                 said += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
+                said += _other_origin(folder, source_run)
             last = dist.from_main(last, device)
         dist.barrier()
 
@@ -292,6 +293,16 @@ def _create(
     if origin is not None:
         env["from"] = {"run": str(origin[0]), "step": origin[1]}
     files.write_json(folder / "env.json", env)
+
+
+def _other_origin(folder: Path, source_run: str | os.PathLike[str] | None) -> list[str]:
+    """A sentence where a run that goes on did not begin with the weights of the given one."""
+    origin = files.read_object(folder / "env.json", data_sha256=str).get("from")
+    name = str(origin.get("run")) if isinstance(origin, dict) else ""
+    if source_run is None or (name and Path(name).resolve() == Path(source_run).resolve()):
+        return []
+    began = f"from {name}" if name else "without another run's weights"
+    return [f"warning: {folder} has begun {began} and goes on; --from {source_run} takes no effect"]
 
 
 def _state_at_first() -> dict[str, Any]:

@@ -101,6 +101,16 @@ def test_from_starts_with_another_run(seqgen: Any, run: Path, text: Path, tmp_pa
     assert ended.code == 0
     tokenizers = [(folder / "tokenizer" / "tokenizer.json").read_bytes() for folder in (run, tmp_path / "r")]
     assert tokenizers[0] == tokenizers[1]
+    again = seqgen("train", "lm", "--data", text, "--from", run, "--out", tmp_path / "r", *SMALL)
+    assert (again.code, "--from" in again.err) == (0, False)
+    shutil.copytree(run, tmp_path / "other")
+    for begun, given, began in (
+        (tmp_path / "r", tmp_path / "other", f"from {run}"),
+        (tmp_path / "other", run, "without another run's weights"),
+    ):
+        ended = seqgen("train", "--from", given, "--out", begun, "train.steps=7")
+        said = f"warning: {begun} has begun {began} and goes on; --from {given} takes no effect\n"
+        assert (ended.code, said in ended.err) == (0, True), ended.err
 
 
 def test_stored_settings_and_a_held_out_file_are_an_input(
