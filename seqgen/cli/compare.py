@@ -46,7 +46,8 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="A pic
 def compare(
     context: typer.Context,
     subjects: Annotated[
-        list[str], typer.Argument(metavar="RUN|FILE", help="Run folders and files of texts.", show_default=False)
+        list[str],
+        typer.Argument(metavar="RUN|FILE", help="Run folders and files of texts or images.", show_default=False),
     ],
     references: References = "",
     train: Train = "",
@@ -60,6 +61,7 @@ def compare(
     ] = "",
     digits: Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.")] = 4,
     intervals: Annotated[bool, typer.Option(help="The 95 % interval of each score, or the deviation of seeds.")] = True,
+    features: pictures.Features = "",
     plot: Plot = None,
     json: Json = False,
     module: Module = None,
@@ -70,7 +72,8 @@ def compare(
     deviation and number. The best is bold: highest (↑), lowest (↓), or nearest to real text (≈). Likelihood is in nats
     per character, which runs with different tokenizers have in common. † marks what was made otherwise than the first
     of its column. Runs with conditions answer those of the references, and their differences are tested in pairs. Runs
-    of images need no --references: as many held-out images stand beside them, and intervals are jackknife's.
+    of images need no --references: as many held-out images stand beside them, and folders or files of images made
+    elsewhere, which are scaled to fit the first run; their intervals are jackknife's.
     """
     from seqgen.engine import compare as comparing
 
@@ -81,14 +84,20 @@ def compare(
     output.at_least(0, digits=digits)
     shown: dict[str, Any] = {"shown": [name.strip() for name in columns.split(",")]} if columns else {}
     drawing = [makes_pictures(Path(subject)) for subject in subjects]
-    if any(drawing):
-        if not all(drawing):
+    given = [pictures.holds_images(Path(subject)) for subject in subjects]
+    if any(drawing) or all(given):
+        if not all(map(max, drawing, given)):
             raise output.CommandError("runs of pictures are compared with each other, not with text")
-        known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "json", "module")
+        known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "features", "json", "module")
         pictures.refuse(context, *known)
+        encoder = pictures.own_features(features)
         with output.wrong_values():
-            table = comparing.compare_pictures(subjects, count=count, seed=seed, module=module, **shown)
+            table = comparing.compare_pictures(
+                subjects, count=count, seed=seed, encoder=encoder, module=module, **shown
+            )
     else:
+        if features:
+            raise output.CommandError("--features is for images")
         if not references:
             raise output.CommandError("--references is missing; see: seqgen compare --help")
         table = _texts_compared(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seqgen.engine.evaluate import Table
+    from seqgen.images.features import OwnFeatures
     from seqgen.images.painter import Method, Painter
 
 _SHEET = 32
@@ -236,6 +237,47 @@ def write_codes(codes: "Tensor", out: Path) -> None:
     output.say(f"{len(codes)} codes of {codes.shape[1]} numbers written to {out}")
 
 
+Features = Annotated[
+    str,
+    typer.Option(
+        "--features",
+        metavar="CODE",
+        help="Of images: FILE.py:FUNCTION (the file is run), from images (N, C, H, W) uint8 to a row of features each; "
+        "or FILE.npy.",
+    ),
+]
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file or folder is one of images by its names."""
+    from seqgen.core.files import files_below
+    from seqgen.images.sources import SUFFIXES
+
+    def named(file: Path) -> bool:
+        arrays = {".npz", ".npy", ".zip"}
+        return file.suffix.lower() in SUFFIXES | arrays or bool(re.search(r"idx\d-ubyte", file.name))
+
+    if path.is_dir():
+        return not (path / "config.toml").is_file() and any(map(named, files_below(path)))
+    return path.is_file() and named(path)
+
+
+def own_features(code: str) -> "OwnFeatures | None":
+    """Features by the function that the command line names; its file is imported for no other reason."""
+    import hashlib
+
+    from seqgen.data import rewards
+    from seqgen.images.features import OwnFeatures
+
+    if not code:
+        return None
+    if not rewards.is_code(code) or code.startswith("call:"):
+        raise output.CommandError(f"--features must be FILE.py:FUNCTION, got {code}")
+    function: Any = rewards.imported(code, "--features")
+    file = Path(code.rpartition(":")[0])
+    return OwnFeatures(function, f"{file.name}:{function.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}")
+
+
 def evaluate(
     run: Path,
     *,
@@ -243,17 +285,53 @@ def evaluate(
     seed: int,
     codes: int,
     method: Sequence[str],
+    features: str,
     step: int | None,
     device: str,
     module: Path | None,
 ) -> "Table":
-    """The table of a picture run: what it makes, reconstructions and held-out pictures, by the same features."""
+    """The table of an image run: what it makes, reconstructions and held-out images, by the same features."""
     from seqgen.engine.evaluate import evaluate_pictures
 
     methods = tuple(_method(name) for name in method)
+    if features.endswith(".npy"):
+        raise output.CommandError("--features FILE.npy goes with a file or folder of images; a run makes its own anew")
+    encoder = own_features(features)
     painter = open_painter(run, step, device, module)
     with output.wrong_values():
-        return evaluate_pictures(painter, count=count, seed=seed, methods=methods, samples=codes)
+        return evaluate_pictures(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=codes)
+
+
+def evaluate_given(path: str, references: str, *, count: int, seed: int, features: str) -> "Table":
+    """The table of images made elsewhere beside real ones, a set or a file, or of the features of both."""
+    from seqgen.engine.evaluate import evaluate_pictures, image_table
+    from seqgen.images import sources
+    from seqgen.images.evaluate import table_of_features
+
+    if not features.endswith(".npy"):
+        with output.wrong_values():
+            return evaluate_pictures(path, references, count=count, seed=seed, encoder=own_features(features))
+    made, real = _rows("--features", features), _rows("--references", references)
+    images = len(sources.read(path, size=8, colour="grey", labels="none").pixels)
+    if images != len(made):
+        raise output.CommandError(f"--features {features} has {len(made)} rows, but {path} has {images} images")
+    with output.wrong_values():
+        return image_table(table_of_features(made, real, count=count, seed=seed))
+
+
+def _rows(typed: str, file: str) -> Any:
+    """Features of a file, a row for each image."""
+    import numpy as np
+
+    if not file.endswith(".npy"):
+        raise output.CommandError(f"with --features FILE.npy {typed} is a .npy of features too, got {file}")
+    try:
+        rows = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise output.CommandError(f"{typed} {file}: not an array that can be read ({error})") from None
+    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
+        raise output.CommandError(f"{typed} {file}: expected numbers (images, features), got {rows.dtype} {rows.shape}")
+    return rows
 
 
 def restore(

@@ -235,7 +235,7 @@ def _tsv(record: dict[str, Any]) -> str:
 def evaluate(
     context: typer.Context,
     subject: Annotated[
-        str, typer.Argument(metavar="RUN|FILE", help="A run folder, which writes samples, or a file of texts.")
+        str, typer.Argument(metavar="RUN|FILE", help="A run folder, which makes samples, or a file of texts or images.")
     ],
     references: Annotated[
         str,
@@ -276,6 +276,7 @@ def evaluate(
     reverse: Annotated[
         bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
     ] = True,
+    features: pictures.Features = "",
     everything: Annotated[bool, typer.Option("--all", help="Every number, not the first dozen alone.")] = False,
     field: Field = "",
     format: Format = "auto",
@@ -291,7 +292,9 @@ def evaluate(
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
     column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
     tokenizers have in common; --all adds what is per token. Running text is compared line by line.
-    A run of pictures takes --count, --seed, --codes, --method, --all, --json, --step and --device.
+    A run of images takes --count, --seed, --codes, --method, --features, --all, --json, --step and --device; images
+    made elsewhere (a folder, .npz, .npy, .zip) --references, a set or a path, --count, --seed, --features, --all and
+    --json. Their features may also be given: --features MADE.npy with --references REAL.npy, a row for each image.
     """
     output.at_least(0, count=count)
     output.at_least(1, codes=codes)
@@ -300,25 +303,32 @@ def evaluate(
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
     if makes_pictures(Path(subject)):
-        pictures.refuse(
-            context, "subject", "count", "seed", "codes", "method", "everything", "json", "step", "device", "module"
-        )
+        pictures.refuse(context, "subject", "method", "codes", "step", "device", "module", *_OF_IMAGES)
         shown = pictures.evaluate(
             Path(subject),
             count=count,
             seed=seed,
             codes=codes,
             method=method or (),
+            features=features,
             step=step,
             device=device,
             module=module,
         )
         _keep(Path(subject), shown.to_dict())
-        if json:
-            output.write(output.json_line(shown.to_dict()))
-        else:
-            _write_table(shown, everything=everything)
+        _show(shown, everything=everything, json=json)
         return
+    if pictures.holds_images(Path(subject)):
+        if not references:
+            raise output.CommandError(
+                f"--references is missing: the real images, a set or a path; {subject} has images"
+            )
+        pictures.refuse(context, "subject", "references", *_OF_IMAGES)
+        shown = pictures.evaluate_given(subject, references, count=count, seed=seed, features=features)
+        _show(shown, everything=everything, json=json)
+        return
+    if features:
+        raise output.CommandError("--features is for images; features of text: --judge RUN")
     if method:
         raise output.CommandError("--method is for pictures; a text is scored as it is")
     if not references:
@@ -355,10 +365,17 @@ def evaluate(
             table = judged(table, open_run(judge, None, device), held_out, reverse=reverse)
     if run is not None:
         _keep(run, table.to_dict())
+    _show(table, everything=everything, json=json)
+
+
+_OF_IMAGES = ("count", "seed", "features", "everything", "json")
+
+
+def _show(table: "Table", *, everything: bool, json: bool) -> None:
     if json:
         output.write(output.json_line(table.to_dict()))
-        return
-    _write_table(table, everything=everything)
+    else:
+        _write_table(table, everything=everything)
 
 
 def _write_table(table: "Table", *, everything: bool) -> None:
@@ -428,9 +445,9 @@ def _number(score: "Score | None") -> str:
 
 
 def _half(score: "Score") -> float:
-    """Half of the interval that a score came with; 0 for none."""
-    low, high = score.stored_interval or (0.0, 0.0)
-    return (high - low) / 2
+    """Half of the interval that a score came with, before it was cut to what is possible; 0 for none."""
+    low, high = score.stored_interval or (score.value, score.value)
+    return max(high - score.value, score.value - low)
 
 
 def _far(score: "Score | None", real: "Score | None") -> str:

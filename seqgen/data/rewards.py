@@ -94,14 +94,17 @@ def _checked(spec: str, function: Reward, lines: list[str]) -> list[float]:
     return values
 
 
-def imported(code: str) -> Reward:
-    """Import a Python file and return its function, for FILE.py:FUNCTION; the file's own code runs. ConfigError."""
+def imported(code: str, what: str = "model.reward") -> Reward:
+    """Import a Python file and return its function, for FILE.py:FUNCTION; the file's own code runs.
+
+    ConfigError, which names `what`, for a file that is not there, fails, or has no such function.
+    """
     file, _, name = code.partition(":")
-    module = importing.imported(file, option="model.reward")
+    module = importing.imported(file, option=what)
     function: Any = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"model.reward: {file} has no function {name!r}; it has: {', '.join(known) or 'none'}")
+        raise ConfigError(f"{what}: {file} has no function {name!r}; it has: {', '.join(known) or 'none'}")
     result: Reward = function
     return result
 

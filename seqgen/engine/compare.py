@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqgen import metrics
 from seqgen.core import files
@@ -23,6 +23,9 @@ from seqgen.engine.generate import load, load_painter
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
 from seqgen.metrics.tables import Cell
+
+if TYPE_CHECKING:
+    from seqgen.images.evaluate import Encoder
 
 SHOWN = ("nll_per_character", "bleu_4", "backward_bleu_4", "self_bleu_4", "distinct_2", "novelty_4", "copied")
 """The scores a comparison shows unless others are chosen."""
@@ -248,40 +251,53 @@ def compare_pictures(
     count: int = 1000,
     seed: int = 0,
     shown: Sequence[str] = SHOWN_OF_PICTURES,
+    encoder: "Encoder | None" = None,
     module: runs.Module | None = None,
 ) -> Comparison:
-    """Runs of pictures side by side, `count` pictures each, and held-out pictures of that number as if they were made.
+    """Image runs, and folders or files of images, side by side, and held-out images as if they were made.
 
-    There are no more of each than are held out; see `seqgen.images.evaluate.column_size`.
-    Of a VAE codes come from the prior and, in an entry of its own, from a mixture fitted to its codes. Runs whose
-    settings differ in the seed alone become one entry. DataError for runs of different pictures, whose features differ.
+    `count` images of each, but no more than are held out (see `seqgen.images.evaluate.column_size`) or than a file has.
+    Files are scaled to fit the runs. Of a VAE codes come from the prior and, in an entry of its own, from a mixture
+    fitted to its codes. Runs whose settings differ in the seed alone become one entry. DataError for runs of different
+    images, and for no run among the subjects.
     """
-    if not subjects:
-        raise DataError("nothing to compare; give runs")
+    from seqgen.images import evaluate as of_images  # late: text needs none of it
+
+    folders = [str(s) for s in subjects if (Path(s) / "config.toml").is_file()]
+    painters = {name: load_painter(name, module=runs.module_of(Path(name), module)) for name in folders}
+    if not painters:
+        raise DataError("nothing to compare with: give at least one run, whose images are the real ones")
+    first, images = next((name, painter.pictures) for name, painter in painters.items())
+    for name, painter in painters.items():
+        if painter.pictures.fingerprint != images.fingerprint:
+            raise DataError(f"{name} was trained on other pictures than {first}: compare runs of the same ones")
+    given = {str(s): evaluate.given_images(str(s), images) for s in subjects if str(s) not in painters}
+    notes = []
+    wanted, count = count, min([count, *map(len, given.values())])
+    entries: dict[str, list[Entry]] = {}
     found: list[tuple[Settings, dict[str, Entry]]] = []
     real: list[dict[str, metrics.Score]] = []
-    for subject in subjects:
-        own = runs.module_of(Path(subject), module)
-        settings = runs.read_settings(Path(subject), module=own)
-        painter = load_painter(subject, module=own)
-        columns = evaluate.evaluate_pictures(painter, count=count, seed=seed, samples=0).columns
+    for name, painter in painters.items():
+        settings = runs.read_settings(Path(name), module=runs.module_of(Path(name), module))
+        columns = evaluate.evaluate_pictures(painter, count=count, seed=seed, encoder=encoder, samples=0).columns
         scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
         real.append(scores.pop("real"))
-        features = [next(iter(each.values())).signature.fields["features"] for each in (real[0], real[-1])]
-        if features[0] != features[1]:
-            raise DataError(
-                f"{subject} was trained on other pictures than {subjects[0]}: compare runs of the same ones"
-            )
         twin = next((entries for other, entries in found if _only_seed_differs(other, settings)), None)
         if twin is None:
-            name = str(Path(subject))
             names = {method: name if len(scores) == 1 else f"{name}, {method}" for method in scores}
             found.append((settings, {method: Entry(names[method], [each]) for method, each in scores.items()}))
+            entries[name] = list(found[-1][1].values())
         else:
             for method, each in scores.items():
                 twin[method].scores.append(each)
-    entries = [entry for _, of_run in found for entry in of_run.values()]
-    return _compared([*entries, Entry("real pictures", real[:1], real=True)], shown)
+    if given:
+        for column in of_images.table_of(given, images, count=count, seed=seed, encoder=encoder)[:-1]:
+            entries[column.name] = [Entry(column.name, [column.scores])]
+    made = int(real[0]["variety"].signature.fields["made"])
+    if made < wanted:
+        notes.append(f"{made} images of each: no more are held out, or lie in a file")
+    ordered = [entry for s in subjects for entry in entries.pop(str(s), [])]
+    return _compared([*ordered, Entry("real pictures", real[:1], real=True)], shown, notes)
 
 
 def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] = ()) -> Comparison:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from seqgen import metrics
 from seqgen.core import dist, log, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError, RunError
+from seqgen.data import known
 from seqgen.data.formats import text_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 from seqgen.engine.generate import Writer, load, load_painter
@@ -28,6 +29,8 @@ from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 from seqgen.models._contract import ModelModule, check_sums
 
 if TYPE_CHECKING:
+    from seqgen.images.data import ImageData
+    from seqgen.images.evaluate import Column as ImageColumn
     from seqgen.images.evaluate import Encoder
     from seqgen.images.painter import Method, Painter
 
@@ -407,6 +410,7 @@ def _real_column(scored: Scored, train: Sequence[str], references: Sequence[str]
 
 def evaluate_pictures(
     subject: "Painter | str | os.PathLike[str]",
+    references: str | os.PathLike[str] = "",
     *,
     count: int = 0,
     seed: int = 0,
@@ -414,16 +418,47 @@ def evaluate_pictures(
     encoder: "Encoder | None" = None,
     samples: int = 100,
 ) -> Table:
-    """The whole table of a picture run: what it makes beside its held-out pictures; see `seqgen.images.evaluate.table`.
+    """The whole table of an image run: what it makes beside its held-out images; see `seqgen.images.evaluate.table`.
 
-    `encoder` gives features of your own in place of those of a classifier of the run's pictures, which are read again
-    by its settings: DataError where they have moved.
+    With `references` (a path or the name of a set) `subject` is a folder or file of images made elsewhere, scaled to
+    fit. `encoder` gives features of your own in place of those of a classifier of the real images, which are read again
+    by a run's settings: DataError where they have moved.
     """
     from seqgen.images import evaluate as of_pictures  # late: text needs none of it
 
-    painter = load_painter(subject) if isinstance(subject, str | os.PathLike) else subject
-    columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=samples)
-    return Table(of_pictures.PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
+    if references:
+        real = image_references(os.fspath(references))
+        given = {"given": given_images(os.fspath(cast(str, subject)), real)}
+        columns = of_pictures.table_of(given, real, count=count, seed=seed, encoder=encoder)
+    else:
+        painter = load_painter(subject) if isinstance(subject, str | os.PathLike) else subject
+        columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=samples)
+    return image_table(columns)
+
+
+def image_references(name: str) -> "ImageData":
+    """Return the real images that a path or a set's name stands for: its training part, and its test part held out."""
+    from seqgen.images.data import DataConfig, prepare
+
+    if known.named(name, "images") is None and name not in known.MADE_IMAGES and not Path(name).expanduser().exists():
+        raise known.no_such_file(name, "images")
+    train, test = ([str(path) for path in known.expanded([name], use, "images")] for use in ("train", "test"))
+    config = DataConfig(files=tuple(train), valid=() if train == test else tuple(test))
+    return prepare(config, batch=1, seed=0, device="cpu")
+
+
+def given_images(path: str, real: "ImageData") -> torch.Tensor:
+    """Return images (N, C, S, S) uint8 of a path or a set's name (its test part) as large as the real ones."""
+    from seqgen.images.data import fitted_to
+
+    return fitted_to(real, str(known.expanded([path], "test", "images")[0]))
+
+
+def image_table(columns: "Sequence[ImageColumn]") -> Table:
+    """Return columns of image scores as a table."""
+    from seqgen.images.evaluate import PROTOCOL
+
+    return Table(PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
 
 
 def with_fields(scores: Mapping[str, Score], fields: Mapping[str, str]) -> dict[str, Score]:

@@ -206,6 +206,13 @@ def prepare(
     )
 
 
+def fitted_to(data: ImageData, path: str) -> Tensor:
+    """Return images (N, C, S, S) uint8 of a path, cropped and scaled as those of `data`."""
+    _, channels, size, _ = data.train.pixels.shape
+    pixels = sources.read(path, size=size, colour="grey" if channels == 1 else "rgb", labels="none").pixels
+    return torch.from_numpy(np.array(pixels[:, None] if channels == 1 else pixels.transpose(0, 3, 1, 2)))
+
+
 def _absolute(data: DataConfig) -> dict[str, Any]:
     """The paths of the settings as they are found from any working folder."""
 

@@ -8,7 +8,8 @@ bounds them all. Each number has a 95 % interval from a grouped jackknife over t
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from seqgen.metrics.distance import check_features, frechet_of_moments, moments
 from seqgen.metrics.score import Score, Signature, mean_rows, with_intervals
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.bool_]
 
 PROTOCOL = "ffd-2"
 """Name of the whole table's protocol."""
@@ -54,15 +56,11 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
-    """The real pictures that others are compared with, encoded once."""
+class Cloud:
+    """The features that others are compared with."""
 
-    data: ImageData
-    encoder: Encoder
     train: Floats
-    """(N, D) features of the training pictures, in the order of `shuffled`."""
-    shuffled: Tensor
-    """(N,) training rows in random order."""
+    """(N, D) features of the real images, in random order."""
 
     @functools.cached_property
     def moments(self) -> tuple[Floats, Floats]:
@@ -75,6 +73,16 @@ class Yardstick:
         return 2 * int(self.train.shape[1])
 
 
+@dataclass(frozen=True, eq=False)
+class Yardstick(Cloud):
+    """The real images that others are compared with, encoded once."""
+
+    data: ImageData
+    encoder: Encoder
+    shuffled: Tensor
+    """(N,) training rows in the order of the features."""
+
+
 @functools.lru_cache(maxsize=2)  # a run asks again at every validation
 def own_yardstick(data: ImageData) -> Yardstick:
     """The training pictures encoded by the classifier that is trained on them."""
@@ -85,7 +93,7 @@ def yardstick(data: ImageData, encoder: Encoder) -> Yardstick:
     """The training pictures, encoded."""
     order = torch.randperm(len(data.train.pixels), generator=rng.generator("yardstick"))
     order = order.to(data.train.pixels.device)
-    return Yardstick(data, encoder, encoder.encode(data.train.pixels[order])[0], order)
+    return Yardstick(encoder.encode(data.train.pixels[order])[0], data, encoder, order)
 
 
 # ------------------------------------------------------------------------------------------------- at every validation
@@ -159,7 +167,7 @@ class _Made:
     distances: Floats
     """Of the first images, to the nearest training image."""
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> "_Made":
+    def take(self, rows: Rows) -> "_Made":
         """Return some of the images."""
         few = self.distances[rows[: len(self.distances)]]
         return _Made(self.pixels[torch.from_numpy(rows)], self.features[rows], self.probabilities[rows], few)
@@ -193,14 +201,8 @@ def scores_of(made: Tensor, real: Yardstick, *, pairs: int = _WHOLE) -> dict[str
 
 
 def _numbers(made: _Made, real: Yardstick, of_real: int, of_made: int, *, distance: bool) -> dict[str, float]:
-    data, scores = real.data, {}
-    if distance and len(real.train) >= real.enough:
-        scores["ffd"] = frechet_of_moments(*real.moments, *moments(made.features))
-    train, own = real.train[:of_real], made.features[:of_made]
-    scores["kernel_distance"] = metrics.kernel_distance(*metrics.standardised(train, own))
-    if min(of_real, len(own)) > _NEIGHBOURS:
-        overlap = metrics.coverage(train, own, k=_NEIGHBOURS)
-        scores |= {name: getattr(overlap, name) for name in ("precision", "recall", "density", "coverage")}
+    data = real.data
+    scores = _of_features(made.features, real, of_real, of_made, distance=distance)
     shown = data.train.pixels[real.shuffled[:of_real]]
     scores["sliced_wasserstein"] = metrics.sliced_wasserstein(shown, made.pixels[:of_made])
     scores["variety"] = metrics.pixel_statistics(made.pixels)["variety"]
@@ -216,6 +218,18 @@ def _numbers(made: _Made, real: Yardstick, of_real: int, of_made: int, *, distan
     return scores
 
 
+def _of_features(made: Floats, real: Cloud, of_real: int, of_made: int, *, distance: bool) -> dict[str, float]:
+    scores = {}
+    if distance and len(real.train) >= real.enough:
+        scores["ffd"] = frechet_of_moments(*real.moments, *moments(made))
+    train, own = real.train[:of_real], made[:of_made]
+    scores["kernel_distance"] = metrics.kernel_distance(*metrics.standardised(train, own))
+    if min(of_real, len(own)) > _NEIGHBOURS:
+        overlap = metrics.coverage(train, own, k=_NEIGHBOURS)
+        scores |= {name: getattr(overlap, name) for name in ("precision", "recall", "density", "coverage")}
+    return scores
+
+
 def signed_scores(pixels: Tensor, real: Yardstick, *, seed: int = 0, pairs: int = _WHOLE) -> dict[str, Score]:
     """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors to both sides.
 
@@ -223,25 +237,34 @@ def signed_scores(pixels: Tensor, real: Yardstick, *, seed: int = 0, pairs: int 
     Efron and Stein 1981). The real images are held fixed: all columns share them. Of a distance of few images the
     interval is around what so many images give, not around that of infinitely many.
     """
-    count, few = len(pixels), _paired(len(pixels), real, pairs)
-    made = _described(pixels, real, pairs)
-    values = _numbers(made, real, few, few, distance=count >= real.enough)
+    made, few = _described(pixels, real, pairs), _paired(len(pixels), real, pairs)
+
+    def numbers(rows: Rows) -> dict[str, float]:
+        kept = int(rows[:few].sum())
+        return _numbers(made.take(rows), real, few, kept, distance=len(pixels) >= real.enough)
+
+    return _signed(numbers, len(pixels), few, real, real.encoder.signature, seed)
+
+
+def _signed(
+    numbers: Callable[[Rows], dict[str, float]], count: int, few: int, real: Cloud, features: str, seed: int
+) -> dict[str, Score]:
+    """Scores from the numbers of some of `count` images, of which `few` are compared pair by pair."""
+    values = numbers(np.ones(count, bool))
     group = np.arange(count) % _GROUPS
-    parts = min(_GROUPS, count) if count > _GROUPS else 0
-    left_out: dict[str, list[float]] = {name: [] for name in values}
-    for part in range(parts):
-        log.part("noise of the scores", part, parts)
-        kept = group != part
-        rest = _numbers(made.take(kept), real, few, int(kept[:few].sum()), distance="ffd" in values)
-        for name, value in rest.items():
-            left_out[name].append(value)
+    left_out = []
+    for part in range(_GROUPS if count > _GROUPS else 0):
+        log.part("noise of the scores", part, _GROUPS)
+        left_out.append(numbers(group != part))
 
     def score(name: str, value: float) -> Score:
-        used = {"ffd": (count, len(real.train)), "nearest_training": (len(made.distances), len(real.train))}
-        a, b = used.get(name, (count, len(real.train)) if name in _WHOLE_SIDE else (few, few))
-        fields = {"features": real.encoder.signature, "made": str(a), "real": str(b)}
-        error = _jackknife(left_out[name])
-        interval = (value - 1.96 * error, value + 1.96 * error) if np.isfinite(error) else None
+        made, others = (few, few) if name in _PAIRED else (count, len(real.train))
+        made = min(_QUICK, few) if name == "nearest_training" else made
+        fields = {"features": features, "made": str(made), "real": str(others)}
+        values = [rest[name] for rest in left_out if name in rest]
+        error = jackknife_error(values) if len(values) == _GROUPS else math.inf
+        least, most = -math.inf if name == "kernel_distance" else 0.0, 1.0 if name in _SHARES else math.inf
+        interval = (max(least, value - 1.96 * error), min(most, value + 1.96 * error)) if math.isfinite(error) else None
         within = interval is not None and interval[0] <= 0 <= interval[1]
         note = "within its noise of 0: so many images do not tell" if name == "kernel_distance" and within else ""
         return Score(value, Signature(name, fields, seed=seed), stored_interval=interval, note=note)
@@ -249,14 +272,13 @@ def signed_scores(pixels: Tensor, real: Yardstick, *, seed: int = 0, pairs: int 
     return {name: score(name, value) for name, value in values.items()}
 
 
-_WHOLE_SIDE = ("variety", "class_kl", "class_js", "classifier_score")  # not compared pair by pair
+def jackknife_error(left_out: Sequence[float]) -> float:
+    """Return the standard error of a number from its values with each group of rows left out in turn (Tukey 1958)."""
+    return float(np.sqrt((len(left_out) - 1) * np.var(left_out)))
 
 
-def _jackknife(values: list[float]) -> float:
-    """Return the standard error from the values with each group left out; nan where a group was too few."""
-    if len(values) < _GROUPS:
-        return float("nan")
-    return float(np.sqrt((len(values) - 1) * np.var(values)))
+_SHARES = ("precision", "recall", "coverage")
+_PAIRED = ("kernel_distance", "precision", "recall", "density", "coverage", "sliced_wasserstein")
 
 
 def signs(scores: dict[str, float]) -> list[str]:
@@ -350,6 +372,32 @@ def table_of(
         about = f"{len(order)} of {len(pixels)} given images"
         columns.append(Column(name, about, signed_scores(pixels[order], real, seed=seed), {}))
     return [*columns, _real_column(real, size, seed)]
+
+
+def table_of_features(
+    made: Floats, real: Floats, *, count: int = 0, seed: int = 0, name: str = "given"
+) -> list[Column]:
+    """Features (N, D) of images made elsewhere beside those (M, D) of real ones, as many of each; see `table`.
+
+    At most half of the real ones stand beside as if they were made, the others are what both are compared with.
+    ValueError as `check_features`.
+    """
+    made, real = (
+        rows[torch.randperm(len(rows), generator=rng.generator(f"{side} features", seed)).numpy()]
+        for side, rows in zip(("given", "real"), check_features(made, real), strict=True)
+    )
+    size = min(count or 10_000, len(made), len(real) // 2)
+    cloud, few = Cloud(real[size:]), min(_WHOLE, size, len(real) - size)
+
+    def column(name: str, about: str, rows: Floats) -> Column:
+        def numbers(kept: Rows) -> dict[str, float]:
+            enough = len(rows) >= cloud.enough
+            return _of_features(rows[kept], cloud, few, int(kept[:few].sum()), distance=enough)
+
+        return Column(name, about, _signed(numbers, len(rows), few, cloud, f"given-{real.shape[1]}", seed), {})
+
+    about = f"{size} of {len(real)} rows of real images, compared with the other {len(real) - size}"
+    return [column(name, f"{size} of {len(made)} given rows", made[:size]), column("real", about, real[:size])]
 
 
 def column_size(real: Yardstick, count: int) -> int:

@@ -8,8 +8,10 @@ Shapes: N pictures, C channels, S pixels a side, D = 64 features, K classes.
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqgen.core import log, rng
+from seqgen.core.errors import ConfigError
 from seqgen.images.data import ImageData, Side
 
 WIDTH = 64
@@ -111,6 +114,36 @@ def features_of(data: ImageData, *, seed: int = 0, folder: Path | None = None) -
     for name, tensor in sorted(_weights(net).items()):
         weights.update(name.encode() + tensor.numpy().tobytes())
     return Features(net.requires_grad_(False), kind, accuracy, weights.hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class OwnFeatures:
+    """Features by a function of one's own, from images (B, C, S, S) uint8 to rows (B, D)."""
+
+    function: Callable[[Tensor], Any]
+    signature: str
+    """What tells these features from others."""
+    kind: str = "own"
+
+    def encode(self, pixels: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return features (N, D) float64, and no class probabilities; ConfigError for what is no row for each image."""
+        rows = []
+        for at, block in enumerate(torch.split(pixels, _ROWS)):
+            log.part("images encoded", at * _ROWS, len(pixels))
+            try:
+                with torch.no_grad():
+                    found = self.function(block)
+                rows.append(np.asarray(found.cpu() if isinstance(found, Tensor) else found, np.float64))
+            except Exception as error:
+                raise ConfigError(
+                    f"features {self.signature} raised {type(error).__name__}: {error} (given {len(block)} images)"
+                ) from error
+            if rows[-1].ndim != 2 or len(rows[-1]) != len(block) or rows[-1].shape[1:] != rows[0].shape[1:]:
+                raise ConfigError(
+                    f"features {self.signature} must be a row of numbers for each of {len(block)} images, "
+                    f"got shape {rows[-1].shape}"
+                )
+        return np.concatenate(rows), np.ones((len(pixels), 1))
 
 
 def cache_folder() -> Path:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from command_line import Ended, call
 from PIL import Image
+from scipy import linalg
 
 import seqgen
 from seqgen.engine import run as runs
+from seqgen.engine.evaluate import image_references
 from seqgen.images import features, sources
 from seqgen.images.painter import Painter
-from seqgen.images.pictures import grid, save_grid
+from seqgen.images.pictures import grid, save_arrays, save_each, save_grid
 
 Seqgen = Callable[..., Ended]
 
@@ -285,6 +287,128 @@ def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, va
     assert re.search(r"ffd +[\d.]+ ±[\d.e+]+ +[\d.]+ ±[\d.e+]+ +[\d.]+ ±[\d.e+]+ +[+-][\d.]+", shown)
     assert (gan / "report.html").read_text().count("<figcaption>between</figcaption>") == 1
     assert seqgen("report", gan).out == f"{gan / 'report.html'}\n"
+
+
+FEATURES = """
+def corners(images):
+    assert images.shape[1:] == (1, 8, 8), "images of another size"
+    return images[:, 0, [0, 2, 3, 5], [2, 3, 4, 2]].float() / 255
+
+
+def numbers(images):
+    return images[:, 0, 0, 0]
+"""
+
+
+@pytest.fixture
+def given(seqgen: Seqgen, vae: Path, tmp_path: Path) -> Path:
+    """A folder with images of another program, larger and in colour, and an archive and arrays of the same."""
+    held_out = painter(vae).pictures.valid.pixels[:140]
+    large = held_out.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1).contiguous()
+    save_each(large, tmp_path / "given")
+    save_arrays(large, tmp_path / "given.npz")
+    (tmp_path / "own.py").write_text(FEATURES)
+    return tmp_path / "given"
+
+
+def test_images_of_other_programs_are_scored_beside_real_ones(seqgen: Seqgen, vae: Path, given: Path) -> None:
+    """They are held-out digits drawn larger, so that they score as the column of held-out digits does."""
+    tables = [
+        json.loads(seqgen("evaluate", file, "--references", "digits", "--json").out)["columns"]
+        for file in (given, given.with_suffix(".npz"))
+    ]
+    assert tables[0] == tables[1]
+    found, real = tables[0]
+    assert (found["name"], found["about"], real["name"]) == ("given", "140 of 140 given images", "real")
+    for name, score in found["scores"].items():
+        assert score["fields"] == real["scores"][name]["fields"], name
+        assert score["interval"][0] <= score["value"] <= score["interval"][1]
+    assert found["scores"]["precision"]["value"] > 0.9
+    assert found["scores"]["nearest_training"]["value"] == pytest.approx(
+        real["scores"]["nearest_training"]["value"], abs=0.02
+    )
+    ended = seqgen("compare", vae, given, "--count", 500)
+    entries = [line.split("|")[1].strip().replace("\\", "") for line in ended.out.splitlines()[2:6]]
+    assert entries == [f"{vae}, prior", f"{vae}, mixture", str(given), "real pictures"]
+    assert "140 images of each: no more are held out, or lie in a file\n" in ended.err
+    assert seqgen("compare", given).err == (
+        "error: nothing to compare with: give at least one run, whose images are the real ones\n"
+    )
+    assert seqgen("evaluate", given).err == (
+        f"error: --references is missing: the real images, a set or a path; {given} has images\n"
+    )
+    assert seqgen("evaluate", given, "--references", "digts").err == (
+        "error: digts: no such file, and no set is called so; did you mean digits?\n"
+    )
+
+
+def test_features_of_ones_own_are_named_on_the_command_line(
+    seqgen: Seqgen, gan: Path, given: Path, tmp_path: Path
+) -> None:
+    """By closed form: the Frechet distance of means and covariances that numpy and scipy give."""
+    own, digits = tmp_path / "own.py", ("--references", "digits", "--json")
+    side = painter(gan).pictures
+    save_arrays(side.valid.pixels[:140], tmp_path / "same.npz")
+    found = json.loads(seqgen("evaluate", tmp_path / "same.npz", *digits, "--features", f"{own}:corners").out)
+    ffd = found["columns"][0]["scores"]["ffd"]
+    assert re.fullmatch(r"own\.py:corners/[0-9a-f]{8}", ffd["fields"]["features"])
+    # the split of a set of references is that of seed 0: whichever images are learnt there
+    real = image_references("digits")
+    a, b = (
+        x[:, 0, [0, 2, 3, 5], [2, 3, 4, 2]].double().numpy() / 255 for x in (real.train.pixels, side.valid.pixels[:140])
+    )
+
+    def distance(x: np.ndarray, y: np.ndarray) -> float:
+        root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+        return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root))
+
+    assert ffd["value"] == pytest.approx(distance(a, b), rel=1e-6)
+    assert seqgen("evaluate", gan, "--count", 20, "--features", f"{own}:corners").code == 0
+    assert seqgen("compare", gan, given, "--count", 20, "--features", f"{own}:corners").code == 0
+    np.save(tmp_path / "made.npy", b)
+    np.save(tmp_path / "real.npy", a)
+    words = ("--references", tmp_path / "real.npy", "--features", tmp_path / "made.npy", "--json")
+    found, held_out = json.loads(seqgen("evaluate", given, *words).out)["columns"]
+    assert set(found["scores"]) == {"ffd", "kernel_distance", "precision", "recall", "density", "coverage"}
+    assert found["scores"]["ffd"]["fields"] == {"features": "given-4", "made": "140", "real": str(len(a) - 140)}
+    assert found["scores"]["ffd"]["value"] == pytest.approx(distance(a, b), rel=0.2)  # of all but 140 real rows
+    assert held_out["about"] == f"140 of {len(a)} rows of real images, compared with the other {len(a) - 140}"
+
+
+WRONG_FEATURES = [
+    ("given", "DIR/own.py:nothing", "--features: DIR/own.py has no function 'nothing'; it has: corners, numbers"),
+    ("given", "DIR/absent.py:f", "--features: DIR/absent.py: no such file"),
+    ("given", "inception", "--features must be FILE.py:FUNCTION, got inception"),
+    ("given", "DIR/made.npy", "with --features FILE.npy --references is a .npy of features too, got digits"),
+    ("gan", "DIR/made.npy", "--features FILE.npy goes with a file or folder of images; a run makes its own anew"),
+    ("text", "DIR/own.py:corners", "--features is for images; features of text: --judge RUN"),
+]
+
+
+@pytest.mark.parametrize(("subject", "features", "message"), WRONG_FEATURES, ids=lambda value: str(value)[:20])
+def test_wrong_features_are_one_clear_line(
+    seqgen: Seqgen, gan: Path, text: Path, given: Path, tmp_path: Path, subject: str, features: str, message: str
+) -> None:
+    np.save(tmp_path / "made.npy", np.zeros((3, 2)))
+    words = ["--features", features.replace("DIR", str(tmp_path))]
+    if subject != "gan":
+        words += ["--references", "digits"]
+    ended = seqgen("evaluate", {"gan": gan, "given": given, "text": text}[subject], *words)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message.replace('DIR', str(tmp_path))}\n")
+
+
+def test_features_that_are_no_row_for_each_image_are_refused(seqgen: Seqgen, given: Path, tmp_path: Path) -> None:
+    words = ("--references", "digits", "--features", f"{tmp_path / 'own.py'}:numbers")
+    ended = seqgen("evaluate", given, *words)
+    assert re.fullmatch(
+        r"error: features own\.py:numbers/\w{8} must be a row of numbers for each of 500 images, got shape \(500,\)\n",
+        ended.err,
+    )
+    np.save(tmp_path / "made.npy", np.zeros((3, 2)))
+    words = ("--references", tmp_path / "made.npy", "--features", tmp_path / "made.npy")
+    assert seqgen("evaluate", given, *words).err == (
+        f"error: --features {tmp_path / 'made.npy'} has 3 rows, but {given} has 140 images\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- restore

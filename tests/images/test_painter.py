@@ -302,7 +302,7 @@ def test_intervals_are_those_of_the_mean_and_never_too_narrow_for_a_distance(vae
     """Leaving out one of ten values gives the standard error of a mean exactly; of FFD many draws tell the spread."""
     values = np.random.default_rng(0).normal(size=10)
     left_out = [float(np.delete(values, k).mean()) for k in range(10)]
-    assert evaluate._jackknife(left_out) == pytest.approx(stats.sem(values))
+    assert evaluate.jackknife_error(left_out) == pytest.approx(stats.sem(values))
     data = vae.pictures
     real = evaluate.yardstick(data, Corners())
     rows = torch.randint(len(data.train.pixels), (40, 60), generator=torch.Generator().manual_seed(1))
