@@ -118,7 +118,10 @@ def generate(
     method: Annotated[
         str,
         typer.Option(
-            "--method", metavar="NAME", help="Where codes come from: prior, mixture (VAE), metropolis, langevin (GAN)."
+            "--method",
+            metavar="NAME",
+            help="Where codes come from: prior, mixture (VAE), metropolis, langevin (GAN: better single images, not a "
+            "better set).",
         ),
     ] = "prior",
     steer: Annotated[

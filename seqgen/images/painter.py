@@ -23,13 +23,14 @@ from seqgen.core.errors import DataError
 from seqgen.images import sources
 from seqgen.images.data import DataConfig, ImageBatch, ImageData, prepare
 from seqgen.images.pictures import as_bytes
-from seqgen.nn.codes import TILE, Mixture, between, calibrate, drawn_labels, fit_mixture, langevin, metropolis
+from seqgen.nn.codes import TILE, Mixture, between, calibrate, drawn_labels, fit_head, fit_mixture, langevin, metropolis
 
 Method: TypeAlias = Literal["prior", "mixture", "metropolis", "langevin"]
 METHODS: tuple[Method, ...] = ("prior", "mixture", "metropolis", "langevin")
 """Where codes come from; `mixture` needs an encoder, the last two a critic."""
 
 _FITTED = 20_000  # codes that the mixture is fitted to
+_JUDGED = 2000  # training and held-out pictures that the critic's last layer is fitted to again
 _STARTS = 256  # codes of which the best begins a chain of `restore`
 _CHAIN = 64  # proposals of a Metropolis chain
 _STARTING = 1 << 21  # streams of draws made before a chain begins, above those of its steps
@@ -85,9 +86,9 @@ class Painter:
 
         labels: names of classes, taken in turn; none: each picture's is drawn as often as in the training pictures.
         method: `prior`; `mixture`: codes from a mixture of `components` Gaussians fitted to the codes of training
-        pictures; `metropolis`, `langevin`: Markov chains that follow the calibrated critic. temperature: factor of the
-        deviation of prior codes. ValueError for options out of range or a method the model has no part for, DataError
-        for unknown labels or training pictures that have moved.
+        pictures; `metropolis`, `langevin`: Markov chains that follow the calibrated critic, for better single
+        pictures, not a better set. temperature: factor of the deviation of prior codes. ValueError for options out of
+        range or a method the model has no part for, DataError for unknown labels or training pictures that have moved.
         """
         if count < 1:
             raise ValueError(f"count must be an integer >= 1, got {count}")
@@ -151,19 +152,43 @@ class Painter:
         return langevin(energy, rng.normals(seeds, latent), seeds, steps=2 * _CHAIN).codes
 
     def _calibrated(self, labels: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """The log-odds of a code's picture to be real, and those of the held-out pictures."""
-        side = self.pictures.valid
-        told = side.labels if self.told else None
-        seeds = rng.text_seeds(self.seed, 0, len(side.pixels)).to(self.device)
-        real = self.model.judge(side.pixels.float() / 255, told).logit
-        made = self.model.judge(self.model.sample(seeds, told), told).logit
+        """The log-odds of a code's picture to be real, and those of the held-out pictures.
+
+        The critic itself is no measure: at every moment it objects to what its opponent has just made too much of, a
+        class for example, and it never saw the averaged generator. So its last layer is fitted again, to training
+        pictures against as many made, and calibrated on held-out ones.
+        """
+        if getattr(self.config, "pack", 1) > 1:
+            raise ValueError(f"chains follow a critic of single images; model.pack = {self.config.pack} judges several")
+        sides = []
+        for k, side in enumerate((self.pictures.train, self.pictures.valid)):
+            rows = torch.randperm(len(side.pixels), generator=rng.generator("judged pictures", self.seed))[:_JUDGED]
+            batch = side.batch(rows.to(self.device))
+            told = batch.labels if self.told else None
+            seeds = rng.text_seeds(self.seed + k, 0, len(rows)).to(self.device)
+            made = self.model.sample(seeds, told)
+            sides.append([self._evidence(x, told) for x in (batch.pixels.float() / 255, made)])
+        weights, offset = fit_head(*sides[0])
+
+        def head(evidence: Tensor) -> Tensor:
+            return (evidence * weights).sum(1) + offset  # no matrix product: the same bits for any number of rows
+
+        real, made = map(head, sides[1])
         line = calibrate(real, made)
 
         def log_odds(codes: Tensor) -> Tensor:
-            verdict = self.model.judge(self.model.decode(codes, labels), labels)
-            return line.slope * verdict.logit + line.offset  # type: ignore[no-any-return]
+            found = head(self._evidence(self.model.decode(codes, labels), labels))
+            return line.slope * found + line.offset
 
         return log_odds, line.slope * real + line.offset
+
+    def _evidence(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """What the critic sees in images (N, C, S, S) in 0..1, and its logit, (N, F + 1)."""
+        counts = range(0, len(images), TILE)
+        verdicts = [
+            self.model.judge(images[k : k + TILE], None if labels is None else labels[k : k + TILE]) for k in counts
+        ]
+        return torch.cat([torch.cat([v.features.flatten(1).float(), v.logit[:, None]], 1) for v in verdicts])
 
     # From pictures
 

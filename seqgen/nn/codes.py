@@ -141,6 +141,23 @@ def calibrate(real: Tensor, made: Tensor) -> Calibration:
     return Calibration(slope, offset, (chance.shape[1] - float(chance.sum())) / spread)
 
 
+def fit_head(real: Tensor, made: Tensor) -> tuple[Tensor, float]:
+    """Weights (F,) and offset of the log-odds that features (N, F) are those of a real image, by logistic regression.
+
+    Ridge on features of deviation 1, so that more features than rows do no harm; what it shrinks `calibrate` restores.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rows = torch.cat([real, made]).double().cpu().numpy()
+    mean, deviation = rows.mean(0), rows.std(0)
+    deviation[deviation == 0] = 1.0
+    truth = np.repeat([1, 0], [len(real), len(made)])
+    fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=500).fit((rows - mean) / deviation, truth)
+    weights = fitted.coef_[0] / deviation
+    offset = float(fitted.intercept_[0]) - float(weights @ mean)
+    return torch.from_numpy(weights).float().to(real.device), offset
+
+
 def metropolis(
     log_odds: Callable[[Tensor], Tensor], start: Tensor, seeds: Tensor, latent: int, *, length: int
 ) -> tuple[Tensor, float]:

@@ -1,8 +1,10 @@
 """What a trained run does with pictures: the same picture for the same number, ends of paths, repairs, refusals."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 import torch
 from scipy import stats
 
+from seqgen.core import rng
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import evaluate_pictures
 from seqgen.engine.generate import load, load_painter
 from seqgen.engine.run import config
 from seqgen.images import evaluate, metrics
+from seqgen.images.data import DataConfig, Side
 from seqgen.images.painter import Painter
 from seqgen.images.pictures import as_bytes, save_arrays
 from seqgen.nn import codes as samplers
@@ -357,3 +361,52 @@ def test_features_of_ones_own_are_taken(vae: Painter) -> None:
 def test_samplers_of_codes_feed_the_decoder(vae: Painter) -> None:
     seeds = torch.arange(4)
     assert torch.equal(vae.decode(samplers.normals(seeds, 8).float()), as_bytes(vae.model.sample(seeds)))
+
+
+class Toy:
+    """A GAN of one pixel: code z gives Phi(z), and z is standard normal. Its critic's own logit is misled.
+
+    The critic's feature is the log-odds of z under the mixture 0.35 N(-1, 0.5) + 0.65 N(1, 0.5) of real images.
+    """
+
+    encodes = False
+    config = SimpleNamespace(told=False, latent=1)
+
+    def decode(self, codes: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        return torch.special.ndtr(codes)[..., None, None].float()
+
+    def sample(self, seeds: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        return self.decode(rng.normals(seeds, 1))
+
+    def judge(self, images: torch.Tensor, labels: Any = None) -> Any:
+        z = torch.special.ndtri(images.clamp(1 / 512, 1 - 1 / 512)).flatten(1).double()
+        parts = [math.log(w) - ((z - m) / 0.5).square() / 2 - math.log(0.5) for w, m in ((0.35, -1), (0.65, 1))]
+        odds = torch.logaddexp(*parts) + z.square() / 2
+        return SimpleNamespace(features=odds.float(), logit=-2 * z[:, 0].float())
+
+
+def test_chains_need_a_critic_of_single_images(gan: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gan, "config", replace(gan.config, pack=2))
+    assert refused(ValueError, lambda: gan.generate(2, method="metropolis")) == (
+        "chains follow a critic of single images; model.pack = 2 judges several"
+    )
+
+
+@pytest.mark.parametrize("method", ["metropolis", "langevin"])
+def test_chains_reach_a_mixture_of_known_density_though_the_critics_logit_is_misled(method: Any) -> None:
+    """Codes of real images are the mixture; what a chain gives is compared with its distribution function."""
+    random = np.random.default_rng(0)
+    real = np.where(random.random(3000) < 0.35, -1, 1) + 0.5 * random.normal(size=3000)
+    pixels = (torch.special.ndtr(torch.from_numpy(real)) * 255).round().to(torch.uint8)[:, None, None, None]
+    sides = [Side(part, torch.full((len(part),), -1)) for part in (pixels[:2000], pixels[2000:])]
+    painter = Painter(Toy(), DataConfig(), 1, torch.device("cpu"), None)
+    painter._pictures = SimpleNamespace(train=sides[0], valid=sides[1])  # type: ignore[assignment]
+    made = painter.generate(2000, seed=2, method=method).flatten().double().numpy()
+
+    def below(z: Any) -> Any:
+        return 0.35 * stats.norm.cdf(z, -1, 0.5) + 0.65 * stats.norm.cdf(z, 1, 0.5)
+
+    edges = stats.norm.ppf((np.arange(255) + 0.5) / 255)
+    apart = np.abs([(made <= k).mean() - below(edge) for k, edge in enumerate(edges)]).max()
+    from_prior = np.abs(stats.norm.cdf(edges) - below(edges)).max()
+    assert apart < 0.06 < from_prior / 3
