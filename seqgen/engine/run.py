@@ -291,7 +291,11 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
     if module.DATA == "text":
         classes["tokenizer"] = room.TokenizerConfig
     top = {"name", "seed", "version", "module", *classes}
-    faults = [f"unknown option {key}{settings_of.suggestion(key, top)}" for key in sections if key not in top]
+    faults = [
+        f"unknown option {key}{settings_of.suggestion(key, classes if isinstance(value, Mapping) else top)}"
+        for key, value in sections.items()
+        if key not in top
+    ]
     parts: dict[str, Any] = {"tokenizer": None}
     for section, cls in classes.items():
         values = sections.get(section, {})
