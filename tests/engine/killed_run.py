@@ -19,6 +19,8 @@ from seqgen.core import log
 from seqgen.engine import checkpoint, loop, pictures
 from seqgen.engine.run import config
 
+SMALL_IMAGES = ("train.samples=0", "train.log_every=2", "train.batch=8", "data.count=120")
+
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "a part")
 
 
@@ -70,7 +72,8 @@ def main() -> None:
     words = ["train.steps=6", "train.save_every=2", "train.eval_every=3", "train.keep=1", "train.threads=1"]
     model, *more = sys.argv[5:]
     pictures.png = lambda figure: b""  # drawing costs more than all the rest
-    settings = config(model, text, overrides=[*SMALL, *words, *more])
+    small = SMALL_IMAGES if model.startswith("image-") else SMALL
+    settings = config(model, text, overrides=[*small, *words, *more])
     trained(settings, folder / "whole", 0)
     whole = contents(folder / "whole")
     event, kills = first, 0

@@ -19,9 +19,10 @@ POLICY = (
     *("seqgan", "model.mle_steps=2", "model.critic_steps=1", "model.round_steps=1", "model.negatives=8"),
     *("model.critic_turn=1", "model.critic_widths=[1,2]", "model.critic_maps=[4,4]", "model.rollouts=1"),
 )
+GAN = ("image-gan", "model.generator_widths=[8,4]", "model.critic_widths=[4,8]", "model.latent=4")
 
 
-def kills(folder: Path, text: Path, first: int, every: int, *words: str) -> int:
+def kills(folder: Path, text: Path | str, first: int, every: int, *words: str) -> int:
     line = [sys.executable, killed_run.__file__, str(folder), str(text), str(first), str(every), *words]
     ended = subprocess.run(line, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -33,9 +34,9 @@ def test_sigkill_at_some_events_ends_with_the_same_bytes(text: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, POLICY], ids=str)
+@pytest.mark.parametrize("words", [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, POLICY, GAN], ids=str)
 def test_sigkill_at_every_event_ends_with_the_same_bytes(words: tuple[str, ...], text: Path, tmp_path: Path) -> None:
-    assert kills(tmp_path, text, 1, 1, *words) >= 40
+    assert kills(tmp_path, "digits" if words == GAN else text, 1, 1, *words) >= 40
 
 
 @pytest.mark.parametrize("step", [3, 6])
