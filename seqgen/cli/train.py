@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m seqgen train lm --data captions.txt --out runs/ca
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,6 +68,8 @@ def train(
     model, overrides = _split([word for word in (model, *(settings or ())) if word], data)
     if out is None:
         raise output.CommandError("--out DIR is missing: the folder of the run; see: seqgen train --help")
+    if "torch" not in sys.modules:  # a second or two without a word
+        output.say(f"reading {_sources(data or [str(out)])} ...")
     from seqgen.core import dist
     from seqgen.engine import loop, progress
     from seqgen.engine import run as runs
@@ -125,6 +128,12 @@ def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[
             f"{wrong!r} is no setting (no =); --data is repeated, not followed by several files: --data {wrong}"
         )
     raise output.CommandError(f"{wrong!r} is no setting; expected section.option=value, for example model.hidden=512")
+
+
+def _sources(names: Sequence[str]) -> str:
+    """Return what is read, in a few words."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return ("standard input" if names[0] == "-" else names[0]) + more
 
 
 def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> str:

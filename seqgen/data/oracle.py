@@ -19,7 +19,6 @@ from torch import Tensor
 
 from seqgen.core.errors import DataError
 from seqgen.core.rng import generator
-from seqgen.data.grammar import Grammar
 from seqgen.data.tokenizers import Tokenizer, WordTokenizer
 
 PREFIX = "oracle:"
@@ -63,6 +62,8 @@ def oracle(name: str) -> Oracle:
         return _lstm_task(name, rest)
     if rest or not kind:
         raise DataError(f"{name}: expected oracle:lstm, oracle:lstm:LENGTH, oracle:lstm:FILE.npz or oracle:GRAMMAR")
+    from seqgen.data.grammar import Grammar  # late: other text needs none
+
     grammar = Grammar.load(kind)
     if grammar.labels or grammar.join != " ":
         raise DataError(f"{name}: an oracle needs a grammar of words without labels")

@@ -47,7 +47,6 @@ from seqgen.data.tokenizers import (
     resolved,
     train_tokenizer,
 )
-from seqgen.metrics.novelty import leaked
 
 Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
 
@@ -386,6 +385,8 @@ def _report_unused(data: DataConfig, mode: Mode) -> None:
 
 def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names: Sequence[str]) -> None:
     """Say how many of the held-out rows also stand in the training text; raise DataError where all do."""
+    from seqgen.metrics.novelty import leaked  # late: generation needs none of the metrics
+
     known, count = leaked(_rows(held_out), _rows(train))
     if known and known == count:
         raise DataError(

@@ -33,7 +33,6 @@ from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.run import Settings
 from seqgen.nn import automaton as automata
-from seqgen.nn.beam import Beam, beam_search
 from seqgen.nn.decode import Decoder, Sampling, collect
 
 if TYPE_CHECKING:
@@ -324,6 +323,8 @@ class Writer:
         They are ranked by log p / length^length_power; `groups` > 1 makes them differ (Vijayakumar et al. 2018). The
         constraints are those of `texts`. No randomness. ValueError where count exceeds the width, and as `texts`.
         """
+        from seqgen.nn.beam import Beam, beam_search  # late: sampling needs none of it
+
         if not 1 <= count <= width:
             raise ValueError(f"count must be in 1..{width}, the width of the beam, got {count}")
         _check_lists(forbid=forbid, require=require)

@@ -1,5 +1,6 @@
 """The command line as processes, and what it costs: quick help, pipes, a full standard output, torchrun."""
 
+import gc
 import os
 import pty
 import shlex
@@ -44,6 +45,22 @@ def test_scores_of_text_and_samples_of_grammars_need_no_torch(tmp_path: Path) ->
     (tmp_path / "a.txt").write_text("a b c\nd e f\n")
     assert "torch" not in modules_after("bleu", str(tmp_path / "a.txt"), str(tmp_path / "a.txt"))
     assert "torch" not in modules_after("corpus", "sample", "captions")
+
+
+def test_train_says_what_it_reads_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch yet')")
+    (tmp_path / "a.txt").write_text("a b c\n")
+    for files, words in ((["a.txt"], "a.txt"), (["-", "a.txt"], "standard input and 1 more")):
+        given = [word for file in files for word in ("--data", file)]
+        ended = process("train", "lm", *given, "--out", "r", cwd=tmp_path)
+        assert ended.stderr.splitlines()[0] == f"reading {words} ..."
+        assert "no torch yet" in ended.stderr
+
+
+def test_a_command_leaves_the_collector_as_it_was(seqgen: Any) -> None:
+    before = gc.get_threshold()
+    seqgen("--help")
+    assert gc.get_threshold() == before
 
 
 def test_a_bare_command_shows_the_help_and_is_wrong_usage(seqgen: Any) -> None:
