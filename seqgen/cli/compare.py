@@ -132,8 +132,8 @@ def _texts_compared(
     from seqgen.engine import run as runs
 
     folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
-    own = runs.own_module(module) if module else None
-    fields = runs.read_settings(folders[0], module=runs.module_of(folders[0], own)).data if folders else None
+    own = runs.own_module(module)
+    fields = runs.read_settings(folders[0], module=own).data if folders else None
     with output.wrong_values(), output.warnings_said(), reading_named(options=False):
         real = Reading([references]).records(references, fields)
         return comparing.compare(

@@ -183,8 +183,8 @@ def generate(
     output.at_least(0, beam=beam, no_copy=no_copy, temperature=temperature)
     output.at_least(0, columns=columns, scale=scale)
     if makes_pictures(run):
-        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json", "step", "device", "module")
-        pictures.refuse(context, *known, "columns", "scale", "by_class")
+        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json")
+        pictures.refuse(context, *known, "columns", "scale", "by_class", "step", "device", "module")
         pictures.generate(
             run,
             count=count,

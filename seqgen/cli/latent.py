@@ -138,9 +138,8 @@ def interpolate(
     """
     output.at_least(2, steps=steps)
     if makes_pictures(run):
-        pictures.refuse(
-            context, "run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device", "module"
-        )
+        known = ("run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device", "module")
+        pictures.refuse(context, *known)
         pictures.interpolate(
             run,
             a=a,

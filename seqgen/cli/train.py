@@ -76,7 +76,7 @@ def train(
     from seqgen.engine.progress import LIKELIHOOD
 
     chosen = None
-    own = runs.own_module(module) if module else None
+    own = runs.own_module(module)
     if model or preset or file or (own is not None and not (out / "config.toml").is_file()):
         chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
     else:

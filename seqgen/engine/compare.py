@@ -182,11 +182,8 @@ def compare(
     """
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
-    writers = {
-        str(subject): load(subject, module=runs.module_of(Path(subject), module))
-        for subject in subjects
-        if Path(subject).is_dir()
-    }
+    module = runs.own_module(module)  # once, and not for each run
+    writers = {str(subject): load(subject, module=module) for subject in subjects if Path(subject).is_dir()}
     by_line = any(writer.running for writer in writers.values())
     given = {}
     for subject in map(str, subjects):
@@ -264,7 +261,8 @@ def compare_pictures(
     from seqgen.images import evaluate as of_images  # late: text needs none of it
 
     folders = [str(s) for s in subjects if (Path(s) / "config.toml").is_file()]
-    painters = {name: load_painter(name, module=runs.module_of(Path(name), module)) for name in folders}
+    module = runs.own_module(module)
+    painters = {name: load_painter(name, module=module) for name in folders}
     if not painters:
         raise DataError("nothing to compare with: give at least one run, whose images are the real ones")
     first, images = next((name, painter.pictures) for name, painter in painters.items())
@@ -278,7 +276,7 @@ def compare_pictures(
     found: list[tuple[Settings, dict[str, Entry]]] = []
     real: list[dict[str, metrics.Score]] = []
     for name, painter in painters.items():
-        settings = runs.read_settings(Path(name), module=runs.module_of(Path(name), module))
+        settings = runs.read_settings(Path(name), module=module)
         columns = evaluate.evaluate_pictures(painter, count=count, seed=seed, encoder=encoder, samples=0).columns
         scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
         real.append(scores.pop("real"))

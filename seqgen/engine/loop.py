@@ -77,8 +77,6 @@ def train(
         if dist.is_main():
             at_the_end.enter_context(files.owned(folder))
             _refuse_links(folder)
-        if settings is not None and module is not None and not settings.code:
-            raise RunError(f"these settings are of {settings.name}; give module= to seqgen.config too")
         if settings is not None and settings.code:
             module = settings.module
         stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
@@ -90,6 +88,10 @@ def train(
             settings = runs.changed(stored, overrides)
         elif stored is not None and "data.files" not in settings.chosen and lines is None and images is None:
             settings = runs.on_own_data(settings, stored)
+        if module is not None and not settings.code:
+            raise RunError(
+                f"{folder}: {settings.name} is a model of the package; a module of your own is not used with it"
+            )
         if reward is not None:
             named = runs.changed(settings, {"model.reward": rewards.named(reward)})
             settings = dataclasses.replace(named, chosen=settings.chosen)
@@ -266,7 +268,7 @@ def _inherited(
     inherit = getattr(chapter, "inherit", None)
     if source_run is None or inherit is None:
         return settings, ""
-    source = runs.read_settings(Path(source_run))
+    source = runs.read_settings(Path(source_run), module=settings.module if settings.code else None)
     config, part = inherit(settings.model, source.name, source.model)
     return dataclasses.replace(settings, model=config), part
 

@@ -116,8 +116,10 @@ def chapter(name: str) -> ModelModule:
     return cast(ModelModule, module)
 
 
-def own_module(module: Module) -> ModelModule:
+def own_module(module: Module | None) -> ModelModule | None:
     """Return a model module of one's own, from its file where it is a path; ConfigError names what it lacks."""
+    if module is None:
+        return None
     named = isinstance(module, str | os.PathLike)
     found = importing.imported(module, option="--module") if named else module  # type: ignore[arg-type]
     check_module(found, str(module) if named else _origin(found))
@@ -174,7 +176,7 @@ def config(
         base = settings_of.read_sections(path)
     else:
         base = read_preset(preset) if preset else {}
-    own = None if module is None else own_module(module)
+    own = own_module(module)
     name = (
         model or str(base.get("name", "")) or ("" if own is None else Path(_origin(own).removeprefix("call:")).stem)
     ).replace("_", "-")
@@ -280,21 +282,21 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
         raise ConfigError(
             f"name must be a model ({', '.join(chapter_names())}), got {sections.get('name', 'nothing')!r}"
         )
-    if module is not None and name in chapter_names():
+    own = own_module(module)
+    if own is not None and name in chapter_names():
         raise ConfigError(f"{name} is a model of the package; a module of your own needs another name")
-    if module is None and sections.get("module"):
+    if own is None and sections.get("module"):
         raise ConfigError(_not_named("module", str(sections["module"]), "add --module {} to the command"))
-    module = chapter(name) if module is None else own_module(module)
-    code = "" if name in chapter_names() else _origin(module)
+    code, module = ("", chapter(name)) if own is None else (_origin(own), own)
     room = data_room(module.DATA)
     classes: dict[str, type] = {"data": room.DataConfig, "model": module.Config, "train": Train}
     if module.DATA == "text":
         classes["tokenizer"] = room.TokenizerConfig
-    top = {"name", "seed", "version", "module", *classes}
+    top = {"name", "seed", "version", *classes}
     faults = [
         f"unknown option {key}{settings_of.suggestion(key, classes if isinstance(value, Mapping) else top)}"
         for key, value in sections.items()
-        if key not in top
+        if key not in {"module", *top}
     ]
     parts: dict[str, Any] = {"tokenizer": None}
     for section, cls in classes.items():
@@ -331,24 +333,15 @@ def stored_sections(folder: Path) -> dict[str, Any]:
     return sections
 
 
-def module_of(folder: Path, module: Module | None) -> Module | None:
-    """Return `module` where a run's model is a module of one's own, else None: of several runs each takes its own."""
-    return module if stored_sections(folder).get("module") else None
-
-
 def read_settings(folder: Path, *, module: Module | None = None) -> Settings:
-    """The settings of a run as they stand; `module` is needed where the model is a module of one's own."""
+    """The settings of a run as they stand; `module` is needed where the model is one's own, and else not used."""
     sections = stored_sections(folder)
     spec = str(sections.get("module", ""))
     if module is None and spec:
         how = f"seqgen train --out {shlex.quote(str(folder))} --module {{}}, or --module {{}} after another command"
         raise RunError(f"{folder}: {_not_named('module', spec, how)}")
-    if module is not None and not spec:
-        raise RunError(
-            f"{folder} is a run of {sections['name']}, a model of the package; --module does not belong to it"
-        )
     try:
-        return build(sections, module=module)
+        return build(sections, module=module if spec else None)
     except ConfigError as error:
         path = str(folder / "config.toml")
         raise error if str(error).startswith(path) else ConfigError(f"{path}: {error}") from None

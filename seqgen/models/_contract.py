@@ -27,6 +27,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from seqgen.core.config import Train
@@ -105,99 +106,73 @@ class Extras(Protocol):
         """Options that a preset may set, each with those that take its place where they are set by name."""
 
 
-_FUNCTIONS = {
-    "optimizers": "optimizers(model, train), a dict of core.update.Optimizer by name",
-    "train_step": "train_step(model, optimizers, batch, step), which makes one update",
-    "validate": 'validate(model, batch), held-out sums such as {"nll": (sum, count)}',
-}
+_FUNCTIONS = (
+    "optimizers(model, train), a dict of core.update.Optimizer by name",
+    "train_step(model, optimizers, batch, step), which makes one update",
+    'validate(model, batch), held-out sums such as {"nll": (sum, count)}',
+)
 _METHODS = {
-    "text": {
-        "decoder": "decoder(fast=False), an nn.decode.Decoder, by which it writes",
-        "log_probs": "log_probs(batch), the log-probability of every counted target, by which it scores",
-    },
-    "images": {"sample": "sample(seeds, numbers, temperature=1.0), by which it makes images"},
+    "text": (
+        "decoder(fast=False), an nn.decode.Decoder, by which it writes",
+        "log_probs(batch), the log-probability of every counted target, by which it scores",
+    ),
+    "images": ("sample(seeds, numbers, temperature=1.0), by which it makes images",),
 }
 
 
 def check_module(module: Any, where: str) -> None:
     """Raise ConfigError with all that a model module lacks, before anything is made of it; `where` names it."""
-    missing = []
-    kind = getattr(module, "DATA", None)
-    if kind not in _METHODS:
-        missing.append('DATA = "text" or "images"' + (f" (it is {kind!r})" if kind is not None else ""))
-    config = getattr(module, "Config", None)
-    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
-        missing.append("Config, a frozen dataclass")
-    else:
-        if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            missing.append("@dataclass(frozen=True) over Config")
-        empty = dataclasses.MISSING
-        fields = [f.name for f in dataclasses.fields(config) if f.default is empty and f.default_factory is empty]
-        missing += [f"a default for Config.{name}" for name in fields]
-        if kind == "text" and "vocab_size" not in {f.name for f in dataclasses.fields(config)}:
-            missing.append("Config.vocab_size: int = 0, which is filled from the tokenizer")
-    model = getattr(module, "Model", None)
-    if not isinstance(model, type) or not issubclass(model, nn.Module):
-        missing.append("Model, a torch.nn.Module made by Model(config)")
-    else:
-        missing += [f"Model.{said}" for name, said in _METHODS.get(kind or "", {}).items() if not hasattr(model, name)]
-    for name, said in _FUNCTIONS.items():
-        function = getattr(module, name, None)
-        wanted = list(inspect.signature(getattr(ModelModule, name)).parameters)[1:]
-        if not callable(function):
-            missing.append(said)
-        elif not _takes(function, len(wanted)):
-            missing.append(f"{said} (it is {name}{inspect.signature(function)})")
-    if kind == "images" and not isinstance(getattr(module, "DECIDES", None), str):
-        missing.append('DECIDES, the score that is to be lowest, such as "loss"')
+    kind, config, model = (getattr(module, name, None) for name in ("DATA", "Config", "Model"))
+    settings = config if isinstance(config, type) and dataclasses.is_dataclass(config) else None
+    fields = () if settings is None else dataclasses.fields(settings)
+    frozen = settings is not None and settings.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    needed = [
+        (kind in _METHODS, f'DATA = "text" or "images" (it is {kind!r})'),
+        (frozen, "Config, a class under @dataclass(frozen=True)"),
+        *[({f.default, f.default_factory} != {dataclasses.MISSING}, f"a default for Config.{f.name}") for f in fields],
+        (
+            kind != "text" or "vocab_size" in {f.name for f in fields},
+            "Config.vocab_size: int = 0, filled from the data",
+        ),
+        (isinstance(model, type) and issubclass(model, nn.Module), "Model, a torch.nn.Module made by Model(config)"),
+        *[(hasattr(model, said.partition("(")[0]), f"Model.{said}") for said in _METHODS.get(kind or "", ())],
+        *[(_takes(getattr(module, said.partition("(")[0], None), said), said) for said in _FUNCTIONS],
+        (kind != "images" or hasattr(module, "DECIDES"), 'DECIDES, the score that is to be lowest, such as "loss"'),
+    ]
+    missing = [said for there, said in needed if not there]
     if missing:
         raise ConfigError(f"{where} lacks {'; '.join(missing)}; {_PAGE}")
 
 
-def _takes(function: Any, count: int) -> bool:
+def _takes(function: Any, said: str) -> bool:
     try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
+        inspect.signature(function).bind(*said.partition(")")[0].split(","))
+    except TypeError:  # other arguments, or no function at all
         return False
     return True
 
 
 def check_model(model: nn.Module, config: Any, where: str) -> None:
-    """Raise ConfigError where a model that was made lacks what checkpoints and sampling need of it."""
-    faults = []
+    """Raise ConfigError where a model that was made lacks what checkpoints need of it."""
     if getattr(model, "config", None) != config:
-        faults.append("Model must keep its argument as self.config")
-    if not any(True for _ in model.parameters()):
-        faults.append("Model has no parameters")
-    buffers = {name for name, _ in _all_buffers(model)}
+        raise ConfigError(f"{where}: Model must keep its argument as self.config; {_PAGE}")
+    buffers = {f"{prefix}.{name}".lstrip(".") for prefix, part in model.named_modules() for name in part._buffers}
     local = getattr(model, "rank_local", ())
     if isinstance(local, str) or not set(local) <= buffers:
-        faults.append(f"Model.rank_local must be a tuple of names of buffers ({sorted(buffers)}), got {local!r}")
-    if faults:
-        raise ConfigError(f"{where}: {'; '.join(faults)}; {_PAGE}")
-
-
-def _all_buffers(model: nn.Module) -> list[tuple[str, Tensor | None]]:
-    return [
-        (f"{prefix}.{name}".lstrip("."), value)
-        for prefix, module in model.named_modules()
-        for name, value in module._buffers.items()
-    ]
+        known = ", ".join(sorted(buffers)) or "none"
+        raise ConfigError(
+            f"{where}: Model.rank_local must be names of buffers (it has: {known}), got {local!r}; {_PAGE}"
+        )
 
 
 def check_sums(module: ModelModule, sums: Any, where: str) -> None:
     """Raise ConfigError unless `validate` gave what the loop can add up: by name (sum, count), of text also "nll"."""
-    wrong = "" if isinstance(sums, Mapping) and sums else f"got {sums!r:.60}"
-    if not wrong:
-        wrong = next((f"{name} is {v!r:.60}" for name, v in sums.items() if not _is_pair(v)), "")
-    if not wrong and module.DATA == "text" and "nll" not in sums:
-        wrong = f"it has {', '.join(map(str, sums))}"
-    if wrong:
-        expected = '{"nll": (nats, counted tokens)}' if module.DATA == "text" else "{name: (sum, count)}"
-        raise ConfigError(f"{where}: validate(model, batch) must return {expected} at least, {wrong}; {_PAGE}")
+    pairs = list(sums.values()) if isinstance(sums, Mapping) else []
+    expected = '{"nll": (nats, counted tokens)}' if module.DATA == "text" else "{name: (sum, count)}"
+    if not pairs or not all(map(_is_pair, pairs)) or (module.DATA == "text" and "nll" not in sums):
+        raise ConfigError(f"{where}: validate(model, batch) must return {expected} at least, got {sums!r:.80}; {_PAGE}")
 
 
 def _is_pair(value: Any) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        return False
-    return all(isinstance(x, int | float) or (isinstance(x, Tensor) and x.numel() == 1) for x in value)
+    both = list(value) if isinstance(value, tuple | list) else []
+    return len(both) == 2 and all(isinstance(x, int | float | Tensor) and torch.as_tensor(x).numel() == 1 for x in both)

@@ -70,7 +70,7 @@ def test_a_run_broken_off_and_continued_ends_with_the_same_bytes(
 
 
 def test_the_run_writes_scores_and_is_evaluated_by_the_file(
-    seqgen: Any, own: Path, held_out: Path, tmp_path: Path
+    seqgen: Any, own: Path, run: Path, held_out: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(own / "r", tmp_path / "r")
     named = (tmp_path / "r", "--module", own / "my_lm.py")
@@ -82,8 +82,9 @@ def test_the_run_writes_scores_and_is_evaluated_by_the_file(
     assert len(seqgen("score", *named, held_out).out.splitlines()) == 37
     evaluated = seqgen("evaluate", *named, "--references", held_out, "--count", "10")
     assert "nll_per_character" in evaluated.out, evaluated.err
-    compared = seqgen("compare", *named, "--references", held_out, "--count", "10")
-    assert "nll_per_character" in compared.out, compared.err
+    compared = seqgen("compare", run, *named, "--references", held_out, "--count", "10")
+    rows = [line.split("|")[1].strip().replace("\\_", "_") for line in compared.out.splitlines()]
+    assert rows[2:] == [str(run), str(tmp_path / "r"), "real text"], compared.err
     assert seqgen("report", tmp_path / "r").code == 0
     assert "model.width" in seqgen("config", "--module", own / "my_lm.py").out
 
@@ -130,7 +131,7 @@ def test_a_file_that_changed_is_a_warning(seqgen: Any, own: Path, tmp_path: Path
     [
         ('DATA = "text"', 'DATA = "words"', """lacks DATA = "text" or "images" (it is 'words')"""),
         ("width: int = 64", "width: int", "a default for Config.width"),
-        ("(frozen=True)", "", "@dataclass(frozen=True) over Config"),
+        ("(frozen=True)", "", "Config, a class under @dataclass(frozen=True)"),
         ("    vocab_size: int = 0\n", "    words: int = 9\n", "Config.vocab_size"),
         ("class Model(nn.Module)", "class Net(nn.Module)", "Model, a torch.nn.Module"),
         ("def decoder(", "def write(", "Model.decoder(fast=False)"),
@@ -138,13 +139,13 @@ def test_a_file_that_changed_is_a_warning(seqgen: Any, own: Path, tmp_path: Path
         ("def optimizers(model, train)", "def optimizers(model)", "lacks optimizers(model, train)"),
         ("def train_step(", "def a_step(", "lacks train_step(model, optimizers, batch, step)"),
         ("def validate(model, batch)", "def valid(model, batch)", "lacks validate(model, batch)"),
-        ('return {"nll"', 'return {"loss"', 'must return {"nll": (nats, counted tokens)} at least, it has loss'),
+        ('return {"nll"', 'return {"loss"', 'must return {"nll": (nats, counted tokens)} at least, got '),
         (", batch.count)}", ", None)}", "must return"),
         ("self.config = config", "self.own = config", "Model must keep its argument as self.config"),
         (
             "    def start(self",
             '    rank_local = ("kept",)\n\n    def start(self',
-            "rank_local must be a tuple of names",
+            "rank_local must be names of buffers (it has: none)",
         ),
         ("return self.output.weight, self", "return self.embedding, self", "model.decoder() failed: "),
         ("import torch\n", "import torch_of_another_name\n", "cannot be imported: ModuleNotFoundError"),
@@ -169,7 +170,7 @@ def test_a_wrong_use_of_module_is_one_line(seqgen: Any, own: Path, run: Path, te
         (("train", "--module", file, *start), "lm is a model of the package; a module of your own needs another name"),
         (("train", "--module", tmp_path / "no.py", *start), f"--module: {tmp_path}/no.py: no such file"),
         (("train", "--module", text, *start), "--module must be a Python file, FILE.py, got"),
-        (("generate", run, "--module", own / "my_lm.py"), "is a run of lm, a model of the package"),
+        (("train", "--out", run, "--module", own / "my_lm.py"), "lm is a model of the package; a module of your"),
     ):
         ended = seqgen(*words)
         assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err

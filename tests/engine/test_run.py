@@ -356,3 +356,25 @@ def test_a_chapter_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> 
 )
 def test_the_alarm_waits_until_samples_were_healthy_once(before: list[dict[str, Any]], step: int, due: bool) -> None:
     assert loop.alarm_is_due(before, step, 1000) is due
+
+
+def test_models_are_found_by_the_names_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `models` each file is one; in `images` each that says what its DATA are."""
+    for name, text in (
+        ("models/tiny_gru.py", ""),
+        ("models/_help.py", ""),
+        ("images/flow_net.py", '"""A flow."""\n\nDATA = "images"\n'),
+        ("images/grids.py", "import math\n"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert runs.chapter_names() == ["image-gan", "image-vae", "lm", "seqgan", "text-vae"]
+    monkeypatch.setattr(runs.resources, "files", lambda package: tmp_path)
+    assert runs.chapter_names() == ["image-flow-net", "tiny-gru"]
+
+
+def test_a_model_without_a_preset_begins_with_its_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "preset_names", list)
+    from seqgen.models import lm
+
+    assert config("lm").model == lm.Config()
