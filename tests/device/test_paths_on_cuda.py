@@ -87,6 +87,7 @@ COMMANDS = [
     "evaluate lm --references few.txt --train lines.txt --count 4 --judge gru --no-reverse",
     "evaluate vae --references few.txt --count 4",
     "curve lm --references few.txt --count 4 --temperatures 0.7,1",
+    "compare image-vae gan --count 20",
     "compare lm gru --references few.txt --count 4",
 ]
 
