@@ -177,9 +177,8 @@ def config(
     else:
         base = read_preset(preset) if preset else {}
     own = own_module(module)
-    name = (
-        model or str(base.get("name", "")) or ("" if own is None else Path(_origin(own).removeprefix("call:")).stem)
-    ).replace("_", "-")
+    file_name = "" if own is None else Path(_origin(own).removeprefix("call:")).stem
+    name = (model or str(base.get("name", "")) or file_name).replace("_", "-")
     if not name:
         raise ConfigError(f"no model given; expected one of {', '.join(chapter_names())}")
     if base.get("name", name) != name:
@@ -422,11 +421,8 @@ def trusted_code(
         return reward
     if reward is not None:
         return rewards.imported(spec)
-    how = (
-        f"seqgen train --out {shlex.quote(str(folder))} model.reward={{}}"
-        if stored
-        else "add model.reward={} to the command"
-    )
+    how = f"seqgen train --out {shlex.quote(str(folder))} model.reward={{}}"
+    how = how if stored else "add model.reward={} to the command"
     raise RunError(f"{folder}: {_not_named('model.reward', spec, how)}")
 
 
@@ -446,12 +442,8 @@ def _not_named(option: str, spec: str, how: str) -> str:
 def code_hashes(settings: Settings) -> dict[str, str]:
     """Return what env.json says of the Python files of the model and of the reward; {} where there are none."""
     reward, _, _ = str(getattr(settings.model, "reward", "")).partition(":")
-    code = {"module_sha256": settings.code, "reward_sha256": reward}
-    return {
-        key: files.sha256_file(Path(file))
-        for key, file in code.items()
-        if file.endswith(".py") and Path(file).is_file()
-    }
+    code = {"module_sha256": Path(settings.code), "reward_sha256": Path(reward)}
+    return {key: files.sha256_file(file) for key, file in code.items() if file.suffix == ".py" and file.is_file()}
 
 
 def changed_code(folder: Path, settings: Settings) -> list[str]:

@@ -89,10 +89,16 @@ def test_the_run_writes_scores_and_is_evaluated_by_the_file(
     assert "model.width" in seqgen("config", "--module", own / "my_lm.py").out
 
 
-def test_the_library_takes_the_path_or_the_module(own: Path) -> None:
+def test_the_library_takes_the_path_or_the_module(own: Path, text: Path, tmp_path: Path) -> None:
     from seqgen.core.code import imported
 
     file = own / "my_lm.py"
+    small = dict(word.split("=") for word in (*TRAIN, "train.steps=3"))
+    config = library.config(module=file, data=text, overrides={key: int(value) for key, value in small.items()})
+    assert (config.name, config.model.width) == ("my-lm", 12)
+    assert library.train(config, tmp_path / "r", progress=False).step == 3
+    longer = library.train(None, tmp_path / "r", module=file, overrides=["train.steps=4"], progress=False)
+    assert longer.step == 4
     by_path = library.load(own / "r", module=file).generate(3)
     assert library.load(own / "r", module=imported(file, option="--module")).generate(3) == by_path
     with pytest.raises(RunError, match=r"module is code, and .*/my_lm\.py is imported only where the command names it"):

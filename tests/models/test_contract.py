@@ -185,8 +185,8 @@ def test_sampling_is_a_function_of_the_seeds_and_changes_nothing(case):
     before = _bytes(model)
     prompts = [[case.data.facts["start"]]] * 5
     with torch.inference_mode():
-        samples = model.sample(prompts, rng.text_seeds(0, 0, 5), Sampling())
-        again = model.sample(prompts[:2], rng.text_seeds(0, 3, 2), Sampling())
+        samples = model.decoder().decode(prompts, rng.text_seeds(0, 0, 5), Sampling())
+        again = model.decoder().decode(prompts[:2], rng.text_seeds(0, 3, 2), Sampling())
     assert isinstance(samples, Samples)
     assert samples.ids[3:] == again.ids
     assert {token for ids in samples.ids for token in ids}.isdisjoint(case.data.facts["never"])
