@@ -197,9 +197,7 @@ def generate(
             scale=scale,
             by_class=by_class,
             json=json,
-            step=step,
-            device=device,
-            module=module,
+            opening=(step, device, module),
         )
         return
     if columns or scale or by_class:

@@ -88,9 +88,7 @@ def reconstruct(
     output.at_least(0, count=count, temperature=temperature)
     if makes_pictures(run):
         pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device", "module")
-        pictures.reconstruct(
-            run, file=file, count=count, out=out, label=label or (), step=step, device=device, module=module
-        )
+        pictures.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=(step, device, module))
         return
     if bool(toward) != bool(away):
         raise output.CommandError("--toward and --away belong together: a file of lines on either side")
@@ -149,9 +147,7 @@ def interpolate(
             out=out,
             label=label or (),
             seed=seed,
-            step=step,
-            device=device,
-            module=module,
+            opening=(step, device, module),
         )
         return
     coder = open_coder(run, step, device, label, module)
@@ -186,7 +182,7 @@ def encode(
     output.at_least(0, nearest=nearest)
     if makes_pictures(run):
         pictures.refuse(context, "run", "file", "out", "label", "step", "device", "module")
-        pictures.encode(run, file=file, out=out, label=label or (), step=step, device=device, module=module)
+        pictures.encode(run, file=file, out=out, label=label or (), opening=(step, device, module))
         return
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")

@@ -42,6 +42,8 @@ Module: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Opening: TypeAlias = tuple[int | None, str, Path | None]
+"""How a run is opened: what --step, --device and --module gave."""
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Field: TypeAlias = Annotated[
     str, typer.Option("--field", metavar="NAME", help="The field that is the text, where rows have fields.")

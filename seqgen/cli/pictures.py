@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Device, Module, Run, Seed, Step
+from seqgen.cli.options import Device, Module, Opening, Run, Seed, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,10 +43,11 @@ def refuse(context: typer.Context, *known: str) -> None:
             )
 
 
-def open_painter(run: Path, step: int | None, device: str, module: Path | None) -> "Painter":
+def open_painter(run: Path, opening: Opening) -> "Painter":
     """The trained picture model of a run folder, faults named by the options of the command line."""
     from seqgen.engine.generate import load_painter
 
+    step, device, module = opening
     with output.wrong_values():
         return load_painter(run, step=step, device=device, module=module)
 
@@ -76,9 +77,7 @@ def generate(
     scale: int,
     by_class: bool,
     json: bool,
-    step: int | None,
-    device: str,
-    module: Path | None,
+    opening: Opening,
 ) -> None:
     """Make pictures; --json says of each its seed, number, class and file, an object a line."""
     chosen = _method(method)
@@ -89,7 +88,7 @@ def generate(
         raise output.CommandError(f"--columns, --scale and --by-class arrange a grid (.png), and --out is {target}")
     if columns and by_class:
         raise output.CommandError("--by-class gives each class a row, so --columns takes no effect with it")
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, opening)
     with output.wrong_values():
         made = painter.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
         names = painter.label_names(count, seed=seed, labels=label)
@@ -128,9 +127,7 @@ def reconstruct(
     count: int,
     out: Path | None,
     label: Sequence[str],
-    step: int | None,
-    device: str,
-    module: Path | None,
+    opening: Opening,
 ) -> None:
     """Pictures and below each the picture that its code gives; into .npz or a folder the reconstructions alone."""
     import torch
@@ -138,7 +135,7 @@ def reconstruct(
     from seqgen.images import metrics
 
     target = _target(run, out, "reconstructed.png")
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, opening)
     given, names = _read(painter, file, label)
     shown = count or (_SHEET if target.suffix == ".png" else len(given))
     given, names = given[:shown], names[:shown]
@@ -170,13 +167,11 @@ def interpolate(
     out: Path | None,
     label: Sequence[str],
     seed: int,
-    step: int | None,
-    device: str,
-    module: Path | None,
+    opening: Opening,
 ) -> None:
     """A strip of pictures on the way from one code to another."""
     target = _target(run, out, "path.png")
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, opening)
     ends: list[Any] = []
     names = list(label)
     for number, end in enumerate((a, b)):
@@ -192,14 +187,12 @@ def interpolate(
     _tell(target, out, f"{len(path)} pictures")
 
 
-def encode(
-    run: Path, *, file: str, out: Path | None, label: Sequence[str], step: int | None, device: str, module: Path | None
-) -> None:
+def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], opening: Opening) -> None:
     """The mean codes of pictures into a file."""
     if out is None:
         raise output.CommandError("give --out FILE.npy, for the codes")
     check_codes_file(out)
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, opening)
     with output.wrong_values():
         codes = painter.encode(*_read(painter, file, label))
     write_codes(codes, out)
@@ -286,9 +279,7 @@ def evaluate(
     codes: int,
     method: Sequence[str],
     features: str,
-    step: int | None,
-    device: str,
-    module: Path | None,
+    opening: Opening,
 ) -> "Table":
     """The table of an image run: what it makes, reconstructions and held-out images, by the same features."""
     from seqgen.engine.evaluate import evaluate_pictures
@@ -297,7 +288,7 @@ def evaluate(
     if features.endswith(".npy"):
         raise output.CommandError("--features FILE.npy goes with a file or folder of images; a run makes its own anew")
     encoder = own_features(features)
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, opening)
     with output.wrong_values():
         return evaluate_pictures(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=codes)
 
@@ -380,7 +371,7 @@ def restore(
         if value < 0 or (value == 0 and name == "trust"):
             raise output.CommandError(f"--{name} must be above 0, got {value:g}")
     target = _target(run, out, "restored.png")
-    painter = open_painter(run, step, device, module)
+    painter = open_painter(run, (step, device, module))
     size = painter.config.size
     if size % scale:
         raise output.CommandError(f"--scale must divide the {size} pixels that this run's pictures have, got {scale}")

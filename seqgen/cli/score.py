@@ -311,9 +311,7 @@ def evaluate(
             codes=codes,
             method=method or (),
             features=features,
-            step=step,
-            device=device,
-            module=module,
+            opening=(step, device, module),
         )
         _keep(Path(subject), shown.to_dict())
         _show(shown, everything=everything, json=json)
