@@ -435,7 +435,10 @@ def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
         raise ConfigError("data.source needs rows with fields; lines from Python have none")
     first = len(records.texts)
     return Records(
-        records.texts + extra.texts, None, records.numbers + extra.numbers, (*records.places, (first, "input, line"))
+        records.texts + extra.texts,
+        None,
+        [*records.numbers, *extra.numbers],
+        (*records.places, (first, "input, line")),
     )
 
 
@@ -484,6 +487,7 @@ def _prepare_sentences(
     )
     if tokenizer_folder is not None or config.model:
         check_fit(tokenizer, texts)
+    del texts
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
     train, valid = train.to(device), valid.to(device)

@@ -6,6 +6,7 @@ The suffix, or `format`, tells files with named fields: JSON Lines, JSON arrays,
 
 import bisect
 import logging
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -41,7 +42,7 @@ class Records:
     """What is learnt: lines, or the target field."""
     sources: list[str] | None
     """The condition of every row, several fields joined by tabs; None where no source fields were asked for."""
-    numbers: list[int]
+    numbers: Sequence[int]
     """Number of every row's line (of a JSON array: item) in its file, from 1."""
     places: tuple[tuple[int, str], ...]
     """First row of every file that gave rows, and its name with what is counted in it: `a.txt, line`."""
@@ -82,7 +83,7 @@ def read_records(
     """
     texts: list[str] = []
     sources: list[str] = []
-    numbers: list[int] = []
+    numbers = array("q")  # a quarter of the memory of a list
     places: list[tuple[int, str]] = []
     blocks = record_blocks(files, field=field, source=source, target=target, format=format, encoding=encoding)
     for block in blocks:
@@ -90,7 +91,7 @@ def read_records(
         if not places or places[-1][1] != name:
             places.append((len(texts), name))
         texts += block.texts
-        numbers += block.numbers
+        numbers.extend(block.numbers)
         sources += block.sources or ()
     if not texts:
         raise DataError(f"{', '.join(map(name_of, files))}: empty; expected text, one or more lines")
@@ -132,7 +133,7 @@ def record_blocks(
                 lines = block.split("\n")
                 if not lines[-1]:
                     lines.pop()
-                yield Records(lines, None, list(range(number, number + len(lines))), place)
+                yield Records(lines, None, range(number, number + len(lines)), place)
             continue
         rows = rows_of(file, kind, wanted, encoding, remedy, checked=format == "auto")
         while block_rows := list(islice(rows, _ROWS)):
@@ -171,7 +172,7 @@ def records_of(lines: Iterable[str], *, name: str = "input") -> Records:
         check_unicode(text, f"{name}, line {number}")
     if not texts:
         raise DataError(f"{name}: no lines; expected at least one")
-    return Records(texts, None, list(range(1, len(texts) + 1)), ((0, f"{name}, line"),))
+    return Records(texts, None, range(1, len(texts) + 1), ((0, f"{name}, line"),))
 
 
 def has_fields(files: Sequence[str | Path], format: Format = "auto") -> bool:
