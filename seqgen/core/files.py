@@ -104,7 +104,9 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
-        for place in (folder, *(folder / name for name in ("checkpoints", "samples", "tokenizer"))):
+        inner = [folder / name for name in ("checkpoints", "samples", "tokenizer")]
+        # a checkpoint's state is written once more after its validation, inside its folder
+        for place in (folder, *inner, *inner[0].glob("step-*")):
             sweep(place)
         yield
     finally:

@@ -240,7 +240,8 @@ def test_a_terminated_process_leaves_143_and_a_run_that_goes_on(text: Path, tmp_
     command_line = [sys.executable, "-m", "seqgen"]
     with subprocess.Popen([*command_line, *words], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        process.stderr.readline()
+        while not process.stderr.readline().startswith("step "):  # the first lines come before training begins
+            pass
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.returncode == 143

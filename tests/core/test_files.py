@@ -229,6 +229,8 @@ def test_an_owner_removes_what_killed_processes_left_and_nothing_else(
     run = tmp_path / "run"
     (run / "checkpoints" / ".step-00000006.tmp").mkdir(parents=True)
     (run / "samples").mkdir()
+    (run / "checkpoints" / "step-00000003").mkdir()
+    (run / "checkpoints" / "step-00000003" / f".state.json.{dead}.tmp").touch()
     (run / "samples" / f".00000006.txt.{dead}.tmp").touch()
     (run / f".tokenizer.{dead}.tmp").mkdir()
     kept = [run / f".report.html.{holder.pid}.tmp", run / "notes.tmp", run / ".hidden", run / "samples" / "mine.txt"]
