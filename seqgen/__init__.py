@@ -2,8 +2,8 @@
 
     config = seqgen.config("lm", data="captions.txt", overrides={"model.hidden": 512})
     seqgen.train(config, out="runs/captions")         # again after a crash: continues, bit for bit
-    writer = seqgen.load("runs/captions")
-    lines = writer.generate(count=1000, temperature=0.9, seed=1)
+    generator = seqgen.load("runs/captions")
+    lines = generator.generate(count=1000, temperature=0.9, seed=1)
     print(seqgen.bleu(lines, seqgen.read_lines("held-out.txt")), seqgen.self_bleu(lines))
 
 Importing this package imports nothing of it: each name is loaded when it is first used, torch with the first that needs
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from seqgen.core.errors import NonFiniteError as NonFiniteError
     from seqgen.core.errors import RunError as RunError
     from seqgen.core.errors import SeqgenError as SeqgenError
+    from seqgen.data.corpora.grammar import Grammar as Grammar
     from seqgen.data.corpus import Corpus as Corpus
     from seqgen.data.corpus import CorpusFolder as CorpusFolder
     from seqgen.data.corpus import open_corpus as open_corpus
-    from seqgen.data.grammar import Grammar as Grammar
     from seqgen.data.packing import build_corpus as build_corpus
     from seqgen.data.ragged import Ragged as Ragged
     from seqgen.data.text import read_lines as read_lines
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from seqgen.data.tokenizers import train_tokenizer as train_tokenizer
     from seqgen.engine.evaluate import Table as Table
     from seqgen.engine.evaluate import evaluate as evaluate
-    from seqgen.engine.evaluate import evaluate_pictures as evaluate_pictures
+    from seqgen.engine.evaluate import evaluate_images as evaluate_images
     from seqgen.engine.generate import LineScores as LineScores
     from seqgen.engine.generate import Text as Text
-    from seqgen.engine.generate import Writer as Writer
+    from seqgen.engine.generate import TextGenerator as TextGenerator
     from seqgen.engine.generate import load as load
-    from seqgen.engine.generate import load_painter as load_painter
-    from seqgen.engine.latent import Coder as Coder
+    from seqgen.engine.generate import load_image_generator as load_image_generator
+    from seqgen.engine.latent import LatentSpace as LatentSpace
     from seqgen.engine.loop import Outcome as Outcome
     from seqgen.engine.loop import train as train
     from seqgen.engine.progress import Progress as Progress
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
 _NAMES = {
     "core.errors": ("ConfigError", "DataError", "MissingExtraError", "NonFiniteError", "RunError", "SeqgenError"),
     "data.corpus": ("Corpus", "CorpusFolder", "open_corpus"),
-    "data.grammar": ("Grammar",),
+    "data.corpora.grammar": ("Grammar",),
     "data.packing": ("build_corpus",),
     "data.ragged": ("Ragged",),
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
-    "engine.evaluate": ("Table", "evaluate", "evaluate_pictures"),
-    "engine.generate": ("LineScores", "Text", "Writer", "load", "load_painter"),
-    "engine.latent": ("Coder",),
+    "engine.evaluate": ("Table", "evaluate", "evaluate_images"),
+    "engine.generate": ("LineScores", "Text", "TextGenerator", "load", "load_image_generator"),
+    "engine.latent": ("LatentSpace",),
     "engine.loop": ("Outcome", "train"),
     "engine.progress": ("Progress",),
     "engine.report": ("write_report",),

@@ -26,9 +26,9 @@ BELOW = {
     # `serve` is here for the command that starts the server
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["run", "checkpoint", "generate", "latent", "pictures", "evaluate", "curve", "compare", "blind", "report"]
+ENGINE = ["run", "checkpoint", "generate", "latent", "plots", "evaluate", "curve", "compare", "blind", "report"]
 ENGINE += ["progress", "loop", "judge"]
-CHAPTERS = {"models", "images"}
+MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "cloudpickle", "joblib"}
@@ -94,7 +94,7 @@ def faults(package: Path) -> list[str]:
         if room not in TOP and room not in BELOW:
             found.append(f"{where}:1: {room} is no room; say in tests/test_layers.py what it may import")
             continue
-        other_chapters = {}
+        other_modules = {}
         for root, one in imported(tree, module, path):
             line = f"{where}:{one.line}"
             if root in FORBIDDEN_MODULES:
@@ -117,17 +117,17 @@ def faults(package: Path) -> list[str]:
                     )
                 elif ENGINE.index(their_module) >= ENGINE.index(name):
                     found.append(f"{line}: engine.{name} imports engine.{their_module}, which stands after it")
-            elif room == their_room and room in CHAPTERS and their_module not in ("", name):
+            elif room == their_room and room in MODEL_MODULES and their_module not in ("", name):
                 if rest == f"{their_module}.train_step":
                     found.append(f"{line}: {room}.{name} uses train_step of {their_room}.{their_module}")
                 elif rest == their_module:
-                    other_chapters[one.alias] = f"{their_room}.{their_module}"
+                    other_modules[one.alias] = f"{their_room}.{their_module}"
         for node in ast.walk(tree):
             line = f"{where}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Attribute) and node.attr == "train_step":
-                chapter = node.value.id if isinstance(node.value, ast.Name) else ""
-                if chapter in other_chapters:
-                    found.append(f"{line}: {room}.{name} uses train_step of {other_chapters[chapter]}")
+                model_module = node.value.id if isinstance(node.value, ast.Name) else ""
+                if model_module in other_modules:
+                    found.append(f"{line}: {room}.{name} uses train_step of {other_modules[model_module]}")
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 if called in {"print", "sys.exit", "exit"} and room not in PRINTS:

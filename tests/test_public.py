@@ -89,10 +89,10 @@ def test_a_run_in_the_words_of_the_readme(tmp_path: Path) -> None:
     config = seqgen.config("lm", data=tmp_path / "text.txt", overrides=small)
     outcome = seqgen.train(config, out=tmp_path / "r", progress=lambda _: None)
     assert outcome.reason == "finished"
-    writer = seqgen.load(tmp_path / "r")
-    texts = writer.generate(count=4, temperature=0.9, seed=1)
+    generator = seqgen.load(tmp_path / "r")
+    texts = generator.generate(count=4, temperature=0.9, seed=1)
     assert len(texts) == 4
     held_out = seqgen.read_lines(tmp_path / "text.txt")
     assert 0 <= float(seqgen.bleu(texts, held_out)) <= 1
     assert 0 <= float(seqgen.self_bleu(texts)) <= 1
-    assert writer.score(held_out).perplexity > 1
+    assert generator.score(held_out).perplexity > 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from seqgen.core.config import Train
 from seqgen.core.rng import generator
 from seqgen.core.update import Optimizer
-from seqgen.data.oracle import LstmOracle
+from seqgen.data.corpora.oracle import LstmOracle
 from seqgen.models import seqgan
 from seqgen.nn.rollout import Texts
 
@@ -25,7 +25,8 @@ VOCAB, LENGTH, ROWS, START = 1001, 20, 16, 1000
 CONFIG = seqgan.Config(
     embedding=32, hidden=32, tied=False, dropout=0.0, mle_steps=0, critic_steps=0, critic_turn=0, policy_lr=1e-9,
     critic_widths=(2, 3, 4, 5), critic_maps=(200, 200, 200, 200), critic_lr=1e-3, critic_l2=0.01, negatives=2000,
-    vocab_size=VOCAB, start=START, never=(START,), max_length=LENGTH, advantage="raw", rollouts=16, alarm=False,
+    vocab_size=VOCAB, start=START, suppress_tokens=(START,), max_length=LENGTH, advantage="raw", rollouts=16,
+    alarm=False,
 )  # fmt: skip
 KINDS = {
     "delta": (replace(CONFIG, advantage="delta", rollouts=4), 40.0),

@@ -56,7 +56,7 @@ def sentences(count: int) -> list[str]:
 
 
 def nltk_scores(
-    hyps: list[str], refs_of: Callable[[int], list[list[str]]], seconds: float
+    hypotheses: list[str], references_of: Callable[[int], list[list[str]]], seconds: float
 ) -> Iterator[list[list[float]]]:
     """BLEU-2..5 of the next hypotheses, as many as fit into `seconds`, again and again."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
@@ -65,30 +65,30 @@ def nltk_scores(
     done = 0
     while True:
         begin, scores = time.process_time(), []
-        while done < len(hyps) and (not scores or time.process_time() - begin < seconds):
-            scores.append(sentence_bleu(refs_of(done), hyps[done].split(), WEIGHTS, smoothing))
+        while done < len(hypotheses) and (not scores or time.process_time() - begin < seconds):
+            scores.append(sentence_bleu(references_of(done), hypotheses[done].split(), WEIGHTS, smoothing))
             done += 1
         yield scores
 
 
 def against_nltk(
     bench: str,
-    hyps: list[str],
-    refs_of: Callable[[int], list[list[str]]],
+    hypotheses: list[str],
+    references_of: Callable[[int], list[list[str]]],
     ours: Callable[[], object],
     scores: np.ndarray,
     floor: float,
     quick: bool,
 ) -> dict[str, object]:
     """One row: nltk on what it manages, ours on all of it, in turn; the gate is equality on what nltk scored."""
-    chunks = nltk_scores(hyps, refs_of, (3.0 if quick else 30.0) / ROUNDS)
+    chunks = nltk_scores(hypotheses, references_of, (3.0 if quick else 30.0) / ROUNDS)
     ours()
     theirs: list[list[float]] = []
     values = []
     for _ in range(ROUNDS):
         begin = time.process_time()
         chunk = next(chunks)
-        usual = (time.process_time() - begin) / max(1, len(chunk)) * len(hyps)
+        usual = (time.process_time() - begin) / max(1, len(chunk)) * len(hypotheses)
         if not chunk:
             break
         theirs += chunk
@@ -96,7 +96,7 @@ def against_nltk(
     known = np.array(theirs)
     error = float((np.abs(scores[: len(known)] - known) / np.where(known > 0, known, 1)).max())
     gate = "ok" if error <= 1e-12 else f"differs from nltk by {error:.1e}"
-    case = f"{len(hyps)} lines x {len(hyps)}, nltk extrapolated from {len(known)} hypotheses"
+    case = f"{len(hypotheses)} lines x {len(hypotheses)}, nltk extrapolated from {len(known)} hypotheses"
     return row(bench, case, values, floor, gate)
 
 
@@ -105,10 +105,12 @@ def stack(stats: Any) -> np.ndarray:
 
 
 def bleu_row(count: int, floor: float, quick: bool) -> dict[str, object]:
-    hyps, refs = captions(count)
-    tokens = [line.split() for line in refs]
-    scores = stack(bleu_stats([line.split() for line in hyps], tokens))
-    return against_nltk("bleu", hyps, lambda _: tokens, lambda: bleu_orders(hyps, refs), scores, floor, quick)
+    hypotheses, references = captions(count)
+    tokens = [line.split() for line in references]
+    scores = stack(bleu_stats([line.split() for line in hypotheses], tokens))
+    return against_nltk(
+        "bleu", hypotheses, lambda _: tokens, lambda: bleu_orders(hypotheses, references), scores, floor, quick
+    )
 
 
 def self_bleu_row(count: int, floor: float, quick: bool) -> dict[str, object]:
@@ -159,8 +161,8 @@ def growth(most: int) -> dict[str, object]:
 
 def fast_bleu_rows(quick: bool) -> Iterator[dict[str, object]]:
     count = 1_000 if quick else 10_000
-    hyps, refs = captions(count)
-    hyp, ref = [line.split() for line in hyps], [line.split() for line in refs]
+    hypotheses, references = captions(count)
+    hyp, ref = [line.split() for line in hypotheses], [line.split() for line in references]
     try:
         from fast_bleu import BLEU, SelfBLEU
     except ImportError:
@@ -171,13 +173,13 @@ def fast_bleu_rows(quick: bool) -> Iterator[dict[str, object]]:
     weights = dict(zip(ORDERS, WEIGHTS, strict=True))
 
     def bleu_usual() -> dict[int, list[float]]:
-        scores: dict[int, list[float]] = BLEU([line.split() for line in refs], weights).get_score(
-            [line.split() for line in hyps]
+        scores: dict[int, list[float]] = BLEU([line.split() for line in references], weights).get_score(
+            [line.split() for line in hypotheses]
         )
         return scores
 
     def self_usual() -> dict[int, list[float]]:
-        scores: dict[int, list[float]] = SelfBLEU([line.split() for line in hyps], weights).get_score()
+        scores: dict[int, list[float]] = SelfBLEU([line.split() for line in hypotheses], weights).get_score()
         return scores
 
     def others(i: int) -> list[list[str]]:
@@ -188,10 +190,10 @@ def fast_bleu_rows(quick: bool) -> Iterator[dict[str, object]]:
         usual: Callable[[], dict[int, list[float]]],
         ours: Callable[[], object],
         scores: np.ndarray,
-        refs_of: Callable[[int], list[list[str]]],
+        references_of: Callable[[int], list[list[str]]],
         floor: float,
     ) -> dict[str, object]:
-        known = np.array(next(nltk_scores(hyps, refs_of, 2.0)))
+        known = np.array(next(nltk_scores(hypotheses, references_of, 2.0)))
         error = float((np.abs(scores[: len(known)] - known) / np.where(known > 0, known, 1)).max())
         gate = "ok" if error <= 1e-12 else f"differs from nltk by {error:.1e}"
         found = row("fast-bleu", f"{name}, {count} lines", ratios(usual, ours, rounds=ROUNDS), floor, gate)
@@ -199,9 +201,9 @@ def fast_bleu_rows(quick: bool) -> Iterator[dict[str, object]]:
         return found | {"fast_bleu_lines_off_by_1e-6": int((np.abs(theirs - scores) > 1e-6).any(axis=1).sum())}
 
     scores = stack(bleu_stats(hyp, ref))
-    yield checked("BLEU", bleu_usual, lambda: bleu_orders(hyps, refs), scores, lambda _: ref, 15.0)
+    yield checked("BLEU", bleu_usual, lambda: bleu_orders(hypotheses, references), scores, lambda _: ref, 15.0)
     scores = stack(self_bleu_stats(hyp))
-    yield checked("Self-BLEU", self_usual, lambda: self_bleu_orders(hyps), scores, others, 55.0)
+    yield checked("Self-BLEU", self_usual, lambda: self_bleu_orders(hypotheses), scores, others, 55.0)
 
 
 # ------------------------------------------------------------------------------

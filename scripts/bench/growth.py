@@ -85,7 +85,7 @@ CASES: dict[str, tuple[str, int, Command]] = {
     "score": ("lines", 100_000, lambda at, n: ["score", at.run(), at.text(lines=n)]),
     "generate": ("lines", 100_000, lambda at, n: ["generate", at.run(), "--count", str(n), "--max-new-tokens", "12"]),
     "bleu": ("lines", 1_000_000, lambda at, n: ["bleu", at.text(lines=n), at.text(2, lines=n)]),
-    "bleu paired": ("lines", 1_000_000, lambda at, n: ["bleu", at.text(lines=n), at.text(2, lines=n), "--paired"]),
+    "bleu paired": ("lines", 1_000_000, lambda at, n: ["bleu", at.text(lines=n), at.text(2, lines=n), "--aligned"]),
     "self-bleu": ("lines", 1_000_000, lambda at, n: ["self-bleu", at.text(lines=n)]),
     "novelty": ("lines", 1_000_000, lambda at, n: ["@novelty", at.text(lines=n), at.text(2, lines=n)]),
     "kneser-ney": ("lines", 1_000_000, lambda at, n: ["@kneser_ney", at.text(lines=n), at.text(2, lines=1_000)]),

@@ -1,4 +1,4 @@
-"""Training steps of the convolutional VAE and of the DCGAN: bf16 autocast against fp32, one thread, 28 x 28 pictures.
+"""Training steps of the convolutional VAE and of the DCGAN: bf16 autocast against fp32, one thread, 28 x 28 images.
 
 Run: scripts/bench.py image-step
 """
@@ -20,18 +20,18 @@ BATCH = 128
 SIZES = {"channels": 1, "size": 28}
 
 
-def stepper(chapter: Any, config: Any, batch: ImageBatch, cycle: int, precision: torch.dtype | None) -> Any:
+def stepper(model_module: Any, config: Any, batch: ImageBatch, cycle: int, precision: torch.dtype | None) -> Any:
     """A function that makes one cycle of training steps, and the model it trains."""
     rng.enter_step(1, 0)
-    model = chapter.Model(config).train()
-    optimizers = chapter.optimizers(model, Train(steps=1000, batch=BATCH, lr=1e-4, clip=0.0, optimizer="adam"))
+    model = model_module.Model(config).train()
+    optimizers = model_module.optimizers(model, Train(steps=1000, batch=BATCH, lr=1e-4, clip=0.0, optimizer="adam"))
     counter = [0]
 
     def run() -> None:
         for _ in range(cycle):
             rng.enter_step(1, counter[0])
             with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
-                chapter.train_step(model, optimizers, batch, counter[0])
+                model_module.train_step(model, optimizers, batch, counter[0])
             counter[0] += 1
 
     return run, model
@@ -47,12 +47,12 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
         ("bf16 conv VAE step", vae, vae.Config(**SIZES), 1, 1.4),
         ("bf16 DCGAN cycle", gan, gan.Config(**SIZES), 2, None),
     ]
-    for case, chapter, config, cycle, floor in cases:
-        full, model = stepper(chapter, config, batch, cycle, None)
-        half, other = stepper(chapter, config, batch, cycle, torch.bfloat16)
+    for case, model_module, config, cycle, floor in cases:
+        full, model = stepper(model_module, config, batch, cycle, None)
+        half, other = stepper(model_module, config, batch, cycle, torch.bfloat16)
         values = ratios(full, half, rounds=5 if quick else 15)
         gate = "ok" if has_bf16_units() else "no bf16 units"
-        if chapter is vae and not agree(model, other, batch):
+        if model_module is vae and not agree(model, other, batch):
             gate = "held-out losses of bf16 and fp32 differ by more than 2 %"
         yield row("image-step", case, values, floor, gate)
 

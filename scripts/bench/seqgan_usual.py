@@ -44,7 +44,7 @@ class UsualPolicy(nn.Module):
 
 
 class UsualCritic(nn.Module):
-    """The paper's CNN by Conv2d over (1, T, E) pictures."""
+    """The paper's CNN by Conv2d over (1, T, E) images."""
 
     def __init__(self, vocab: int, widths: Sequence[int], maps: Sequence[int], dropout: float = 0.25) -> None:
         super().__init__()

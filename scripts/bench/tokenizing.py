@@ -61,11 +61,11 @@ def documentation() -> list[str]:
 
 
 def trained(kind: str, lines: list[str]) -> bytes:
-    writer = io.BytesIO()
+    generator = io.BytesIO()
     SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=writer, model_type=kind, vocab_size=VOCAB, minloglevel=3
+        sentence_iterator=iter(lines), model_writer=generator, model_type=kind, vocab_size=VOCAB, minloglevel=3
     )
-    return writer.getvalue()
+    return generator.getvalue()
 
 
 def encoding(kind: str, case: str, model: bytes, lines: list[str], count: int, floor: float | None) -> dict[str, Any]:

@@ -36,12 +36,12 @@ class Usual(nn.Module):
     def __init__(self, ours: text_vae.Model) -> None:
         super().__init__()
         self.read_embedding, self.write_embedding = nn.Embedding(VOCAB, SIZE), nn.Embedding(VOCAB, SIZE)
-        self.reader, self.writer = (nn.LSTM(SIZE, SIZE, batch_first=True) for _ in range(2))
+        self.reader, self.generator = (nn.LSTM(SIZE, SIZE, batch_first=True) for _ in range(2))
         self.to_posterior, self.to_state = nn.Linear(SIZE, 2 * LATENT), nn.Linear(LATENT, SIZE)
         self.to_input, self.output = nn.Linear(LATENT, SIZE, bias=False), nn.Linear(SIZE, VOCAB)
         pairs = {
             self.read_embedding: ours.encoder_embedding, self.write_embedding: ours.lm.embedding,
-            self.reader: ours.encoder[0].layers[0], self.writer: ours.lm.rnn.layers[0],  # type: ignore[index, union-attr]
+            self.reader: ours.encoder[0].layers[0], self.generator: ours.lm.rnn.layers[0],  # type: ignore[index, union-attr]
             self.to_posterior: ours.to_posterior, self.to_state: ours.to_state, self.to_input: ours.to_input,
         }  # fmt: skip
         for mine, other in pairs.items():
@@ -61,7 +61,7 @@ class Usual(nn.Module):
         """(B, T, V)."""
         cell = self.to_state(codes)[None]
         x = self.write_embedding(inputs) + self.to_input(codes)[:, None]
-        return self.output(self.writer(x, (cell.tanh(), cell))[0])  # type: ignore[no-any-return]
+        return self.output(self.generator(x, (cell.tanh(), cell))[0])  # type: ignore[no-any-return]
 
     def loss(self, inputs: Tensor, targets: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
         """-ELBO of the batch in nats."""

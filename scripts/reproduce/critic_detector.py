@@ -4,7 +4,7 @@
 1,000 held-out captions, and each again with one fault: two neighbouring words swapped, or one replaced by a word drawn
 as often as in the training text. Per sentence: whole against faulty. Per token: the faulty words against all others of
 the faulty sentences. 0.5 is chance. One critic has seen text and samples of its language model, as SeqGAN has it; for
-the others a share of the samples is real text with such faults (`model.faults`).
+the others a share of the samples is real text with such faults (`model.corrupted_negatives`).
 Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --valid TEST.txt [--critic 3000] [--faults 0 0.75]
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     for share in given.faults:
         folder = given.out / f"critic-{share}"
         options = [
-            f"model.critic_steps={given.critic}", f"train.steps={given.critic}", f"model.faults={share}",
+            f"model.critic_steps={given.critic}", f"train.steps={given.critic}", f"model.corrupted_negatives={share}",
             "model.critic_lr=3e-4", "model.critic_dropout=0.5", "model.negatives=6000", "model.round_steps=300",
             "train.eval_every=0",
         ]  # fmt: skip
@@ -51,17 +51,19 @@ def main() -> None:
             train(
                 config("seqgan", given.data, valid=given.valid, overrides=[*common, *options]), folder, source_run=base
             )
-        judges[f"critic, model.faults = {share}"] = load(folder)
-    writer = judges["language model"]
+        judges[f"critic, model.corrupted_negatives = {share}"] = load(folder)
+    generator = judges["language model"]
 
-    known = {word for line in read_lines(given.data) for word in line.split() if writer.tokenizer.unknown(word) == []}
+    known = {
+        word for line in read_lines(given.data) for word in line.split() if generator.tokenizer.unknown(word) == []
+    }
     lines = [line.split() for line in dict.fromkeys(read_lines(given.valid))]
     lines = [words for words in lines if 5 <= len(words) <= 25 and known.issuperset(words)][:SENTENCES]
     words = np.array([word for line in read_lines(given.data) for word in line.split() if word in known])
     draws = np.random.default_rng(0)
     print("| fault | judge | per sentence | per token |\n| --- | --- | --- | --- |")
     for fault in ("swapped", "replaced"):
-        faulty, places = [], []
+        corrupted_rows, places = [], []
         for line in lines:
             harmed, at = list(line), int(draws.integers(len(line) - 1))
             while fault == "swapped" and harmed[at] == harmed[at + 1]:
@@ -70,15 +72,15 @@ def main() -> None:
                 harmed[at], harmed[at + 1] = harmed[at + 1], harmed[at]
             while harmed[at] == line[at]:
                 harmed[at] = str(draws.choice(words))
-            faulty.append(" ".join(harmed))
+            corrupted_rows.append(" ".join(harmed))
             places.append({at, at + 1} if fault == "swapped" else {at})
-        both = [" ".join(line) for line in lines] + faulty
+        both = [" ".join(line) for line in lines] + corrupted_rows
         for judge, one in judges.items():
-            if one is writer:
+            if one is generator:
                 per_token = one.score(both).log_probs
                 per_line = [sum(row) / len(row) for row in per_token]
             else:
-                judged = one.realness(both)
+                judged = one.critic_scores(both)
                 per_line, per_token = judged.per_line, judged.per_token
             whole = roc_auc_score([0] * len(lines) + [1] * len(lines), [-value for value in per_line])
             flags, values = [], []

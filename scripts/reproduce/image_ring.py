@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Modes of a ring of eight Gaussians that each GAN loss covers: the smallest test of collapse.
 
-Points are pictures of one pixel and two channels, so the chapter `image-gan` trains on them as it is. A mode is covered
+Points are images of one pixel and two channels, so `image-gan` trains on them as it is. A mode is covered
 if at least 1 % of 2,500 made points lie within three standard deviations of it; `near` is the share of all points that
 lie so near to some mode. Real points: 8 modes, near 0.989.
 Run: scripts/reproduce/image_ring.py [--steps 6000] [--seeds 3] [--losses ns,rpgan]
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--losses", default=",".join(gan.HABITS))
+    parser.add_argument("--losses", default=",".join(gan.LOSS_DEFAULTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| loss | modes of 8 per seed | near | CPU s a run |\n| --- | --- | --- | --- |")

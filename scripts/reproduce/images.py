@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Feature Frechet distances of VAE and GAN pictures after a few epochs of MNIST and Fashion-MNIST, one CPU thread.
+"""Feature Frechet distances of VAE and GAN images after a few epochs of MNIST and Fashion-MNIST, one CPU thread.
 
-Every model makes 10,000 pictures, compared with all 60,000 training pictures by the features of a small classifier
-trained on them (`seqgen.images.evaluate`), the 10,000 test pictures beside them as the floor. An epoch is one pass of
-the critic, or of the VAE, over the training pictures; a GAN's last line is the checkpoint of the lowest validation
-distance (2,000 pictures of other seeds). What is finished stands in FOLDER and is not done again.
+Every model makes 10,000 images, compared with all 60,000 training images by the features of a small classifier
+trained on them (`seqgen.images.scores`), the 10,000 test images beside them as the floor. An epoch is one pass of
+the critic, or of the VAE, over the training images; a GAN's last line is the checkpoint of the lowest validation
+distance (2,000 images of other seeds). What is finished stands in FOLDER and is not done again.
 Run: SEQGEN_DATA=... scripts/reproduce/images.py FOLDER [--sets mnist] [--models vae dcgan]
 """
 
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from seqgen.engine import loop
-from seqgen.engine.evaluate import evaluate_pictures
-from seqgen.engine.generate import load_painter
+from seqgen.engine.evaluate import evaluate_images
+from seqgen.engine.generate import load_image_generator
 from seqgen.engine.run import config
 from seqgen.images.data import DataConfig, prepare
 from seqgen.images.features import features_of
-from seqgen.images.pictures import save_grid
+from seqgen.images.grids import save_grid
 
 COUNT = 60_000
 COMMON = ("train.precision=bf16", "train.threads=1", "train.samples=2000", "train.log_every=100", "train.save_every=0")
@@ -54,16 +54,16 @@ def trained(name: str, source: Path, out: Path) -> float:
 
 
 def rows(name: str, data: str, out: Path, folder: Path) -> list[dict[str, Any]]:
-    """The lines of one trained run: one for each way of making pictures, and the real ones."""
-    painter = load_painter(out)
-    table = evaluate_pictures(painter, count=10_000, seed=1)
-    for method in ("prior", "mixture") if painter.encodes else ("prior",):
+    """The lines of one trained run: one for each way of making images, and the real ones."""
+    generator = load_image_generator(out)
+    table = evaluate_images(generator, count=10_000, seed=1)
+    for method in ("prior", "mixture") if generator.encodes else ("prior",):
         sheet = folder / f"{data}-{name}-{method}.png"
-        save_grid(painter.generate(36, seed=1, method=method), sheet, columns=12, zoom=2)
+        save_grid(generator.generate(36, seed=1, method=method), sheet, columns=12, zoom=2)
     found = []
     for column in table.columns:
         values = {key: column.scores[key].value for key in SHOWN}
-        found.append({"set": data, "model": name, "pictures": column.name, "about": column.about, **values})
+        found.append({"set": data, "model": name, "images": column.name, "about": column.about, **values})
     return found
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    print(f"| set | model | pictures | CPU s | {' | '.join(SHOWN)} |\n|{' --- |' * (4 + len(SHOWN))}")
+    print(f"| set | model | images | CPU s | {' | '.join(SHOWN)} |\n|{' --- |' * (4 + len(SHOWN))}")
     for data in options.sets:
         for model in options.models:
             source = Path(os.environ["SEQGEN_DATA"]) / "images" / data
@@ -88,9 +88,7 @@ def main() -> None:
                 kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             for row in json.loads(kept.read_text(encoding="utf-8")):
                 cells = [f"{row[key]:.3g}" if key == "ffd" else f"{row[key]:.3f}" for key in SHOWN]
-                print(
-                    f"| {data} | {model} | {row['pictures']} | {row['cpu_s']:.0f} | {' | '.join(cells)} |", flush=True
-                )
+                print(f"| {data} | {model} | {row['images']} | {row['cpu_s']:.0f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

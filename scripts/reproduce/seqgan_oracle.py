@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from seqgen.data.oracle import oracle
+from seqgen.data.corpora.oracle import oracle
 from seqgen.engine.generate import load
 from seqgen.engine.loop import train
-from seqgen.engine.pictures import plain_figure, png
+from seqgen.engine.plots import plain_figure, png
 from seqgen.engine.run import config, read_preset
 
 LIKELIHOOD = "likelihood alone"
@@ -90,11 +90,11 @@ def read(folder: Path) -> dict[int, tuple[float, float]]:
 
 def by_temperature(base: Path) -> dict[int, tuple[float, float]]:
     """The language model of a base run, its logits divided by the temperature, on both sides."""
-    writer, task, found = load(base), oracle("oracle:lstm"), {}
+    generator, task, found = load(base), oracle("oracle:lstm"), {}
     for temperature in TEMPERATURES:
-        with tempered(writer.model.policy, temperature):
-            held_out = writer.score(task.valid)
-            sampled = task.scores(writer.generate(SAMPLES, seed=1))["nll_oracle"]
+        with tempered(generator.model.policy, temperature):
+            held_out = generator.score(task.valid)
+            sampled = task.scores(generator.generate(SAMPLES, seed=1))["nll_oracle"]
         found[round(100 * temperature)] = (sampled, held_out.nats / held_out.total_tokens)
     return found
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from seqgen import metrics
-from seqgen.data.oracle import oracle
+from seqgen.data.corpora.oracle import oracle
 from seqgen.data.rewards import reward
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import TextGenerator, load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 
@@ -57,16 +57,18 @@ def main() -> None:
             row(spec, str(target or "none"), given.steps, load(folder), language_model, 1.0)
 
 
-def row(spec: str, name: str, steps: int, writer: Writer, language_model: Writer, temperature: float) -> None:
-    texts = writer.generate(SAMPLES, seed=7, temperature=temperature)
+def row(
+    spec: str, name: str, steps: int, generator: TextGenerator, language_model: TextGenerator, temperature: float
+) -> None:
+    texts = generator.generate(SAMPLES, seed=7, temperature=temperature)
     rewarded = sum(reward(spec)(texts)) / SAMPLES
     task = oracle(TASK)
-    ours, theirs = writer.score(texts), language_model.score(texts)
+    ours, theirs = generator.score(texts), language_model.score(texts)
     # of a colder sample the distribution is not the model's, and its divergence not this mean
     kl = f"{(theirs.nats - ours.nats) / ours.total_tokens:.3f}" if temperature == 1 else ""
     cells = [
         rewarded, kl, task.scores(texts)["oracle_share"], len(set(texts)) / SAMPLES,
-        float(metrics.self_bleu(texts)), writer.score(task.valid).nats / writer.score(task.valid).total_tokens,
+        float(metrics.self_bleu(texts)), generator.score(task.valid).nats / generator.score(task.valid).total_tokens,
     ]  # fmt: skip
     shown = [cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells]
     print(f"| `{spec.replace('|', chr(92) + '|')}` | {name} | {steps} | {' | '.join(shown)} |", flush=True)

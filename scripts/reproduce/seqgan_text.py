@@ -19,9 +19,9 @@ import torch
 from seqgan_oracle import tempered
 
 from seqgen import metrics
-from seqgen.data.oracle import PREFIX, Oracle, oracle
+from seqgen.data.corpora.oracle import PREFIX, Oracle, oracle
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import TextGenerator, load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 
@@ -57,11 +57,11 @@ def main() -> None:
     shown += ["possible", "KL(oracle, model)", "KL(model, oracle)"] if task is not None else []
     print(f"| {' | '.join(shown)} |\n|{' --- |' * len(shown)}", flush=True)
     row("real text", text[:SAMPLES], held_out, None, None, task)
-    writer = load(base)
+    generator = load(base)
     for temperature in TEMPERATURES:
-        with tempered(writer.model, temperature):
-            texts = writer.generate(SAMPLES, seed=7)
-            row(f"language model, t = {temperature}", texts, held_out, text, writer, task)
+        with tempered(generator.model, temperature):
+            texts = generator.generate(SAMPLES, seed=7)
+            row(f"language model, t = {temperature}", texts, held_out, text, generator, task)
     for name, options in VARIANTS.items():
         folder = given.out / name.replace(" ", "-").replace(",", "")
         options = [*options, "model.mle_steps=0", f"train.steps={given.steps}", "model.alarm=false"]
@@ -69,16 +69,21 @@ def main() -> None:
         if not folder.exists():
             chosen = config("seqgan", given.data, valid=given.valid or None, overrides=[*common, *options])
             train(chosen, folder, source_run=base)
-        writer = load(folder)
-        row(name, writer.generate(SAMPLES, seed=7), held_out, text, writer, task)
+        generator = load(folder)
+        row(name, generator.generate(SAMPLES, seed=7), held_out, text, generator, task)
 
 
 def row(
-    name: str, texts: list[str], held_out: list[str], text: list[str] | None, writer: Writer | None, task: Oracle | None
+    name: str,
+    texts: list[str],
+    held_out: list[str],
+    text: list[str] | None,
+    generator: TextGenerator | None,
+    task: Oracle | None,
 ) -> None:
     ours = metrics.evaluate_text(texts, held_out, train=text).scores
     theirs = metrics.evaluate_text(texts, held_out, protocol="texygen").scores
-    nats = None if writer is None else writer.score(held_out)
+    nats = None if generator is None else generator.score(held_out)
     cells = [
         math.nan if nats is None else nats.nats / nats.total_tokens,
         *(float(table[metric]) for table in (ours, theirs) for metric in ("bleu_4", "self_bleu_4")),
@@ -89,8 +94,8 @@ def row(
         by_oracle = task.nats(texts)
         possible = [k for k, value in enumerate(by_oracle) if value < math.inf]
         cells += [len(possible) / len(texts)]
-        if writer is not None and nats is not None:
-            own = writer.score(texts).per_line
+        if generator is not None and nats is not None:
+            own = generator.score(texts).per_line
             cells += [(nats.nats - task.valid_nats) / len(held_out)]
             share = len(possible) / len(texts)
             # log p(line | possible) = log p(line) - log p(possible)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Text VAEs against a language model of the same size: is the code used, and at what price (He et al. 2019's table).
+"""Text VAEs against a language model of the same size: is the latent used, and at what price (He et al. 2019's table).
 
 SNLI sentences: `valid.txt` to train (a twentieth of it held out to choose the checkpoint), `test.txt` to score, the
 vocabulary all words of `valid.txt`, which has `<unk>` among them. COCO captions have none: words seen once there are
 `<unk>`, or no model would ever see it. All models have the same sizes, dropout and optimizer.
-Likelihood by importance sampling with 500 codes on 1,000 test sentences; the language model's is exact.
+Likelihood by importance sampling with 500 latents on 1,000 test sentences; the language model's is exact.
 Runs that are there already are not trained again, and figures that are there are not made again.
 Run: scripts/reproduce/text_vae.py OUT --data DIR [--sets snli coco] [--only NAME ...]
 """
@@ -20,8 +20,8 @@ import torch
 
 from seqgen.data.text import read_lines
 from seqgen.data.tokenizers import TokenizerConfig, load_tokenizer, train_tokenizer
-from seqgen.engine.generate import Writer, load
-from seqgen.engine.latent import Coder
+from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.latent import LatentSpace
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 from seqgen.metrics import KneserNey
@@ -98,12 +98,12 @@ def measure(path: Path, variant: str, own: Path, words: Path, test: Path) -> Non
     print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
 
 
-def scored(writer: Writer, lines: list[str]) -> dict[str, float]:
+def scored(generator: TextGenerator, lines: list[str]) -> dict[str, float]:
     """The figures of a run on the lines chosen of the test text."""
     lines = chosen(lines)
-    if writer.settings.name == "text-vae":
-        return Coder(writer).likelihood(lines, samples=SAMPLES)
-    exact = writer.score(lines)
+    if generator.settings.name == "text-vae":
+        return LatentSpace(generator).likelihood(lines, samples=SAMPLES)
+    exact = generator.score(lines)
     return {"nll_per_line": exact.nats / len(lines), "nll_per_token": exact.nats / exact.total_tokens}
 
 
@@ -124,7 +124,7 @@ def table(name: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
     columns = {
         "NLL": "nll_per_line", "per token": "nll_per_token", "-ELBO": "bound_per_line", "KL": "kl",
         "MI": "mutual_information", "AU": "active_units", "reconstruction": "reconstruction",
-        "without code": "reconstruction_without_code", "BLEU-4": "reconstruction_bleu_4",
+        "without latent code": "reconstruction_without_latent", "BLEU-4": "reconstruction_bleu_4",
         "accuracy": "token_accuracy", "s / epoch": "seconds_per_epoch",
     }  # fmt: skip
     print(f"\n| {name} | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")

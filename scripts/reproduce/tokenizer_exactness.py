@@ -31,11 +31,11 @@ from typing import Any
 import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from seqgen.data import wordtable
-from seqgen.data.known import shipped
+from seqgen.data.corpora.known import shipped
 from seqgen.data.ragged import Ragged
-from seqgen.data.spmodel import PieceLearner, read_model, why_rows
-from seqgen.data.wordtable import WordTable, operations
+from seqgen.data.tokenizers import wordtable
+from seqgen.data.tokenizers.spmodel import PieceLearner, read_model, why_rows
+from seqgen.data.tokenizers.wordtable import WordTable, operations
 
 KEEP = {"remove_extra_whitespaces": False}
 NO_PREFIX = {"add_dummy_prefix": False}
@@ -179,17 +179,17 @@ def broken(count: int, seed: int) -> list[bytes]:
 
 def trained(kind: str, options: dict[str, Any], lines: list[str], vocab: int) -> bytes:
     """A model of the lines, as large as they support."""
-    writer = io.BytesIO()
+    generator = io.BytesIO()
     options = dict(options)
     with tempfile.TemporaryDirectory() as folder:
         if rules := options.pop("rules", ""):
             options["normalization_rule_tsv"] = str(Path(folder, "rules.tsv"))
             Path(folder, "rules.tsv").write_text(rules)
         SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=writer, model_type=kind, vocab_size=vocab,
+            sentence_iterator=iter(lines), model_writer=generator, model_type=kind, vocab_size=vocab,
             hard_vocab_limit=False, minloglevel=3, num_threads=1, **({"character_coverage": 0.995} | options),
         )  # fmt: skip
-    return writer.getvalue()
+    return generator.getvalue()
 
 
 class Counting(PieceLearner):

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import compare, config, corpus, generate, latent, output, pictures, report, score, tokenizer, train
+from seqgen.cli import compare, config, corpus, generate, images, latent, output, report, score, tokenizer, train
 from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
 from seqgen.core.log import abandon
@@ -35,7 +35,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     latent.reconstruct,
     latent.interpolate,
     latent.encode,
-    pictures.restore,
+    images.restore,
     score.score,
     score.evaluate,
     score.bleu,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqgen.cli import output, pictures
+from seqgen.cli import images, output
 from seqgen.cli.options import (
     Device,
     Encoding,
@@ -18,7 +18,7 @@ from seqgen.cli.options import (
     Run,
     Step,
     check_writable,
-    makes_pictures,
+    makes_images,
     open_run,
     read_for,
     reading_named,
@@ -40,7 +40,7 @@ Train = Annotated[
 ]
 Count = Annotated[int, typer.Option("--count", metavar="N", help="Texts of each.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="A picture as PNG.", show_default=False)]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="An image as PNG.", show_default=False)]
 
 
 def compare(
@@ -61,7 +61,7 @@ def compare(
     ] = "",
     digits: Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.")] = 4,
     intervals: Annotated[bool, typer.Option(help="The 95 % interval of each score, or the deviation of seeds.")] = True,
-    features: pictures.Features = "",
+    features: images.Features = "",
     plot: Plot = None,
     json: Json = False,
     module: Module = None,
@@ -83,18 +83,16 @@ def compare(
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
     output.at_least(0, digits=digits)
     shown: dict[str, Any] = {"shown": [name.strip() for name in columns.split(",")]} if columns else {}
-    drawing = [makes_pictures(Path(subject)) for subject in subjects]
-    given = [pictures.holds_images(Path(subject)) for subject in subjects]
+    drawing = [makes_images(Path(subject)) for subject in subjects]
+    given = [images.holds_images(Path(subject)) for subject in subjects]
     if any(drawing) or all(given):
         if not all(map(max, drawing, given)):
-            raise output.CommandError("runs of pictures are compared with each other, not with text")
+            raise output.CommandError("runs of images are compared with each other, not with text")
         known = ("subjects", "count", "seed", "form", "columns", "digits", "intervals", "features", "json", "module")
-        pictures.refuse(context, *known)
-        encoder = pictures.own_features(features)
+        images.refuse(context, *known)
+        encoder = images.own_features(features)
         with output.wrong_values():
-            table = comparing.compare_pictures(
-                subjects, count=count, seed=seed, encoder=encoder, module=module, **shown
-            )
+            table = comparing.compare_images(subjects, count=count, seed=seed, encoder=encoder, module=module, **shown)
     else:
         if features:
             raise output.CommandError("--features is for images")
@@ -175,11 +173,11 @@ def curve(
     output.at_least(2, count=count)
     check_writable(run)
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
-    writer = open_run(run, step, device, module)
-    real = read_for(writer, references)
+    generator = open_run(run, step, device, module)
+    real = read_for(generator, references)
     with output.wrong_values(), reading_named(options=False):
         drawn = curves.curve(
-            writer,
+            generator,
             real.texts,
             sources=real.sources,
             temperatures=chosen,
@@ -196,11 +194,11 @@ def curve(
         rows = [[p.name, f"{p.quality:.4f}", f"{p.diversity:.4f}", "*" if p in front else ""] for p in points]
         output.write(output.table(["", "quality", "diversity", ""], rows))
         output.write(f"\narea under the front {drawn.area():.4f}; quality: {points[0].scores['bleu_4'].signature}\n")
-    picture = curves.draw([drawn])
+    image = curves.draw([drawn])
     if plot is not None:
-        _save(plot, picture)
+        _save(plot, image)
     files.write_json(run / "curve.json", drawn.to_dict())
-    files.write_bytes(run / "curve.png", picture)
+    files.write_bytes(run / "curve.png", image)
     output.say(f"also in {write_report(run)}")
 
 
@@ -218,11 +216,11 @@ def _say_point(point: "Point") -> None:
     output.say(f"{point.name}: quality {point.quality:.4f}, diversity {point.diversity:.4f}")
 
 
-def _save(path: Path, picture: bytes) -> None:
+def _save(path: Path, image: bytes) -> None:
     from seqgen.core import files
 
-    files.write_bytes(path, picture)
-    output.say(f"picture in {path}")
+    files.write_bytes(path, image)
+    output.say(f"image in {path}")
 
 
 def blind(
@@ -282,9 +280,9 @@ def _judge(answers: Path, key: Path, *, json: bool) -> None:
     import dataclasses
 
     from seqgen.core import files
-    from seqgen.engine.blind import verdict
+    from seqgen.engine.blind import tally
 
-    found = verdict(files.read_json(key), files.read_json(answers))
+    found = tally(files.read_json(key), files.read_json(answers))
     if json:
         output.write(output.json_line(dataclasses.asdict(found)))
         return

@@ -33,7 +33,7 @@ def config(
     from seqgen.engine import run as runs
 
     if not (model or preset or file or module):
-        output.write(f"models   {' '.join(runs.chapter_names())}\npresets  {' '.join(runs.preset_names())}\n")
+        output.write(f"models   {' '.join(runs.model_names())}\npresets  {' '.join(runs.preset_names())}\n")
         return
     settings = runs.config(model, preset=preset, file=file, module=module)
     sections = settings.sections()
@@ -106,7 +106,7 @@ def _bf16_units(device: Any) -> str:
 
 
 def _list_public_sets() -> None:
-    from seqgen.data import known
+    from seqgen.data.corpora import known
 
     there = [name for name, entry in known.read_catalogue().items() if not entry.shipped and entry.at_hand()]
     place = os.environ.get("SEQGEN_DATA")
@@ -125,8 +125,8 @@ def _check_run() -> None:
         text = Path(folder) / "text.txt"
         text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         loop.train(runs.config("lm", text, overrides=small), Path(folder) / "run", progress=lambda _: None)
-        writer = generate.load(Path(folder) / "run")
-        nats = writer.score(writer.generate(1, seed=1) and lines[:4]).nats
+        generator = generate.load(Path(folder) / "run")
+        nats = generator.score(generator.generate(1, seed=1) and lines[:4]).nats
     if not 0 < nats < 1000:
         raise RuntimeError(f"a log-probability of {-nats} cannot be")
 

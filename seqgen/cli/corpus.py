@@ -27,7 +27,7 @@ def list_(json: Json = False) -> None:
 
     Corpora and grammars that come with the package, what build makes, and public sets, with the place where they lie.
     """
-    from seqgen.data import builders, grammar, known
+    from seqgen.data.corpora import builders, grammar, known
 
     rows = [(name, "shipped", str(path)) for name, path in known.shipped().items()]
     rows += [(name, "grammar", f"seqgen corpus sample {name}") for name in grammar.grammars()]
@@ -55,8 +55,8 @@ def inspect(
     json: Json = False,
 ) -> None:
     """What to know of a text before training on it."""
+    from seqgen.data.corpora.known import expanded
     from seqgen.data.inspect import inspect_files
-    from seqgen.data.known import expanded
 
     with reading_named():
         found = inspect_files(expanded(files, "train"), field=field, format=format, encoding=encoding)
@@ -95,10 +95,10 @@ def build(
     from seqgen.core import config
     from seqgen.core.config import suggestion
     from seqgen.core.errors import ConfigError
-    from seqgen.data.builders import BUILDERS
-    from seqgen.data.known import expanded, named
+    from seqgen.data.corpora.builders import BUILDERS
+    from seqgen.data.corpora.known import expanded, named
     from seqgen.data.packing import build_corpus
-    from seqgen.data.sources import DataConfig
+    from seqgen.data.prepare import DataConfig
     from seqgen.data.tokenizers import TokenizerConfig
 
     files = [word for word in words if "=" not in word]
@@ -156,7 +156,7 @@ def sample(
     A labelled grammar gives a header line first, and its lines are read as .tsv.
     """
     output.at_least(1, count=count)
-    from seqgen.data.builders import grammar_lines
+    from seqgen.data.corpora.builders import grammar_lines
 
     _write(grammar_lines(grammar, count, seed), out)
 
@@ -173,7 +173,7 @@ def get(
 
     Their SHA-256 is checked, and an interrupted fetch goes on where it broke off.
     """
-    from seqgen.data import known
+    from seqgen.data.corpora import known
 
     place = out or Path(os.environ.get("SEQGEN_DATA") or "data")
     for path in known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None).values():
@@ -185,7 +185,7 @@ def get(
 
 
 def _write(lines: Iterable[str], out: Path | None) -> None:
-    from seqgen.data.builders import write_lines
+    from seqgen.data.corpora.builders import write_lines
 
     if out is None:
         for line in lines:

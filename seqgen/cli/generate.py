@@ -1,4 +1,4 @@
-"""`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token; or pictures."""
+"""`seqgen generate`: text from a run, one text a line, or as JSON with the probability of every token; or images."""
 
 import dataclasses
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqgen.cli import output, pictures
+from seqgen.cli import images, output
 from seqgen.cli.options import (
     Device,
     Json,
@@ -16,7 +16,7 @@ from seqgen.cli.options import (
     Run,
     Seed,
     Step,
-    makes_pictures,
+    makes_images,
     open_run,
     reading_named,
     refuse,
@@ -26,7 +26,7 @@ from seqgen.cli.options import (
 from seqgen.core.patterns import Expression
 
 if TYPE_CHECKING:
-    from seqgen.engine.generate import Text, Writer
+    from seqgen.engine.generate import Text, TextGenerator
     from seqgen.engine.latent import Source
 
 _METHODS = ("prior", "mixture")
@@ -34,10 +34,10 @@ _METHODS = ("prior", "mixture")
 _SEVERAL = {"count", "prompts", "source", "best_of", "unique", "novel", "match", "no_copy"}
 """Parameters that need texts to choose from, or whole texts."""
 
-_WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical", "greedy"}
+_WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "greedy"}
 """Parameters that say how a token is drawn from its distribution."""
 
-_DRAWN = {"seed", "stop", "method", "steer", "strength", "fast", "repetition_penalty", "no_repeat_ngram"}
+_DRAWN = {"seed", "stop", "method", "steer", "strength", "fast", "repetition_penalty", "no_repeat_ngram_size"}
 """Other parameters that a search has no use for."""
 
 
@@ -56,9 +56,9 @@ def generate(
     source: Annotated[
         str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
     ] = "",
-    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts, or pictures.")] = 1,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts, or images.")] = 1,
     seed: Seed = 0,
-    label: pictures.Label = None,
+    label: images.Label = None,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", help="Below 1 surer, above 1 wilder; 0 is greedy.")
     ] = 1.0,
@@ -69,8 +69,9 @@ def generate(
     min_p: Annotated[
         float, typer.Option("--min-p", metavar="P", help="Only tokens at least P times as likely as the likeliest.")
     ] = 0.0,
-    typical: Annotated[
-        float, typer.Option("--typical", metavar="P", help="Only the tokens of most typical information, to this mass.")
+    typical_p: Annotated[
+        float,
+        typer.Option("--typical-p", metavar="P", help="Only the tokens of most typical information, to this mass."),
     ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     stop: Annotated[
@@ -84,10 +85,10 @@ def generate(
         int,
         typer.Option("--max-new-tokens", metavar="N", help="Tokens after the prompt at most; 0: the run's own limit."),
     ] = 0,
-    forbid: Annotated[
+    bad_words: Annotated[
         list[str] | None,
         typer.Option(
-            "--forbid", metavar="WORD", help="A word that must not appear (masked, see above); may be repeated."
+            "--bad-word", metavar="WORD", help="A word that must not appear (masked, see above); may be repeated."
         ),
     ] = None,
     require: Annotated[
@@ -106,22 +107,25 @@ def generate(
     best_of: Annotated[
         int, typer.Option("--best-of", metavar="N", help="The likeliest of N texts, its end or --stop counted.")
     ] = 1,
-    beam: Annotated[
-        int, typer.Option("--beam", metavar="WIDTH", help="Search the --count likeliest texts; nothing is drawn.")
+    num_beams: Annotated[
+        int, typer.Option("--num-beams", metavar="WIDTH", help="Search the --count likeliest texts; nothing is drawn.")
     ] = 0,
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens already there become rarer.")
     ] = 1.0,
-    no_repeat_ngram: Annotated[
-        int, typer.Option("--no-repeat-ngram", metavar="N", help="No N tokens in a row appear twice in a text; 0: off.")
+    no_repeat_ngram_size: Annotated[
+        int,
+        typer.Option(
+            "--no-repeat-ngram-size", metavar="N", help="No N tokens in a row appear twice in a text; 0: off."
+        ),
     ] = 0,
     method: Annotated[
         str,
         typer.Option(
             "--method",
             metavar="NAME",
-            help="Where codes come from: prior, mixture (VAE), metropolis, langevin (GAN: better single images, not a "
-            "better set).",
+            help="Where latents come from: prior, mixture (VAE), metropolis, langevin (GAN: better single images, not "
+            "a better set).",
         ),
     ] = "prior",
     steer: Annotated[
@@ -147,9 +151,7 @@ def generate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="Into this file. Of pictures: .png a grid, .npz, a folder of files."
-        ),
+        typer.Option("--out", metavar="FILE", help="Into this file. Of images: .png a grid, .npz, a folder of files."),
     ] = None,
     columns: Annotated[
         int, typer.Option("--columns", metavar="N", help="Images in a row of the grid; 0: about as many as rows.")
@@ -172,20 +174,20 @@ def generate(
     names of the run's fields, so that score reads them back.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
 
-    --forbid, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
+    --bad-word, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
     meets them, but not as often as the model would write it among such texts. --match is exact: it draws until it is
     met.
 
-    A run of pictures takes --count, --seed, --label, --method, --temperature, --out, --columns, --scale, --by-class,
+    A run of images takes --count, --seed, --label, --method, --temperature, --out, --columns, --scale, --by-class,
     --json, --step and --device.
     """
     output.at_least(1, count=count, best_of=best_of)
-    output.at_least(0, beam=beam, no_copy=no_copy, temperature=temperature)
+    output.at_least(0, num_beams=num_beams, no_copy=no_copy, temperature=temperature)
     output.at_least(0, columns=columns, scale=scale)
-    if makes_pictures(run):
+    if makes_images(run):
         known = ("run", "count", "seed", "label", "method", "temperature", "out", "json")
-        pictures.refuse(context, *known, "columns", "scale", "by_class", "step", "device", "module")
-        pictures.generate(
+        images.refuse(context, *known, "columns", "scale", "by_class", "step", "device", "module")
+        images.generate(
             run,
             count=count,
             seed=seed,
@@ -213,24 +215,24 @@ def generate(
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
     Expression(match or "", f"--match {match!r}")  # a wrong one is told before the run is opened
     if stream:
-        refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "beam", "out", "json"})
-    if beam:
+        refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "num_beams", "out", "json"})
+    if num_beams:
         refuse(
             context,
-            "--beam searches and draws nothing",
+            "--num-beams searches and draws nothing",
             {*_SEVERAL - {"count", "prompts", "source"}, *_DRAWN, *_WEIGHED},
         )
-        if count > beam:
-            raise output.CommandError(f"--count must be at most {beam}, the width of --beam, got {count}")
+        if count > num_beams:
+            raise output.CommandError(f"--count must be at most {num_beams}, the width of --num-beams, got {count}")
     if greedy or temperature == 0:
         name = "--greedy" if greedy else "--temperature 0"
         refuse(context, f"{name} takes the likeliest token", _WEIGHED - ({"greedy"} if greedy else {"temperature"}))
     from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
-    writer = open_run(run, step, device, module)
+    generator = open_run(run, step, device, module)
     if label:
-        raise output.CommandError("--label is for pictures; conditions of texts are lines of --source FILE")
+        raise output.CommandError("--label is for images; conditions of texts are lines of --source FILE")
     options: dict[str, Any] = {
         "seed": seed,
         "stop": tuple(stop or ()),
@@ -239,44 +241,44 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
-        "typical": typical,
+        "typical_p": typical_p,
         "greedy": greedy,
         "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram": no_repeat_ngram,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
     }
     limits: dict[str, Any] = {
         "prompt": prompt,
         "min_new_tokens": min_new_tokens,
         "max_new_tokens": max_new_tokens,
-        "forbid": tuple(forbid or ()),
+        "bad_words": tuple(bad_words or ()),
         "require": tuple(require or ()),
         "template": template,
         "pattern": pattern,
     }
     with output.wrong_values(), reading_named(options=False):
         if steer or method != "prior":
-            options["codes"] = _codes(writer, method, steer or [], strength)
+            options["latents"] = _latents(generator, method, steer or [], strength)
         if stream:
-            _stream(writer, prompt, options | limits)
+            _stream(generator, prompt, options | limits)
             return
-        kind = "" if json else output.kind_of_texts(out, one_line=writer.one_line)
+        kind = "" if json else output.kind_of_texts(out, one_line=generator.one_line)
         if source:
-            limits["sources"] = read_sources(source, writer.settings.data.source)
+            limits["sources"] = read_sources(source, generator.settings.data.source)
         if prompts:
             limits["prompts"] = read_lines(prompts)
-        if beam:
-            texts = writer.search(count, width=beam, **limits)
+        if num_beams:
+            texts = generator.search(count, num_beams=num_beams, **limits)
         else:
             options |= {"unique": unique, "match": match, "details": json, "best_of": best_of, "no_copy": no_copy}
             options["train_files"] = (train,) if train else ()
             if novel:
                 own = not train or is_corpus(train)  # a corpus folder is no text to read
                 options["novel_against"] = (
-                    writer.own_text(options["train_files"]).train_lines if own else read_lines(training_file(train))
+                    generator.own_text(options["train_files"]).train_lines if own else read_lines(training_file(train))
                 )
             with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
-                texts = writer.texts(count, on_text=counter, **options, **limits)
-    rows = [row_for(writer, text.text, text.source) for text in texts]
+                texts = generator.texts(count, on_text=counter, **options, **limits)
+    rows = [row_for(generator, text.text, text.source) for text in texts]
     if json:
         written = "".join(map(output.json_line, _detailed(texts, rows, seed)))
     else:
@@ -290,16 +292,16 @@ def generate(
         output.say(f"{len(texts)} texts written to {out}")
 
 
-def _codes(writer: "Writer", method: str, steer: Sequence[str], strength: float) -> "Source":
-    """Where the codes of a text VAE come from, if not from its prior."""
-    from seqgen.engine.latent import Coder
+def _latents(generator: "TextGenerator", method: str, steer: Sequence[str], strength: float) -> "Source":
+    """Where the latents of a text VAE come from, if not from its prior."""
+    from seqgen.engine.latent import LatentSpace
 
-    coder = Coder(writer)
-    mixture = coder.mixture() if method == "mixture" else None
+    space = LatentSpace(generator)
+    mixture = space.mixture() if method == "mixture" else None
     if steer:
-        return coder.steered([coder.condition(words) for words in steer], strength=strength, mixture=mixture)
+        return space.steered([space.condition(words) for words in steer], strength=strength, mixture=mixture)
     assert mixture is not None
-    return coder.of_mixture(mixture)
+    return space.of_mixture(mixture)
 
 
 def read_sources(file: str, fields: str) -> list[str]:
@@ -312,9 +314,9 @@ def read_sources(file: str, fields: str) -> list[str]:
     return ["\t".join(values) for values in zip(*columns, strict=True)]
 
 
-def _stream(writer: "Writer", prompt: str, options: dict[str, Any]) -> None:
+def _stream(generator: "TextGenerator", prompt: str, options: dict[str, Any]) -> None:
     output.write(prompt)
-    for piece in writer.stream(**options):
+    for piece in generator.stream(**options):
         output.write(piece)
         output.flush()
     output.write("\n")

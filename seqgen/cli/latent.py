@@ -1,6 +1,6 @@
-"""What a run with codes can do, a text VAE or a model of pictures: `seqgen reconstruct`, `interpolate`, `encode`.
+"""What a run with latents can do, a text VAE or a model of images: `seqgen reconstruct`, `interpolate`, `encode`.
 
-Pictures have their own half of each command, in `pictures`.
+Images have their own half of each command, in `images`.
 """
 
 from pathlib import Path
@@ -8,36 +8,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqgen.cli import output, pictures
-from seqgen.cli.options import Device, Json, Module, Run, Seed, Step, makes_pictures, open_run, read_for, row_for
+from seqgen.cli import images, output
+from seqgen.cli.options import Device, Json, Module, Run, Seed, Step, makes_images, open_run, read_for, row_for
 
 if TYPE_CHECKING:
-    from seqgen.engine.latent import Coder
+    from seqgen.engine.latent import LatentSpace
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Into this file. Of pictures: .png, .npz, or a folder of files."),
+    typer.Option("--out", metavar="FILE", help="Into this file. Of images: .png, .npz, or a folder of files."),
 ]
 File = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="Texts, one a line; pictures as --data takes them, or # the held-out ones."),
+    typer.Argument(metavar="FILE", help="Texts, one a line; images as --data takes them, or # the held-out ones."),
 ]
 
 
-def open_coder(run: Path, step: int | None, device: str, label: list[str] | None, module: Path | None) -> "Coder":
+def open_latent_space(
+    run: Path, step: int | None, device: str, label: list[str] | None, module: Path | None
+) -> "LatentSpace":
     """The text VAE of a run folder, which takes no --label."""
-    from seqgen.engine.latent import Coder
+    from seqgen.engine.latent import LatentSpace
 
-    writer = open_run(run, step, device, module)
+    generator = open_run(run, step, device, module)
     if label:
-        raise output.CommandError("--label is for pictures; this run writes text")
-    return Coder(writer)
+        raise output.CommandError("--label is for images; this run writes text")
+    return LatentSpace(generator)
 
 
-def filled(coder: "Coder", file: str, count: int = 0) -> tuple[list[int], list[str], list[str] | None]:
+def filled(space: "LatentSpace", file: str, count: int = 0) -> tuple[list[int], list[str], list[str] | None]:
     """The first `count` texts of a file (0: all) without blank ones: line numbers, texts and, if the run has them,
     conditions."""
-    records = read_for(coder.writer, file)
+    records = read_for(space.generator, file)
     rows = [row for row, text in enumerate(records.texts) if text.strip()][: count or None]
     if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected texts")
@@ -65,13 +67,13 @@ def reconstruct(
         float, typer.Option("--temperature", metavar="T", help="Above 0: words are drawn; 0: the likeliest.")
     ] = 0.0,
     toward: Annotated[
-        str, typer.Option("--toward", metavar="FILE", help="Move every code towards those of these lines ...")
+        str, typer.Option("--toward", metavar="FILE", help="Move every latent code towards those of these lines ...")
     ] = "",
     away: Annotated[str, typer.Option("--away", metavar="FILE", help="... and away from those of these.")] = "",
     strength: Annotated[
         float, typer.Option("--strength", metavar="X", help="How far: 1 is from the mean of the one to the other's.")
     ] = 1.0,
-    label: pictures.Label = None,
+    label: images.Label = None,
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
@@ -79,36 +81,36 @@ def reconstruct(
     device: Device = "auto",
     module: Module = None,
 ) -> None:
-    """Write each text again from its code alone.
+    """Write each text again from its latent code alone.
 
-    The closer the lines are to those of the file, the more the code holds. With --toward and --away, two files of
+    The closer the lines are to those of the file, the more the latent holds. With --toward and --away, two files of
     lines that differ in one thing, that thing is changed. --json shows text and reconstruction side by side.
-    Pictures go into --out, each above its reconstruction.
+    Images go into --out, each above its reconstruction.
     """
     output.at_least(0, count=count, temperature=temperature)
-    if makes_pictures(run):
-        pictures.refuse(context, "run", "file", "count", "out", "label", "step", "device", "module")
-        pictures.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=(step, device, module))
+    if makes_images(run):
+        images.refuse(context, "run", "file", "count", "out", "label", "step", "device", "module")
+        images.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=(step, device, module))
         return
     if bool(toward) != bool(away):
         raise output.CommandError("--toward and --away belong together: a file of lines on either side")
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
-    coder = open_coder(run, step, device, label, module)
-    kind = "" if json else output.kind_of_texts(out, one_line=coder.writer.one_line)
-    _, lines, sources = filled(coder, file, count)
+    space = open_latent_space(run, step, device, label, module)
+    kind = "" if json else output.kind_of_texts(out, one_line=space.generator.one_line)
+    _, lines, sources = filled(space, file, count)
     with output.wrong_values():
         move = None
         if toward:
-            move = strength * coder.direction(filled(coder, toward)[1:], filled(coder, away)[1:])
-        texts = coder.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
+            move = strength * space.direction(filled(space, toward)[1:], filled(space, away)[1:])
+        texts = space.reconstruct(lines, sources, step=move, seed=seed, temperature=temperature)
     asked = sources or [""] * len(lines)
     if json:
-        rows = [row_for(coder.writer, a, source) for a, source in zip(lines, asked, strict=True)]
+        rows = [row_for(space.generator, a, source) for a, source in zip(lines, asked, strict=True)]
         made = [{**row, "reconstruction": b} for row, b in zip(rows, texts, strict=True)]
         written = "".join(map(output.json_line, made))
     else:
-        rows = [row_for(coder.writer, b, source) for b, source in zip(texts, asked, strict=True)]
+        rows = [row_for(space.generator, b, source) for b, source in zip(texts, asked, strict=True)]
         written = output.of_texts(texts, kind, out, rows)
     write_out(written, out, f"{len(texts)} texts")
 
@@ -117,28 +119,28 @@ def interpolate(
     context: typer.Context,
     run: Run,
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Begin: a text, or a picture (#3: held-out); empty: drawn by --seed.")
+        str, typer.Argument(metavar="A", help="Begin: a text, or an image (#3: held-out); empty: drawn by --seed.")
     ] = "",
     b: Annotated[str, typer.Argument(metavar="B", help="End, likewise.")] = "",
     steps: Annotated[int, typer.Option("--steps", metavar="N", help="How many, both ends included.")] = 7,
     spherical: Annotated[bool, typer.Option("--spherical", help="Along the great circle, not the line.")] = False,
     source: Annotated[str, typer.Option("--source", metavar="TEXT", help="The condition of all of them.")] = "",
-    label: pictures.Label = None,
+    label: images.Label = None,
     seed: Seed = 0,
     out: Out = None,
     step: Step = None,
     device: Device = "auto",
     module: Module = None,
 ) -> None:
-    """Texts or pictures between one and another.
+    """Texts or images between one and another.
 
-    The way goes through their codes.
+    The way goes through their latents.
     """
     output.at_least(2, steps=steps)
-    if makes_pictures(run):
+    if makes_images(run):
         known = ("run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device", "module")
-        pictures.refuse(context, *known)
-        pictures.interpolate(
+        images.refuse(context, *known)
+        images.interpolate(
             run,
             a=a,
             b=b,
@@ -150,11 +152,11 @@ def interpolate(
             opening=(step, device, module),
         )
         return
-    coder = open_coder(run, step, device, label, module)
-    kind = output.kind_of_texts(out, one_line=coder.writer.one_line)
+    space = open_latent_space(run, step, device, label, module)
+    kind = output.kind_of_texts(out, one_line=space.generator.one_line)
     with output.wrong_values():
-        path = coder.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
-    rows = [row_for(coder.writer, text, source) for text in path]
+        path = space.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
+    rows = [row_for(space.generator, text, source) for text in path]
     write_out(output.of_texts(path, kind, out, rows), out, f"{len(path)} texts")
 
 
@@ -163,35 +165,35 @@ def encode(
     run: Run,
     file: File,
     nearest: Annotated[
-        int, typer.Option("--nearest", metavar="N", help="Show the N training texts with the nearest codes instead.")
+        int, typer.Option("--nearest", metavar="N", help="Show the N training texts with the nearest latents instead.")
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Mean codes, a row each: .npy or .npz (float32), .csv or .jsonl."),
+        typer.Option("--out", metavar="FILE", help="Mean latents, a row each: .npy or .npz (float32), .csv or .jsonl."),
     ] = None,
-    label: pictures.Label = None,
+    label: images.Label = None,
     json: Json = False,
     step: Step = None,
     device: Device = "auto",
     module: Module = None,
 ) -> None:
-    """The codes of texts or pictures, or neighbours.
+    """The latents of texts or images, or neighbours.
 
     Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
     """
     output.at_least(0, nearest=nearest)
-    if makes_pictures(run):
-        pictures.refuse(context, "run", "file", "out", "label", "step", "device", "module")
-        pictures.encode(run, file=file, out=out, label=label or (), opening=(step, device, module))
+    if makes_images(run):
+        images.refuse(context, "run", "file", "out", "label", "step", "device", "module")
+        images.encode(run, file=file, out=out, label=label or (), opening=(step, device, module))
         return
     if (out is None) == (nearest == 0):
-        raise output.CommandError("give either --out FILE.npy, for the codes, or --nearest N, for their neighbours")
+        raise output.CommandError("give either --out FILE.npy, for the latents, or --nearest N, for their neighbours")
     if out is not None:
-        pictures.check_codes_file(out)
-    coder = open_coder(run, step, device, label, module)
-    numbers, lines, sources = filled(coder, file)
+        images.check_latents_file(out)
+    space = open_latent_space(run, step, device, label, module)
+    numbers, lines, sources = filled(space, file)
     if nearest:
-        found = coder.nearest(lines, sources, count=nearest)
+        found = space.nearest(lines, sources, count=nearest)
         for number, line, near in zip(numbers, lines, found, strict=True):
             if json:
                 neighbours = [{"text": text, "distance": far} for text, far in near]
@@ -200,4 +202,4 @@ def encode(
                 output.write("".join(f"{number}\t{far:.4f}\t{text}\n" for text, far in near))
         return
     assert out is not None
-    pictures.write_codes(coder.encode(lines, sources)[0], out)
+    images.write_latents(space.encode(lines, sources)[0], out)

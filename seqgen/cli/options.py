@@ -20,9 +20,9 @@ from typer.core import TyperCommand
 from seqgen.cli import output
 
 if TYPE_CHECKING:
-    from seqgen.data.sources import DataConfig
+    from seqgen.data.prepare import DataConfig
     from seqgen.data.text import Records
-    from seqgen.engine.generate import Writer
+    from seqgen.engine.generate import TextGenerator
 
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 Step: TypeAlias = Annotated[
@@ -90,7 +90,7 @@ class Command(TyperCommand):
             raise output.CommandError(f"standard input (-) can be read only once, but is {' and '.join(stdin)}")
         for typed, metavar, path in written:
             run = ctx.params.get("run")
-            if run is not None and metavar == "FILE" and path.suffix == "" and makes_pictures(run):
+            if run is not None and metavar == "FILE" and path.suffix == "" and makes_images(run):
                 metavar = "DIR"
             check_output(typed, path, [value for _, value in read], folder=metavar == "DIR")
         return rest
@@ -152,8 +152,8 @@ def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
             raise output.CommandError(f"{why}; it excludes {parameter.opts[0]}")
 
 
-def makes_pictures(run: Path) -> bool:
-    """Whether a run's model is one of pictures; False for what is no run, which is told when it is opened."""
+def makes_images(run: Path) -> bool:
+    """Whether a run's model is one of images; False for what is no run, which is told when it is opened."""
     from seqgen.engine import run as runs
 
     if not (run / "config.toml").is_file():
@@ -161,7 +161,7 @@ def makes_pictures(run: Path) -> bool:
     return "tokenizer" not in runs.stored_sections(run)
 
 
-def open_run(run: Path, step: int | None, device: str, module: Path | None = None) -> "Writer":
+def open_run(run: Path, step: int | None, device: str, module: Path | None = None) -> "TextGenerator":
     """The trained model of a run folder, faults named by the options above."""
     from seqgen.engine.generate import load
 
@@ -171,7 +171,7 @@ def open_run(run: Path, step: int | None, device: str, module: Path | None = Non
 
 def training_file(file: str) -> str:
     """Return the path of a training text; the name of a known set stands for its training part."""
-    from seqgen.data.known import expanded
+    from seqgen.data.corpora.known import expanded
 
     return str(expanded([file], "train")[0]) if file else ""
 
@@ -217,14 +217,14 @@ def reading_named(*, options: bool = True) -> Iterator[None]:
         raise DataError(re.sub(r"\bdata\.(field|format|encoding)=", r"--\1 ", words)) from None
 
 
-def read_for(writer: "Writer", file: str, reading: Reading | None = None) -> "Records":
+def read_for(generator: "TextGenerator", file: str, reading: Reading | None = None) -> "Records":
     """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
     with reading_named(options=reading is not None):
-        return (reading or Reading([file])).records(file, writer.settings.data)
+        return (reading or Reading([file])).records(file, generator.settings.data)
 
 
-def row_for(writer: "Writer", text: str, source: str) -> dict[str, str]:
+def row_for(generator: "TextGenerator", text: str, source: str) -> dict[str, str]:
     """Return a text and its condition as a row that `read_for` reads; the text is `text` too, for other commands."""
-    data = writer.settings.data
+    data = generator.settings.data
     names = [name.strip() for name in data.source.split(",")] if data.source else []
     return {"text": text, **dict(zip(names, source.split("\t"), strict=bool(names))), data.target or data.field: text}

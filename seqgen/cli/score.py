@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 
 import typer
 
-from seqgen.cli import output, pictures
+from seqgen.cli import images, output
 from seqgen.cli.options import (
     Device,
     Encoding,
@@ -22,7 +22,7 @@ from seqgen.cli.options import (
     Run,
     Step,
     check_writable,
-    makes_pictures,
+    makes_images,
     open_run,
     read_for,
     refuse,
@@ -31,7 +31,7 @@ from seqgen.cli.options import (
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
-    from seqgen.engine.generate import Writer
+    from seqgen.engine.generate import TextGenerator
     from seqgen.metrics import Score, Signature
 
 Rank: TypeAlias = Literal["token", "line", "worst"]
@@ -56,7 +56,7 @@ TokenizerName = Annotated[
     ),
 ]
 Smoothing = Annotated[str, typer.Option("--smoothing", metavar="NAME", help="nltk's method0 to method7.")]
-Lower = Annotated[bool, typer.Option("--lower", help="Lower-case the text first.")]
+Lowercase = Annotated[bool, typer.Option("--lowercase", help="Lower-case the text first.")]
 
 
 def score(
@@ -100,8 +100,8 @@ def score(
     from seqgen.data.formats import table_row
 
     _outlier_count(outliers, 1)  # a wrong value is told before anything is scored
-    writer = open_run(run, step, device, module)
-    records = read_for(writer, file, Reading([file], field, format, encoding))
+    generator = open_run(run, step, device, module)
+    records = read_for(generator, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
     if not rows:
         raise output.CommandError(f"{file}: only blank lines; expected text to score")
@@ -110,9 +110,9 @@ def score(
         raise output.CommandError(
             f"--rank {rank} is for --by likelihood; --by critic orders lines by the critic's logit"
         )
-    judge = partial(_likelihood, rank=rank) if by == "likelihood" else _realness
-    judged = judge(writer, lines, None if records.sources is None else [records.sources[row] for row in rows])
-    held_out = _held_out(writer, judge)
+    judge = partial(_likelihood, rank=rank) if by == "likelihood" else _critic_scores
+    judged = judge(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
+    held_out = _held_out(generator, judge)
     threshold = _threshold(held_out) if per_token else None
     known = sorted(held_out.order) if held_out is not None else []
     order = sorted(range(len(lines)), key=judged.order.__getitem__)
@@ -142,8 +142,8 @@ class _Judged:
     total: str
 
 
-def _likelihood(writer: "Writer", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Judged:
-    scores = writer.score(lines, sources)
+def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Judged:
+    scores = generator.score(lines, sources)
     whole = scores.per_line
     means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
     worst = list(map(min, scores.log_probs))
@@ -160,28 +160,28 @@ def _likelihood(writer: "Writer", lines: list[str], sources: list[str] | None, *
     return _Judged(order, columns, scores.tokens, scores.log_probs, total)
 
 
-def _realness(writer: "Writer", lines: list[str], sources: list[str] | None) -> _Judged:
-    judged = writer.realness(lines)
+def _critic_scores(generator: "TextGenerator", lines: list[str], sources: list[str] | None) -> _Judged:
+    judged = generator.critic_scores(lines)
 
     def columns(i: int) -> dict[str, Any]:
-        return {"realness": judged.per_line[i], "tokens": len(judged.tokens[i])}
+        return {"critic_score": judged.per_line[i], "tokens": len(judged.tokens[i])}
 
     real = sum(value > 0 for value in judged.per_line)
     total = f"{len(lines)} lines, {real} of them look real to the critic ({100 * real / len(lines):.1f} %)"
     return _Judged(judged.per_line, columns, judged.tokens, judged.per_token, total)
 
 
-def _held_out(writer: "Writer", judge: Callable[..., _Judged]) -> _Judged | None:
+def _held_out(generator: "TextGenerator", judge: Callable[..., _Judged]) -> _Judged | None:
     """The run's own held-out lines, judged; None where its text is not at hand."""
     from seqgen.core.errors import DataError
 
     try:
-        data = writer.own_text()
+        data = generator.own_text()
     except DataError as error:
         output.say(f"warning: no percentiles: {error}")
         return None
     sources = data.valid_sources[:_HELD_OUT] if data.valid_sources is not None else None
-    return judge(writer, list(data.valid_lines[:_HELD_OUT]), sources)
+    return judge(generator, list(data.valid_lines[:_HELD_OUT]), sources)
 
 
 def _threshold(held_out: _Judged | None) -> float | None:
@@ -262,12 +262,12 @@ def evaluate(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
-    codes: Annotated[
-        int, typer.Option("--codes", metavar="K", help="Codes per reference in the likelihood of a VAE.")
+    latents: Annotated[
+        int, typer.Option("--latents", metavar="K", help="Codes per reference in the likelihood of a VAE.")
     ] = 100,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Of pictures: where codes come from; may be repeated."),
+        typer.Option("--method", metavar="NAME", help="Of images: where latents come from; may be repeated."),
     ] = None,
     judge: Annotated[
         Path | None,
@@ -276,7 +276,7 @@ def evaluate(
     reverse: Annotated[
         bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
     ] = True,
-    features: pictures.Features = "",
+    features: images.Features = "",
     everything: Annotated[bool, typer.Option("--all", help="Every number, not the first dozen alone.")] = False,
     field: Field = "",
     format: Format = "auto",
@@ -288,27 +288,27 @@ def evaluate(
 ) -> None:
     """The table of scores, beside real text.
 
-    A 5-gram model of the same text stands there too; pictures stand beside held-out ones.
+    A 5-gram model of the same text stands there too; images stand beside held-out ones.
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
     column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
     tokenizers have in common; --all adds what is per token. Running text is compared line by line.
-    A run of images takes --count, --seed, --codes, --method, --features, --all, --json, --step and --device; images
+    A run of images takes --count, --seed, --latents, --method, --features, --all, --json, --step and --device; images
     made elsewhere (a folder, .npz, .npy, .zip) --references, a set or a path, --count, --seed, --features, --all and
     --json. Their features may also be given: --features MADE.npy with --references REAL.npy, a row for each image.
     """
     output.at_least(0, count=count)
-    output.at_least(1, codes=codes)
+    output.at_least(1, latents=latents)
     if count == 1:
         raise output.CommandError("--count must be 0 or an integer >= 2, got 1")
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
-    if makes_pictures(Path(subject)):
-        pictures.refuse(context, "subject", "method", "codes", "step", "device", "module", *_OF_IMAGES)
-        shown = pictures.evaluate(
+    if makes_images(Path(subject)):
+        images.refuse(context, "subject", "method", "latents", "step", "device", "module", *_OF_IMAGES)
+        shown = images.evaluate(
             Path(subject),
             count=count,
             seed=seed,
-            codes=codes,
+            latents=latents,
             method=method or (),
             features=features,
             opening=(step, device, module),
@@ -316,19 +316,19 @@ def evaluate(
         _keep(Path(subject), shown.to_dict())
         _show(shown, everything=everything, json=json)
         return
-    if pictures.holds_images(Path(subject)):
+    if images.holds_images(Path(subject)):
         if not references:
             raise output.CommandError(
                 f"--references is missing: the real images, a set or a path; {subject} has images"
             )
-        pictures.refuse(context, "subject", "references", *_OF_IMAGES)
-        shown = pictures.evaluate_given(subject, references, count=count, seed=seed, features=features)
+        images.refuse(context, "subject", "references", *_OF_IMAGES)
+        shown = images.evaluate_given(subject, references, count=count, seed=seed, features=features)
         _show(shown, everything=everything, json=json)
         return
     if features:
         raise output.CommandError("--features is for images; features of text: --judge RUN")
     if method:
-        raise output.CommandError("--method is for pictures; a text is scored as it is")
+        raise output.CommandError("--method is for images; a text is scored as it is")
     if not references:
         raise output.CommandError(f"--references is missing; see: {context.command_path} --help")
     from seqgen.engine import evaluate as evaluation
@@ -337,7 +337,7 @@ def evaluate(
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
     if run is None:
-        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "codes", "step", "device", "module"})
+        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", "step", "device", "module"})
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
@@ -350,12 +350,18 @@ def evaluate(
             held_out = reading.lines(references)
             table = evaluation.evaluate(reading.lines(subject), held_out, train=own, **options)
         else:
-            writer = open_run(run, step, device, module)
-            real = read_for(writer, references, reading)
-            held_out = evaluation.in_lines(real.texts) if writer.running else real.texts
-            own = read_for(writer, train, reading).texts if train else None
+            generator = open_run(run, step, device, module)
+            real = read_for(generator, references, reading)
+            held_out = evaluation.in_lines(real.texts) if generator.running else real.texts
+            own = read_for(generator, train, reading).texts if train else None
             table = evaluation.evaluate(
-                writer, real.texts, train=own, sources=real.sources, temperature=temperature, codes=codes, **options
+                generator,
+                real.texts,
+                train=own,
+                sources=real.sources,
+                temperature=temperature,
+                latents=latents,
+                **options,
             )
         if judge is not None:
             from seqgen.engine.judge import judged
@@ -478,9 +484,9 @@ def bleu(
             "--level", metavar="NAME", help="sentence: the mean; corpus: as nltk's corpus_bleu; or sacrebleu."
         ),
     ] = "sentence",
-    lower: Lower = False,
-    paired: Annotated[
-        bool, typer.Option("--paired", help="Line i of every REF is a reference of line i of HYP alone.")
+    lowercase: Lowercase = False,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Line i of every REF is a reference of line i of HYP alone.")
     ] = False,
     field: Field = "",
     format: Format = "auto",
@@ -496,24 +502,24 @@ def bleu(
     orders = _orders(order)
     reading = Reading([hypotheses, *references], field, format, encoding)
     lines, real = reading.lines(hypotheses), [reading.lines(file) for file in references]
-    if paired:
+    if aligned:
         for file, others in zip(references, real, strict=True):
             if len(others) != len(lines):
                 raise output.CommandError(
-                    f"--paired: {hypotheses} has {len(lines)} lines, {file} {len(others)}; expected as many"
+                    f"--aligned: {hypotheses} has {len(lines)} lines, {file} {len(others)}; expected as many"
                 )
-    shared = None if paired else [line for others in real for line in others]
-    own = [list(row) for row in zip(*real, strict=True)] if paired else None
+    shared = None if aligned else [line for others in real for line in others]
+    own = [list(row) for row in zip(*real, strict=True)] if aligned else None
     with output.wrong_values():
         scores = metrics.bleu_orders(
             lines,
             shared,
-            refs_per_hyp=own,
+            references_per_hypothesis=own,
             orders=orders,
             tokenizer=_tokenizer(tokenizer),
             smoothing=smoothing,
             level=_level(level),
-            lower=lower,
+            lowercase=lowercase,
         )
     _write_scores(scores, json=json)
 
@@ -523,7 +529,7 @@ def self_bleu(
     order: Order = "4",
     tokenizer: TokenizerName = "split",
     smoothing: Smoothing = "method1",
-    lower: Lower = False,
+    lowercase: Lowercase = False,
     sample: Annotated[
         int | None, typer.Option("--sample", metavar="N", help="Score N lines, drawn by --seed, among themselves.")
     ] = None,
@@ -549,7 +555,7 @@ def self_bleu(
             orders=orders,
             tokenizer=_tokenizer(tokenizer),
             smoothing=smoothing,
-            lower=lower,
+            lowercase=lowercase,
             sample=sample,
             seed=seed,
         )

@@ -36,7 +36,7 @@ def train(
     """Learn a tokenizer from text and save it as a folder."""
     from seqgen.core import config
     from seqgen.core.errors import ConfigError
-    from seqgen.data.sources import DataConfig, reading
+    from seqgen.data.prepare import DataConfig, reading
     from seqgen.data.text import read_records
     from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 

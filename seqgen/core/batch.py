@@ -25,7 +25,7 @@ class SequenceBatch:
     """(B,) int64, real input positions of every row, at least 1."""
     rows: Tensor
     """(B,) int64: the corpus row of each sentence, or the first token of each window."""
-    carried: bool = False
+    stateful: bool = False
     """Stream mode: the hidden state at the end of the batch before continues here; False where a pass begins."""
     weight: float = 1.0
     """Factor on this step's learning rate: with random window lengths, this length / `data.window`."""
@@ -35,7 +35,7 @@ class SequenceBatch:
         """Predictions that are counted, P."""
         return self.positions.numel()
 
-    def parts(self, count: int) -> "Iterator[tuple[slice, SequenceBatch]]":
+    def micro_batches(self, count: int) -> "Iterator[tuple[slice, SequenceBatch]]":
         """The batch cut by rows into at most `count` batches, with the rows of each."""
         if count == 1:  # the whole batch, without the wait for a device that finding its positions would be
             yield slice(None), self

@@ -35,7 +35,7 @@ class Train:
     steps: Annotated[int, Field(ge=1)] = 2000
     """Optimizer updates in all; a finished run given more goes on from where it stopped."""
     batch: Annotated[int, Field(ge=1)] = 64
-    """Rows (sentences, windows or pictures) per update, over all processes together."""
+    """Rows (sentences, windows or images) per update, over all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts each batch is cut into, differentiated one after the other to save memory."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-def settle(device: torch.device, *, tf32: bool) -> None:
+def configure(device: torch.device, *, tf32: bool) -> None:
     """Hold a CUDA device to repeatable kernels, and its float32 products to float32 or to TensorFloat-32."""
     if device.type != "cuda":
         return

@@ -342,7 +342,7 @@ def stream_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> I
         lengths = (sizes - start).clamp(max=width)
         first = starts + start
         (made,) = _gather(text, first[None], first[None], lengths[None], pad)
-        yield replace(made, carried=start > 0)
+        yield replace(made, stateful=start > 0)
         start += width
 
 

@@ -29,8 +29,8 @@ from seqgen.core.errors import DataError
 from seqgen.core.files import read_json, sha256_file
 from seqgen.data.ragged import Ragged, utf8
 
-_FORMAT = "seqgen corpus 1"
-_SIDES = ("train", "valid")
+_FORMAT = "seqgen corpus 2"
+_SPLITS = ("train", "valid")
 _BLOCK = 1 << 22  # ids looked at together
 
 
@@ -124,8 +124,8 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
     try:
         for name, stored in meta["files"].items():
             _check_file(folder / name, stored, verify)
-        train, valid = (_opened(folder, side, meta) for side in _SIDES)
-        lines = {side: _lines(folder, side, "text", meta) for side in _SIDES}
+        train, valid = (_opened(folder, split, meta) for split in _SPLITS)
+        lines = {split: _lines(folder, split, "text", meta) for split in _SPLITS}
         sources = _lines(folder, "valid", "source", meta) if "valid.source.bin" in meta["files"] else None
         if verify:
             _check_values(folder, meta, train, valid, [*lines.values(), *([] if sources is None else [sources])])
@@ -139,14 +139,14 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
 def _check_values(folder: Path, meta: dict[str, Any], train: Corpus, valid: Corpus, texts: list[StoredLines]) -> None:
     """DataError where ids are no ids of the vocabulary, or an offset leads out of its file: hashes prove neither."""
     vocabulary = int(meta["vocab_size"])
-    for side, corpus in zip(_SIDES, (train, valid), strict=True):
+    for split, corpus in zip(_SPLITS, (train, valid), strict=True):
         values = corpus.ids.values.numpy().view("<u2" if meta["dtype"] == "uint16" else "<u4")
         for first in range(0, len(values), _BLOCK):
             if (largest := int(values[first : first + _BLOCK].max())) >= vocabulary:
-                raise DataError(f"{folder / f'{side}.ids.bin'}: id {largest} of a vocabulary of {vocabulary}; altered")
+                raise DataError(f"{folder / f'{split}.ids.bin'}: id {largest} of a vocabulary of {vocabulary}; altered")
         begins = corpus.loss_from
         if begins is not None and bool(((begins < 0) | (begins >= corpus.ids.lengths)).any()):
-            raise DataError(f"{folder / f'{side}.loss.bin'}: a loss begins outside of its row; altered")
+            raise DataError(f"{folder / f'{split}.loss.bin'}: a loss begins outside of its row; altered")
     for lines in texts:
         lines.check(folder)
 
@@ -165,24 +165,24 @@ def _check_file(path: Path, stored: dict[str, Any], verify: bool) -> None:
         )
 
 
-def _opened(folder: Path, side: str, meta: dict[str, Any]) -> Corpus:
+def _opened(folder: Path, split: str, meta: dict[str, Any]) -> Corpus:
     dtype = {"uint16": "<i2", "uint32": "<i4"}[meta["dtype"]]
     if meta["dtype"] == "uint16" and meta["vocab_size"] > 1 << 16:
         raise DataError(f"{folder}: ids of a vocabulary of {meta['vocab_size']} do not fit uint16; build it again")
-    values, offsets = _mapped(folder / f"{side}.ids.bin", dtype), _mapped(folder / f"{side}.ids-at.bin", "<i8")
-    loss = f"{side}.loss.bin"
+    values, offsets = _mapped(folder / f"{split}.ids.bin", dtype), _mapped(folder / f"{split}.ids-at.bin", "<i8")
+    loss = f"{split}.loss.bin"
     loss_from = _tensor(_mapped(folder / loss, "<i8")) if loss in meta["files"] else None
     try:
         ids = Ragged(_tensor(values), _tensor(offsets))
     except DataError as error:
-        raise DataError(f"{folder}, {side}: {error}; the corpus is altered, build it again") from None
+        raise DataError(f"{folder}, {split}: {error}; the corpus is altered, build it again") from None
     if loss_from is not None and len(loss_from) != ids.rows:
         raise DataError(f"{folder / loss}: {len(loss_from)} rows, expected {ids.rows}; build the corpus again")
     return Corpus(ids, loss_from, str(meta["fingerprint"]))
 
 
-def _lines(folder: Path, side: str, name: str, meta: dict[str, Any]) -> StoredLines:
-    return StoredLines(*(_mapped(folder / f"{side}.{name}{at}.bin", t) for at, t in (("", "|u1"), ("-at", "<i8"))))
+def _lines(folder: Path, split: str, name: str, meta: dict[str, Any]) -> StoredLines:
+    return StoredLines(*(_mapped(folder / f"{split}.{name}{at}.bin", t) for at, t in (("", "|u1"), ("-at", "<i8"))))
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:
@@ -207,20 +207,20 @@ def _tensor(array: np.ndarray) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- write
 
 
-class SideWriter:
+class SplitWriter:
     """Writes one side of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json."""
 
-    def __init__(self, folder: Path, side: str, *, vocab_size: int) -> None:
+    def __init__(self, folder: Path, split: str, *, vocab_size: int) -> None:
         self.files: dict[str, dict[str, Any]] = {}
         """Bytes and SHA-256 of every file, once the block has ended."""
         self.rows = self.tokens = self.lines = 0
         self._dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
-        self._folder, self._side = folder, side
+        self._folder, self._split = folder, split
         self._streams: dict[str, _Hashed] = {}
         self._ends: dict[str, int] = {}
         self._exit = ExitStack()
 
-    def __enter__(self) -> "SideWriter":
+    def __enter__(self) -> "SplitWriter":
         # a side may be without rows for a while, but never without these files
         self._append_offsets("ids", np.empty(0, np.int64))
         self._append_offsets("text", np.empty(0, np.int64))
@@ -274,7 +274,7 @@ class SideWriter:
         self._ends[name] = int(ends[-1]) if len(ends) else self._ends[name]
 
     def _stream(self, name: str) -> "_Hashed":
-        file = f"{self._side}.{name}.bin"
+        file = f"{self._split}.{name}.bin"
         if file not in self._streams:
             self._streams[file] = _Hashed(self._exit.enter_context((self._folder / file).open("wb")))
         return self._streams[file]
@@ -297,7 +297,7 @@ class _Hashed:
 
 
 def described(
-    sides: dict[str, SideWriter], *, vocab_size: int, fingerprint: str, more: dict[str, Any]
+    splits: dict[str, SplitWriter], *, vocab_size: int, fingerprint: str, more: dict[str, Any]
 ) -> dict[str, Any]:
     """What meta.json holds of written sides; `more` comes from whoever built the corpus."""
     return {
@@ -307,7 +307,7 @@ def described(
         "byte_order": "little",
         "vocab_size": vocab_size,
         "fingerprint": fingerprint,
-        **{name: {"rows": w.rows, "tokens": w.tokens, "lines": w.lines} for name, w in sides.items()},
+        **{name: {"rows": w.rows, "tokens": w.tokens, "lines": w.lines} for name, w in splits.items()},
         **more,
-        "files": {name: stored for writer in sides.values() for name, stored in writer.files.items()},
+        "files": {name: stored for writer in splits.values() for name, stored in writer.files.items()},
     }

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from seqgen.core.errors import DataError
-from seqgen.data.known import no_such_file
+from seqgen.data.corpora.known import no_such_file
 
 Format: TypeAlias = Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta"]
 Row: TypeAlias = tuple[int, tuple[str, ...]]

@@ -17,7 +17,7 @@ from typing import Any
 
 from seqgen.core.errors import DataError
 from seqgen.data.formats import NAMES, Format, format_of, looks_like, name_of, text_blocks
-from seqgen.data.sources import DataConfig, choose_mode
+from seqgen.data.prepare import DataConfig, choose_mode
 from seqgen.data.text import Records, files_in, has_fields, record_blocks
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
 

@@ -1,7 +1,7 @@
 """From files to a corpus folder, in memory that does not grow with their size.
 
 The text is read several times: to look at it, to hash it, to learn a tokenizer from a part of it, to write its ids.
-What is split, learnt and packed is what `seqgen.data.sources` makes of the same files in memory, so that a run on the
+What is split, learnt and packed is what `seqgen.data.prepare` makes of the same files in memory, so that a run on the
 folder has the bytes of a run on the files. Memory holds a MiB of text, or its longest line where that is longer.
 """
 
@@ -16,10 +16,10 @@ import torch
 from seqgen.core import config as config_of
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.files import new_folder, write_json
-from seqgen.data.corpus import CorpusFolder, SideWriter, described, open_corpus
+from seqgen.data.corpora.oracle import PREFIX
+from seqgen.data.corpus import CorpusFolder, SplitWriter, described, open_corpus
 from seqgen.data.formats import STDIN
-from seqgen.data.oracle import PREFIX
-from seqgen.data.sources import (
+from seqgen.data.prepare import (
     DataConfig,
     Mode,
     RowPacker,
@@ -74,14 +74,14 @@ def build_corpus(
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     with new_folder(out) as folder:
         write = _write_stream if data.mode in _RUNNING else _write_sentences
-        made, config, sides, more = write(folder, data, config, text, held_out, given, seed)
+        made, config, splits, more = write(folder, data, config, text, held_out, given, seed)
         made.save(folder / "tokenizer")
         more |= {
             "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
             "tokenizer": config_of.to_dict(resolved(config, made)),
             "text_sha256": {mode: text.fingerprint(replace(data, mode=mode)) for mode in _modes(data)},
         }
-        meta = described(sides, vocab_size=made.vocab_size, fingerprint=made.fingerprint, more=more)
+        meta = described(splits, vocab_size=made.vocab_size, fingerprint=made.fingerprint, more=more)
         write_json(folder / "meta.json", meta)
     return open_corpus(out, verify=False)
 
@@ -203,7 +203,7 @@ def _write_sentences(
     held_out: _Text | None,
     given: Tokenizer | None,
     seed: int,
-) -> tuple[Tokenizer, TokenizerConfig, dict[str, SideWriter], dict[str, Any]]:
+) -> tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]:
     limit = 0 if held_out is not None else split_limit(text.lowest, text.highest, data.valid_share, text.first)
 
     def rows_of(records: Records) -> tuple[list[int], list[int]]:
@@ -231,23 +231,23 @@ def _write_sentences(
     packers = {"train": RowPacker(data, tokenizer, "training"), "valid": RowPacker(data, tokenizer, "held-out")}
     size = tokenizer.vocab_size
     characters = 0
-    with SideWriter(folder, "train", vocab_size=size) as train, SideWriter(folder, "valid", vocab_size=size) as valid:
+    with SplitWriter(folder, "train", vocab_size=size) as train, SplitWriter(folder, "valid", vocab_size=size) as valid:
         writers = {"train": train, "valid": valid}
 
-        def write(side: str, records: Records, rows: list[int]) -> int:
+        def write(split: str, records: Records, rows: list[int]) -> int:
             if not rows:
                 return 0
-            corpus, rows = packers[side].pack(records, rows)
+            corpus, rows = packers[split].pack(records, rows)
             lines = [records.texts[row] for row in rows]
             sources = None if records.sources is None else [records.sources[row] for row in rows]
             if rows:
-                writers[side].add(corpus, lines, sources)
+                writers[split].add(corpus, lines, sources)
             return sum(map(len, lines)) + len(lines)
 
         for records in text.blocks():
-            for side, rows in zip(writers, rows_of(records), strict=True):
-                written = write(side, records, rows)
-                characters += written if side == "valid" else 0
+            for split, rows in zip(writers, rows_of(records), strict=True):
+                written = write(split, records, rows)
+                characters += written if split == "valid" else 0
         if held_out is not None:
             for records in held_out.blocks():
                 characters += write("valid", records, rows_of(records)[0])
@@ -268,7 +268,7 @@ def _write_stream(
     held_out: _Text | None,
     given: Tokenizer | None,
     seed: int,
-) -> tuple[Tokenizer, TokenizerConfig, dict[str, SideWriter], dict[str, Any]]:
+) -> tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]:
     if given is None:
         config = replace(config, kind=choose_kind(config, _Lines(text.texts, text.rows)))
     kind = config.kind if given is None else given.kind
@@ -302,7 +302,7 @@ def _write_stream(
         check_fit(tokenizer, _Lines(train_lines, text.rows))
     size, start = tokenizer.vocab_size, torch.tensor([tokenizer.newline], dtype=torch.int32)
     characters = 0
-    with SideWriter(folder, "train", vocab_size=size) as train, SideWriter(folder, "valid", vocab_size=size) as valid:
+    with SplitWriter(folder, "train", vocab_size=size) as train, SplitWriter(folder, "valid", vocab_size=size) as valid:
         for writer, parts in ((train, train_parts()), (valid, valid_parts())):
             writer.add_stream(start)
             for part in parts:

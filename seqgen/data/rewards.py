@@ -20,7 +20,7 @@ from typing import Any
 from seqgen.core import code as importing
 from seqgen.core.errors import ConfigError
 from seqgen.core.patterns import Expression
-from seqgen.data.grammar import Grammar
+from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_records
 
 Reward = Callable[[list[str]], Sequence[float]]

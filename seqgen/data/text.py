@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seqgen.core.errors import DataError
 from seqgen.core.files import files_below
+from seqgen.data.corpora.known import expanded
 from seqgen.data.formats import (
     NAMES,
     STDIN,
@@ -26,7 +27,6 @@ from seqgen.data.formats import (
     text_blocks,
     unit,
 )
-from seqgen.data.known import expanded
 
 _LOG = logging.getLogger("seqgen")
 

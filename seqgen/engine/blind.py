@@ -18,7 +18,7 @@ from seqgen.core.errors import DataError
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BlindResult:
     """What the answers of one sheet say."""
 
     name_a: str
@@ -57,7 +57,7 @@ def sheet(
     return _page(number, pairs), key
 
 
-def verdict(key: Mapping[str, Any], answers: Mapping[str, Any]) -> Verdict:
+def tally(key: Mapping[str, Any], answers: Mapping[str, Any]) -> BlindResult:
     """Count the answers that the page saved. Raises DataError where they belong to another sheet or are incomplete."""
     if answers.get("sheet") != key["sheet"]:
         raise DataError(f"these answers belong to sheet {answers.get('sheet')}, the key to sheet {key['sheet']}")
@@ -73,7 +73,7 @@ def verdict(key: Mapping[str, Any], answers: Mapping[str, Any]) -> Verdict:
     decided = sum(c in ("left", "right") for c in chosen)
     if not decided:
         raise DataError("no pair was decided, so nothing can be said")
-    return Verdict(
+    return BlindResult(
         key["names"][0],
         key["names"][1],
         for_a,

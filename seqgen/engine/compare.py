@@ -1,4 +1,4 @@
-"""Runs, files and real text in one table and one picture, with what the differences are worth; runs of pictures too.
+"""Runs, files and real text in one table and one image, with what the differences are worth; runs of images too.
 
 Each number of text carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one
 line: mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources or give a
@@ -17,21 +17,21 @@ from seqgen import metrics
 from seqgen.core import files
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
-from seqgen.engine import evaluate, pictures
+from seqgen.engine import evaluate, plots
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load, load_painter
+from seqgen.engine.generate import load, load_image_generator
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
 from seqgen.metrics.tables import Cell
 
 if TYPE_CHECKING:
-    from seqgen.images.evaluate import Encoder
+    from seqgen.images.scores import Encoder
 
 SHOWN = ("nll_per_character", "bleu_4", "backward_bleu_4", "self_bleu_4", "distinct_2", "novelty_4", "copied")
 """The scores a comparison shows unless others are chosen."""
 
-SHOWN_OF_PICTURES = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training")
-"""Those of pictures; see `seqgen.images.evaluate.scores_of`."""
+SHOWN_OF_IMAGES = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training")
+"""Those of images; see `seqgen.images.scores.scores_of`."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,11 @@ def compare(
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     module = runs.own_module(module)  # once, and not for each run
-    writers = {str(subject): load(subject, module=module) for subject in subjects if Path(subject).is_dir()}
-    by_line = any(writer.running for writer in writers.values())
+    generators = {str(subject): load(subject, module=module) for subject in subjects if Path(subject).is_dir()}
+    by_line = any(generator.running for generator in generators.values())
     given = {}
     for subject in map(str, subjects):
-        if subject not in writers:
+        if subject not in generators:
             if not (Path(subject).is_file() or subject == "-"):
                 raise DataError(f"{subject} is neither a run folder nor a file")
             given[subject] = evaluate.in_lines(read_lines(subject)) if by_line else read_lines(subject)
@@ -201,19 +201,19 @@ def compare(
         "protocol": protocol,
         "seed": seed,
         "temperature": temperature,
-        "yardsticks": False,
+        "baselines": False,
         "by_line": by_line,
     }
 
     def learnt(name: str) -> Sequence[str] | None:
         """The training text of a run; of a file that of the first run."""
-        if train is not None or not writers:
+        if train is not None or not generators:
             return train
-        writer = writers.get(name) or next(iter(writers.values()))
-        assert writer.folder is not None
-        fingerprint = files.read_object(writer.folder / "env.json", data_sha256=str)["data_sha256"]
+        generator = generators.get(name) or next(iter(generators.values()))
+        assert generator.folder is not None
+        fingerprint = files.read_object(generator.folder / "env.json", data_sha256=str)["data_sha256"]
         if fingerprint not in own:
-            own[fingerprint] = writer.own_text().train_lines
+            own[fingerprint] = generator.own_text().train_lines
         return own[fingerprint]
 
     entries: list[Entry] = []
@@ -224,12 +224,12 @@ def compare(
             column = evaluate.evaluate(given[name], references, train=text, count=count, **how).columns[0]
             entries.append(Entry(name, [column.scores]))
             continue
-        writer = writers[name]
-        column = evaluate.evaluate(writer, references, train=text, sources=sources, count=count, **how).columns[0]
+        generator = generators[name]
+        column = evaluate.evaluate(generator, references, train=text, sources=sources, count=count, **how).columns[0]
         entry = Entry(name, [column.likelihood | column.scores], sources is not None)
-        twin = next((e for settings, e in groups if _only_seed_differs(settings, writer.settings)), None)
+        twin = next((e for settings, e in groups if _only_seed_differs(settings, generator.settings)), None)
         if twin is None:
-            groups.append((writer.settings, entry))
+            groups.append((generator.settings, entry))
             entries.append(entry)
         else:
             twin.scores.extend(entry.scores)
@@ -242,42 +242,42 @@ def compare(
     return _compared(entries, shown, notes)
 
 
-def compare_pictures(
+def compare_images(
     subjects: Sequence[str | os.PathLike[str]],
     *,
     count: int = 1000,
     seed: int = 0,
-    shown: Sequence[str] = SHOWN_OF_PICTURES,
+    shown: Sequence[str] = SHOWN_OF_IMAGES,
     encoder: "Encoder | None" = None,
     module: runs.Module | None = None,
 ) -> Comparison:
     """Image runs, and folders or files of images, side by side, and held-out images as if they were made.
 
-    `count` images of each, but no more than are held out (see `seqgen.images.evaluate.column_size`) or than a file has.
-    Files are scaled to fit the runs. Of a VAE codes come from the prior and, in an entry of its own, from a mixture
-    fitted to its codes. Runs whose settings differ in the seed alone become one entry. DataError for runs of different
-    images, and for no run among the subjects.
+    `count` images of each, but no more than are held out (see `seqgen.images.scores.column_size`) or than a file has.
+    Files are scaled to fit the runs. Of a VAE latents come from the prior and, in an entry of its own, from a mixture
+    fitted to its latents. Runs whose settings differ in the seed alone become one entry. DataError for runs of
+    different images, and for no run among the subjects.
     """
-    from seqgen.images import evaluate as of_images  # late: text needs none of it
+    from seqgen.images import scores as image_scores  # late: text needs none of it
 
     folders = [str(s) for s in subjects if (Path(s) / "config.toml").is_file()]
     module = runs.own_module(module)
-    painters = {name: load_painter(name, module=module) for name in folders}
-    if not painters:
+    image_generators = {name: load_image_generator(name, module=module) for name in folders}
+    if not image_generators:
         raise DataError("nothing to compare with: give at least one run, whose images are the real ones")
-    first, images = next((name, painter.pictures) for name, painter in painters.items())
-    for name, painter in painters.items():
-        if painter.pictures.fingerprint != images.fingerprint:
-            raise DataError(f"{name} was trained on other pictures than {first}: compare runs of the same ones")
-    given = {str(s): evaluate.given_images(str(s), images) for s in subjects if str(s) not in painters}
+    first, images = next((name, generator.images) for name, generator in image_generators.items())
+    for name, generator in image_generators.items():
+        if generator.images.fingerprint != images.fingerprint:
+            raise DataError(f"{name} was trained on other images than {first}: compare runs of the same ones")
+    given = {str(s): evaluate.given_images(str(s), images) for s in subjects if str(s) not in image_generators}
     notes = []
     wanted, count = count, min([count, *map(len, given.values())])
     entries: dict[str, list[Entry]] = {}
     found: list[tuple[Settings, dict[str, Entry]]] = []
     real: list[dict[str, metrics.Score]] = []
-    for name, painter in painters.items():
+    for name, generator in image_generators.items():
         settings = runs.read_settings(Path(name), module=module)
-        columns = evaluate.evaluate_pictures(painter, count=count, seed=seed, encoder=encoder, samples=0).columns
+        columns = evaluate.evaluate_images(generator, count=count, seed=seed, encoder=encoder, samples=0).columns
         scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
         real.append(scores.pop("real"))
         twin = next((entries for other, entries in found if _only_seed_differs(other, settings)), None)
@@ -289,18 +289,18 @@ def compare_pictures(
             for method, each in scores.items():
                 twin[method].scores.append(each)
     if given:
-        for column in of_images.table_of(given, images, count=count, seed=seed, encoder=encoder)[:-1]:
+        for column in image_scores.table_of(given, images, count=count, seed=seed, encoder=encoder)[:-1]:
             entries[column.name] = [Entry(column.name, [column.scores])]
     made = int(real[0]["variety"].signature.fields["made"])
     if made < wanted:
         notes.append(f"{made} images of each: no more are held out, or lie in a file")
     ordered = [entry for s in subjects for entry in entries.pop(str(s), [])]
-    return _compared([*ordered, Entry("real pictures", real[:1], real=True)], shown, notes)
+    return _compared([*ordered, Entry("real images", real[:1], real=True)], shown, notes)
 
 
 def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] = ()) -> Comparison:
     known = list(dict.fromkeys(name for e in entries for scores in e.scores for name in scores))
-    if shown not in (SHOWN, SHOWN_OF_PICTURES):
+    if shown not in (SHOWN, SHOWN_OF_IMAGES):
         for name in shown:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -345,7 +345,7 @@ def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
 
 def draw(comparison: Comparison) -> bytes:
     """The entries as points of quality (BLEU-4) and diversity (1 - Self-BLEU-4), as a PNG."""
-    figure, axes = pictures.plane()
+    figure, axes = plots.plane()
     for entry in comparison.entries:
         tables = [t for t in entry.scores if "bleu_4" in t and "self_bleu_4" in t]
         places = [(float(t["bleu_4"]), 1 - float(t["self_bleu_4"])) for t in tables]
@@ -353,4 +353,4 @@ def draw(comparison: Comparison) -> bytes:
             marker = "*" if entry.real else "o"
             axes.plot(*zip(*places, strict=True), marker, markersize=12 if marker == "*" else 7, label=entry.name)
     axes.legend(frameon=False)
-    return pictures.png(figure)
+    return plots.png(figure)

@@ -10,9 +10,9 @@ from typing import Any
 
 from seqgen import metrics
 from seqgen.core.errors import DataError
-from seqgen.engine import pictures
+from seqgen.engine import plots
 from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_text, samples, scoring
-from seqgen.engine.generate import Writer
+from seqgen.engine.generate import TextGenerator
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 """Where a curve is sampled unless told otherwise."""
@@ -77,7 +77,7 @@ class Curve:
 
 
 def curve(
-    writer: Writer,
+    generator: TextGenerator,
     references: Sequence[str],
     *,
     temperatures: Sequence[float] = TEMPERATURES,
@@ -93,15 +93,15 @@ def curve(
     Real text is what `evaluate.real_text` says. Raises ValueError for temperatures that are not positive or repeat,
     DataError for fewer than two references or training text alone.
     """
-    references = in_lines(references) if writer.running else references
+    references = in_lines(references) if generator.running else references
     if len(references) < 2:
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
     if any(t <= 0 for t in temperatures) or len(set(temperatures)) != len(temperatures):
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
-    if train is None and writer.folder is not None:
-        train = writer.own_text().train_lines
-    train = in_lines(train) if train and writer.running else train
-    said = leaks(references, train, "references", sources) | (BY_LINE if writer.running else {})
+    if train is None and generator.folder is not None:
+        train = generator.own_text().train_lines
+    train = in_lines(train) if train and generator.running else train
+    said = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})
     scored = scoring(references, train, said, seed=seed)
 
     def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
@@ -112,18 +112,18 @@ def curve(
 
     asked = conditions(sources, count, seed)
     points = [
-        point(f"t = {t:g}", t, scored(samples(writer, count, seed=seed, temperature=t, sources=asked), t))
+        point(f"t = {t:g}", t, scored(samples(generator, count, seed=seed, temperature=t, sources=asked), t))
         for t in sorted(temperatures)
     ]
     real = None
     if train and len(train) >= 2:
         real = point("real text", None, real_text(scored, train, references, count, seed)[2])
-    return Curve(str(writer.folder or ""), points, real)
+    return Curve(str(generator.folder or ""), points, real)
 
 
 def draw(curves: Sequence[Curve]) -> bytes:
     """The curves as a PNG: quality to the right, diversity upwards, the Pareto front filled, real text as a star."""
-    figure, axes = pictures.plane()
+    figure, axes = plots.plane()
     for one in curves:
         (line,) = axes.plot(
             [p.quality for p in one.points], [p.diversity for p in one.points], marker="o", mfc="white", label=one.run
@@ -136,4 +136,4 @@ def draw(curves: Sequence[Curve]) -> bytes:
     for real in {star.name: star for star in stars}.values():
         axes.plot(real.quality, real.diversity, "*", color="#222", markersize=14, label=real.name)
     axes.legend(frameon=False)
-    return pictures.png(figure)
+    return plots.png(figure)

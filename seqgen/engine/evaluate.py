@@ -19,20 +19,20 @@ from seqgen import metrics
 from seqgen.core import dist, log, rng
 from seqgen.core.config import Train
 from seqgen.core.errors import DataError, RunError
-from seqgen.data import known
+from seqgen.data.corpora import known
 from seqgen.data.formats import text_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
-from seqgen.engine.generate import Writer, load, load_painter
-from seqgen.engine.latent import Coder
+from seqgen.engine.generate import TextGenerator, load, load_image_generator
+from seqgen.engine.latent import LatentSpace
 from seqgen.engine.run import Settings
 from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 from seqgen.models._contract import ModelModule, check_sums
 
 if TYPE_CHECKING:
     from seqgen.images.data import ImageData
-    from seqgen.images.evaluate import Column as ImageColumn
-    from seqgen.images.evaluate import Encoder
-    from seqgen.images.painter import Method, Painter
+    from seqgen.images.generator import ImageGenerator, Method
+    from seqgen.images.scores import Column as ImageColumn
+    from seqgen.images.scores import Encoder
 
 _WEIGHED = 1000
 """References whose likelihood under a text VAE is estimated, at most, spread over all."""
@@ -44,23 +44,23 @@ _MOST_LINES = 100_000
 """Lines of training and of held-out text that samples are compared with while training; of more, so many are drawn."""
 
 
-def validate(chapter: ModelModule, model: Any, data: Any, device: torch.device) -> dict[str, float]:
+def validate(model_module: ModelModule, model: Any, data: Any, device: torch.device) -> dict[str, float]:
     """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
 
     Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
-    characters. A chapter's `survey` adds what is no sum over batches, on the main process alone.
+    characters. A model module's `survey` adds what is no sum over batches, on the main process alone.
     """
     sums: dict[str, torch.Tensor] = {}
     chain = -1
     # processes that wait for each other's sums are not ended one by one, so they are not watched
     for batch in _counted("held-out batches", data.validation()) if dist.world() == 1 else data.validation():
         # a batch that goes on from the state of the one before it belongs to the same process
-        chain += not getattr(batch, "carried", False)
+        chain += not getattr(batch, "stateful", False)
         counted = chain % dist.world() == dist.rank()
         if sums and not counted:
             continue  # the first is read by all, so that all know the names of the scores
-        given = chapter.validate(model, batch)
-        check_sums(chapter, given, chapter.__name__)
+        given = model_module.validate(model, batch)
+        check_sums(model_module, given, model_module.__name__)
         for name, (total, count) in given.items():
             pair = torch.stack([torch.as_tensor(total).double().cpu(), torch.as_tensor(count).double().cpu()])
             sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + counted * pair
@@ -68,9 +68,9 @@ def validate(chapter: ModelModule, model: Any, data: Any, device: torch.device) 
     table = torch.stack([sums[name] for name in names]).to(device)
     totals = dict(zip(names, dist.sum_(table).tolist(), strict=True))
     scores = {("nll_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
-    if chapter.DATA == "images":
+    if model_module.DATA == "images":
         return scores
-    survey = getattr(chapter, "survey", None)
+    survey = getattr(model_module, "survey", None)
     if survey is not None and dist.is_main():
         scores |= survey(model, _counted("survey of held-out batches", data.validation()))
     scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
@@ -94,18 +94,18 @@ def show_and_score(
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """What a validation shows of samples, files by the ending of their names, and their scores."""
     if settings.tokenizer is None:
-        from seqgen.images.evaluate import sample_and_score as of_pictures  # late: text needs none of it
-        from seqgen.images.painter import Painter
+        from seqgen.images.generator import ImageGenerator
+        from seqgen.images.scores import sample_and_score as of_images  # late: text needs none of it
 
-        return of_pictures(Painter(model, settings.data, settings.seed, device, folder), data, settings.train)
-    writer = Writer(model, data.tokenizer, settings, device, folder)
-    texts, scores = sample_and_score(writer, data, settings.train)
+        return of_images(ImageGenerator(model, settings.data, settings.seed, device, folder), data, settings.train)
+    generator = TextGenerator(model, data.tokenizer, settings, device, folder)
+    texts, scores = sample_and_score(generator, data, settings.train)
     shown = texts[: settings.train.show]
-    ending, kind = (".txt", "lines") if writer.one_line else (".jsonl", "jsonl")
+    ending, kind = (".txt", "lines") if generator.one_line else (".jsonl", "jsonl")
     return {ending: text_lines(shown, kind).encode()} if shown else {}, scores
 
 
-def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:
+def sample_and_score(generator: TextGenerator, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:
     """Texts from fixed seeds, and every cheap metric of them beside held-out lines: about 0.6 s for 10,000 lines.
 
     The numbers are over `train.samples` lines, or as many held-out lines as there are; `signature` says how they were
@@ -113,12 +113,12 @@ def sample_and_score(writer: Writer, data: Any, train: Train) -> tuple[list[str]
     running text has no lines to score: the few texts that are shown are all that is written.
     """
     if data.mode not in ("sentence", "fixed"):
-        return writer.generate(train.show) if train.show else [], {}
+        return generator.generate(train.show) if train.show else [], {}
     count = min(train.samples, len(data.valid_lines))
     if count < 2:
         return [], {}
     sources = conditions(data.valid_sources, count)
-    texts = writer.generate(1 if sources else count, sources=sources)
+    texts = generator.generate(1 if sources else count, sources=sources)
     truth = data.oracle.scores(texts) if data.oracle is not None else {}
     held_out, learnt = (
         list(lines) if len(lines) <= _MOST_LINES else drawn(lines, _MOST_LINES)
@@ -164,7 +164,7 @@ def in_lines(texts: Sequence[str]) -> list[str]:
 
 
 def samples(
-    writer: Writer, count: int, *, seed: int, temperature: float, sources: Sequence[str] | None = None
+    generator: TextGenerator, count: int, *, seed: int, temperature: float, sources: Sequence[str] | None = None
 ) -> list[str]:
     """Return what a run writes to be compared: `count` texts, or a text for each source.
 
@@ -172,16 +172,16 @@ def samples(
     cut, is left out. RunError for text without line breaks.
     """
     how: dict[str, Any] = {"seed": seed, "temperature": temperature, "sources": sources}
-    if not writer.running:
-        return writer.generate(1 if sources else count, **how)
+    if not generator.running:
+        return generator.generate(1 if sources else count, **how)
     texts = min(count, 8)
     while True:
-        lines = in_lines([text[: text.rfind("\n") + 1] for text in writer.generate(texts, **how)])
+        lines = in_lines([text[: text.rfind("\n") + 1] for text in generator.generate(texts, **how)])
         if len(lines) >= count:
             return lines[:count]
         if texts == count:
             raise RunError(
-                f"{writer.folder} wrote {len(lines)} whole lines in {texts} texts, and {count} are to be compared; "
+                f"{generator.folder} wrote {len(lines)} whole lines in {texts} texts, and {count} are to be compared; "
                 "train longer, or on text with line breaks"
             )
         texts = min(count, 1 + texts * count * 11 // (10 * max(1, len(lines))))
@@ -289,7 +289,7 @@ class Table:
 
 
 def evaluate(
-    subject: Writer | str | os.PathLike[str] | Sequence[str],
+    subject: TextGenerator | str | os.PathLike[str] | Sequence[str],
     references: Sequence[str],
     *,
     train: Sequence[str] | None = None,
@@ -299,56 +299,57 @@ def evaluate(
     count: int = 0,
     seed: int = 0,
     temperature: float = 1.0,
-    codes: int = 100,
-    yardsticks: bool = True,
+    latents: int = 100,
+    baselines: bool = True,
     by_line: bool = False,
 ) -> Table:
     """The whole table of a run, or of given lines, against references.
 
-    A run (a folder or a loaded `Writer`) writes `count` samples (0: as many as there are references, at most 10,000)
+    A run (a folder or a loaded `TextGenerator`) writes `count` samples (0: as many as references, at most 10,000)
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
-    That of a text VAE is estimated by `codes` codes each for 1,000 of them at most, beside what the code is used for.
-    With `yardsticks` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
+    That of a text VAE is estimated by `latents` latents each for 1,000 of them at most, beside what latents are used
+    for.
+    With `baselines` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
     samples of a 5-gram model of the same training text. Of a run on running text, or with `by_line`, the lines of
     samples, references and training text are compared that are not blank; signatures say `unit: line`. Warns of
     references, and of given lines, that stand in the training text. Raises ValueError for an unknown protocol or too
     few lines, DataError where a run's training text has moved, or where all references or given lines are training
     text.
     """
-    writer = load(subject) if isinstance(subject, str | os.PathLike) else subject
-    by_line = by_line or (isinstance(writer, Writer) and writer.running)
+    generator = load(subject) if isinstance(subject, str | os.PathLike) else subject
+    by_line = by_line or (isinstance(generator, TextGenerator) and generator.running)
     references = in_lines(references) if by_line else references
     if not references:
         raise DataError("no references to score against")
     likelihood: dict[str, Score] = {}
-    if isinstance(writer, Writer):
-        if train is None and writer.folder is not None:
-            train = writer.own_text().train_lines
+    if isinstance(generator, TextGenerator):
+        if train is None and generator.folder is not None:
+            train = generator.own_text().train_lines
         train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references", sources)
         size = count or min(len(references), 10_000)
         asked = conditions(sources, size, seed)
-        lines = samples(writer, size, seed=seed, temperature=temperature, sources=asked)
-        what = "lines of running text" if writer.running else "samples"
+        lines = samples(generator, size, seed=seed, temperature=temperature, sources=asked)
+        what = "lines of running text" if generator.running else "samples"
         about = f"{size} {what}, seed {seed}, temperature {temperature:g}"
-        likelihood = _likelihood(writer, references, sources, codes)
-        if getattr(writer.model, "encodes", False):
-            about += f"; nll of {min(len(references), _WEIGHED)} references by {codes} codes each, an upper bound"
+        likelihood = _likelihood(generator, references, sources, latents)
+        if getattr(generator.model, "encodes", False):
+            about += f"; nll of {min(len(references), _WEIGHED)} references by {latents} latents each, an upper bound"
     else:
         train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references")
-        lines = (in_lines(writer) if by_line else list(writer))[: count or None]
+        lines = (in_lines(generator) if by_line else list(generator))[: count or None]
         leaks(lines, train, "given texts")
         if any("\n" in line for line in lines) and not any("\n" in line for line in references):
             warnings.warn(
                 "given texts hold line breaks and references do not: texts and lines are compared", stacklevel=2
             )
-        about = f"{len(writer)} given lines"
+        about = f"{len(generator)} given lines"
     leak |= BY_LINE if by_line else {}
     scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
     given = scored(lines, temperature if likelihood else None)
     columns = [Column("samples", about, given, with_fields(likelihood, leak), list(lines))]
-    if yardsticks and train:
+    if baselines and train:
         columns.append(_real_column(scored, train, references, len(lines), seed))
         written, nll = _ngram_model(train, references, len(lines), seed, _cut(references, tokenizer))
         about = f"{len(written)} samples of a 5-gram model of the training text"
@@ -408,8 +409,8 @@ def _real_column(scored: Scored, train: Sequence[str], references: Sequence[str]
     return Column("real text", f"{len(lines)} training lines, drawn with seed {seed}", scores, {}, lines, held_out)
 
 
-def evaluate_pictures(
-    subject: "Painter | str | os.PathLike[str]",
+def evaluate_images(
+    subject: "ImageGenerator | str | os.PathLike[str]",
     references: str | os.PathLike[str] = "",
     *,
     count: int = 0,
@@ -418,21 +419,23 @@ def evaluate_pictures(
     encoder: "Encoder | None" = None,
     samples: int = 100,
 ) -> Table:
-    """The whole table of an image run: what it makes beside its held-out images; see `seqgen.images.evaluate.table`.
+    """The whole table of an image run: what it makes beside its held-out images; see `seqgen.images.scores.table`.
 
     With `references` (a path or the name of a set) `subject` is a folder or file of images made elsewhere, scaled to
     fit. `encoder` gives features of your own in place of those of a classifier of the real images, which are read again
     by a run's settings: DataError where they have moved.
     """
-    from seqgen.images import evaluate as of_pictures  # late: text needs none of it
+    from seqgen.images import scores as image_scores  # late: text needs none of it
 
     if references:
         real = image_references(os.fspath(references))
         given = {"given": given_images(os.fspath(cast(str, subject)), real)}
-        columns = of_pictures.table_of(given, real, count=count, seed=seed, encoder=encoder)
+        columns = image_scores.table_of(given, real, count=count, seed=seed, encoder=encoder)
     else:
-        painter = load_painter(subject) if isinstance(subject, str | os.PathLike) else subject
-        columns = of_pictures.table(painter, count=count, seed=seed, methods=methods, encoder=encoder, samples=samples)
+        generator = load_image_generator(subject) if isinstance(subject, str | os.PathLike) else subject
+        columns = image_scores.table(
+            generator, count=count, seed=seed, methods=methods, encoder=encoder, samples=samples
+        )
     return image_table(columns)
 
 
@@ -456,7 +459,7 @@ def given_images(path: str, real: "ImageData") -> torch.Tensor:
 
 def image_table(columns: "Sequence[ImageColumn]") -> Table:
     """Return columns of image scores as a table."""
-    from seqgen.images.evaluate import PROTOCOL
+    from seqgen.images.scores import PROTOCOL
 
     return Table(PROTOCOL, [Column(c.name, c.about, c.scores, c.likelihood, []) for c in columns])
 
@@ -474,27 +477,27 @@ PER_TOKEN = ("nll_per_token", "perplexity")
 
 
 def _likelihood(
-    writer: Writer, references: Sequence[str], sources: Sequence[str] | None, codes: int
+    generator: TextGenerator, references: Sequence[str], sources: Sequence[str] | None, latents: int
 ) -> dict[str, Score]:
     """How likely references are: exactly, with their rows, or of a text VAE estimated.
 
     A signature names the tokenizer where the number is per token, and the tokens that are `<unk>`, whose letters cost
     nothing: numbers with other tokens of that kind are others' numbers.
     """
-    tokenizer = writer.tokenizer
+    tokenizer = generator.tokenizer
     unknown = int((tokenizer.encode(list(references)).values == tokenizer.unk).sum())
     cut = {"tok": f"{tokenizer.kind}-{tokenizer.fingerprint[:8]}"}
-    if getattr(writer.model, "encodes", False):
+    if getattr(generator.model, "encodes", False):
         scored = min(len(references), _WEIGHED)
-        found = Coder(writer).likelihood(references, sources, samples=codes, count=_WEIGHED)
-        about = _about(references, unknown) | {"by": f"{codes} codes (bound)"}
+        found = LatentSpace(generator).likelihood(references, sources, samples=latents, count=_WEIGHED)
+        about = _about(references, unknown) | {"by": f"{latents} latents (bound)"}
         if scored < len(references):
-            about["ref"] = f"{scored} of {len(references)}"
+            about["nrefs"] = f"{scored} of {len(references)}"
         return {
             name: Score(value, _signed(name, references, about | (cut if name in PER_TOKEN else {})))
             for name, value in found.items()
         }
-    lines = writer.score(references, sources)
+    lines = generator.score(references, sources)
     tokens = np.array([len(row) for row in lines.log_probs])
     scores = _exact(references, -np.array(lines.per_line), unknown)
     rows = np.column_stack([-np.array(lines.per_line), tokens])
@@ -513,7 +516,7 @@ def _likelihood(
 
 
 def _about(references: Sequence[str], unknown: int) -> dict[str, str]:
-    fields = {"ref": str(len(references)), "by": "exact", "end": "counted"}
+    fields = {"nrefs": str(len(references)), "by": "exact", "end": "counted"}
     return fields | ({"unk": str(unknown)} if unknown else {})
 
 

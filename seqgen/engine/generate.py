@@ -1,8 +1,8 @@
 """Text from a trained run, and the likelihood of given text under it. Imports no training loop.
 
-    writer = seqgen.load("runs/captions")
-    lines = writer.generate(count=1000, temperature=0.9, seed=1)
-    writer.score(held_out).perplexity
+    generator = seqgen.load("runs/captions")
+    lines = generator.generate(count=1000, temperature=0.9, seed=1)
+    generator.score(held_out).perplexity
 
 Text k of a call is a function of (weights, options, seed, k) alone, not of the count, the batch or earlier calls.
 """
@@ -24,10 +24,10 @@ from seqgen.core.log import messages
 from seqgen.core.patterns import Expression
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
+from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
-from seqgen.data.growing import GrowingTexts, StopStrings
+from seqgen.data.prepare import TextData, encode_sources, facts, prepare
 from seqgen.data.ragged import Ragged, joined
-from seqgen.data.sources import TextData, encode_sources, facts, prepare
 from seqgen.data.tokenizers import load_tokenizer
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
@@ -36,7 +36,7 @@ from seqgen.nn import automaton as automata
 from seqgen.nn.decode import Decoder, Sampling, collect
 
 if TYPE_CHECKING:
-    from seqgen.images.painter import Painter
+    from seqgen.images.generator import ImageGenerator
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -108,7 +108,7 @@ class LineScores:
 
 
 @dataclass(frozen=True)
-class Realness:
+class CriticScores:
     """How real given lines look to a critic: it was trained to tell text from what a model writes."""
 
     lines: list[str]
@@ -120,7 +120,7 @@ class Realness:
     """Per line, the judged tokens."""
 
 
-class Writer:
+class TextGenerator:
     """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
 
     def __init__(
@@ -149,14 +149,14 @@ class Writer:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
-        typical: float = 0.0,
+        typical_p: float = 0.0,
         greedy: bool = False,
         min_new_tokens: int = 0,
         max_new_tokens: int = 0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram: int = 0,
+        no_repeat_ngram_size: int = 0,
         stop: Sequence[str] = (),
-        forbid: Sequence[str] = (),
+        bad_words: Sequence[str] = (),
         require: Sequence[str] = (),
         template: str = "",
         pattern: str = "",
@@ -168,7 +168,7 @@ class Writer:
         match: str | None = None,
         attempts: int = 20,
         fast: bool = False,
-        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
         on_text: Callable[[int], None] | None = None,
     ) -> list[str]:
         """Return `count` texts for the prompt, or for each of several; `texts` tells what the options are."""
@@ -187,14 +187,14 @@ class Writer:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
-        typical: float = 0.0,
+        typical_p: float = 0.0,
         greedy: bool = False,
         min_new_tokens: int = 0,
         max_new_tokens: int = 0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram: int = 0,
+        no_repeat_ngram_size: int = 0,
         stop: Sequence[str] = (),
-        forbid: Sequence[str] = (),
+        bad_words: Sequence[str] = (),
         require: Sequence[str] = (),
         template: str = "",
         pattern: str = "",
@@ -207,18 +207,18 @@ class Writer:
         attempts: int = 20,
         details: bool = False,
         fast: bool = False,
-        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
         on_text: Callable[[int], None] | None = None,
     ) -> list[Text]:
         """Return `count` texts for the prompt, or for each of several, in the order of prompts and then of indices.
 
         prompt: every text begins with it. prompts: `count` texts for each, the same as for that prompt alone, and drawn
         independently for different prompts. sources: conditions, `count` texts for each. temperature to
-        no_repeat_ngram: see `seqgen.nn.decode.Sampling`; the lengths count the tokens after the prompt. stop: a text
+        no_repeat_ngram_size: see `seqgen.nn.decode.Sampling`; lengths count the tokens after the prompt. stop: a text
         ends before the first of these strings, and so do its tokens.
 
-        By construction: forbid and require: words that must not, or must, appear. template: the text, `?` for each free
-        character. pattern: a regular expression that the whole text matches. Token by token, these leave out what
+        By construction: bad_words and require: words that must not, or must, appear. template: the text, `?` for each
+        free character. pattern: a regular expression that the whole text matches. Token by token, these leave out what
         would break them and share its probability out among the rest. All texts meet them, but not as often as the
         model would write each if asked for such texts alone: that is `match`. no_copy: never that many tokens in a row
         that stand in the training text, which is found by the run's settings or in `train_files`.
@@ -230,18 +230,20 @@ class Writer:
         best_of: the likeliest of so many texts under the model itself, with its end: the end of sentence, or the tokens
         to the end of a stop string, which its own values leave out. A text that such a string ended at once stands
         behind all others. details: log-probabilities and entropies are
-        filled in. fast: quicker for few rows, last bits may depend on the batch size. codes: of a text VAE, each text's
-        code (B, Z) from its seed (B,) instead of a draw from the prior. Raises ValueError for options out of range and
-        constraints that cannot be met, TypeError for a list in the place of a text or the other way round, DataError
-        for a prompt or a source that cannot be read, RunError where too few texts pass.
+        filled in. fast: quicker for few rows, last bits may depend on the batch size. latents: of a text VAE, the
+        latent (B, Z) of each text from its seed (B,) instead of a draw from the prior. Raises ValueError for options
+        out of range and constraints that cannot be met, TypeError for a list in the place of a text or the other way
+        round, DataError for a prompt or a source that cannot be read, RunError where too few texts pass.
         """
         given = locals()
         if count < 1 or best_of < 1:
             name, value = ("count", count) if count < 1 else ("best_of", best_of)
             raise ValueError(f"{name} must be an integer >= 1, got {value}")
         options = self._sampling({**given, "details": details or best_of > 1})
-        _check_lists(stop=stop, forbid=forbid, require=require, train_files=train_files, novel_against=novel_against)
-        limits = self._limits(forbid, require, template, pattern)
+        _check_lists(
+            stop=stop, bad_words=bad_words, require=require, train_files=train_files, novel_against=novel_against
+        )
+        limits = self._limits(bad_words, require, template, pattern)
         if no_copy:
             limits = replace(limits, no_copy=self._block(no_copy, train_files))
         begins = self._beginnings(prompt, prompts, sources, limits.automaton)
@@ -249,7 +251,7 @@ class Writer:
         known = set(novel_against or ())
         filtered = unique or known or finder is not None
         wanted, most = len(begins) * count, count * attempts if filtered else count
-        decoder = self._decoder(fast, codes)
+        decoder = self._decoder(fast, latents)
 
         def index(j: int, n: int) -> int:
             """The index of attempt n for prompt j: n, whatever the others are; sources share one row of indices."""
@@ -305,35 +307,38 @@ class Writer:
         self,
         count: int = 1,
         *,
-        width: int = 8,
-        length_power: float = 1.0,
-        groups: int = 1,
+        num_beams: int = 8,
+        length_penalty: float = 1.0,
+        num_beam_groups: int = 1,
         prompt: str = "",
         prompts: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
         min_new_tokens: int = 0,
         max_new_tokens: int = 0,
-        forbid: Sequence[str] = (),
+        bad_words: Sequence[str] = (),
         require: Sequence[str] = (),
         template: str = "",
         pattern: str = "",
     ) -> list[Text]:
-        """Return the `count` likeliest texts that a beam of `width` finds, best first, for each prompt or source.
+        """Return the `count` likeliest texts that `num_beams` find, best first, for each prompt or source.
 
-        They are ranked by log p / length^length_power; `groups` > 1 makes them differ (Vijayakumar et al. 2018). The
-        constraints are those of `texts`. No randomness. ValueError where count exceeds the width, and as `texts`.
+        They are ranked by log p / length^length_penalty; `num_beam_groups` > 1 makes them differ (Vijayakumar et al.
+        2018). The constraints are those of `texts`. No randomness. ValueError where count exceeds `num_beams`, and as
+        `texts`.
         """
         from seqgen.nn.beam import Beam, beam_search  # late: sampling needs none of it
 
-        if not 1 <= count <= width:
-            raise ValueError(f"count must be in 1..{width}, the width of the beam, got {count}")
-        _check_lists(forbid=forbid, require=require)
-        automaton = self._limits(forbid, require, template, pattern).automaton
+        if not 1 <= count <= num_beams:
+            raise ValueError(f"count must be in 1..{num_beams}, the number of beams, got {count}")
+        _check_lists(bad_words=bad_words, require=require)
+        automaton = self._limits(bad_words, require, template, pattern).automaton
         begins = self._beginnings(prompt, prompts, sources, automaton)
         found = beam_search(
             self.model.decoder(),
             [begin.ids for begin in begins],
-            Beam(width, length_power, groups, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens),
+            Beam(
+                num_beams, length_penalty, num_beam_groups, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
+            ),
             automaton=automaton,
             begin=_places(begins),
         )
@@ -355,27 +360,27 @@ class Writer:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
-        typical: float = 0.0,
+        typical_p: float = 0.0,
         greedy: bool = False,
         min_new_tokens: int = 0,
         max_new_tokens: int = 0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram: int = 0,
+        no_repeat_ngram_size: int = 0,
         stop: Sequence[str] = (),
-        forbid: Sequence[str] = (),
+        bad_words: Sequence[str] = (),
         require: Sequence[str] = (),
         template: str = "",
         pattern: str = "",
         fast: bool = False,
-        codes: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[str]:
         """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
         options = self._sampling(locals())
-        _check_lists(stop=stop, forbid=forbid, require=require)
-        automaton = self._limits(forbid, require, template, pattern).automaton
+        _check_lists(stop=stop, bad_words=bad_words, require=require)
+        automaton = self._limits(bad_words, require, template, pattern).automaton
         begins, seeds = self._beginnings(prompt, None, None, automaton), rng.text_seeds(seed, index, 1, prompt)
         written = self._growing([begins[0].own], stop)
-        steps = self._decoder(fast, codes).steps(
+        steps = self._decoder(fast, latents).steps(
             [begins[0].ids], seeds.to(self.device), options, automaton=automaton, begin=_places(begins)
         )
         for step in steps:
@@ -409,12 +414,12 @@ class Writer:
         tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
         return LineScores(list(lines), log_probs, tokens)
 
-    def realness(self, lines: Sequence[str]) -> Realness:
+    def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """What the critic of a SeqGAN run thinks of given lines and their tokens.
 
         RunError for a run without a critic, DataError for no lines.
         """
-        judge = getattr(self.model, "realness", None)  # the one model with a critic has it
+        judge = getattr(self.model, "critic_scores", None)  # the one model with a critic has it
         if judge is None:
             raise RunError(f"a run of {self.settings.name} has no critic; train one with: seqgen train seqgan")
         per_line = [0.0] * len(lines)
@@ -432,7 +437,7 @@ class Writer:
                 per_token[row].append(value)
                 ids[row].append(target)
         tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
-        return Realness(list(lines), per_line, per_token, tokens)
+        return CriticScores(list(lines), per_line, per_token, tokens)
 
     def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
         """The lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
@@ -467,7 +472,7 @@ class Writer:
 
     def _sampling(self, given: dict[str, Any]) -> Sampling:
         """How tokens are drawn, from the arguments of a call."""
-        names = {f.name for f in dataclasses.fields(Sampling)} - {"forbid"}  # here that holds words, there ids
+        names = {f.name for f in dataclasses.fields(Sampling)} - {"suppress_tokens"}  # a run adds its own
         sampling = Sampling(**{name: value for name, value in given.items() if name in names})
         if self._stop < 0 and self.settings.data.mode != "fixed":
             return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
@@ -510,9 +515,9 @@ class Writer:
             for source, head in zip(sources, heads, strict=True)
         ]
 
-    def _limits(self, forbid: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
+    def _limits(self, bad_words: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
         constraints = [
-            *([automata.forbidden_words(list(forbid))] if forbid else []),
+            *([automata.bad_words(list(bad_words))] if bad_words else []),
             *(automata.required_words(list(require)) if require else []),
             *([automata.template(template)] if template else []),
             *([automata.regex(pattern)] if pattern else []),
@@ -572,8 +577,8 @@ class Writer:
             )
         return data
 
-    def _decoder(self, fast: bool, codes: Callable[[torch.Tensor], torch.Tensor] | None) -> Decoder:
-        made: Decoder = self.model.decoder(fast=fast, **({} if codes is None else {"codes": codes}))
+    def _decoder(self, fast: bool, latents: Callable[[torch.Tensor], torch.Tensor] | None) -> Decoder:
+        made: Decoder = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
         return made
 
     def _decode(
@@ -634,7 +639,7 @@ class Writer:
 
     def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
         """The texts behind prompts, token by token, to the first stop string."""
-        return StopStrings(GrowingTexts(self.tokenizer, prompts, running=self.running), len(prompts), stop)
+        return StopStrings(IncrementalDetokenizer(self.tokenizer, prompts, running=self.running), len(prompts), stop)
 
     def _decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; running text has line breaks."""
@@ -688,37 +693,37 @@ def _check_lists(**given: Sequence[str] | None) -> None:
 
 def load(
     run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
-) -> Writer:
+) -> TextGenerator:
     """The trained model of a run folder: its best checkpoint, or that of `step`.
 
     `module`: the model module of your own that the run was trained with, or the path of its file. RunError says what is
-    missing, or that the run makes pictures: then `load_painter` is the way.
+    missing, or that the run makes images: then `load_image_generator` is the way.
     """
     folder = Path(run)
     settings = runs.read_settings(folder, module=module)
     if settings.tokenizer is None:
-        raise RunError(f"{folder} makes pictures and no text; in Python: seqgen.load_painter")
+        raise RunError(f"{folder} makes images and no text; in Python: seqgen.load_image_generator")
     model, place = _opened(folder, settings, step, device)
-    return Writer(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
+    return TextGenerator(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
 
 
-def load_painter(
+def load_image_generator(
     run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
-) -> "Painter":
-    """The trained picture model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
-    from seqgen.images.painter import Painter  # late: text needs none of it
+) -> "ImageGenerator":
+    """The trained image model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
+    from seqgen.images.generator import ImageGenerator  # late: text needs none of it
 
     folder = Path(run)
     settings = runs.read_settings(folder, module=module)
     if settings.tokenizer is not None:
-        raise RunError(f"{folder} writes text and makes no pictures; in Python: seqgen.load")
+        raise RunError(f"{folder} writes text and makes no images; in Python: seqgen.load")
     model, place = _opened(folder, settings, step, device)
-    return Painter(model, settings.data, settings.seed, place, folder)
+    return ImageGenerator(model, settings.data, settings.seed, place, folder)
 
 
 def _opened(folder: Path, settings: Settings, step: int | None, device: str) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
-    numerics.settle(place, tf32=settings.train.tf32)
+    numerics.configure(place, tf32=settings.train.tf32)
     for sentence in runs.changed_code(folder, settings) if settings.code else ():
         messages.warning(sentence)
     model = settings.module.Model(settings.model)

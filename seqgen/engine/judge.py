@@ -20,13 +20,13 @@ from seqgen import metrics
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import Table, with_fields
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import TextGenerator, load
 from seqgen.engine.progress import Progress
 from seqgen.metrics.score import Score, Signature, input_hash
 
 
 def judge(
-    writer: Writer,
+    generator: TextGenerator,
     lines: Sequence[str],
     references: Sequence[str],
     *,
@@ -38,16 +38,16 @@ def judge(
     `reverse` trains a model on the lines, with the judge's settings, tokenizer and seed, in a folder that is removed
     afterwards. Raises RunError where the judge is no language model of lines, DataError for fewer than two lines.
     """
-    settings = writer.settings
+    settings = generator.settings
     if settings.name != "lm" or settings.data.mode != "sentence" or settings.data.source:
-        raise RunError(f"{writer.folder} cannot judge: expected a run of lm on lines, without conditions")
+        raise RunError(f"{generator.folder} cannot judge: expected a run of lm on lines, without conditions")
     for name, texts in (("samples", lines), ("references", references)):
         if len(texts) < 2:
             raise DataError(f"judging needs at least 2 {name}, got {len(texts)}")
-    both = _about(writer, lines) | {"ref": str(len(references))}
+    both = _about(generator, lines) | {"nrefs": str(len(references))}
     inputs = input_hash(lines, references)
-    scores = {"lm_forward": _forward(writer, lines)}
-    a, b = features(writer, lines), features(writer, references)
+    scores = {"lm_forward": _forward(generator, lines)}
+    a, b = features(generator, lines), features(generator, references)
     with warnings.catch_warnings(record=True) as said:  # the notes of small samples belong beside their numbers
         warnings.simplefilter("always")
         distance = metrics.frechet_distance(a, b)
@@ -59,14 +59,14 @@ def judge(
     scores["mauve"] = Score(overlap.value, Signature("mauve", clusters, inputs), note=note)
     scores["mauve_sd"] = Score(overlap.deviation, Signature("mauve_sd", clusters, inputs))
     if reverse:
-        nats = reverse_nats(writer, lines, references, progress=progress)
+        nats = reverse_nats(generator, lines, references, progress=progress)
         scores["lm_reverse"] = Score(nats, Signature("lm_reverse", both, inputs, settings.seed))
     return scores
 
 
 def judged(
     table: Table,
-    writer: Writer,
+    generator: TextGenerator,
     references: Sequence[str],
     *,
     reverse: bool = True,
@@ -82,41 +82,41 @@ def judged(
     }
     leak = {"leak": found["leak"]} if "leak" in found else {}
     for c in table.columns:
-        scores = judge(writer, c.lines, references, reverse=reverse, progress=progress)
+        scores = judge(generator, c.lines, references, reverse=reverse, progress=progress)
         if c.held_out:
-            scores["lm_forward"] = _forward(writer, c.held_out)
+            scores["lm_forward"] = _forward(generator, c.held_out)
         columns.append(replace(c, scores=c.scores | with_fields(scores, leak)))
     return replace(table, columns=columns)
 
 
-def _about(writer: Writer, lines: Sequence[str]) -> dict[str, str]:
-    tokenizer = f"{writer.tokenizer.kind}-{writer.tokenizer.fingerprint[:8]}"
-    return {"judge": f"lm-{writer.settings.model.hidden}", "tok": tokenizer, "hyp": str(len(lines))}
+def _about(generator: TextGenerator, lines: Sequence[str]) -> dict[str, str]:
+    tokenizer = f"{generator.tokenizer.kind}-{generator.tokenizer.fingerprint[:8]}"
+    return {"judge": f"lm-{generator.settings.model.hidden}", "tok": tokenizer, "hyp": str(len(lines))}
 
 
-def _forward(writer: Writer, lines: Sequence[str]) -> Score:
+def _forward(generator: TextGenerator, lines: Sequence[str]) -> Score:
     """The judge's nats per token of the lines."""
-    scored = writer.score(lines)
+    scored = generator.score(lines)
     rows = np.array([[-sum(row), len(row)] for row in scored.log_probs])
-    signature = Signature("lm_forward", _about(writer, lines), input_hash(lines))
+    signature = Signature("lm_forward", _about(generator, lines), input_hash(lines))
     return Score(scored.nats / scored.total_tokens, signature, rows=rows)
 
 
-def features(writer: Writer, lines: Sequence[str]) -> npt.NDArray[np.float64]:
+def features(generator: TextGenerator, lines: Sequence[str]) -> npt.NDArray[np.float64]:
     """The judge's last hidden states of each line, averaged over its tokens, (N, H)."""
-    rows = np.zeros((len(lines), writer.model.rnn.widths[-1]))
+    rows = np.zeros((len(lines), generator.model.rnn.widths[-1]))
     with torch.inference_mode():
-        for batch in writer.batches(lines):
-            placed = batch.to(writer.device)
-            hidden_bth, _ = writer.model.scan(placed.inputs)
-            inside = torch.arange(hidden_bth.shape[1], device=writer.device) < placed.lengths[:, None]
+        for batch in generator.batches(lines):
+            placed = batch.to(generator.device)
+            hidden_bth, _ = generator.model.scan(placed.inputs)
+            inside = torch.arange(hidden_bth.shape[1], device=generator.device) < placed.lengths[:, None]
             sums = (hidden_bth.double() * inside[..., None]).sum(1)
             rows[batch.rows.numpy()] = (sums / placed.lengths[:, None]).cpu().numpy()
     return rows
 
 
 def reverse_nats(
-    writer: Writer,
+    generator: TextGenerator,
     lines: Sequence[str],
     references: Sequence[str],
     *,
@@ -130,12 +130,12 @@ def reverse_nats(
     distinct = list(dict.fromkeys(lines))
     if len(distinct) < 10:
         raise DataError(f"a reverse score needs at least 10 different samples to train on, got {len(distinct)}")
-    settings = writer.settings
+    settings = generator.settings
     data = replace(settings.data, files=(), valid=(), max_length=0, long="cut")
     train = replace(settings.train, samples=0, batch=min(settings.train.batch, len(distinct) // 2))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reverse"
         chosen = replace(settings, data=data, train=train)
-        loop.train(chosen, out, lines=distinct, tokenizer_run=writer.folder, progress=progress)
-        scored = load(out, device=str(writer.device)).score(references)
+        loop.train(chosen, out, lines=distinct, tokenizer_run=generator.folder, progress=progress)
+        scored = load(out, device=str(generator.device)).score(references)
     return scored.nats / scored.total_tokens

@@ -1,10 +1,10 @@
-"""What the codes of a text VAE are for: texts to codes and back, paths, directions, conditions, and how good they are.
+"""What the latents of a text VAE are for: texts to latents and back, interpolation, directions, conditions, quality.
 
-    coder = seqgen.Coder(seqgen.load("runs/captions"))
-    coder.interpolate("a dog runs .", "two men sit on a bench .", steps=7)
-    coder.writer.generate(10, codes=coder.steered([coder.condition("contains=dog")]))
+    space = seqgen.LatentSpace(seqgen.load("runs/captions"))
+    space.interpolate("a dog runs .", "two men sit on a bench .", steps=7)
+    space.generator.generate(10, latents=space.steered([space.condition("contains=dog")]))
 
-Shapes: B texts of a call, N known texts, Z code dimensions, K codes of a text.
+Shapes: B texts of a call, N known texts, Z latent code dimensions, K latents of a text.
 """
 
 import functools
@@ -24,19 +24,19 @@ from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
 from seqgen.data.batches import sentence_evaluation
-from seqgen.data.sources import encode_sources, facts
+from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import Writer
-from seqgen.models.text_vae import active_units, code_seeds, content_seeds, gaussian_kl, information
-from seqgen.nn.codes import Mixture, between, fit_mixture, langevin
+from seqgen.engine.generate import TextGenerator
+from seqgen.models.text_vae import active_units, content_seeds, gaussian_kl, information, latent_seeds
 from seqgen.nn.decode import Sampling
+from seqgen.nn.latents import Mixture, between, fit_mixture, langevin
 from seqgen.nn.losses import CHUNK
 
 _ROWS = 512
 """Texts written together; results do not depend on it."""
 
 _KNOWN = 10_000
-"""Training texts whose codes are looked at, at most."""
+"""Training texts whose latents are looked at, at most."""
 
 _CHAIN = 100
 """Steps of a Langevin chain, half of them to find its step size."""
@@ -45,52 +45,52 @@ _EXAMPLES = 10
 """Texts that have a property, and that have it not, which a condition is learnt from at least."""
 
 Source = Callable[[Tensor], Tensor]
-"""From the seeds (B,) of texts to their codes (B, Z): what `Writer.texts(codes=...)` takes."""
+"""From the seeds (B,) of texts to their latents (B, Z): what `TextGenerator.texts(latents=...)` takes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A property of texts as a probability of their codes."""
+    """A property of texts as a probability of their latents."""
 
     name: str
     log_probability: Callable[[Tensor], Tensor]
-    """Of codes (B, Z) float64, up to a constant: (B,), differentiable."""
+    """Of latents (B, Z) float64, up to a constant: (B,), differentiable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Training texts and their codes."""
+    """Training texts and their latents."""
 
     lines: list[str]
     tokens: Tensor
     """(N,) int64: how many tokens each has, its end not counted."""
     mean: Tensor
     """(N, Z) float32."""
-    codes: Tensor
+    latents: Tensor
     """(N, Z) float64: one drawn for each text."""
 
 
-class Coder:
-    """A text VAE at work: its `Writer`, with the way from texts to codes and back. RunError for any other run."""
+class LatentSpace:
+    """A text VAE at work: its `TextGenerator`, and from texts to latents and back. RunError for any other run."""
 
-    def __init__(self, writer: Writer) -> None:
-        if not getattr(writer.model, "encodes", False):
+    def __init__(self, generator: TextGenerator) -> None:
+        if not getattr(generator.model, "encodes", False):
             raise RunError(
-                f"a run of {writer.settings.name} has no codes; train one that has: seqgen train text-vae --data FILE"
+                f"a run of {generator.settings.name} has no latents; train one: seqgen train text-vae --data FILE"
             )
-        self.writer = writer
-        self.model, self.device = writer.model, writer.device
-        self.latent: int = writer.settings.model.latent
+        self.generator = generator
+        self.model, self.device = generator.model, generator.device
+        self.latent: int = generator.settings.model.latent
 
-    # Texts to codes and back
+    # Texts to latents and back
 
     def encode(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of each line's code, (N, Z) float32 on the CPU.
+        """Mean and log-variance of each line's latent code, (N, Z) float32 on the CPU.
 
         DataError, which names the text, for one without a known token and one longer than the run's limit.
         """
         self._check(lines)
-        return self._encoded(self.writer.batches(lines, sources), len(lines))
+        return self._encoded(self.generator.batches(lines, sources), len(lines))
 
     def _encoded(self, batches: Any, rows: int) -> tuple[Tensor, Tensor]:
         mean, log_variance = torch.empty(rows, self.latent), torch.empty(rows, self.latent)
@@ -103,36 +103,36 @@ class Coder:
     def _check(self, lines: Sequence[str]) -> None:
         if not lines:
             raise DataError("no texts to encode")
-        tokenizer, limit = self.writer.tokenizer, self.writer.settings.model.max_length
+        tokenizer, limit = self.generator.tokenizer, self.generator.settings.model.max_length
         faults = []
         for number, ids in enumerate(tokenizer.encode(lines), 1):
             name = f"text {number} ({lines[number - 1][:40]!r})" if len(lines) > 1 else repr(lines[0][:60])
             if bool((ids == tokenizer.unk).all()):
                 faults.append(f"{name} holds no token that this run knows; use words of its training text")
             elif len(ids) + 1 > limit:
-                faults.append(f"{name} has {len(ids) + 1} tokens with its end; this run codes {limit} at most")
+                faults.append(f"{name} has {len(ids) + 1} tokens with its end; this run encodes {limit} at most")
         if faults:
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise DataError("; ".join(faults[:3]) + more)
 
     def write(
-        self, codes: Tensor, sources: Sequence[str] | None = None, *, seed: int = 0, temperature: float = 0.0
+        self, latents: Tensor, sources: Sequence[str] | None = None, *, seed: int = 0, temperature: float = 0.0
     ) -> list[str]:
-        """The text of every code (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
-        prompts = self._prompts(sources, len(codes))
-        seeds = rng.text_seeds(seed, 0, len(codes)).to(self.device)
-        decoder, state = self.model.decoder(), self.model.begin(codes.to(self.device))
+        """The text of every latent code (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
+        prompts = self._prompts(sources, len(latents))
+        seeds = rng.text_seeds(seed, 0, len(latents)).to(self.device)
+        decoder, state = self.model.decoder(), self.model.begin(latents.to(self.device))
         texts: list[str] = []
-        for first in range(0, len(codes), _ROWS):
+        for first in range(0, len(latents), _ROWS):
             rows = slice(first, first + _ROWS)
             begun = tuple(part[rows] for part in state)
             made = decoder.decode(prompts[rows], seeds[rows], Sampling(temperature=temperature), state=begun)
-            texts += self.writer.tokenizer.decode(made.ids)
+            texts += self.generator.tokenizer.decode(made.ids)
         return texts
 
     def _prompts(self, sources: Sequence[str] | None, count: int) -> list[list[int]]:
         """What the writer reads before each text."""
-        settings, tokenizer = self.writer.settings, self.writer.tokenizer
+        settings, tokenizer = self.generator.settings, self.generator.tokenizer
         start = int(facts(tokenizer, settings.data.mode, settings.model.max_length)["start"])
         if sources is None and settings.data.source:
             raise DataError(
@@ -141,7 +141,7 @@ class Coder:
         if sources is None:
             return [[start]] * count
         if len(sources) != count:
-            raise DataError(f"{count} codes but {len(sources)} sources; give one source per code")
+            raise DataError(f"{count} latents but {len(sources)} sources; give one source per latent code")
         return [[start, *ids.tolist()] for ids in encode_sources(tokenizer, sources)]
 
     def reconstruct(
@@ -153,16 +153,16 @@ class Coder:
         seed: int = 0,
         temperature: float = 0.0,
     ) -> list[str]:
-        """Each line written again from the mean of its code, which `step` (Z,) moves; else as `write`."""
+        """Each line written again from the mean of its latent code, which `step` (Z,) moves; else as `write`."""
         mean, _ = self.encode(lines, sources)
         return self.write(mean if step is None else mean + step, sources, seed=seed, temperature=temperature)
 
     def interpolate(
         self, a: str, b: str, *, steps: int = 7, spherical: bool = False, source: str | None = None, seed: int = 0
     ) -> list[str]:
-        """Texts on the way from one text's code to another's, both ends included, the likeliest token each time.
+        """Texts on the way from one text's latent code to another's, both ends included, the likeliest token each time.
 
-        spherical: along the great circle instead of the line. An empty text is a code of the prior, drawn by `seed`.
+        spherical: along the great circle instead of the line. An empty text is a latent of the prior, drawn by `seed`.
         """
         sources = None if source is None else [source]
         drawn = self.model.prior(rng.text_seeds(seed, 0, 2).to(self.device)).cpu()
@@ -173,13 +173,13 @@ class Coder:
     def direction(
         self, toward: tuple[Sequence[str], Sequence[str] | None], away: tuple[Sequence[str], Sequence[str] | None]
     ) -> Tensor:
-        """The step (Z,) to the mean code of the one side from that of the other; each is (lines, sources or None)."""
+        """The step (Z,) to the mean latent of the one side from that of the other; each is (lines, sources or None)."""
         return self.encode(*toward)[0].mean(0) - self.encode(*away)[0].mean(0)
 
     def nearest(
         self, lines: Sequence[str], sources: Sequence[str] | None = None, *, count: int = 5
     ) -> list[list[tuple[str, float]]]:
-        """For each line the training texts with the nearest codes, and how far they are, nearest first."""
+        """For each line the training texts with the nearest latents, and how far they are, nearest first."""
         mean, _ = self.encode(lines, sources)
         distances, rows = torch.cdist(mean, self.known.mean).topk(min(count, len(self.known.lines)), largest=False)
         pairs = zip(rows.tolist(), distances.tolist(), strict=True)
@@ -187,64 +187,64 @@ class Coder:
 
     @functools.cached_property
     def known(self) -> Known:
-        """The run's training texts, 10,000 at most and spread over all, with their codes; errors as `own_text`."""
-        data = self.writer.own_text()
+        """The run's training texts, 10,000 at most and spread over all, with their latents; errors as `own_text`."""
+        data = self.generator.own_text()
         rows = torch.arange(0, data.train.ids.rows, -(-data.train.ids.rows // _KNOWN))
         loss_from = None if data.train.loss_from is None else data.train.loss_from[rows]
         corpus = replace(data.train, ids=data.train.ids.take(rows), loss_from=loss_from)
-        batches = sentence_evaluation(corpus, _ROWS, pad=self.writer.tokenizer.pad)
+        batches = sentence_evaluation(corpus, _ROWS, pad=self.generator.tokenizer.pad)
         mean, log_variance = self._encoded(batches, len(rows))
         lines = [data.train_lines[i] for i in rows.tolist()]
-        return Known(lines, self.writer.tokenizer.encode(lines).lengths, mean, _drawn(mean, log_variance))
+        return Known(lines, self.generator.tokenizer.encode(lines).lengths, mean, _drawn(mean, log_variance))
 
-    # Codes for new texts: `Writer.texts(codes=...)`
+    # Codes for new texts: `TextGenerator.texts(latents=...)`
 
     def mixture(self, components: int = 10, seed: int = 0) -> Mixture:
-        """A mixture of Gaussians fitted to codes of the training text: where they are, which the prior only aims at."""
-        codes = self.known.codes
-        return fit_mixture(codes.numpy(), components=max(1, min(components, len(codes) // 10)), seed=seed)
+        """A mixture of Gaussians fitted to latents of the training text: where they are, not where the prior is."""
+        latents = self.known.latents
+        return fit_mixture(latents.numpy(), components=max(1, min(components, len(latents) // 10)), seed=seed)
 
     def of_mixture(self, mixture: Mixture) -> Source:
         """Codes drawn from a mixture."""
-        return lambda seeds: mixture.sample(code_seeds(seeds)).float()
+        return lambda seeds: mixture.sample(latent_seeds(seeds)).float()
 
     def steered(
         self, conditions: Sequence[Condition], *, strength: float = 1.0, mixture: Mixture | None = None
     ) -> Source:
         """Codes from Langevin chains towards p(z) times every condition's probability to the power `strength`.
 
-        Metropolis-adjusted (Roberts and Tweedie 1996). The chains start where codes come from otherwise: from the
+        Metropolis-adjusted (Roberts and Tweedie 1996). The chains start where latents come from otherwise: from the
         prior, or from `mixture`, whose density is then p(z).
         """
 
-        def energy(codes: Tensor, _: float) -> Tensor:
-            z = codes.double()
+        def energy(latents: Tensor, _: float) -> Tensor:
+            z = latents.double()
             total = 0.5 * z.square().sum(1) if mixture is None else -log_density(mixture, z)
             for condition in conditions:
                 total = total - strength * condition.log_probability(z)
             return total
 
         def draw(seeds: Tensor) -> Tensor:
-            own = code_seeds(seeds).cpu()  # conditions and mixture live there
+            own = latent_seeds(seeds).cpu()  # conditions and mixture live there
             start = rng.normals(own, self.latent) if mixture is None else mixture.sample(own)
             chain = langevin(energy, start, own, steps=_CHAIN)
             messages.info("steering: %.0f %% of the chains' steps were accepted", 100 * float(chain.acceptance.mean()))
-            return chain.codes.to(seeds.device)
+            return chain.latents.to(seeds.device)
 
         return draw
 
     def condition(self, words: str) -> Condition:
-        """A condition on texts as a probability of codes, learnt from codes of known texts.
+        """A condition on texts as a probability of latents, learnt from latents of known texts.
 
         length=12: tokens, the end not counted; contains=WORD; label=YES_FILE:NO_FILE: like the lines of the one file
         rather than those of the other. ValueError for other words, DataError for too few examples.
         """
         kind, _, value = words.partition("=")
         if kind == "length" and value.isdecimal() and int(value) >= 1:
-            return length_condition(words, int(value), self.known.codes, self.known.tokens)
+            return length_condition(words, int(value), self.known.latents, self.known.tokens)
         if kind == "contains" and value.strip():
             has = torch.tensor([_contains(line, value) for line in self.known.lines])
-            return property_condition(words, self.known.codes, has)
+            return property_condition(words, self.known.latents, has)
         if kind == "label" and all(value.partition(":")):
             texts = [[line for line in read_lines(file) if line.strip()] for file in value.split(":", 1)]
             sides = [_drawn(*self.encode(lines)) for lines in texts]
@@ -252,14 +252,14 @@ class Coder:
             return property_condition(words, torch.cat(sides), has)
         raise ValueError(f"{words!r} is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE")
 
-    # How good the code is
+    # How good the latent code is
 
     def likelihood(
         self, lines: Sequence[str], sources: Sequence[str] | None = None, *, samples: int = 100, count: int = 1000
     ) -> dict[str, float]:
-        """Likelihood of given lines, and what the code does for them; of `count` of them, spread over all (0: all).
+        """Likelihood of given lines, and what the latent does for them; of `count` of them, spread over all (0: all).
 
-        `nll-*` in nats weighs `samples` codes of each text (Burda et al. 2016). The end of a text is counted; words
+        `nll-*` in nats weighs `samples` latents of each text (Burda et al. 2016). The end of a text is counted; words
         outside the vocabulary become `<unk>`, which is counted. ValueError for samples < 1, DataError for no lines.
         """
         if samples < 1:
@@ -272,7 +272,7 @@ class Coder:
         mean, log_variance = torch.empty(len(lines), self.latent), torch.empty(len(lines), self.latent)
         seeds = torch.empty(len(lines), dtype=torch.int64)
         with torch.inference_mode():
-            for placed in self.writer.batches(lines, sources):
+            for placed in self.generator.batches(lines, sources):
                 batch, rows_b = placed.to(self.device), placed.rows.cpu()
                 found = self.model.encode(batch)
                 mean[rows_b], log_variance[rows_b] = (part.cpu() for part in found)
@@ -288,19 +288,19 @@ class Coder:
             "nll_per_line": nll,
             "nll_per_character": nll * len(lines) / sum(len(line) + 1 for line in lines),
             "bound_per_line": bound,
-            "effective_codes": effective,
+            "effective_latents": effective,
             "kl": kl,
             "mutual_information": information(mean, log_variance, seeds),
             "information_ceiling": math.log(len(lines)),
             "active_units": float(active_units(mean)),
             "reconstruction": reconstruction,
-            "reconstruction_without_code": without,
-            "reconstruction_bleu_4": float(metrics.bleu(written, refs_per_hyp=[[line] for line in lines])),
+            "reconstruction_without_latent": without,
+            "reconstruction_bleu_4": float(metrics.bleu(written, references_per_hypothesis=[[line] for line in lines])),
             "token_accuracy": float(sums[-1]) / tokens,
         }
 
     def _sums(self, batch: SequenceBatch, mean: Tensor, log_variance: Tensor, samples: int) -> Tensor:
-        """Summed over a batch: nll, -ELBO, effective number of codes, KL, reconstruction, that without code, hits."""
+        """Summed over a batch: nll, -ELBO, effective number of latents, KL, reconstruction, that without one, hits."""
         ratios, found = zip(*((ratio, each.sum(2)) for ratio, each in self.model.weighed(batch, samples)), strict=True)
         given = torch.cat(found)
         weights = torch.cat(ratios) + given
@@ -322,47 +322,47 @@ class Coder:
 
 
 @dataclass(frozen=True)
-class Way:
-    """From one text to another through the space of codes."""
+class Interpolation:
+    """From one text to another through the space of latents."""
 
     begin: str
     end: str
     between: list[str]
-    """What codes on the straight line write, the two texts' own codes included; nothing twice in a row."""
+    """What latents on the straight line write, the two texts' own latents included; nothing twice in a row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """Where held-out texts lie in the space of codes, and what lies between them."""
+    """Where held-out texts lie in the space of latents, and what lies between them."""
 
     lines: list[str]
     places: Tensor
-    """(N, 2): their mean codes on the two axes along which these differ most (PCA)."""
+    """(N, 2): their mean latents on the two axes along which these differ most (PCA)."""
     share: float
-    """Of the variance of the mean codes, what these two axes show."""
-    ways: list[Way]
+    """Of the variance of the mean latents, what these two axes show."""
+    interpolations: list[Interpolation]
     """From one of them to another."""
 
 
-def overview(coder: Coder, *, count: int = 200, ways: int = 10, steps: int = 7) -> Overview:
-    """A map of held-out texts and ways between the first ones of them; errors as `Writer.own_text`."""
-    data = coder.writer.own_text()
+def overview(space: LatentSpace, *, count: int = 200, interpolations: int = 10, steps: int = 7) -> Overview:
+    """A map of held-out texts and ways between the first ones of them; errors as `TextGenerator.own_text`."""
+    data = space.generator.own_text()
     lines, sources = list(data.valid_lines[:count]), data.valid_sources
     given = None if sources is None else sources[:count]
-    mean, _ = coder._encoded(coder.writer.batches(lines, given), len(lines))
+    mean, _ = space._encoded(space.generator.batches(lines, given), len(lines))
     centred = mean - mean.mean(0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
     sides = F.pad(centred @ axes[:2].t(), (0, max(0, 2 - len(axes))))
     shown = []
-    for k in range(0, 2 * min(ways, len(lines) // 2), 2):
-        codes = between(mean[k], mean[k + 1], steps)
-        texts = coder.write(codes, None if given is None else [given[k]] * steps)
-        shown.append(Way(lines[k], lines[k + 1], [text for text, _ in itertools.groupby(texts)]))
+    for k in range(0, 2 * min(interpolations, len(lines) // 2), 2):
+        latents = between(mean[k], mean[k + 1], steps)
+        texts = space.write(latents, None if given is None else [given[k]] * steps)
+        shown.append(Interpolation(lines[k], lines[k + 1], [text for text, _ in itertools.groupby(texts)]))
     return Overview(list(lines), sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """One code (N, Z) float64 from each posterior, always the same."""
+    """One latent code (N, Z) float64 from each posterior, always the same."""
     noise = rng.normals(torch.arange(len(mean)), mean.shape[1])
     return mean.double() + (0.5 * log_variance.double()).exp() * noise
 
@@ -372,30 +372,30 @@ def _contains(line: str, words: str) -> bool:
     return f" {words} " in f" {line} " or (" " not in line.strip() and words in line)
 
 
-def log_density(mixture: Mixture, codes: Tensor) -> Tensor:
-    """Log-density (B,) of codes (B, Z) float64 under a mixture, differentiable."""
-    away = (codes[:, None] - mixture.means)[..., None]  # (B, K, Z, 1)
+def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
+    """Log-density (B,) of latents (B, Z) float64 under a mixture, differentiable."""
+    away = (latents[:, None] - mixture.means)[..., None]  # (B, K, Z, 1)
     white = torch.linalg.solve_triangular(mixture.roots, away, upper=False).squeeze(3)
     scale = mixture.roots.diagonal(dim1=1, dim2=2).log().sum(1)
     each: Tensor = mixture.weights.log() - scale - 0.5 * white.square().sum(2)
-    density: Tensor = each.logsumexp(1) - 0.5 * codes.shape[1] * math.log(2 * math.pi)
+    density: Tensor = each.logsumexp(1) - 0.5 * latents.shape[1] * math.log(2 * math.pi)
     return density
 
 
-def length_condition(name: str, length: int, codes: Tensor, lengths: Tensor) -> Condition:
-    """Texts of `length` tokens: a Gaussian around what ridge regression of `lengths` (N,) on codes (N, Z) expects."""
-    centred, targets = codes - codes.mean(0), lengths.double() - lengths.double().mean()
-    square = centred.t() @ centred + torch.eye(codes.shape[1], dtype=torch.float64)
+def length_condition(name: str, length: int, latents: Tensor, lengths: Tensor) -> Condition:
+    """Texts of `length` tokens: a Gaussian around what ridge regression of `lengths` (N,) on latents (N, Z) expects."""
+    centred, targets = latents - latents.mean(0), lengths.double() - lengths.double().mean()
+    square = centred.t() @ centred + torch.eye(latents.shape[1], dtype=torch.float64)
     slope = torch.linalg.solve(square, centred.t() @ targets)
     left = float((targets - centred @ slope).square().mean())
     _tell(name, 1 - left / max(float(targets.square().mean()), 1e-9))
     variance = max(left, 0.25)  # lengths are whole numbers
-    offset = float(lengths.double().mean() - codes.mean(0) @ slope)
+    offset = float(lengths.double().mean() - latents.mean(0) @ slope)
     return Condition(name, lambda z: -((z * slope).sum(1) + offset - length).square() / (2 * variance))
 
 
-def property_condition(name: str, codes: Tensor, has: Tensor) -> Condition:
-    """Texts that have a property: logistic regression of `has` (N,) bool on codes (N, Z).
+def property_condition(name: str, latents: Tensor, has: Tensor) -> Condition:
+    """Texts that have a property: logistic regression of `has` (N,) bool on latents (N, Z).
 
     DataError where fewer than 10 of the known texts have it, or have it not.
     """
@@ -406,15 +406,15 @@ def property_condition(name: str, codes: Tensor, has: Tensor) -> Condition:
         raise DataError(
             f"{name} holds for {count} of {len(has)} known texts; to learn it takes {_EXAMPLES} of either kind at least"
         )
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(codes.numpy(), has.numpy())
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(latents.numpy(), has.numpy())
     slope, offset = torch.from_numpy(fitted.coef_[0]), float(fitted.intercept_[0])
     share = torch.tensor(count / len(has), dtype=torch.float64)
-    left = -F.logsigmoid(torch.where(has, 1.0, -1.0) * (codes @ slope + offset)).mean()
+    left = -F.logsigmoid(torch.where(has, 1.0, -1.0) * (latents @ slope + offset)).mean()
     _tell(name, 1 - float(left / -(share * share.log() + (1 - share) * (1 - share).log())))
     return Condition(name, lambda z: F.logsigmoid((z * slope).sum(1) + offset))
 
 
 def _tell(name: str, explained: float) -> None:
-    """How much codes know of a property: a share of its variance, or of its entropy."""
+    """How much latents know of a property: a share of its variance, or of its entropy."""
     weak = "; steering by it will do little" if explained < 0.05 else ""
-    messages.info("%s: codes explain %.0f %% of it%s", name, 100 * max(0.0, explained), weak)
+    messages.info("%s: latents explain %.0f %% of it%s", name, 100 * max(0.0, explained), weak)

@@ -96,30 +96,30 @@ def train(
             named = runs.changed(settings, {"model.reward": rewards.named(reward)})
             settings = dataclasses.replace(named, chosen=settings.chosen)
         code = runs.trusted_code(settings, reward, folder, stored)
-        chapter = settings.module
+        model_module = settings.module
         device = runs.choose_device(settings.train.device)
         if device.type == "cuda" and dist.world() > 1:
             device = torch.device("cuda", dist.local_rank())
-        numerics.settle(device, tf32=settings.train.tf32)
+        numerics.configure(device, tf32=settings.train.tf32)
         if settings.train.threads:
             torch.set_num_threads(settings.train.threads)
         dist.start(device)
 
-        origin = _open_origin(source_run, chapter) if source_run is not None and stored is None else None
-        settings, part = _inherited(chapter, settings, source_run)
+        origin = _open_origin(source_run, model_module) if source_run is not None and stored is None else None
+        settings, part = _inherited(model_module, settings, source_run)
         tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
-        given = _given(chapter, settings.name, lines, images)
+        given = _given(model_module, settings.name, lines, images)
         if stored is None and dist.is_main():
             _check_new(folder)
-        data = _prepare(chapter, settings, folder, tokens_of, device, given)
+        data = _prepare(model_module, settings, folder, tokens_of, device, given)
         settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved, batch=data.batch)
         if code is not None:
             data = dataclasses.replace(data, code=code)
-        model = _new_model(chapter, settings, device)
-        attach = getattr(chapter, "attach", None)  # optional: what only training needs of the data
+        model = _new_model(model_module, settings, device)
+        attach = getattr(model_module, "attach", None)  # optional: what only training needs of the data
         if attach is not None:
             attach(model, data)
-        optimizers = chapter.optimizers(model, settings.train)
+        optimizers = model_module.optimizers(model, settings.train)
         if stored is None:
             _try_out(settings, model, data)
 
@@ -138,20 +138,20 @@ def train(
                 # last, because it is what makes the folder a run
                 files.write_text(folder / "config.toml", to_toml(settings.sections()))
         else:
-            _same_text(folder, data.fingerprint, "pictures" if data.tokenizer is None else "text")
+            _same_text(folder, data.fingerprint, "images" if data.tokenizer is None else "text")
             if dist.is_main():
                 last, world, said = _last_whole(folder)
-                said += runs.settle(folder, stored, settings, last or 0, processes=(world, dist.world()))
+                said += runs.reconcile_settings(folder, stored, settings, last or 0, processes=(world, dist.world()))
                 said += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
                 said += _other_origin(folder, source_run)
             last = dist.from_main(last, device)
         dist.barrier()
 
         if progress is True:
-            shown = display(getattr(chapter, "DECIDES", LIKELIHOOD))
+            shown = display(getattr(model_module, "DECIDES", LIKELIHOOD))
             at_the_end.callback(shown.close)
             progress = shown.show
-        session = _Session(folder, settings, chapter, model, optimizers, data, device, progress or None)
+        session = _Session(folder, settings, model_module, model, optimizers, data, device, progress or None)
         for file in session.logs.values():
             at_the_end.callback(file.close)
         session.resume(last)
@@ -181,16 +181,16 @@ def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
     return last, state["world"], said
 
 
-def _given(chapter: ModelModule, name: str, lines: Iterable[str] | None, images: Any) -> Any:
+def _given(model_module: ModelModule, name: str, lines: Iterable[str] | None, images: Any) -> Any:
     """Return what was handed over in Python, of the kind that the model is trained on; TypeError for the other kind."""
-    wrong, right, given = ("images", "lines", lines) if chapter.DATA == "text" else ("lines", "images", images)
+    wrong, right, given = ("images", "lines", lines) if model_module.DATA == "text" else ("lines", "images", images)
     if (images if wrong == "images" else lines) is not None:
         raise TypeError(f"{name} is not trained on {wrong}; give {right}=")
     return given
 
 
 def _prepare(
-    chapter: ModelModule,
+    model_module: ModelModule,
     settings: Settings,
     folder: Path,
     tokens_of: Path | None,
@@ -198,7 +198,7 @@ def _prepare(
     given: Any,
 ) -> Any:
     """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
-    room = runs.data_room(chapter.DATA)
+    room = runs.data_room(model_module.DATA)
     common: dict[str, Any] = {
         "batch": settings.train.batch,
         "seed": settings.seed,
@@ -206,9 +206,9 @@ def _prepare(
         "extra_input": given,
         "fitting": {"train.batch", "data.window"} - settings.chosen,
     }
-    if chapter.DATA != "text":
+    if model_module.DATA != "text":
         return room.prepare(settings.data, **common)
-    common["lines_only"] = getattr(chapter, "LINES_ONLY", False)  # optional: whether running text is of no use
+    common["lines_only"] = getattr(model_module, "LINES_ONLY", False)  # optional: whether running text is of no use
     trained = folder if (folder / "config.toml").is_file() else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
     if (folder / "config.toml").is_file():
@@ -217,10 +217,10 @@ def _prepare(
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
 
 
-def _new_model(chapter: ModelModule, settings: Settings, device: torch.device) -> Any:
+def _new_model(model_module: ModelModule, settings: Settings, device: torch.device) -> Any:
     # drawn on the CPU from a seed without the rank: the same weights on every device and process
     rng.enter_step(rng.hash64("weights", settings.seed), 0)
-    return chapter.Model(settings.model).to(device)
+    return model_module.Model(settings.model).to(device)
 
 
 def _try_out(settings: Settings, model: Any, data: Any) -> None:
@@ -249,7 +249,9 @@ def _try_out(settings: Settings, model: Any, data: Any) -> None:
         check_sums(module, sums, where)
 
 
-def _open_origin(source_run: str | os.PathLike[str], chapter: ModelModule) -> tuple[Path, int, dict[str, torch.Tensor]]:
+def _open_origin(
+    source_run: str | os.PathLike[str], model_module: ModelModule
+) -> tuple[Path, int, dict[str, torch.Tensor]]:
     folder = Path(source_run)
     if not (folder / "config.toml").is_file():
         raise RunError(f"--from {folder}: not a run folder")
@@ -259,13 +261,13 @@ def _open_origin(source_run: str | os.PathLike[str], chapter: ModelModule) -> tu
 
 
 def _inherited(
-    chapter: ModelModule, settings: Settings, source_run: str | os.PathLike[str] | None
+    model_module: ModelModule, settings: Settings, source_run: str | os.PathLike[str] | None
 ) -> tuple[Settings, str]:
     """The settings of a run that starts from another, and the name of the submodule that takes its weights ("": all).
 
-    A chapter may say both by an optional `inherit(config, name, other_config) -> (config, submodule)`.
+    A model module may say both by an optional `inherit(config, name, other_config) -> (config, submodule)`.
     """
-    inherit = getattr(chapter, "inherit", None)
+    inherit = getattr(model_module, "inherit", None)
     if source_run is None or inherit is None:
         return settings, ""
     source = runs.read_settings(Path(source_run), module=settings.module if settings.code else None)
@@ -340,20 +342,20 @@ def alarm_is_due(before: Sequence[Mapping[str, Any]], step: int, steps: int) -> 
 
 
 class _Session:
-    """One sitting of a run: its objects, its logs, its place in the steps."""
+    """One session of a run: its objects, its logs, its place in the steps."""
 
     def __init__(
         self,
         folder: Path,
         settings: Settings,
-        chapter: ModelModule,
+        model_module: ModelModule,
         model: Any,
         optimizers: dict[str, Optimizer],
         data: Any,
         device: torch.device,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.folder, self.settings, self.chapter, self.model = folder, settings, chapter, model
+        self.folder, self.settings, self.model_module, self.model = folder, settings, model_module, model
         self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
         self.step = 0
         self.state = _state_at_first()
@@ -399,7 +401,7 @@ class _Session:
                 # ---- one update of one network
                 with self._autocast():
                     try:
-                        scalars = self.chapter.train_step(self.model, self.optimizers, batch, step)
+                        scalars = self.model_module.train_step(self.model, self.optimizers, batch, step)
                     except NonFiniteError as error:
                         raise NonFiniteError(f"{error}; {self._kept()}") from None
                 # ----
@@ -461,9 +463,9 @@ class _Session:
                 for sign in scores.get("signs", ()):
                     self.say(f"step {self.step}: {sign}")
         averaging = [optimizer.averaging for optimizer in self.optimizers.values()]
-        observe = getattr(self.chapter, "observe", None)  # optional: what the chapter makes of a validation
+        observe = getattr(self.model_module, "observe", None)  # optional: what the model module makes of a validation
         said = observe(self.model, scores) if observe is not None else None
-        decides = getattr(self.chapter, "DECIDES", LIKELIHOOD)  # optional: the score that is to be lowest
+        decides = getattr(self.model_module, "DECIDES", LIKELIHOOD)  # optional: the score that is to be lowest
         self._judge(scores.get(decides, math.inf), said or {})
         self.state["pending"] = False
         if observe is not None or averaging != [optimizer.averaging for optimizer in self.optimizers.values()]:
@@ -482,7 +484,7 @@ class _Session:
             with contextlib.ExitStack() as stack, torch.inference_mode(), log.watched(self._look):
                 for optimizer in self.optimizers.values():
                     stack.enter_context(optimizer.averaged())
-                scores: dict[str, Any] = dict(evaluate.validate(self.chapter, self.model, self.data, self.device))
+                scores: dict[str, Any] = dict(evaluate.validate(self.model_module, self.model, self.data, self.device))
                 if dist.is_main() and self.settings.train.samples:
                     shown, sampled = evaluate.show_and_score(
                         self.model, self.data, self.settings, self.device, self.folder

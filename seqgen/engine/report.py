@@ -10,10 +10,10 @@ from typing import Any
 from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
-from seqgen.engine import checkpoint, pictures
+from seqgen.engine import checkpoint, plots
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
-from seqgen.engine.latent import Coder, overview
+from seqgen.engine.latent import LatentSpace, overview
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -29,7 +29,7 @@ _SHOWN = (
     *("step", "nll_per_token", "perplexity", "nll_per_character"),
     *("bleu_4", "self_bleu_4", "real_self_bleu_4", "unique", "distinct_2", "novelty_4", "copied"),
     *("loss", "reconstruction", "kl", "bits_per_dim", "accuracy"),
-    *("mutual_information", "information_ceiling", "active_units", "reconstruction_without_code"),
+    *("mutual_information", "information_ceiling", "active_units", "reconstruction_without_latent"),
     *("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training"),
 )
 """What the table of validations shows; scores.jsonl holds all of it."""
@@ -54,8 +54,8 @@ _WATCHED = {
     "wasserstein": "critic on real less on made",
     "kl": "KL, nats",
     "kl_weight": "factor of the KL",
-    "mutual_information": "mutual information of text and code, nats",
-    "active_units": "active units of the code",
+    "mutual_information": "mutual information of text and latent code, nats",
+    "active_units": "active units of the latent code",
     "bleu_4": "BLEU-4 of samples",
     "self_bleu_4": "Self-BLEU-4 of samples",
     "recall": "recall of samples",
@@ -91,9 +91,9 @@ def _page(folder: Path) -> str:
         _watched(lines, scores),
         _section("Scores", _score_table(scores)),
         _section("Evaluation", _evaluation(folder)),
-        _section("Quality and diversity over temperatures", _picture(folder / "curve.png")),
+        _section("Quality and diversity over temperatures", _image(folder / "curve.png")),
         _section("Samples", _samples(folder)),
-        _section("Codes", _codes(folder, str(name))),
+        _section("Codes", _latents(folder, str(name))),
         _section("Settings", f"<pre>{html.escape((folder / 'config.toml').read_text(encoding='utf-8'))}</pre>"),
         _section("Environment", f"<pre>{html.escape((folder / 'env.json').read_text(encoding='utf-8'))}</pre>"),
     ]
@@ -107,10 +107,10 @@ def _section(title: str, body: str) -> str:
 
 
 def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """Training loss and held-out likelihood over the steps, as an inline picture."""
+    """Training loss and held-out likelihood over the steps, as an inline image."""
     if not lines:
         return ""
-    figure, axes = pictures.plain_figure(9, 3.6)
+    figure, axes = plots.plain_figure(9, 3.6)
     for name, label, colour in _LOSSES:
         points = [(r["step"], r[name]) for r in lines if r.get(name) is not None]
         if points:
@@ -127,12 +127,12 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
             axes.add_line(type(drawn[0])([], [], label=f"{label} (right)", **style))
     axes.set_xlabel("step")
     axes.legend(frameon=False)
-    picture = base64.b64encode(pictures.png(figure)).decode()
-    return f'<img alt="loss over steps" src="data:image/png;base64,{picture}">'
+    image = base64.b64encode(plots.png(figure)).decode()
+    return f'<img alt="loss over steps" src="data:image/png;base64,{image}">'
 
 
 def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """What tells more of a run than its loss, a small picture each; "" where there is none."""
+    """What tells more of a run than its loss, a small image each; "" where there is none."""
     curves = []
     for name, label in _WATCHED.items():
         found = ([(r["step"], r[name]) for r in rows if r.get(name) is not None] for rows in (lines, scores))
@@ -141,12 +141,12 @@ def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
             curves.append((label, points))
     if not curves:
         return ""
-    figure, places = pictures.small_figures(len(curves))
+    figure, places = plots.small_figures(len(curves))
     for axes, (label, points) in zip(places, curves, strict=True):
         axes.plot(*zip(*points, strict=True), color="#9ab", linewidth=1)
         axes.set_title(label, fontsize="small", loc="left")
-    picture = base64.b64encode(pictures.png(figure)).decode()
-    return f'<img alt="{html.escape("; ".join(label for label, _ in curves))}" src="data:image/png;base64,{picture}">'
+    image = base64.b64encode(plots.png(figure)).decode()
+    return f'<img alt="{html.escape("; ".join(label for label, _ in curves))}" src="data:image/png;base64,{image}">'
 
 
 def _score_table(scores: list[dict[str, Any]]) -> str:
@@ -181,7 +181,7 @@ def _evaluation(folder: Path) -> str:
     return f"<table><tr>{head}</tr>{body}</table><ul>{about}</ul>{details}"
 
 
-def _picture(path: Path, what: str = "") -> str:
+def _image(path: Path, what: str = "") -> str:
     """A PNG of the folder inside the page, "" where there is none."""
     if not path.is_file():
         return ""
@@ -190,7 +190,7 @@ def _picture(path: Path, what: str = "") -> str:
 
 
 def _samples(folder: Path) -> str:
-    """What was shown at every validation: texts, or grids and strips of pictures."""
+    """What was shown at every validation: texts, or grids and strips of images."""
     by_step: dict[str, list[Path]] = {}
     for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
         if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|jsonl|png)", path.name):
@@ -209,18 +209,18 @@ def _sample(path: Path) -> str:
     if path.suffix == ".jsonl":
         return "".join(f"<pre>{html.escape(text)}</pre>" for text in read_lines(path))
     what = html.escape(path.stem.partition("-")[2] or "samples")
-    return f"<figure>{_picture(path, what)}<figcaption>{what}</figcaption></figure>"
+    return f"<figure>{_image(path, what)}<figcaption>{what}</figcaption></figure>"
 
 
 _WIDE, _HIGH = 900, 560
 
 
-def _codes(folder: Path, name: str) -> str:
-    """A map of the codes of held-out texts, each told by its point, and ways from one to another; of text VAEs."""
+def _latents(folder: Path, name: str) -> str:
+    """A map of the latents of held-out texts, each told by its point, and ways from one to another; of text VAEs."""
     if name != "text-vae" or not checkpoint.steps(folder):
         return ""
     try:
-        shown = overview(Coder(load(folder, device="cpu")))
+        shown = overview(LatentSpace(load(folder, device="cpu")))
     except SeqgenError as error:
         return f"<p>{html.escape(str(error))}</p>"
     low, high = shown.places.amin(0), shown.places.amax(0)
@@ -231,11 +231,11 @@ def _codes(folder: Path, name: str) -> str:
         for (x, y), line in zip(places, shown.lines, strict=True)
     )
     page = f'<svg viewBox="0 0 {_WIDE} {_HIGH}" fill="#c33" fill-opacity=".5" role="img">{points}</svg>'
-    page += f"<p>{len(shown.lines)} held-out texts by their codes; a point tells its text. The two axes hold "
-    page += f"{shown.share:.0%} of what sets codes apart.</p>"
-    for way in shown.ways:
-        page += f"<p>From <i>{html.escape(way.begin)}</i> to <i>{html.escape(way.end)}</i></p>"
-        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in way.between) + "</ol>"
+    page += f"<p>{len(shown.lines)} held-out texts by their latents; a point tells its text. The two axes hold "
+    page += f"{shown.share:.0%} of what sets latents apart.</p>"
+    for path in shown.interpolations:
+        page += f"<p>From <i>{html.escape(path.begin)}</i> to <i>{html.escape(path.end)}</i></p>"
+        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in path.between) + "</ol>"
     return page
 
 

@@ -1,4 +1,4 @@
-"""A run is a folder, and the folder is the model: settings in, settings back, and what a later sitting may change."""
+"""A run is a folder, and the folder is the model: settings in, settings back, and what a later session may change."""
 
 import dataclasses
 import importlib
@@ -23,7 +23,8 @@ from seqgen.core import config as settings_of
 from seqgen.core import files, log, numerics
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
-from seqgen.data import known, rewards
+from seqgen.data import rewards
+from seqgen.data.corpora import known
 from seqgen.models._contract import ModelModule, check_module
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -32,11 +33,16 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Module: TypeAlias = ModelModule | ModuleType | str | os.PathLike[str]
 """A model module of one's own, or the path of its file, which is imported only because the call names it."""
 
-_DATA_ROOMS = {"text": "seqgen.data.sources", "images": "seqgen.images.data"}
+FORMAT = 1
+"""Of run folders: it rises when older ones can no longer be read (docs/renamed.toml has the names before 1)."""
+
+_DATA_ROOMS = {"text": "seqgen.data.prepare", "images": "seqgen.images.data"}
+
+_ABOUT = ("version", "format")  # of a file of settings: who wrote it, no options
 
 _LATER = ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
 MAY_CHANGE = frozenset(["data.files", "module", *(f"train.{name}" for name in _LATER)])
-"""Options a later sitting may set anew: they do not rewrite the past (moved files are compared by their content)."""
+"""Options a later session may set anew: they do not rewrite the past (moved files are compared by their content)."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,12 @@ class Settings:
         parts = {"data": self.data, "tokenizer": self.tokenizer, "model": self.model, "train": self.train}
         plain = {name: settings_of.to_dict(part) for name, part in parts.items() if part is not None}
         own = {"module": self.code} if self.code else {}
-        return {"name": self.name, "seed": self.seed, "version": __version__, **own, **plain}
+        return {"name": self.name, "seed": self.seed, "version": __version__, "format": FORMAT, **own, **plain}
 
     def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
         """Every option in which two settings differ, as {name: (this, other)}."""
         a, b = _flat(self.sections()), _flat(other.sections())
-        return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key != "version" and a.get(key) != b.get(key)}
+        return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in _ABOUT and a.get(key) != b.get(key)}
 
 
 def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
 _ROOMS = {"models": "", "images": "image-"}
 
 
-def chapter_names() -> list[str]:
+def model_names() -> list[str]:
     """Return the models of the package by their names on the command line, found by the names of their files.
 
     Each file of `models` is one, `text_vae.py` as text-vae; of `images` each with a line `DATA = ...`, `gan.py` as
@@ -101,14 +107,14 @@ def chapter_names() -> list[str]:
     return sorted(names)
 
 
-def chapter(name: str) -> ModelModule:
+def model_module(name: str) -> ModelModule:
     """Return the module of a model, found by its file name: text-vae is models/text_vae.py, image-gan images/gan.py.
 
     ConfigError for a name that no file has, and for a file that is no whole model module.
     """
     name = name.replace("_", "-")
-    if name not in chapter_names():
-        raise ConfigError(f"unknown model {name}{settings_of.suggestion(name, chapter_names())}")
+    if name not in model_names():
+        raise ConfigError(f"unknown model {name}{settings_of.suggestion(name, model_names())}")
     room, file = ("images", name.removeprefix("image-")) if name.startswith("image-") else ("models", name)
     path = f"seqgen.{room}.{file.replace('-', '_')}"
     module = importlib.import_module(path)
@@ -133,7 +139,7 @@ def _origin(module: Any) -> str:
 
 
 def data_room(kind: str) -> Any:
-    """The module that prepares a chapter's kind of data ("text" or "images")."""
+    """The module that prepares a model module's kind of data ("text" or "images")."""
     return importlib.import_module(_DATA_ROOMS[kind])
 
 
@@ -180,11 +186,11 @@ def config(
     file_name = "" if own is None else Path(_origin(own).removeprefix("call:")).stem
     name = (model or str(base.get("name", "")) or file_name).replace("_", "-")
     if not name:
-        raise ConfigError(f"no model given; expected one of {', '.join(chapter_names())}")
+        raise ConfigError(f"no model given; expected one of {', '.join(model_names())}")
     if base.get("name", name) != name:
         raise ConfigError(f"{preset or file} is for {base['name']}, not for {name}")
     if not base and own is None:
-        chapter(name)  # an unknown model is named by its own name, not by that of its preset
+        model_module(name)  # an unknown model is named by its own name, not by that of its preset
         base = next((read_preset(p) for p in (name, f"{name}-small") if p in preset_names()), {})
 
     asked = _nested(overrides)
@@ -278,20 +284,18 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
     """Settings from nested values; every fault of every section is reported in one ConfigError."""
     name = sections.get("name")
     if not isinstance(name, str):
-        raise ConfigError(
-            f"name must be a model ({', '.join(chapter_names())}), got {sections.get('name', 'nothing')!r}"
-        )
+        raise ConfigError(f"name must be a model ({', '.join(model_names())}), got {sections.get('name', 'nothing')!r}")
     own = own_module(module)
-    if own is not None and name in chapter_names():
+    if own is not None and name in model_names():
         raise ConfigError(f"{name} is a model of the package; a module of your own needs another name")
     if own is None and sections.get("module"):
         raise ConfigError(_not_named("module", str(sections["module"]), "add --module {} to the command"))
-    code, module = ("", chapter(name)) if own is None else (_origin(own), own)
+    code, module = ("", model_module(name)) if own is None else (_origin(own), own)
     room = data_room(module.DATA)
     classes: dict[str, type] = {"data": room.DataConfig, "model": module.Config, "train": Train}
     if module.DATA == "text":
         classes["tokenizer"] = room.TokenizerConfig
-    top = {"name", "seed", "version", *classes}
+    top = {"name", "seed", *_ABOUT, *classes}
     faults = [
         f"unknown option {key}{settings_of.suggestion(key, classes if isinstance(value, Mapping) else top)}"
         for key, value in sections.items()
@@ -317,7 +321,7 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
 
 
 def stored_sections(folder: Path) -> dict[str, Any]:
-    """The settings of a run as they stand, as nested values: config.toml and what later sittings changed."""
+    """The settings of a run as they stand, as nested values: config.toml and what later sessions changed."""
     path = folder / "config.toml"
     if not path.is_file():
         raise RunError(
@@ -327,6 +331,11 @@ def stored_sections(folder: Path) -> dict[str, Any]:
     wrong = [key for key in ("data", "model", "train") if not isinstance(sections.get(key), dict)]
     if wrong or not isinstance(sections.get("name"), str):
         raise RunError(f"{path}: {(wrong or ['name'])[0]} is missing or wrong; the file is altered")
+    if sections.get("format") != FORMAT:
+        raise RunError(
+            f"{folder} has run format {sections.get('format', 'none')} (seqgen {sections.get('version', 'unknown')}), "
+            f"this version reads {FORMAT}; train it again, or use the version that wrote it"
+        )
     for change in read_changes(folder):
         sections = settings_of.merge(sections, _nested({key: new for key, (_, new) in change["settings"].items()}))
     return sections
@@ -361,7 +370,7 @@ def on_own_data(settings: Settings, stored: Settings) -> Settings:
 
 
 def read_changes(folder: Path) -> list[dict[str, Any]]:
-    """What later sittings changed, oldest first: {"step", "settings": {name: [old, new]}}."""
+    """What later sessions changed, oldest first: {"step", "settings": {name: [old, new]}}."""
     path = folder / "changes.json"
     changes = files.read_json(path) if path.is_file() else []
     try:
@@ -373,10 +382,10 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
     return list(changes)
 
 
-def settle(
+def reconcile_settings(
     folder: Path, stored: Settings, asked: Settings, step: int, *, processes: tuple[int, int] = (1, 1)
 ) -> list[str]:
-    """Accept or refuse what a new sitting asks of an existing run, and record it; returns sentences worth saying.
+    """Accept or refuse what a new session asks of an existing run, and record it; returns sentences worth saying.
 
     `processes`: how many trained before, and now. RunError lists every option that would rewrite the past.
     """
@@ -391,7 +400,7 @@ def settle(
     change: dict[str, Any] = {"step": step, "settings": {k: list(v) for k, v in differences.items()}}
     change |= {"processes": [before, now]} if before != now else {}
     changes = read_changes(folder)
-    if changes[-1:] != [change]:  # a sitting that broke off before its first checkpoint has said so already
+    if changes[-1:] != [change]:  # a session that broke off before its first checkpoint has said so already
         files.write_json(folder / "changes.json", [*changes, change])
     said = [f"{key} is now {_toml(new)}, was {_toml(old)}" for key, (old, new) in sorted(differences.items())]
     if "train.steps" in differences and stored.train.schedule in ("cosine", "linear"):

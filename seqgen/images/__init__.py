@@ -1,1 +1,1 @@
-"""Pictures: their data, the VAE and GAN chapters, features and metrics. Text rooms never import this one."""
+"""Images: their data, the VAE and GAN model modules, features and metrics. Text rooms never import this one."""

@@ -1,9 +1,9 @@
-"""Features of pictures from a small net that is trained here: no download, and named after what it was trained on.
+"""Features of images from a small net that is trained here: no download, and named after what it was trained on.
 
 conv 5x5/2 16, conv 5x5/2 32, fc 64, ReLU, fc K; the 64 numbers after the ReLU are the features. With labels it learns
-the classes. Without, it learns by which quarter turn a picture was rotated (Gidaris et al. 2018), and then there are
+the classes. Without, it learns by which quarter turn an image was rotated (Gidaris et al. 2018), and then there are
 no class metrics. A Frechet distance of these features is called FFD and is comparable only where the hash is equal.
-Shapes: N pictures, C channels, S pixels a side, D = 64 features, K classes.
+Shapes: N images, C channels, S pixels a side, D = 64 features, K classes.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from torch.nn import functional as F
 
 from seqgen.core import log, rng
 from seqgen.core.errors import ConfigError
-from seqgen.images.data import ImageData, Side
+from seqgen.images.data import ImageData, Split
 
 WIDTH = 64
-"""Features of a picture."""
+"""Features of an image."""
 
 _VERSION = "1"  # of what training makes; part of the cache's key
 _BATCH = 128
 _EPOCHS, _LEAST_STEPS = 3, 1000
-_ROWS = 500  # pictures encoded together
+_ROWS = 500  # images encoded together
 
 
 class Net(nn.Module):
@@ -39,20 +39,20 @@ class Net(nn.Module):
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
-        side = -(-size // 4)
+        split = -(-size // 4)
         self.body = nn.Sequential(
             nn.Conv2d(channels, 16, 5, 2, 2),
             nn.ReLU(),
             nn.Conv2d(16, 32, 5, 2, 2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(32 * side**2, WIDTH),
+            nn.Linear(32 * split**2, WIDTH),
             nn.ReLU(),
         )
         self.head = nn.Linear(WIDTH, classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, 64) and class logits (N, K) of uint8 pictures (N, C, S, S)."""
+        """Features (N, 64) and class logits (N, K) of uint8 images (N, C, S, S)."""
         features = self.body(pixels.float() / 255)
         return features, self.head(features)
 
@@ -65,12 +65,12 @@ class Features:
     kind: str
     """classes, or rotations where there were no labels."""
     accuracy: float
-    """Share of held-out pictures it gets right."""
+    """Share of held-out images it gets right."""
     hash: str
     """SHA-256 of its weights: what a distance of its features is comparable under."""
 
     def encode(self, pixels: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Features (N, 64) and class probabilities (N, K), float64, of uint8 pictures."""
+        """Features (N, 64) and class probabilities (N, K), float64, of uint8 images."""
         device = next(self.net.parameters()).device
         with torch.no_grad():
             parts = [self.net(block.to(device)) for block in torch.split(pixels, _ROWS)]
@@ -85,7 +85,7 @@ class Features:
 
 
 def features_of(data: ImageData, *, seed: int = 0, folder: Path | None = None) -> Features:
-    """The feature net of these training pictures, from the cache or trained now: 3 epochs, at least 1,000 steps.
+    """The feature net of these training images, from the cache or trained now: 3 epochs, at least 1,000 steps.
 
     Training is Adam at 1e-3 in batches of 128, seeded; global randomness is left as it was. `folder` is the cache,
     by default seqgen/features below $XDG_CACHE_HOME or ~/.cache; what lies there holds weights only.
@@ -164,9 +164,9 @@ def _weights(net: Net) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
 
 
-def _train(net: Net, side: Side, kind: str, seed: int) -> None:
+def _train(net: Net, split: Split, kind: str, seed: int) -> None:
     """Outside `core.update` because it is no run: nothing of it is resumed or logged."""
-    count, device = len(side.pixels), side.pixels.device
+    count, device = len(split.pixels), split.pixels.device
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     draws = rng.generator("feature batches", seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -176,7 +176,7 @@ def _train(net: Net, side: Side, kind: str, seed: int) -> None:
         if len(order) < min(_BATCH, count):
             order = torch.randperm(count, generator=draws)
         rows, order = order[:_BATCH].to(device), order[_BATCH:]
-        pixels, labels = side.pixels[rows], side.labels[rows]
+        pixels, labels = split.pixels[rows], split.labels[rows]
         if kind == "rotations":
             labels = torch.randint(4, (len(rows),), generator=draws).to(device)
             pixels = rotated(pixels, labels)
@@ -187,13 +187,13 @@ def _train(net: Net, side: Side, kind: str, seed: int) -> None:
 
 
 def rotated(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Each picture (N, C, S, S) turned by its number of quarter turns (N,)."""
+    """Each image (N, C, S, S) turned by its number of quarter turns (N,)."""
     choices = torch.stack([torch.rot90(pixels, k, (2, 3)) for k in range(4)])
     return choices[turns, torch.arange(len(pixels), device=pixels.device)]
 
 
-def _accuracy(net: Net, side: Side, kind: str) -> float:
-    pixels, labels = side.pixels, side.labels
+def _accuracy(net: Net, split: Split, kind: str) -> float:
+    pixels, labels = split.pixels, split.labels
     if kind == "rotations":
         labels = torch.arange(len(pixels), device=pixels.device) % 4
         pixels = rotated(pixels, labels)

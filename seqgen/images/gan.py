@@ -1,6 +1,6 @@
-"""Picture GAN: a generator against a critic, DCGAN nets (Radford et al. 2016), losses by name. One step, one network.
+"""Image GAN: a generator against a critic, DCGAN nets (Radford et al. 2016), losses by name. One step, one network.
 
-d is the critic's logit, x a real and y a made picture, sp the softplus. What each loss asks of critic and generator:
+d is the critic's logit, x a real and y a made image, sp the softplus. What each loss asks of critic and generator:
 
     ns        sp(-d(x)) + sp(d(y))                   sp(-d(y))            Goodfellow et al. 2014
     lsgan     (d(x) - 1)^2 / 2 + d(y)^2 / 2          (d(y) - 1)^2 / 2     Mao et al. 2017
@@ -11,7 +11,7 @@ d is the critic's logit, x a real and y a made picture, sp the softplus. What ea
 
 R1 and R2 are gamma / 2 |grad d|^2 at x and at y. A cycle is `critic_steps` updates of the critic, then one of the
 generator. Sampling uses a running average of the generator (`ema`).
-Shapes: B pictures, C channels, S pixels a side, Z code dimensions, K classes, F features.
+Shapes: B images, C channels, S pixels a side, Z latent code dimensions, K classes, F features.
 Run: seqgen train image-gan --data digits --out runs/digits
 """
 
@@ -31,7 +31,6 @@ from seqgen.core.errors import ConfigError
 from seqgen.core.rng import normals
 from seqgen.core.update import Optimizer, update
 from seqgen.images.data import ImageBatch
-from seqgen.nn.codes import decoded_in_tiles
 from seqgen.nn.conv import (
     ClassNorm,
     Norm,
@@ -43,6 +42,7 @@ from seqgen.nn.conv import (
     small_normal,
     smallest_side,
 )
+from seqgen.nn.latents import decoded_in_tiles
 
 DATA = "images"
 DECIDES = "ffd"
@@ -50,7 +50,7 @@ DECIDES = "ffd"
 _WEIGHT_LIMIT = 0.01  # of wgan
 
 
-class Habit(NamedTuple):
+class LossDefaults(NamedTuple):
     """What a loss is used with where the settings say auto."""
 
     norm: Norm
@@ -58,23 +58,23 @@ class Habit(NamedTuple):
     gamma: float
 
 
-HABITS = {
-    "ns": Habit("batch", 1, 0.0),
-    "lsgan": Habit("batch", 1, 0.0),
-    "wgan": Habit("batch", 5, 0.0),
-    "wgan-gp": Habit("layer", 5, 10.0),
-    "hinge": Habit("spectral", 5, 0.0),
-    "rpgan": Habit("none", 1, 1.0),
+LOSS_DEFAULTS = {
+    "ns": LossDefaults("batch", 1, 0.0),
+    "lsgan": LossDefaults("batch", 1, 0.0),
+    "wgan": LossDefaults("batch", 5, 0.0),
+    "wgan-gp": LossDefaults("layer", 5, 10.0),
+    "hinge": LossDefaults("spectral", 5, 0.0),
+    "rpgan": LossDefaults("none", 1, 1.0),
 }
 """The losses by name."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """The section `model` of a picture GAN."""
+    """The section `model` of an image GAN."""
 
     net: Literal["conv", "mlp"] = "conv"
-    """conv: each width doubles or halves the picture (DCGAN); mlp: three hidden layers each."""
+    """conv: each width doubles or halves the image (DCGAN); mlp: three hidden layers each."""
     generator_widths: tuple[int, ...] = (128, 64)
     """Channels before each doubling (conv)."""
     critic_widths: tuple[int, ...] = (64, 128)
@@ -82,7 +82,7 @@ class Config:
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of each hidden layer (mlp)."""
     latent: Annotated[int, Field(ge=1)] = 64
-    """Dimensions of the code."""
+    """Dimensions of the latent code."""
     loss: Literal["ns", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "ns"
     """What critic and generator minimise; the equations stand at the head of this file."""
     critic_steps: Annotated[int, Field(ge=0)] = 0
@@ -94,11 +94,11 @@ class Config:
     critic_norm: Literal["auto", "batch", "layer", "spectral", "none"] = "auto"
     """Norm between the critic's layers; auto: by the loss. Batch norm does not go with a gradient penalty."""
     labels: Literal["none", "concat", "acgan", "projection", "semi"] = "none"
-    """Classes: joined to code and picture; auxiliary classifier; projection critic and class norms; K + 1 classes."""
+    """Classes: joined to latent and image; auxiliary classifier; projection critic and class norms; K + 1 classes."""
     class_weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of the class cross-entropy (acgan, semi)."""
     pack: Annotated[int, Field(ge=1, le=8)] = 1
-    """Pictures of one origin that the critic judges together, against collapse (Lin et al. 2018)."""
+    """Images of one origin that the critic judges together, against collapse (Lin et al. 2018)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the generator's running average, min(ema, (1 + t) / (10 + t)) after t updates; 0: no average."""
     channels: Annotated[int, Field(ge=0)] = 0
@@ -108,15 +108,15 @@ class Config:
     classes: tuple[str, ...] = ()
     """Names of the classes; filled from the data."""
     class_counts: tuple[int, ...] = ()
-    """Training pictures of each class; filled from the data."""
+    """Training images of each class; filled from the data."""
     unlabelled: Annotated[int, Field(ge=0)] = 0
-    """Training pictures without a label; filled from the data."""
+    """Training images without a label; filled from the data."""
 
     @property
-    def habit(self) -> Habit:
+    def loss_defaults(self) -> LossDefaults:
         """Norm, critic steps and gamma with what the loss decides filled in."""
-        usual = HABITS[self.loss]
-        return Habit(
+        usual = LOSS_DEFAULTS[self.loss]
+        return LossDefaults(
             usual.norm if self.critic_norm == "auto" else self.critic_norm,
             self.critic_steps or usual.critic_steps,
             usual.gamma if self.gamma < 0 else self.gamma,
@@ -124,25 +124,25 @@ class Config:
 
     @property
     def told(self) -> bool:
-        """Whether the generator is told a class, so that pictures of a chosen class can be sampled."""
+        """Whether the generator is told a class, so that images of a chosen class can be sampled."""
         return self.labels in ("concat", "acgan", "projection")
 
 
 def _check(config: Config) -> None:
     """ConfigError for options that contradict each other; all at once."""
-    faults, habit = [], config.habit
+    faults, loss_defaults = [], config.loss_defaults
     if config.labels != "none" and not config.classes:
-        faults.append(f"model.labels = {config.labels} needs pictures with labels")
+        faults.append(f"model.labels = {config.labels} needs images with labels")
     if config.told and config.unlabelled:
         faults.append(
-            f"model.labels = {config.labels} needs a label on every picture, but {config.unlabelled} have none; "
+            f"model.labels = {config.labels} needs a label on every image, but {config.unlabelled} have none; "
             "use model.labels=semi"
         )
     if config.labels == "semi" and config.loss != "ns":
         faults.append(f"model.labels = semi needs model.loss = ns, got {config.loss}")
-    if habit.gamma and habit.norm == "batch":
+    if loss_defaults.gamma and loss_defaults.norm == "batch":
         faults.append(
-            "a gradient penalty is taken picture by picture and batch norm mixes them: set model.critic_norm to "
+            "a gradient penalty is taken image by image and batch norm mixes them: set model.critic_norm to "
             "layer, spectral or none, or model.gamma=0"
         )
     if config.gamma > 0 and config.loss == "wgan":
@@ -154,7 +154,7 @@ def _check(config: Config) -> None:
 
 
 class Generator(nn.Module):
-    """Codes (B, Z), and classes where it is told them, to pictures (B, C, S, S) in -1..1."""
+    """Codes (B, Z), and classes where it is told them, to images (B, C, S, S) in -1..1."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -179,11 +179,11 @@ class Generator(nn.Module):
             )
             self.pieces.append(nn.Tanh())
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures in -1..1 of codes, and of classes where the net has places for them."""
-        x = codes
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images in -1..1 of latents, and of classes where the net has places for them."""
+        x = latents
         if self.joined:
-            x = torch.cat([codes, F.one_hot(_given(labels), self.joined).to(codes.dtype)], 1)
+            x = torch.cat([latents, F.one_hot(_given(labels), self.joined).to(latents.dtype)], 1)
         for piece in self.pieces:
             x = piece(x, _given(labels)) if isinstance(piece, ClassNorm) else piece(x)
         return x
@@ -203,8 +203,8 @@ def _dense(widths: list[int], activation: nn.Module, norm: Norm = "none") -> lis
     return pieces[:-1]
 
 
-class Verdict(NamedTuple):
-    """What a critic says of B pictures (packs count as one)."""
+class CriticOutput(NamedTuple):
+    """What a critic says of B images (packs count as one)."""
 
     logit: Tensor
     """(B,) float32, above 0 for real."""
@@ -215,12 +215,12 @@ class Verdict(NamedTuple):
 
 
 class Critic(nn.Module):
-    """Pictures (B, C, S, S) in -1..1, and their classes where it is told them, to a verdict."""
+    """Images (B, C, S, S) in -1..1, and their classes where it is told them, to a verdict."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.labels, self.pack, self.classes = config.labels, config.pack, len(config.classes)
-        channels, size, norm = config.channels * config.pack, config.size, config.habit.norm
+        channels, size, norm = config.channels * config.pack, config.size, config.loss_defaults.norm
         self.class_maps = None
         if config.labels == "concat":
             self.class_maps = nn.Embedding(self.classes, size**2)
@@ -240,9 +240,9 @@ class Critic(nn.Module):
         if config.labels == "projection":
             self.class_weights = limited(nn.Embedding(self.classes, width), norm)
 
-    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> Verdict:
-        """The verdict on pictures; with `pack` = m on each m of them that follow one another, (B / m,)."""
-        x = pictures
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
+        """The verdict on images; with `pack` = m on each m of them that follow one another, (B / m,)."""
+        x = images
         if self.pack > 1:
             x = x.reshape(len(x) // self.pack, -1, *x.shape[2:])
         if self.class_maps is not None:
@@ -251,11 +251,11 @@ class Critic(nn.Module):
         out = self.head(features).float()
         if self.labels == "semi":
             # K classes and a made-up one of logit 0: real as against made is the log-sum-exp (Salimans et al. 2016)
-            return Verdict(out.logsumexp(1), out, features)
+            return CriticOutput(out.logsumexp(1), out, features)
         logit = out[:, 0]
         if self.class_weights is not None:
             logit = logit + (self.class_weights(_given(labels)) * features).float().sum(1)
-        return Verdict(logit, out[:, 1:] if self.labels == "acgan" else None, features)
+        return CriticOutput(logit, out[:, 1:] if self.labels == "acgan" else None, features)
 
 
 class Model(nn.Module):
@@ -278,27 +278,27 @@ class Model(nn.Module):
         self.generator, self.critic = Generator(config), Critic(config)
         if config.net == "conv" and config.generator_norm == "batch":
             small_normal(self.generator)
-        if config.net == "conv" and config.habit.norm == "batch":
+        if config.net == "conv" and config.loss_defaults.norm == "batch":
             small_normal(self.critic)
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if config.ema else None
         self.register_buffer("monitor", torch.zeros(len(MONITORED)))
 
-    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, S, S) in 0..1 of codes (B, Z) by the averaged generator, in tiles of one size."""
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B, C, S, S) in 0..1 of latents (B, Z) by the averaged generator, in tiles of one size."""
         net = self.generator if self.average is None else self.average
-        return decoded_in_tiles(lambda z, y: (net(z, y).float() + 1) / 2, codes, labels)
+        return decoded_in_tiles(lambda z, y: (net(z, y).float() + 1) / 2, latents, labels)
 
     def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """Pictures (B, C, S, S) in 0..1 of codes from N(0, temperature^2), one seed (B,) each."""
+        """Images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
         return self.decode(normals(seeds, self.config.latent).float() * temperature, labels)
 
-    def judge(self, pictures: Tensor, labels: Tensor | None = None) -> Verdict:
-        """The critic's verdict on pictures (B, C, S, S) in 0..1."""
-        return self.critic(2 * pictures - 1, labels if self.config.told else None)  # type: ignore[no-any-return]
+    def critic_output(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
+        """The critic's verdict on images (B, C, S, S) in 0..1."""
+        return self.critic(2 * images - 1, labels if self.config.told else None)  # type: ignore[no-any-return]
 
 
 MONITORED = ("critic_loss", "generator_loss", "penalty", "real", "fake")
-"""Logged at every step: both losses, the penalty in the critic's, and the mean logit of real and made pictures."""
+"""Logged at every step: both losses, the penalty in the critic's, and the mean logit of real and made images."""
 
 
 def scaled(pixels: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the generator minimises, per made picture's logit (B,); `real` matters to rpgan alone."""
+    """What the generator minimises, per made image's logit (B,); `real` matters to rpgan alone."""
     if name in ("wgan", "wgan-gp", "hinge"):
         return -fake
     if name == "lsgan":
@@ -330,17 +330,17 @@ def generator_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-fake)
 
 
-def squared_gradient(critic: Critic, pictures: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad d|^2 of each picture (B,), float32 and outside autocast, with gradient in the critic's weights."""
-    with torch.autocast(pictures.device.type, enabled=False):
-        at = pictures.float().detach().requires_grad_()
+def squared_gradient(critic: Critic, images: Tensor, labels: Tensor | None) -> Tensor:
+    """|grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
+    with torch.autocast(images.device.type, enabled=False):
+        at = images.float().detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(at, labels).logit.sum(), at, create_graph=True)
         return slope.square().flatten(1).sum(1)
 
 
 def penalty(config: Config, critic: Critic, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-    """The gradient penalty of each picture (B,), its factor included; zeros where the loss has none."""
-    gamma = config.habit.gamma
+    """The gradient penalty of each image (B,), its factor included; zeros where the loss has none."""
+    gamma = config.loss_defaults.gamma
     if not gamma:
         return real.new_zeros(len(real))
     if config.loss == "wgan-gp":
@@ -365,9 +365,9 @@ def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
 ) -> dict[str, float | Tensor]:
     """One update: of the critic, or at the last step of a cycle of the generator."""
-    rounds = model.config.habit.critic_steps
+    rounds = model.config.loss_defaults.critic_steps
     if len(batch.pixels) % model.config.pack:
-        raise ConfigError(f"{len(batch.pixels)} pictures per process do not divide into packs of {model.config.pack}")
+        raise ConfigError(f"{len(batch.pixels)} images per process do not divide into packs of {model.config.pack}")
     if step % (rounds + 1) < rounds:
         scalars = _critic_step(model, optimizers["critic"], batch, step)
     else:
@@ -384,7 +384,7 @@ def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: in
     seen = torch.zeros(3, device=batch.pixels.device)  # sums of penalty, real, fake
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for part in batch.parts(optimizer.train.accumulate):
+        for part in batch.micro_batches(optimizer.train.accumulate):
             real, labels = scaled(part.pixels), part.labels if config.told else None
             with torch.no_grad():
                 fake = model.generator(_noise(model, len(real), real), labels).float()
@@ -406,17 +406,17 @@ def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: in
 
 
 def _class_loss(critic: Critic, logits: Tensor, part: ImageBatch) -> Tensor:
-    """Summed cross-entropy of the classes of real pictures; semi-supervised, of the labelled pictures drawn beside."""
+    """Summed cross-entropy of the classes of real images; semi-supervised, of the labelled images drawn beside."""
     if part.labelled is not None:
         few = part.labelled
         return F.cross_entropy(_class_logits(critic, scaled(few.pixels)), few.labels, reduction="sum")
     return F.cross_entropy(logits, part.labels, reduction="sum", ignore_index=-1)
 
 
-def _class_logits(critic: Critic, pictures: Tensor) -> Tensor:
-    verdict: Verdict = critic(pictures)
-    assert verdict.classes is not None
-    return verdict.classes
+def _class_logits(critic: Critic, images: Tensor) -> Tensor:
+    output: CriticOutput = critic(images)
+    assert output.classes is not None
+    return output.classes
 
 
 def _generator_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: int) -> dict[str, float]:
@@ -424,7 +424,7 @@ def _generator_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step:
     needs_real = config.loss == "rpgan" or config.labels == "semi"
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for part in batch.parts(optimizer.train.accumulate):
+        for part in batch.micro_batches(optimizer.train.accumulate):
             labels = part.labels if config.told else None
             count = len(part.pixels)
             fake = critic(model.generator(_noise(model, count, part.pixels), labels), labels)
@@ -462,15 +462,15 @@ def _follow(average: nn.Module, generator: nn.Module, limit: float, updates: int
 
 
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The critic's mean logit of held-out (`real`) and made (`fake`) pictures; `accuracy` of its class head."""
+    """The critic's mean logit of held-out (`real`) and made (`fake`) images; `accuracy` of its class head."""
     config, count = model.config, len(batch.pixels)
     labels = batch.labels if config.told else None
     whole = count - count % config.pack
     if not whole:
         return {"real": (0.0, 0), "fake": (0.0, 0)}
-    pictures = model.decode(normals(batch.rows, config.latent).float(), labels)
+    images = model.decode(normals(batch.rows, config.latent).float(), labels)
     on_real = model.critic(scaled(batch.pixels[:whole]), labels)
-    on_fake = model.critic(2 * pictures[:whole] - 1, labels)
+    on_fake = model.critic(2 * images[:whole] - 1, labels)
     sums: dict[str, tuple[Tensor | float, Tensor | int]] = {
         "real": (on_real.logit.double().sum(), len(on_real.logit)),
         "fake": (on_fake.logit.double().sum(), len(on_fake.logit)),

@@ -1,8 +1,8 @@
-"""Numbers about pictures and their features: distances of two sets, coverage, classes, reconstruction, memory.
+"""Numbers about images and their features: distances of two sets, coverage, classes, reconstruction, memory.
 
-Plain functions of arrays, without a net of their own. A feature is a row of whatever encoded the pictures, so a
+Plain functions of arrays, without a net of their own. A feature is a row of whatever encoded the images, so a
 Frechet or kernel distance of such features is never FID or KID, which are defined on one particular Inception net.
-Shapes: N and M pictures, D features, K classes, C channels, S pixels a side. Pictures are uint8, 0..255, where two sets
+Shapes: N and M images, D features, K classes, C channels, S pixels a side. Images are uint8, 0..255, where two sets
 are compared, and floats in 0..1 where one is laid upon another; anything else is a ValueError, never another number.
 """
 
@@ -29,7 +29,7 @@ def check_bytes(*sides: Tensor) -> None:
     for side in sides:
         if side.dtype != torch.uint8:
             raise ValueError(
-                f"images must be uint8, 0..255, got {_kind(side)}; floats in 0..1: seqgen.images.pictures.as_bytes"
+                f"images must be uint8, 0..255, got {_kind(side)}; floats in 0..1: seqgen.images.grids.as_bytes"
             )
     _check_shapes(sides)
 
@@ -44,7 +44,7 @@ def _check_units(*sides: Tensor) -> None:
         if not (side.min() >= 0 and side.max() <= 1):
             raise ValueError(f"images must be floats in 0..1, got {float(side.min()):g}..{float(side.max()):g}")
     if len({side.shape for side in sides}) > 1:
-        raise ValueError(f"pictures must have one shape, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
+        raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
 
 
 def _kind(side: Tensor) -> str:
@@ -56,7 +56,7 @@ def _check_shapes(sides: tuple[Tensor, ...]) -> None:
         if side.dim() != 4 or not side.numel():
             raise ValueError(f"images must be (N, C, H, W), N > 0, got {tuple(side.shape)}")
     if len({side.shape[1:] for side in sides}) > 1:
-        raise ValueError(f"pictures must have one size, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
+        raise ValueError(f"images must have one size, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
 
 
 # ------------------------------------------------------------------------------------------------------------ two sets
@@ -153,7 +153,7 @@ def _reach(x: Tensor, k: int) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int = 0) -> float:
-    """Wasserstein-2 distance of two sets of pictures along random directions, root of the mean square; 0..255 scale 1.
+    """Wasserstein-2 distance of two sets of images along random directions, root of the mean square; 0..255 scale 1.
 
     a (N, C, S, S) and b (M, C, S, S) uint8; each direction is a unit vector in pixel space (Rabin et al. 2011). Sets
     of different size are compared exactly, by their quantile functions.
@@ -175,16 +175,16 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int
 
 
 def class_counts(labels: Tensor, classes: int) -> Floats:
-    """How many pictures have each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
+    """How many images have each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
     if len(labels) and int(labels.max()) >= classes:
         raise ValueError(f"labels must be below {classes}, the number of classes; got {int(labels.max())}")
     return np.bincount(labels[labels >= 0].cpu().numpy(), minlength=classes).astype(np.float64)
 
 
 def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
-    """KL divergence in nats of the classes of made pictures from those of real ones, from counts (K,) each.
+    """KL divergence in nats of the classes of made images from those of real ones, from counts (K,) each.
 
-    Infinite where a class was made that no real picture has.
+    Infinite where a class was made that no real image has.
     """
     p, q = (counts / counts.sum() for counts in _checked_counts(made, real))
     if ((p > 0) & (q == 0)).any():
@@ -211,7 +211,7 @@ def _checked_counts(made: npt.ArrayLike, real: npt.ArrayLike) -> list[Floats]:
 def classifier_score(probabilities: npt.ArrayLike) -> float:
     """exp of the mean KL(p(y|x) || p(y)), 1..K, from class probabilities (N, K): the Inception score's formula.
 
-    High where the classifier is sure of each picture and all classes come (Salimans et al. 2016).
+    High where the classifier is sure of each image and all classes come (Salimans et al. 2016).
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not len(p):
@@ -223,11 +223,11 @@ def classifier_score(probabilities: npt.ArrayLike) -> float:
     return float(np.exp(terms.sum(1).mean()))
 
 
-# ----------------------------------------------------------------------------------------------- picture beside picture
+# ----------------------------------------------------------------------------------------------- image beside image
 
 
 def pixel_statistics(pixels: Tensor) -> dict[str, float]:
-    """Mean and standard deviation of all pixels, and the mean deviation of a pixel between pictures, in 0..1."""
+    """Mean and standard deviation of all pixels, and the mean deviation of a pixel between images, in 0..1."""
     check_bytes(pixels)
     x = pixels.double().flatten(1) / 255
     between = x.std(0, correction=0).mean() if len(x) > 1 else torch.zeros(())
@@ -235,7 +235,7 @@ def pixel_statistics(pixels: Tensor) -> dict[str, float]:
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over the pixels of (a - b)^2 of each pair of pictures in 0..1, (N,) float64."""
+    """Mean over the pixels of (a - b)^2 of each pair of images in 0..1, (N,) float64."""
     _check_units(a, b)
     return (a.double() - b.double()).square().flatten(1).mean(1)
 
@@ -251,10 +251,10 @@ def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM (Wang et al. 2004) of each pair of pictures (N, C, S, S) in 0..1, -1..1, (N,) float64.
+    """SSIM (Wang et al. 2004) of each pair of images (N, C, S, S) in 0..1, -1..1, (N,) float64.
 
-    Gaussian windows of 11 pixels and deviation 1.5; for smaller pictures the largest odd size that fits. At borders
-    the authors' convention: only windows that lie inside the picture count. So does scikit-image (with
+    Gaussian windows of 11 pixels and deviation 1.5; for smaller images the largest odd size that fits. At borders
+    the authors' convention: only windows that lie inside the image count. So does scikit-image (with
     gaussian_weights and without use_sample_covariance); torchmetrics lets windows reach over the border, by reflection.
     Means over windows and channels; constants 0.01^2 and 0.03^2.
     """
@@ -278,9 +278,9 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """For each picture the root mean square distance per pixel, 0..1, to the nearest of `train`, and that one's row.
+    """For each image the root mean square distance per pixel, 0..1, to the nearest of `train`, and that one's row.
 
-    Pictures (N, C, S, S) against (M, C, S, S) give two (N,) tensors; a distance of 0 is a copy.
+    Images (N, C, S, S) against (M, C, S, S) give two (N,) tensors; a distance of 0 is a copy.
     """
     check_bytes(pixels, train)
     x, y = (side.flatten(1).float() / 255 for side in (pixels, train))
@@ -299,14 +299,14 @@ def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return exact.sqrt(), row
 
 
-def factor_r2(codes: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
-    """How much of each known factor (N, J) a linear map of the codes (N, Z) explains: R^2 on the second half, (J,).
+def factor_r2(latents: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
+    """How much of each known factor (N, J) a linear map of the latents (N, Z) explains: R^2 on the second half, (J,).
 
     The map is fitted by least squares to the first half; a factor that does not vary gives nan.
     """
-    z, f = np.asarray(codes, np.float64), np.asarray(factors, np.float64)
+    z, f = np.asarray(latents, np.float64), np.asarray(factors, np.float64)
     if z.ndim != 2 or f.ndim != 2 or len(z) != len(f) or len(z) < 2:
-        raise ValueError(f"codes and factors must be (N, Z) and (N, J), N > 1, got shapes {z.shape} and {f.shape}")
+        raise ValueError(f"latents and factors must be (N, Z) and (N, J), N > 1, got shapes {z.shape} and {f.shape}")
     half = len(z) // 2
     design = np.column_stack([z, np.ones(len(z))])
     weights = np.linalg.lstsq(design[:half], f[:half], rcond=None)[0]

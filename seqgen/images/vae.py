@@ -1,11 +1,11 @@
-"""Picture VAE: a Gaussian code per picture, decoded into pixel probabilities (Kingma and Welling 2014).
+"""Image VAE: a Gaussian latent code per image, decoded into pixel probabilities (Kingma and Welling 2014).
 
-loss = mean over pictures of [ -log p(x|z) summed over pixels + beta * KL(q(z|x) || N(0, 1)) summed over dimensions ],
-in nats. Pixels: `bernoulli` draws black and white pictures from the grey values; `grey` is the same cross-entropy on
+loss = mean over images of [ -log p(x|z) summed over pixels + beta * KL(q(z|x) || N(0, 1)) summed over dimensions ],
+in nats. Pixels: `bernoulli` draws black and white images from the grey values; `grey` is the same cross-entropy on
 grey values, which is a loss but no likelihood; `gaussian` adds uniform noise of one grey level and is a density.
 With `samples` = K > 1 the loss is the importance-weighted bound (Burda et al. 2016); with `match` = adversarial the KL
-is replaced by a critic that tells codes from N(0, 1) (Makhzani et al. 2015), trained at every second step.
-Shapes: B pictures, C channels, S pixels a side, Z code dimensions, K samples.
+is replaced by a critic that tells latents from N(0, 1) (Makhzani et al. 2015), trained at every second step.
+Shapes: B images, C channels, S pixels a side, Z latent code dimensions, K samples.
 Run: seqgen train image-vae --data digits --out runs/digits
 """
 
@@ -24,28 +24,28 @@ from seqgen.core.errors import ConfigError
 from seqgen.core.rng import normals
 from seqgen.core.update import Optimizer, update
 from seqgen.images.data import ImageBatch
-from seqgen.nn.codes import decoded_in_tiles, fixed_uniforms
 from seqgen.nn.conv import doubling, halving, smallest_side
+from seqgen.nn.latents import decoded_in_tiles, fixed_uniforms
 
 DATA = "images"
 DECIDES = "loss"
 
 _LEVELS = 256
-_SMALLEST_LOG_VARIANCE = -12.0  # codes sharper than e^-6 gain nothing and overflow the importance weights
+_SMALLEST_LOG_VARIANCE = -12.0  # latents sharper than e^-6 gain nothing and overflow the importance weights
 
 
 @dataclass(frozen=True)
 class Config:
-    """The section `model` of a picture VAE."""
+    """The section `model` of an image VAE."""
 
     net: Literal["conv", "mlp"] = "conv"
-    """conv: each of `widths` halves the picture; mlp: two hidden layers each way, the classic one."""
+    """conv: each of `widths` halves the image; mlp: two hidden layers each way, the classic one."""
     widths: tuple[int, ...] = (32, 64)
     """Channels after each halving (conv)."""
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of the fully connected layers."""
     latent: Annotated[int, Field(ge=1)] = 16
-    """Dimensions of the code."""
+    """Dimensions of the latent code."""
     likelihood: Literal["grey", "bernoulli", "gaussian"] = "grey"
     """What a pixel is: a grey value under cross-entropy (no likelihood), black or white, or a noisy grey value."""
     binarize: Literal["dynamic", "static", "threshold"] = "dynamic"
@@ -53,15 +53,15 @@ class Config:
     sd: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of a pixel (gaussian) in widths of the grey scale; 0: learnt, one number for all pixels."""
     beta: Annotated[float, Field(ge=0)] = 1.0
-    """Factor of the KL per picture, or of the code critic's loss (match = adversarial)."""
+    """Factor of the KL per image, or of the latent code critic's loss (match = adversarial)."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats of each code dimension's KL, averaged over the batch, that cost nothing (Kingma et al. 2016)."""
+    """Nats of each latent code dimension's KL, averaged over the batch, that cost nothing (Kingma et al. 2016)."""
     samples: Annotated[int, Field(ge=1)] = 1
-    """Codes per picture in the importance-weighted bound; 1: the plain bound with the KL in closed form."""
+    """Codes per image in the importance-weighted bound; 1: the plain bound with the KL in closed form."""
     match: Literal["kl", "adversarial"] = "kl"
-    """What draws the codes towards N(0, 1)."""
+    """What draws the latents towards N(0, 1)."""
     conditional: bool = False
-    """Encoder and decoder are told the class, and pictures of a chosen class can be sampled."""
+    """Encoder and decoder are told the class, and images of a chosen class can be sampled."""
     channels: Annotated[int, Field(ge=0)] = 0
     """1 grey, 3 colour; filled from the data."""
     size: Annotated[int, Field(ge=0)] = 0
@@ -69,13 +69,13 @@ class Config:
     classes: tuple[str, ...] = ()
     """Names of the classes; filled from the data."""
     class_counts: tuple[int, ...] = ()
-    """Training pictures of each class; filled from the data."""
+    """Training images of each class; filled from the data."""
     unlabelled: Annotated[int, Field(ge=0)] = 0
-    """Training pictures without a label; filled from the data."""
+    """Training images without a label; filled from the data."""
 
     @property
     def told(self) -> bool:
-        """Whether the decoder is told a class, so that pictures of a chosen class can be sampled."""
+        """Whether the decoder is told a class, so that images of a chosen class can be sampled."""
         return self.conditional
 
 
@@ -83,9 +83,9 @@ def _check(config: Config) -> None:
     """ConfigError for options that contradict each other; all at once."""
     faults = []
     if config.conditional and not config.classes:
-        faults.append("model.conditional needs pictures with labels")
+        faults.append("model.conditional needs images with labels")
     elif config.conditional and config.unlabelled:
-        faults.append(f"model.conditional needs a label on every picture, but {config.unlabelled} have none")
+        faults.append(f"model.conditional needs a label on every image, but {config.unlabelled} have none")
     if config.samples > 1 and (config.match == "adversarial" or config.beta != 1 or config.free_bits):
         faults.append("model.samples > 1 is a bound on the likelihood: use beta = 1, free_bits = 0 and match = kl")
     if config.match == "adversarial" and config.free_bits:
@@ -95,7 +95,7 @@ def _check(config: Config) -> None:
 
 
 class Model(nn.Module):
-    """Encoder, decoder and, for the adversarial autoencoder, the critic of codes. Weights start as torch makes them."""
+    """Encoder, decoder and, for the adversarial autoencoder, the critic of latents. Weights begin as torch's."""
 
     rank_local: tuple[str, ...] = ()
     encodes = True
@@ -114,7 +114,7 @@ class Model(nn.Module):
             maps = config.widths[-1] * side**2
             self.body = nn.Sequential(*halving(config.channels, config.widths, nn.SiLU()), nn.Flatten())
             # SiLU: with ReLU and no norm units die, and one epoch of MNIST ends 20 nats higher
-            self.to_code = nn.Sequential(nn.Linear(maps + told, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+            self.to_latent = nn.Sequential(nn.Linear(maps + told, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
             self.decoder = nn.Sequential(
                 nn.Linear(latent + told, hidden),
                 nn.SiLU(),
@@ -124,32 +124,32 @@ class Model(nn.Module):
             )
         else:
             self.body = nn.Sequential(nn.Flatten())
-            self.to_code = _two_layers(self.pixels + told, hidden, 2 * latent, nn.Tanh())
-            picture = nn.Unflatten(1, (config.channels, config.size, config.size))
-            self.decoder = nn.Sequential(*_two_layers(latent + told, hidden, self.pixels, nn.Tanh()), picture)
+            self.to_latent = _two_layers(self.pixels + told, hidden, 2 * latent, nn.Tanh())
+            image = nn.Unflatten(1, (config.channels, config.size, config.size))
+            self.decoder = nn.Sequential(*_two_layers(latent + told, hidden, self.pixels, nn.Tanh()), image)
         self.log_sd = nn.Parameter(torch.tensor(-2.0)) if config.likelihood == "gaussian" and not config.sd else None
         self.critic = _two_layers(latent, hidden, 1, nn.LeakyReLU(0.2)) if config.match == "adversarial" else None
 
-    # Pictures to codes and back
+    # Images to latents and back
 
-    def encode(self, pictures: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the code, each (B, Z) float32, of pictures (B, C, S, S) in 0..1."""
-        features = self._told(self.body(2 * pictures - 1), labels)
-        mean, log_variance = self.to_code(features).float().chunk(2, 1)
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent code, each (B, Z) float32, of images (B, C, S, S) in 0..1."""
+        features = self._told(self.body(2 * images - 1), labels)
+        mean, log_variance = self.to_latent(features).float().chunk(2, 1)
         return mean, log_variance.clamp_min(_SMALLEST_LOG_VARIANCE)
 
-    def logits(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Decoded pictures (B, C, S, S) before the sigmoid, with gradient."""
-        return self.decoder(self._told(codes, labels)).float()  # type: ignore[no-any-return]
+    def logits(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Decoded images (B, C, S, S) before the sigmoid, with gradient."""
+        return self.decoder(self._told(latents, labels)).float()  # type: ignore[no-any-return]
 
-    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The expected pictures (B, C, S, S) in 0..1 of codes (B, Z), computed in tiles of one size."""
-        return decoded_in_tiles(lambda z, y: torch.sigmoid(self.logits(z, y)), codes, labels)
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The expected images (B, C, S, S) in 0..1 of latents (B, Z), computed in tiles of one size."""
+        return decoded_in_tiles(lambda z, y: torch.sigmoid(self.logits(z, y)), latents, labels)
 
     def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """Pictures (B, C, S, S) in 0..1 of codes from N(0, temperature^2), one seed (B,) each."""
-        codes = normals(seeds, self.config.latent).float() * temperature
-        return self.decode(codes, labels)
+        """Images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
+        latents = normals(seeds, self.config.latent).float() * temperature
+        return self.decode(latents, labels)
 
     def _told(self, features: Tensor, labels: Tensor | None) -> Tensor:
         if not self.config.conditional:
@@ -161,7 +161,7 @@ class Model(nn.Module):
     # What the bytes are taken for
 
     def observed(self, batch: ImageBatch) -> Tensor:
-        """The pictures of a batch as the likelihood sees them, (B, C, S, S) float32 in 0..1.
+        """The images of a batch as the likelihood sees them, (B, C, S, S) float32 in 0..1.
 
         Noise and coins come from torch's generator in training; in evaluation, and for `static`, they are the row's.
         """
@@ -193,36 +193,36 @@ class Model(nn.Module):
     # Training and scoring
 
     def terms(self, batch: ImageBatch, noise: Tensor) -> dict[str, Tensor]:
-        """Per picture (B,) nats: `reconstruction` = -log p(x|z), `kl` and `loss`, from standard normals (K, B, Z)."""
+        """Per image (B,) nats: `reconstruction` = -log p(x|z), `kl` and `loss`, from standard normals (K, B, Z)."""
         config = self.config
         x = self.observed(batch)
         labels = batch.labels if config.conditional else None
         mean, log_variance = self.encode(x, labels)
-        codes = mean + (0.5 * log_variance).exp() * noise
+        latents = mean + (0.5 * log_variance).exp() * noise
         kl_bz = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
         if config.samples > 1:
-            log_weights, log_p = self.log_weights(x, codes, mean, log_variance, labels)
-            loss = math.log(len(codes)) - log_weights.logsumexp(0)
-            return {"reconstruction": -log_p[0], "kl": kl_bz.sum(1), "loss": loss, "codes": codes[0]}
-        reconstruction = -self.log_likelihood(x, self.logits(codes[0], labels))
+            log_weights, log_p = self.log_weights(x, latents, mean, log_variance, labels)
+            loss = math.log(len(latents)) - log_weights.logsumexp(0)
+            return {"reconstruction": -log_p[0], "kl": kl_bz.sum(1), "loss": loss, "latents": latents[0]}
+        reconstruction = -self.log_likelihood(x, self.logits(latents[0], labels))
         if config.match == "adversarial":
             loss = reconstruction
         else:
             # free bits: a dimension whose mean KL is below them costs that much, without gradient
             free = (kl_bz.mean(0) < config.free_bits).float()
             loss = reconstruction + config.beta * (kl_bz * (1 - free) + config.free_bits * free).sum(1)
-        return {"reconstruction": reconstruction, "kl": kl_bz.sum(1), "loss": loss, "codes": codes[0]}
+        return {"reconstruction": reconstruction, "kl": kl_bz.sum(1), "loss": loss, "latents": latents[0]}
 
     def log_weights(
-        self, observed: Tensor, codes: Tensor, mean: Tensor, log_variance: Tensor, labels: Tensor | None
+        self, observed: Tensor, latents: Tensor, mean: Tensor, log_variance: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """log p(x|z) p(z) / q(z|x) of codes (K, B, Z), and log p(x|z) alone, each (K, B)."""
-        samples, rows = codes.shape[:2]
+        """log p(x|z) p(z) / q(z|x) of latents (K, B, Z), and log p(x|z) alone, each (K, B)."""
+        samples, rows = latents.shape[:2]
         repeated = None if labels is None else labels.repeat(samples)
-        logits = self.logits(codes.flatten(0, 1), repeated)
+        logits = self.logits(latents.flatten(0, 1), repeated)
         log_p = self.log_likelihood(observed.repeat(samples, 1, 1, 1), logits).view(samples, rows)
-        distance = (codes - mean).square() / log_variance.exp()
-        return log_p + 0.5 * (distance + log_variance - codes.square()).sum(2), log_p
+        distance = (latents - mean).square() / log_variance.exp()
+        return log_p + 0.5 * (distance + log_variance - latents.square()).sum(2), log_p
 
     def nll(self, batch: ImageBatch, samples: int, *, block: int = 50) -> Tensor:
         """-log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
@@ -241,8 +241,8 @@ class Model(nn.Module):
             for first in range(0, samples, block):
                 count = min(block, samples - first)
                 noise = _row_noise(batch, self.config.latent, first, count)
-                codes = mean + (0.5 * log_variance).exp() * noise
-                found.append(self.log_weights(x, codes, mean, log_variance, labels)[0].double())
+                latents = mean + (0.5 * log_variance).exp() * noise
+                found.append(self.log_weights(x, latents, mean, log_variance, labels)[0].double())
             return math.log(samples) - torch.cat(found).logsumexp(0)
 
 
@@ -281,14 +281,14 @@ def train_step(
     sums: dict[str, Tensor] = {}
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for part in batch.parts(optimizer.train.accumulate):
+        for part in batch.micro_batches(optimizer.train.accumulate):
             noise = torch.randn(model.config.samples, len(part.pixels), model.config.latent, device=part.pixels.device)
             terms = model.terms(part, noise)
             for name in ("reconstruction", "kl"):
                 sums[name] = sums.get(name, torch.zeros(())) + terms[name].detach().sum()
             loss = terms["loss"].sum()
             if model.critic is not None:
-                loss = loss + model.config.beta * F.softplus(-model.critic(terms["codes"]).float()).sum()
+                loss = loss + model.config.beta * F.softplus(-model.critic(terms["latents"]).float()).sum()
             yield loss, len(part.pixels)
 
     scalars = update(optimizer, losses(), step)
@@ -300,14 +300,14 @@ def _critic_step(
 ) -> dict[str, float | Tensor]:
     noise = torch.randn(1, len(batch.pixels), model.config.latent, device=batch.pixels.device)
     with torch.no_grad():
-        codes = model.terms(batch, noise)["codes"]
-    real, fake = critic(torch.randn_like(codes)).float(), critic(codes).float()
+        latents = model.terms(batch, noise)["latents"]
+    real, fake = critic(torch.randn_like(latents)).float(), critic(latents).float()
     loss = (F.softplus(-real) + F.softplus(fake)).sum()
-    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(codes)), step).items()}
+    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(latents)), step).items()}
 
 
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """`loss`, `reconstruction`, `kl` in nats per picture; for a likelihood `nll_bound` and `bits_per_dim` too."""
+    """`loss`, `reconstruction`, `kl` in nats per image; for a likelihood `nll_bound` and `bits_per_dim` too."""
     config, count = model.config, len(batch.pixels)
     terms = model.terms(batch, _row_noise(batch, config.latent, 0, config.samples))
     sums: dict[str, tuple[Tensor | float, Tensor | int]] = {

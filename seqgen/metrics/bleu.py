@@ -82,26 +82,32 @@ class BleuStats(NamedTuple):
 
 
 def bleu_stats(
-    hyps: Sentences, refs: Sentences | None = None, max_n: int = 5, *, refs_per_hyp: Sequence[Sentences] | None = None
+    hypotheses: Sentences,
+    references: Sentences | None = None,
+    max_n: int = 5,
+    *,
+    references_per_hypothesis: Sequence[Sentences] | None = None,
 ) -> BleuStats:
-    """`BleuStats` of every hypothesis against all of `refs`, or of hypothesis i against refs_per_hyp[i] alone.
+    """`BleuStats` of every hypothesis against all of `references`, or of number i against references_per_hypothesis[i].
 
     Sentences are token lists or `Packed` ids. Raises ValueError for no hypotheses, no references, an empty reference
     list (index named), a number of reference lists that is not the number of hypotheses, max_n < 1; TypeError for
     strings instead of tokens.
     """
     _check_order(max_n, limit=None)
-    if (refs is None) == (refs_per_hyp is None):
-        raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")
-    if refs is not None:
-        (hyp, ref), vocabulary = packed(hyps, refs)
+    if (references is None) == (references_per_hypothesis is None):
+        raise ValueError(
+            "give either references, shared by all hypotheses, or references_per_hypothesis, one list for each"
+        )
+    if references is not None:
+        (hyp, ref), vocabulary = packed(hypotheses, references)
         _check_filled(hyp, ref)
         num = _clipped_matches(ref, hyp, vocabulary, max_n)
         return _with_lengths(num, hyp, closest_length(hyp.lengths, ref.lengths))
-    assert refs_per_hyp is not None
-    count = hyps.lengths.size if isinstance(hyps, Packed) else len(hyps)
-    sizes = _check_ref_lists(count, refs_per_hyp)
-    (hyp, *lists), vocabulary = packed(hyps, *refs_per_hyp)
+    assert references_per_hypothesis is not None
+    count = hypotheses.lengths.size if isinstance(hypotheses, Packed) else len(hypotheses)
+    sizes = _check_reference_lists(count, references_per_hypothesis)
+    (hyp, *lists), vocabulary = packed(hypotheses, *references_per_hypothesis)
     return _own_reference_stats(hyp, join(lists), np.array(sizes), vocabulary, max_n)
 
 
@@ -134,14 +140,14 @@ def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
 
 def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, group: Ints | None = None) -> Ints:
     """Matches (N, K) of the hypotheses; `group` names the hypothesis each reference serves, None if it serves all."""
-    refs = ref.lengths.size
+    references = ref.lengths.size
     if group is not None:
         group = np.concatenate([group, np.arange(hyp.lengths.size)])
     num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
-    for n, runs in _matching_runs([ref, hyp], vocabulary, max_n, group, partial(_shared_grams, refs=refs)):
+    for n, runs in _matching_runs([ref, hyp], vocabulary, max_n, group, partial(_shared_grams, references=references)):
         if runs.positions.size:
-            clip = np.maximum.reduceat(np.where(runs.run_sentence < refs, runs.run_length, 0), runs.first_run)
-            num[:, n - 1] = _matches(runs, clip, refs, hyp.lengths.size)
+            clip = np.maximum.reduceat(np.where(runs.run_sentence < references, runs.run_length, 0), runs.first_run)
+            num[:, n - 1] = _matches(runs, clip, references, hyp.lengths.size)
             del clip
         del runs  # or they would live on beside those of the next order
     return num
@@ -215,10 +221,10 @@ def _repeated_grams(runs: Runs) -> Bools:
     return several
 
 
-def _shared_grams(runs: Runs, *, refs: int) -> Bools:
+def _shared_grams(runs: Runs, *, references: int) -> Bools:
     """Grams that a reference and a hypothesis hold: references come first, so the first and the last run tell."""
     last = np.append(runs.first_run[1:], runs.run_gram.size) - 1
-    both: Bools = (runs.run_sentence[runs.first_run] < refs) & (runs.run_sentence[last] >= refs)
+    both: Bools = (runs.run_sentence[runs.first_run] < references) & (runs.run_sentence[last] >= references)
     return both
 
 
@@ -238,9 +244,9 @@ def _with_lengths(num: Ints, hyp: Packed, ref_len: Ints) -> BleuStats:
     return BleuStats(num, den, hyp.lengths, ref_len)
 
 
-def closest_length(lengths: Ints, refs: Ints) -> Ints:
-    """For each of `lengths` (N,) the closest of `refs` (M,), ties to the shorter, (N,)."""
-    known = np.unique(refs)
+def closest_length(lengths: Ints, references: Ints) -> Ints:
+    """For each of `lengths` (N,) the closest of `references` (M,), ties to the shorter, (N,)."""
+    known = np.unique(references)
     above = np.minimum(np.searchsorted(known, lengths), known.size - 1)
     below = np.maximum(above - 1, 0)
     return np.where(np.abs(lengths - known[below]) <= np.abs(known[above] - lengths), known[below], known[above])
@@ -268,38 +274,40 @@ def _check_filled(hyp: Packed, ref: Packed) -> None:
         raise ValueError("there are no references; give at least one")
 
 
-def _check_ref_lists(hyps: int, refs_per_hyp: Sequence[Text]) -> list[int]:
+def _check_reference_lists(hypotheses: int, references_per_hypothesis: Sequence[Text]) -> list[int]:
     """Return the number of references of every hypothesis, at least one each."""
-    if not hyps:
+    if not hypotheses:
         raise ValueError("there are no hypotheses; give at least one")
-    sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in refs_per_hyp]
-    if len(sizes) != hyps:
-        transposed = bool(sizes) and set(sizes) == {hyps}
+    sizes = [one.lengths.size if isinstance(one, Packed) else len(one) for one in references_per_hypothesis]
+    if len(sizes) != hypotheses:
+        transposed = bool(sizes) and set(sizes) == {hypotheses}
         hint = (
-            f"each holds {hyps} entries, so they look transposed: give zip(*streams)"
+            f"each holds {hypotheses} entries, so they look transposed: give zip(*streams)"
             if transposed
             else "one is missing"
         )
         raise ValueError(
-            f"refs_per_hyp must hold one list for each of {hyps} hypotheses, got {len(sizes)} lists; {hint}"
+            f"references_per_hypothesis must hold a list for each of {hypotheses} hypotheses, got {len(sizes)}; {hint}"
         )
     if 0 in sizes:
-        raise ValueError(f"refs_per_hyp[{sizes.index(0)}] is empty; every hypothesis needs at least one reference")
+        raise ValueError(
+            f"references_per_hypothesis[{sizes.index(0)}] is empty; every hypothesis needs at least one reference"
+        )
     return sizes
 
 
 class ReferenceIndex:
-    """References prepared once, for many sets of hypotheses: `ReferenceIndex(refs, max_n)(hyps)` equals `bleu_stats`.
+    """References prepared once for many sets: `ReferenceIndex(references, max_n)(hypotheses)` equals `bleu_stats`.
 
     Holds, per order, the sorted keys of the references' grams with their clips; hypotheses look theirs up by binary
     search. References are token lists or `Packed` ids, and the hypotheses must be of the same kind. Raises
     ValueError for no references.
     """
 
-    def __init__(self, refs: Sentences, max_n: int = 5) -> None:
+    def __init__(self, references: Sentences, max_n: int = 5) -> None:
         _check_order(max_n, limit=None)
         self.max_n = max_n
-        self._known = KnownTokens(refs, "references")
+        self._known = KnownTokens(references, "references")
         ref = self._known.corpus
         if not ref.lengths.size:
             raise ValueError("there are no references; give at least one")
@@ -313,15 +321,15 @@ class ReferenceIndex:
             self._keys.append(grams.key)
             self._clips.append(np.maximum.reduceat(runs.run_length, runs.first_run) if grams.size else runs.run_length)
 
-    def __call__(self, hyps: Sentences, max_n: int | None = None) -> BleuStats:
+    def __call__(self, hypotheses: Sentences, max_n: int | None = None) -> BleuStats:
         """`BleuStats` of the hypotheses, orders 1..max_n; ValueError above the order the index was built for."""
         max_n = self.max_n if max_n is None else max_n
         _check_order(max_n, limit=None)
         if max_n > self.max_n:
             raise ValueError(
-                f"the index holds orders up to {self.max_n}, got {max_n}; build it with ReferenceIndex(refs, {max_n})"
+                f"the index holds orders up to {self.max_n}, got {max_n}; build ReferenceIndex(references, {max_n})"
             )
-        hyp = self._known(hyps, "hypotheses")
+        hyp = self._known(hypotheses, "hypotheses")
         if not hyp.lengths.size:
             raise ValueError("there are no hypotheses; give at least one")
         num = np.zeros((hyp.lengths.size, max_n), dtype=np.int64)
@@ -529,16 +537,16 @@ def _pooled_sacrebleu(sums: Floats, *, smoothing: str, weights: Floats) -> Float
 
 
 def bleu(
-    hyps: Text,
-    refs: Text | None = None,
+    hypotheses: Text,
+    references: Text | None = None,
     *,
     order: int = 4,
     tokenizer: Tokenizer = "split",
     smoothing: str | None = None,
     level: Level = "sentence",
     weights: Sequence[float] | None = None,
-    refs_per_hyp: Sequence[Text] | None = None,
-    lower: bool = False,
+    references_per_hypothesis: Sequence[Text] | None = None,
+    lowercase: bool = False,
 ) -> Score:
     """BLEU-`order` of the hypotheses against all references, 0..1, mean over hypotheses, with `.orders` for 1..order.
 
@@ -550,51 +558,62 @@ def bleu(
     `corpus_bleu`.
     """
     return bleu_orders(
-        hyps,
-        refs,
+        hypotheses,
+        references,
         orders=(order,),
         tokenizer=tokenizer,
         smoothing=smoothing,
         level=level,
         weights=weights,
-        refs_per_hyp=refs_per_hyp,
-        lower=lower,
+        references_per_hypothesis=references_per_hypothesis,
+        lowercase=lowercase,
     )[order]
 
 
 def bleu_orders(
-    hyps: Text,
-    refs: Text | None = None,
+    hypotheses: Text,
+    references: Text | None = None,
     *,
     orders: Sequence[int] = (2, 3, 4, 5),
     tokenizer: Tokenizer = "split",
     smoothing: str | None = None,
     level: Level = "sentence",
     weights: Sequence[float] | None = None,
-    refs_per_hyp: Sequence[Text] | None = None,
-    lower: bool = False,
+    references_per_hypothesis: Sequence[Text] | None = None,
+    lowercase: bool = False,
 ) -> dict[int, Score]:
     """`bleu` at several orders from one pass over the text, order -> Score."""
     smoothing = smoothing or LEVEL_SMOOTHING.get(level, "method1")
     top = needed_order(_check_orders(orders, smoothing), smoothing)
-    if (refs is None) == (refs_per_hyp is None):
-        raise ValueError("give either refs, shared by all hypotheses, or refs_per_hyp, one list for each")
-    if refs is not None:
-        (hyp, ref), kind = pack_texts({"hypotheses": hyps, "references": refs}, tokenizer, lower=lower)
+    if (references is None) == (references_per_hypothesis is None):
+        raise ValueError(
+            "give either references, shared by all hypotheses, or references_per_hypothesis, one list for each"
+        )
+    if references is not None:
+        (hyp, ref), kind = pack_texts(
+            {"hypotheses": hypotheses, "references": references}, tokenizer, lowercase=lowercase
+        )
         stats = bleu_stats(hyp, ref, top)
-        references, inputs = str(ref.lengths.size), input_hash(hyps, refs)
+        references, inputs = str(ref.lengths.size), input_hash(hypotheses, references)
     else:
-        assert refs_per_hyp is not None
-        kind_of(hyps, "hypotheses")
-        for i, one in enumerate(refs_per_hyp):
-            kind_of(one, f"refs_per_hyp[{i}]")
-        sizes = _check_ref_lists(hyps.lengths.size if isinstance(hyps, Packed) else len(hyps), refs_per_hyp)
-        flat = _end_to_end(refs_per_hyp)  # packed at once: a list at a time costs more than the n-grams do
-        (hyp, ref), kind = pack_texts({"hypotheses": hyps, "references": flat}, tokenizer, lower=lower)
+        assert references_per_hypothesis is not None
+        kind_of(hypotheses, "hypotheses")
+        for i, one in enumerate(references_per_hypothesis):
+            kind_of(one, f"references_per_hypothesis[{i}]")
+        sizes = _check_reference_lists(
+            hypotheses.lengths.size if isinstance(hypotheses, Packed) else len(hypotheses), references_per_hypothesis
+        )
+        flat = _end_to_end(references_per_hypothesis)  # packed at once: a list at a time costs more than the n-grams do
+        (hyp, ref), kind = pack_texts({"hypotheses": hypotheses, "references": flat}, tokenizer, lowercase=lowercase)
         (hyp, ref), vocabulary = packed(hyp, ref)
         stats = _own_reference_stats(hyp, ref, np.array(sizes), vocabulary, top)
-        references, inputs = f"{ref.lengths.size}(own)", input_hash(hyps, flat)
-    fields = {"hyp": str(stats.hyp_len.size), "ref": references, "tok": kind, "case": "lower" if lower else "given"}
+        references, inputs = f"{ref.lengths.size}(own)", input_hash(hypotheses, flat)
+    fields = {
+        "hyp": str(stats.hyp_len.size),
+        "nrefs": references,
+        "tok": kind,
+        "case": "lc" if lowercase else "mixed",
+    }
     return scores_of_stats("bleu", stats, orders, smoothing, level, weights, fields, inputs)
 
 
@@ -605,7 +624,7 @@ def self_bleu(
     tokenizer: Tokenizer = "split",
     smoothing: str = "method1",
     weights: Sequence[float] | None = None,
-    lower: bool = False,
+    lowercase: bool = False,
     sample: int | None = None,
     seed: int = 0,
     against: Text | None = None,
@@ -625,7 +644,7 @@ def self_bleu(
         tokenizer=tokenizer,
         smoothing=smoothing,
         weights=weights,
-        lower=lower,
+        lowercase=lowercase,
         sample=sample,
         seed=seed,
         against=against,
@@ -640,7 +659,7 @@ def self_bleu_orders(
     tokenizer: Tokenizer = "split",
     smoothing: str = "method1",
     weights: Sequence[float] | None = None,
-    lower: bool = False,
+    lowercase: bool = False,
     sample: int | None = None,
     seed: int = 0,
     against: Text | None = None,
@@ -651,7 +670,7 @@ def self_bleu_orders(
     if against is not None and (keep_self or sample is not None):
         raise ValueError("against scores one set of samples against another; it excludes sample and keep_self")
     texts = {"lines": lines} if against is None else {"lines": lines, "against": against}
-    (sents, *others), kind = pack_texts(texts, tokenizer, lower=lower)
+    (sents, *others), kind = pack_texts(texts, tokenizer, lowercase=lowercase)
     size = sents.lengths.size
     fields = {"hyp": str(size), "self": "loo"}
     if sample is not None:
@@ -661,13 +680,13 @@ def self_bleu_orders(
         fields["hyp"] = f"{sample} of {size}"
     if others:
         stats = bleu_stats(sents, others[0], top)
-        fields |= {"ref": str(others[0].lengths.size), "self": "split"}
+        fields |= {"nrefs": str(others[0].lengths.size), "self": "split"}
     elif keep_self:
         stats = bleu_stats(sents, sents, top)
         fields |= {"self": "included"}
     else:
         stats = self_bleu_stats(sents, top)
-    fields |= {"tok": kind, "case": "lower" if lower else "given"}
+    fields |= {"tok": kind, "case": "lc" if lowercase else "mixed"}
     drawn = seed if sample is not None else None
     inputs = input_hash(*texts.values())
     return scores_of_stats("self_bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)

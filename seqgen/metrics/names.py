@@ -33,8 +33,8 @@ class Metric:
 # families of names, by what is known of them; `kl` alone is that of a code, at an order that of n-grams
 _BETTER: dict[Better, str] = {
     "higher": "bleu forward_bleu backward_bleu bleu_f1 ms_jaccard mauve reconstruction_bleu token_accuracy "
-    "effective_codes precision recall density coverage label_accuracy structural_similarity",
-    "lower": "nll_per_character nll_per_line nll_per_token perplexity nll_per_picture bits_per_dim bound_per_line "
+    "effective_latents precision recall density coverage label_accuracy structural_similarity",
+    "lower": "nll_per_character nll_per_line nll_per_token perplexity nll_per_image bits_per_dim bound_per_line "
     "reconstruction js kl_1 kl_2 kl_3 frequency_w1 length_w1 kn_reverse lm_reverse frechet_lm "
     "ffd kernel_distance sliced_wasserstein class_kl class_js squared_error cross_entropy",
     "real": "self_bleu distinct entropy zipf repetition unique length novelty copied copied_span copied_span_max "
@@ -42,9 +42,9 @@ _BETTER: dict[Better, str] = {
 }
 _UNITS = {
     "nats/char": "nll_per_character",
-    "nats/line": "nll_per_line bound_per_line reconstruction reconstruction_without_code",
+    "nats/line": "nll_per_line bound_per_line reconstruction reconstruction_without_latent",
     "nats/token": "nll_per_token kn_forward kn_reverse lm_forward lm_reverse",
-    "nats": "kl kl_1 kl_2 kl_3 js entropy mutual_information information_ceiling nll_per_picture class_kl class_js",
+    "nats": "kl kl_1 kl_2 kl_3 js entropy mutual_information information_ceiling nll_per_image class_kl class_js",
     "bits": "bits_per_dim",
     "tokens": "length length_w1 copied_span copied_span_max",
 }

@@ -1,4 +1,4 @@
-"""A Kneser-Ney language model over token lists: the yardstick that costs no training.
+"""A Kneser-Ney language model over token lists: the baseline that costs no training.
 
 Interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999, section 2.7). Each sentence is <s> tokens </s>.
 The highest order, and n-grams that begin with <s>, use counts; other lower orders the number of distinct tokens seen

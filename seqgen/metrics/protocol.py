@@ -49,7 +49,7 @@ class Protocol:
     """Hypothesis i is scored against reference i alone."""
     tokenizer: Tokenizer = "split"
     """How lines become tokens; token lists are left as they are."""
-    lower: bool = False
+    lowercase: bool = False
     """Whether text is lower-cased."""
     smoothing: str = "method1"
     level: Level = "sentence"
@@ -84,13 +84,13 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("default", "this package: full files, leave-one-out, every cheap metric", backward=True),
-        Protocol("texygen", "geek-ai/Texygen, its published table", tokenizer="nltk", lower=True),
+        Protocol("texygen", "geek-ai/Texygen, its published table", tokenizer="nltk", lowercase=True),
         Protocol(
             "texygen-fast",
             "geek-ai/Texygen, the code's default is_fast=True",
             references=500,
             tokenizer="nltk",
-            lower=True,
+            lowercase=True,
             self_count=500,
         ),
         Protocol(
@@ -98,7 +98,7 @@ PROTOCOLS = {
             "williamSYSU/TextGAN-PyTorch",
             hypotheses=200,
             tokenizer="nltk",
-            lower=True,
+            lowercase=True,
             self_form="split",
             self_count=200,
             self_orders=(2, 3, 4),
@@ -193,8 +193,8 @@ class Evaluation:
 
 
 def evaluate_text(
-    hyps: Text,
-    refs: Text,
+    hypotheses: Text,
+    references: Text,
     *,
     train: Text | None = None,
     real: Text | None = None,
@@ -203,7 +203,7 @@ def evaluate_text(
     seed: int = 0,
     temperature: float | None = None,
 ) -> Evaluation:
-    """The scores of samples `hyps` against real text `refs` by a named protocol, each with its signature.
+    """The scores of samples `hypotheses` against real text `references` by a named protocol, each with its signature.
 
     `train` adds novelty and copying, in the default protocol. `real` is other real text: its first lines, as many as
     there are samples, are scored as if they were samples. `seed` is for protocols that shuffle; `temperature`, that of
@@ -215,16 +215,18 @@ def evaluate_text(
     rules = protocol_named(protocol)
     if tokenizer is not None and protocol != "default":
         raise ValueError(f"protocol {protocol} fixes its tokenizer; choose one in the default protocol only")
-    given = {"hypotheses": hyps, "references": refs, "training text": train, "real text": real}
+    given = {"hypotheses": hypotheses, "references": references, "training text": train, "real text": real}
     texts = {name: text for name, text in given.items() if text is not None}
-    corpora, kind = pack_texts(texts, tokenizer or rules.tokenizer, lower=rules.lower)
+    corpora, kind = pack_texts(texts, tokenizer or rules.tokenizer, lowercase=rules.lowercase)
     by_name = dict(zip(texts, corpora, strict=True))
     for name, corpus in by_name.items():
         if not corpus.lengths.size:
             raise ValueError(f"{name}: nothing to score; give at least one line")
     hyp, ref = by_name["hypotheses"], by_name["references"]
     making = _Making(rules, kind, seed, temperature)
-    columns = {"hypotheses": _column(making, hyp, ref, by_name.get("training text"), input_hash(hyps, refs))}
+    columns = {
+        "hypotheses": _column(making, hyp, ref, by_name.get("training text"), input_hash(hypotheses, references))
+    }
     if real is not None:
         size = hyp.lengths.size
         other = by_name["real text"]
@@ -234,7 +236,7 @@ def evaluate_text(
                 f"score fewer samples or give more text"
             )
         same_size = take(other, np.arange(size))
-        inputs = input_hash(real[:size] if not isinstance(real, Packed) else same_size, refs)
+        inputs = input_hash(real[:size] if not isinstance(real, Packed) else same_size, references)
         columns["real text"] = _column(making, same_size, ref, by_name.get("training text"), inputs)
     for metric, text in rules.warnings.items():
         warnings.warn(f"protocol {protocol}, {metric}: {text}", stacklevel=2)
@@ -253,8 +255,8 @@ class _Making:
     def fields(self, hyp: Packed, ref: Packed | None = None, /, **others: str) -> dict[str, str]:
         counts = {"hyp": str(hyp.lengths.size)}
         if ref is not None:
-            counts["ref"] = str(ref.lengths.size)
-        return others | counts | {"tok": self.kind, "case": "lower" if self.rules.lower else "given"}
+            counts["nrefs"] = str(ref.lengths.size)
+        return others | counts | {"tok": self.kind, "case": "lc" if self.rules.lowercase else "mixed"}
 
     def sign(self, metric: str, inputs: str, fields: Mapping[str, str]) -> Signature:
         return Signature(metric, fields, inputs, None, self.temperature)
@@ -309,8 +311,8 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
                 f"got {used.lengths.size} for {scored.lengths.size} hypotheses"
             )
         lists = [take(used, np.array([i])) for i in range(used.lengths.size)]
-        stats = bleu_stats(scored, None, top, refs_per_hyp=lists)
-        fields = making.fields(scored, used) | {"ref": f"{used.lengths.size}(own)"}
+        stats = bleu_stats(scored, None, top, references_per_hypothesis=lists)
+        fields = making.fields(scored, used) | {"nrefs": f"{used.lengths.size}(own)"}
     else:
         stats = bleu_stats(scored, used, top)
         fields = making.fields(scored, used)
@@ -440,7 +442,7 @@ def _row_table(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, 
     add(
         "kn_forward",
         _kn_rows(train if train is not None else ref, hyp),
-        making.fields(hyp, fit="ref" if train is None else "train", order="5"),
+        making.fields(hyp, fit="references" if train is None else "train", order="5"),
     )
     add("kn_reverse", _kn_rows(hyp, ref), making.fields(hyp, ref, fit="hyp", order="5"))
     return scores

@@ -42,13 +42,13 @@ class Signature:
     """Temperature the samples were drawn at, if stated."""
 
     def __str__(self) -> str:
-        """Return the parts in one line, `bleu|n:1-4|...|v:1.0|in:3fa4`."""
+        """Return the parts in one line, `bleu|n:1-4|...|version:1.0|in:3fa4`."""
         return "|".join((self.metric, *self.parts))
 
     @property
     def parts(self) -> list[str]:
         """What stands behind the name, one piece each."""
-        parts = [*(f"{name}:{value}" for name, value in self.fields.items()), f"v:{VERSION}"]
+        parts = [*(f"{name}:{value}" for name, value in self.fields.items()), f"version:{VERSION}"]
         if self.inputs:
             parts.append(f"in:{self.inputs}")
         if self.seed is not None:

@@ -115,7 +115,7 @@ def tokens_zh(line: str) -> list[str]:
 
 
 def pack_texts(
-    texts: Mapping[str, Text], tokenizer: Tokenizer = "split", *, lower: bool = False
+    texts: Mapping[str, Text], tokenizer: Tokenizer = "split", *, lowercase: bool = False
 ) -> tuple[list[Packed], str]:
     """Every text as `Packed` ids of one vocabulary, and what its tokens are: the tokenizer's name, "given" or "ids".
 
@@ -130,7 +130,7 @@ def pack_texts(
             raise TypeError(f"{found[0][0]} are {found[0][1]}, but {name} are {kind}; give both in the same form")
     kind = found[0][1] if found else "lines"
     if kind == "ids":
-        if lower:
+        if lowercase:
             raise TypeError("packed ids have no case; lower the text before it is encoded")
         empty = Packed(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return packed(*(text if isinstance(text, Packed) else empty for text in texts.values()))[0], "ids"
@@ -141,9 +141,9 @@ def pack_texts(
         sentences: Iterable[Sequence[Hashable]]
         if kind == "lines":
             lines: Iterable[str] = text  # type: ignore[assignment]
-            sentences = map(split, map(str.lower, lines) if lower else lines)
+            sentences = map(split, map(str.lower, lines) if lowercase else lines)
         else:
-            sentences = _lowered(text, name) if lower else text  # type: ignore[arg-type,assignment]
+            sentences = _lowered(text, name) if lowercase else text  # type: ignore[arg-type,assignment]
         corpora.append(encode_with(vocabulary.__getitem__, sentences, name))
     return corpora, tokenizer_name(tokenizer) if kind == "lines" else "given"
 

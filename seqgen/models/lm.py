@@ -61,7 +61,7 @@ class Config:
     """Number of tokens; filled from the tokenizer."""
     stop: Annotated[int, Field(ge=-1)] = -1
     """The token that ends a text, -1: none; filled from the tokenizer."""
-    never: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     """Tokens that sampling must not emit; filled from the tokenizer."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Tokens of a sampled text at most; filled from the data."""
@@ -74,8 +74,8 @@ class Model(nn.Module):
     as `nn.rnn.Rnn` says, a projection as torch's `nn.Linear`.
     """
 
-    rank_local = ("carried",)
-    carried: Tensor | None
+    rank_local = ("stream_state",)
+    stream_state: Tensor | None
     """In stream mode the state after the last training step, (B, sum of widths); each process has its own."""
 
     def __init__(self, config: Config) -> None:
@@ -101,9 +101,9 @@ class Model(nn.Module):
         for weight in (self.embedding.weight, self.output_weight):
             if weight is not None:
                 nn.init.uniform_(weight, -0.1, 0.1)
-        self.register_buffer("carried", None)
+        self.register_buffer("stream_state", None)
         self.carries = True
-        self._carried_evaluation: Tensor | None = None
+        self._evaluation_state: Tensor | None = None
 
     # Training and scoring: whole batches
 
@@ -139,17 +139,17 @@ class Model(nn.Module):
         A carried batch goes on from the last call's state, not from training's.
         """
         with torch.no_grad():
-            before = self._unpacked(self._carried_evaluation) if batch.carried else None
+            before = self._unpacked(self._evaluation_state) if batch.stateful else None
             hidden_bth, state = self.scan(batch.inputs, before)
-            self._carried_evaluation = torch.cat(state, 1)
+            self._evaluation_state = torch.cat(state, 1)
             counted = hidden_bth.flatten(0, 1)[batch.positions]
             return linear_log_probs(self.features(counted), *self.head(), batch.targets.flatten()[batch.positions])
 
-    def _unpacked(self, carried: Tensor | None) -> State:
-        if carried is None:
+    def _unpacked(self, stream_state: Tensor | None) -> State:
+        if stream_state is None:
             raise ValueError("a carried batch came first; a stream must begin with a batch whose `carried` is False")
         each = 2 if self.config.cell == "lstm" else 1
-        return tuple(carried.split_with_sizes([width for width in self.rnn.widths for _ in range(each)], 1))
+        return tuple(stream_state.split_with_sizes([width for width in self.rnn.widths for _ in range(each)], 1))
 
     # Sampling: one token per row (`nn.decode.Recurrent`)
 
@@ -181,7 +181,12 @@ class Model(nn.Module):
         """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
         config = self.config
         return Decoder(
-            self, stop=config.stop, never=config.never, max_length=config.max_length, fast=fast, precision=precision
+            self,
+            stop=config.stop,
+            suppress_tokens=config.suppress_tokens,
+            max_length=config.max_length,
+            fast=fast,
+            precision=precision,
         )
 
     def sample(
@@ -216,12 +221,12 @@ def train_step(
 ) -> dict[str, float | Tensor]:
     """One update on the mean loss per token; the state of a stream is kept for the next batch."""
     optimizer = optimizers["model"]
-    before = model._unpacked(model.carried) if batch.carried else None
+    before = model._unpacked(model.stream_state) if batch.stateful else None
     after: list[State] = []
     nll: list[Tensor] = []
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for rows, part in batch.parts(optimizer.train.accumulate):
+        for rows, part in batch.micro_batches(optimizer.train.accumulate):
             loss, part_nll, state = model.loss(part, None if before is None else tuple(s[rows] for s in before))
             after.append(state)
             nll.append(part_nll)
@@ -229,7 +234,9 @@ def train_step(
 
     scalars = update(optimizer, losses(), step, weight=batch.weight)
     if model.carries:
-        model.carried = torch.cat([torch.cat(state, 1).detach() for state in after]).to(model.embedding.weight.dtype)
+        model.stream_state = torch.cat([torch.cat(state, 1).detach() for state in after]).to(
+            model.embedding.weight.dtype
+        )
     return {**scalars, "nll": torch.stack(nll).sum() / batch.count}
 
 

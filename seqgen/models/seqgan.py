@@ -77,7 +77,7 @@ class Config:
     negatives: Annotated[int, Field(ge=1)] = 1000
     """Texts drawn for such a set; each step takes some at random. They are drawn again on resume, never stored."""
 
-    faults: Annotated[float, Field(ge=0, le=1)] = 0.0
+    corrupted_negatives: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of a critic's negatives that are real texts with one fault: two neighbours swapped, or a token of another
     text in the place of one. From them the critic learns to find what does not belong (`seqgen score --by critic`)."""
 
@@ -141,7 +141,7 @@ class Config:
     """The token before every text; filled from the tokenizer."""
     stop: Annotated[int, Field(ge=-1)] = -1
     """The token that ends a text, -1: none, all texts have `max_length` tokens; filled from the tokenizer."""
-    never: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     """Tokens that are not drawn; filled from the tokenizer."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Tokens of a text at most, its end counted; filled from the data."""
@@ -160,7 +160,7 @@ class Config:
             output_dropout=self.dropout,
             vocab_size=self.vocab_size,
             stop=self.stop,
-            never=self.never,
+            suppress_tokens=self.suppress_tokens,
             max_length=self.max_length,
         )
 
@@ -259,7 +259,7 @@ class Model(nn.Module):
     # The critic's opinion of given text
 
     @torch.no_grad()
-    def realness(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    def critic_scores(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """The critic's logit of every text, (B,), and what each counted token takes away from it, (P,) float32.
 
         A token's value is the text's logit less that without the token (its vector replaced by zeros): far below 0
@@ -428,11 +428,15 @@ def _critic_step(
     # drawn on the CPU, by the generators of this step and process
     chosen = torch.randint(len(drawn.ids), (len(real.ids),)).to(drawn.ids.device)
     fake = Texts(drawn.ids[chosen], drawn.lengths[chosen])
-    faulty = round(config.faults * len(fake.ids))
-    if faulty:
+    corrupted_rows = round(config.corrupted_negatives * len(fake.ids))
+    if corrupted_rows:
         others = _real_half(batch, step + 1)
-        spoilt = with_faults(Texts(others.ids[:faulty], others.lengths[:faulty]), ends=config.stop >= 0)
-        fake = _stacked(spoilt, Texts(fake.ids[faulty:], fake.lengths[faulty:])) if faulty < len(fake.ids) else spoilt
+        spoilt = corrupted(Texts(others.ids[:corrupted_rows], others.lengths[:corrupted_rows]), ends=config.stop >= 0)
+        fake = (
+            _stacked(spoilt, Texts(fake.ids[corrupted_rows:], fake.lengths[corrupted_rows:]))
+            if corrupted_rows < len(fake.ids)
+            else spoilt
+        )
     if config.critic_loss == "bce":
         both = _stacked(real, fake)
         logits = model.critic(both.ids, both.lengths)
@@ -470,7 +474,7 @@ def _real_half(batch: SequenceBatch, step: int) -> Texts:
     return Texts(texts.ids[rows], texts.lengths[rows])
 
 
-def with_faults(texts: Texts, *, ends: bool) -> Texts:
+def corrupted(texts: Texts, *, ends: bool) -> Texts:
     """The texts with one fault each, by torch's default generator: every second has two neighbours swapped, the others
     a token replaced by one of these texts. `ends`: the last token of a text is its end, and stays. A text of one token
     is not swapped; where the two tokens are the same nothing changes.
@@ -576,7 +580,7 @@ def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
             rollouts=config.rollouts,
             start=config.start,
             stop=config.stop,
-            never=config.never,
+            suppress_tokens=config.suppress_tokens,
             low=low,
         )
     elif config.advantage == "critic":
@@ -693,8 +697,8 @@ def _drawing_head(policy: lm.Model) -> tuple[Tensor, Tensor]:
     Large and finite in the place of minus infinity: nothing times it is nothing, not NaN.
     """
     weight, bias = policy.head()
-    never = torch.tensor(policy.config.never, dtype=torch.int64, device=bias.device)
-    return weight, bias.index_fill(0, never, -1e4)
+    suppress_tokens = torch.tensor(policy.config.suppress_tokens, dtype=torch.int64, device=bias.device)
+    return weight, bias.index_fill(0, suppress_tokens, -1e4)
 
 
 def _plain(device: torch.device) -> torch.autocast:

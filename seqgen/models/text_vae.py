@@ -1,10 +1,10 @@
-"""Text VAE: a Gaussian code z for every text, from which a language model writes it (Bowman et al. 2016).
+"""Text VAE: a Gaussian latent code z for every text, from which a language model writes it (Bowman et al. 2016).
 
 loss = -log p(x|z) + w KL(q(z|x) || N(0, 1)), both summed over a text, nats; w = `beta` times what the step or a buffer
 says. A batch's sum is divided by its counted tokens, as a language model's is, so `beta` means the same for texts of
 any length. An encoder reads the whole text; the writer is `lm`, told z by its first state and at every token.
 Left alone, the writer learns to do without z (the KL falls to 0); the measures against that are under `Config`.
-Shapes: B texts, T positions, P counted positions, Z code dimensions, K codes of a text, E embedding, H hidden.
+Shapes: B texts, T positions, P counted positions, Z latent code dimensions, K latents of a text, E embedding, H hidden.
 Run: seqgen train text-vae --data captions.txt --out runs/captions
 """
 
@@ -32,12 +32,12 @@ from seqgen.nn.sampler import Precision
 
 DATA = "text"
 
-_SMALLEST_LOG_VARIANCE = -12.0  # codes sharper than e^-6 gain nothing and overflow the importance weights
-_TILE = 64  # rows of one product from code to state: one size, so that text k has the same bits in any batch
-_ROWS = 1024  # copies of texts that are written out at once to weigh codes
-_CODES = 20  # codes per text in `log_probs`
-_SURVEYED = 2000  # held-out texts whose codes are compared all with all
-_CODE = hash64("code")  # tokens draw from a text's seed, its code from another
+_SMALLEST_LOG_VARIANCE = -12.0  # latents sharper than e^-6 gain nothing and overflow the importance weights
+_TILE = 64  # rows of one product from latent code to state: one size, so that text k has the same bits in any batch
+_ROWS = 1024  # copies of texts that are written out at once to weigh latents
+_LATENTS = 20  # latents per text in `log_probs`
+_SURVEYED = 2000  # held-out texts whose latents are compared all with all
+_LATENT = hash64("code")  # tokens draw from a text's seed, its latent code from another
 _CHECKED_EVERY = 15  # aggressive encoder steps between two looks at their loss (He et al. 2019)
 _PROPORTIONAL, _INTEGRAL = 0.01, 0.005  # gains of the controller, the second for errors in parts of the target
 
@@ -62,9 +62,9 @@ class Config:
     """The encoder reads the text backwards too."""
     pool: Literal["last", "mean", "max"] = "max"
     """What the encoder makes of its states at all positions: the last one, their mean, or the largest of each feature,
-    with which codes are learnt sooner and kept (Long et al. 2019)."""
+    with which latents are learnt sooner and kept (Long et al. 2019)."""
     latent: Annotated[int, Field(ge=1)] = 32
-    """Dimensions of the code."""
+    """Dimensions of the latent code."""
     input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of the embedded tokens that encoder and writer read, one mask for all positions of a row."""
     hidden_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -72,10 +72,10 @@ class Config:
     output_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout after the writer's last layer, one mask for all positions of a row."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the tokens that the writer reads as zeros, so that it needs the code more (training only)."""
+    """Share of the tokens that the writer reads as zeros, so that it needs the latent code more (training only)."""
 
     match: Literal["kl", "adversarial"] = "kl"
-    """What draws the codes towards N(0, 1): the KL, or a critic that tells them apart (Makhzani et al. 2015)."""
+    """What draws the latents towards N(0, 1): the KL, or a critic that tells them apart (Makhzani et al. 2015)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Factor of a text's KL, or of the critic's loss (match = adversarial); the most a controller may use."""
     anneal: Literal["none", "linear", "cyclical"] = "none"
@@ -87,7 +87,7 @@ class Config:
     cycles: Annotated[int, Field(ge=1)] = 4
     """How many cycles (anneal = cyclical)."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats of each code dimension's KL, averaged over a batch, that cost nothing (Kingma et al. 2016)."""
+    """Nats of each latent code dimension's KL, averaged over a batch, that cost nothing (Kingma et al. 2016)."""
     aggressive: bool = False
     """Steps of the encoder alone, until its loss no longer falls, before each step of the writer; for good off when a
     validation finds less mutual information than the one before (He et al. 2019)."""
@@ -108,13 +108,13 @@ class Config:
     """Number of tokens; filled from the tokenizer."""
     stop: Annotated[int, Field(ge=-1)] = -1
     """The token that ends a text, -1: none; filled from the tokenizer."""
-    never: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     """Tokens that sampling must not emit; filled from the tokenizer."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Tokens of a sampled text at most; filled from the data."""
 
     def writer(self) -> lm.Config:
-        """The settings of the writer as a language model; input dropout comes before the code is added, not there."""
+        """The settings of the decoder's language model; input dropout comes before the latent is added, not there."""
         return lm.Config(
             cell=self.cell,
             layers=self.layers,
@@ -127,7 +127,7 @@ class Config:
             output_dropout=self.output_dropout,
             vocab_size=self.vocab_size,
             stop=self.stop,
-            never=self.never,
+            suppress_tokens=self.suppress_tokens,
             max_length=self.max_length,
         )
 
@@ -145,12 +145,12 @@ def _check(config: Config) -> None:
 
 
 class Model(nn.Module):
-    """Encoder, writer, and for the adversarial autoencoder the critic of codes.
+    """Encoder, writer, and for the adversarial autoencoder the critic of latents.
 
     The writer starts as a language model does, all else as torch makes it.
     """
 
-    rank_local = ("lm.carried", "control")
+    rank_local = ("lm.stream_state", "control")
     encodes = True
     control: Tensor | None
     """The controller's sum of errors in parts of the target, and the last error in nats; each process has its own."""
@@ -181,7 +181,7 @@ class Model(nn.Module):
         self.shift = nn.Parameter(torch.zeros(config.latent)) if config.bn_gamma else None
         self.to_state = nn.Linear(config.latent, sum(self.lm.rnn.widths))
         self.to_input = nn.Linear(config.latent, config.embedding, bias=False)
-        # the spread of an embedded token: a code that drowns the tokens leaves a bad language model for long
+        # the spread of an embedded token: a latent code that drowns the tokens leaves a bad language model for long
         nn.init.uniform_(self.to_input.weight, -0.1 / math.sqrt(config.latent), 0.1 / math.sqrt(config.latent))
         self.critic = _critic(config) if config.match == "adversarial" else None
         self.register_buffer("control", torch.zeros(2) if config.kl_target else None)
@@ -191,10 +191,10 @@ class Model(nn.Module):
         self.register_buffer("lowest", torch.tensor(math.inf))
         self.register_buffer("verdict", torch.tensor(-1))
 
-    # From texts to codes
+    # From texts to latents
 
     def encode(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of every text's code, each (B, Z) float32; a condition is read with its text."""
+        """Mean and log-variance of every text's latent code, each (B, Z) float32; a condition is read with its text."""
         x = self.encoder_embedding(batch.inputs)
         if self.training:
             x = locked_dropout(x, self.config.input_dropout)
@@ -219,39 +219,39 @@ class Model(nn.Module):
             mean = self.config.bn_gamma * self.norm(mean) + self.shift
         return mean, log_variance.clamp_min(_SMALLEST_LOG_VARIANCE)
 
-    # From codes to texts: whole batches
+    # From latents to texts: whole batches
 
-    def state(self, codes: Tensor) -> State:
-        """The writer's state before a text, from its code (B, Z)."""
-        parts = self.to_state(codes).split_with_sizes(list(self.lm.rnn.widths), 1)
+    def state(self, latents: Tensor) -> State:
+        """The writer's state before a text, from its latent code (B, Z)."""
+        parts = self.to_state(latents).split_with_sizes(list(self.lm.rnn.widths), 1)
         if self.config.cell == "gru":
             return tuple(part.tanh() for part in parts)
         return tuple(end for part in parts for end in (part.tanh(), part))
 
-    def written(self, batch: SequenceBatch, codes: Tensor) -> Tensor:
-        """What the output layer multiplies at every counted position, (P, features), from codes (B, Z)."""
+    def written(self, batch: SequenceBatch, latents: Tensor) -> Tensor:
+        """What the output layer multiplies at every counted position, (P, features), from latents (B, Z)."""
         config = self.config
         x = self.lm.embedding(batch.inputs)
         if self.training:
             x = locked_dropout(x, config.input_dropout)
             if config.word_dropout:
                 x = x * (torch.rand(x.shape[:2], device=x.device) >= config.word_dropout)[..., None]
-        out, _ = self.lm.rnn(x + self.to_input(codes)[:, None], self.state(codes))
+        out, _ = self.lm.rnn(x + self.to_input(latents)[:, None], self.state(latents))
         if self.training:
             out = locked_dropout(out, config.output_dropout)
         return self.lm.features(out.flatten(0, 1)[batch.positions])
 
-    def token_log_probs(self, batch: SequenceBatch, codes: Tensor) -> Tensor:
+    def token_log_probs(self, batch: SequenceBatch, latents: Tensor) -> Tensor:
         """log p(x_t | x_<t, z) of every target that is counted, 0 elsewhere, (B, T) float64, without gradient."""
         with torch.no_grad():
             targets = batch.targets.flatten()
             found = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-            features = self.written(batch, codes)
+            features = self.written(batch, latents)
             found[batch.positions] = linear_log_probs(features, *self.lm.head(), targets[batch.positions])
             return found.view(batch.targets.shape)
 
     def weighed(self, batch: SequenceBatch, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`samples` codes of every text from its posterior, encoded once, in blocks (k, B): log p(z) / q(z|x), and
+        """`samples` latents of every text from its posterior, encoded once, in blocks (k, B): log p(z) / q(z|x), and
         `token_log_probs` (k, B, T), float64. The noise belongs to the text, not to its place."""
         with torch.no_grad():
             mean, log_variance = self.encode(batch)
@@ -260,9 +260,9 @@ class Model(nn.Module):
             for first in range(0, samples, block):
                 count = min(block, samples - first)
                 noise = torch.stack([normals(seeds, self.config.latent, stream=first + k) for k in range(count)])
-                codes = mean + (0.5 * log_variance).exp() * noise.float()
-                ratio = 0.5 * (noise.square() + log_variance - codes.double().square()).sum(2)
-                found = self.token_log_probs(_repeated(batch, count), codes.flatten(0, 1))
+                latents = mean + (0.5 * log_variance).exp() * noise.float()
+                ratio = 0.5 * (noise.square() + log_variance - latents.double().square()).sum(2)
+                found = self.token_log_probs(_repeated(batch, count), latents.flatten(0, 1))
                 yield ratio, found.view(count, *batch.targets.shape)
 
     def nll(self, batch: SequenceBatch, samples: int) -> Tensor:
@@ -276,14 +276,14 @@ class Model(nn.Module):
         return math.log(samples) - weights.logsumexp(0)
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64, by 20 codes of each text.
+        """The log-probability of every counted target in nats, (P,) float64, by 20 latents of each text.
 
-        They are log p(x_1..x_t) - log p(x_1..x_(t-1)), each estimated by the same codes; added up, -`nll` of the text.
-        What the code itself costs stands at the first token.
+        They are log p(x_1..x_t) - log p(x_1..x_(t-1)), each by the same latents; their sum is -`nll` of the text.
+        What the latent code itself costs stands at the first token.
         """
-        ratios, found = zip(*self.weighed(batch, _CODES), strict=True)
+        ratios, found = zip(*self.weighed(batch, _LATENTS), strict=True)
         weights = torch.cat(ratios)[..., None] + torch.cat(found).cumsum(2)
-        whole = weights.logsumexp(0) - math.log(_CODES)
+        whole = weights.logsumexp(0) - math.log(_LATENTS)
         places = torch.arange(len(batch.inputs), device=whole.device) * batch.inputs.shape[1]
         first = torch.isin(batch.positions, batch.positions[torch.searchsorted(batch.positions, places)])
         after = whole.flatten()[batch.positions]
@@ -292,20 +292,20 @@ class Model(nn.Module):
 
     # Sampling: one token per row (`nn.decode.Recurrent`)
 
-    def begin(self, codes: Tensor) -> State:
-        """The state before the texts of codes (B, Z): the writer's, and what is added to every token it reads."""
+    def begin(self, latents: Tensor) -> State:
+        """The state before the texts of latents (B, Z): the writer's, and what is added to every token it reads."""
         with torch.no_grad():
-            tiles = torch.split(F.pad(codes.float(), (0, 0, 0, -len(codes) % _TILE)), _TILE)
+            tiles = torch.split(F.pad(latents.float(), (0, 0, 0, -len(latents) % _TILE)), _TILE)
             parts = zip(*((*self.state(tile), self.to_input(tile)) for tile in tiles), strict=True)
-            return tuple(torch.cat(part)[: len(codes)] for part in parts)
+            return tuple(torch.cat(part)[: len(latents)] for part in parts)
 
     def start(self, rows: int) -> State:
-        """The state before a prompt at the code 0, where no seeds say otherwise."""
+        """The state before a prompt at the latent code 0, where no seeds say otherwise."""
         return self.begin(self.to_state.weight.new_zeros(rows, self.config.latent))
 
     def prior(self, seeds: Tensor) -> Tensor:
-        """A code from N(0, 1) for the seed (B,) of each text, (B, Z) float32."""
-        return normals(code_seeds(seeds), self.config.latent).float()
+        """A latent code from N(0, 1) for the seed (B,) of each text, (B, Z) float32."""
+        return normals(latent_seeds(seeds), self.config.latent).float()
 
     def stepper(self, *, fast: bool = False) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights."""
@@ -328,14 +328,14 @@ class Model(nn.Module):
         *,
         fast: bool = False,
         precision: Precision = "fp32",
-        codes: Callable[[Tensor], Tensor] | None = None,
+        latents: Callable[[Tensor], Tensor] | None = None,
     ) -> Decoder:
-        """This model prepared for sampling. `codes` gives each text's code (B, Z) from its seed (B,); else `prior`."""
-        config, source = self.config, codes or self.prior
+        """This model for sampling. `latents` gives the latent (B, Z) of each text from its seed (B,); else `prior`."""
+        config, source = self.config, latents or self.prior
         return Decoder(
             self,
             stop=config.stop,
-            never=config.never,
+            suppress_tokens=config.suppress_tokens,
             max_length=config.max_length,
             fast=fast,
             precision=precision,
@@ -351,21 +351,21 @@ class Model(nn.Module):
         fast: bool = False,
         **options: Any,
     ) -> Samples:
-        """Texts of codes from the prior; text k, its code too, depends on prompt, seed and options alone."""
+        """Texts of latents from the prior; text k, its latent code too, depends on prompt, seed and options alone."""
         return self.decoder(fast=fast).decode(prompts, seeds, sampling, **options)
 
     # Training
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-log p(x|z) summed over the batch, KL (B, Z) of every dimension, and the codes, all nats with gradient.
+        """-log p(x|z) summed over the batch, KL (B, Z) of every dimension, and the latents, all nats with gradient.
 
         noise: standard normals (B, Z).
         """
         mean, log_variance = self.encode(batch)
-        codes = mean + (0.5 * log_variance).exp() * noise
+        latents = mean + (0.5 * log_variance).exp() * noise
         targets = batch.targets.flatten()[batch.positions]
-        reconstruction = linear_cross_entropy(self.written(batch, codes), *self.head(), targets)
-        return reconstruction, gaussian_kl(mean, log_variance), codes
+        reconstruction = linear_cross_entropy(self.written(batch, latents), *self.head(), targets)
+        return reconstruction, gaussian_kl(mean, log_variance), latents
 
 
 def _critic(config: Config) -> nn.Sequential:
@@ -383,9 +383,9 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
-def code_seeds(seeds: Tensor) -> Tensor:
-    """Seeds for the codes of texts, so that no number is drawn twice for a text."""
-    return seeds ^ _CODE
+def latent_seeds(seeds: Tensor) -> Tensor:
+    """Seeds for the latents of texts, so that no number is drawn twice for a text."""
+    return seeds ^ _LATENT
 
 
 def content_seeds(batch: SequenceBatch) -> Tensor:
@@ -393,7 +393,7 @@ def content_seeds(batch: SequenceBatch) -> Tensor:
     width = batch.inputs.shape[1]
     place = torch.arange(width, device=batch.inputs.device)
     # a polynomial in an odd number modulo 2^64: places count, padding does not
-    powers = torch.full_like(place, _CODE | 1).cumprod(0)
+    powers = torch.full_like(place, _LATENT | 1).cumprod(0)
     return torch.where(place < batch.lengths[:, None], (batch.targets + 1) * powers, 0).sum(1)
 
 
@@ -430,9 +430,9 @@ GIVES_WAY = {"kl_target": ("free_bits", "bn_gamma", "anneal", "match")}
 
 
 def attach(model: Model, data: Any) -> None:
-    """Refuse text that runs on: a code belongs to a text with a beginning and an end."""
+    """Refuse text that runs on: a latent code belongs to a text with a beginning and an end."""
     if data.mode not in ("sentence", "fixed"):
-        raise ConfigError(f"a text-vae codes lines, but data.mode is {data.mode}; use data.mode=sentence")
+        raise ConfigError(f"a text-vae latents lines, but data.mode is {data.mode}; use data.mode=sentence")
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
@@ -488,12 +488,12 @@ def train_step(
     told = torch.zeros(2)
 
     def losses() -> Iterator[tuple[Tensor, int]]:
-        for _, part in batch.parts(optimizer.train.accumulate):
+        for _, part in batch.micro_batches(optimizer.train.accumulate):
             noise = torch.randn(len(part.inputs), config.latent, device=part.inputs.device)
-            reconstruction, kl_bz, codes = model.terms(part, noise)
+            reconstruction, kl_bz, latents = model.terms(part, noise)
             told.add_(torch.stack([reconstruction.detach(), kl_bz.detach().sum()]).cpu())
             if model.critic is not None:
-                pull = F.softplus(-model.critic(codes).float()).sum()
+                pull = F.softplus(-model.critic(latents).float()).sum()
             else:
                 # free bits: a dimension whose mean KL is below them costs that much, without gradient
                 pull = len(kl_bz) * kl_bz.mean(0).clamp_min(config.free_bits).sum()
@@ -514,13 +514,13 @@ def train_step(
 def _critic_step(
     model: Model, critic: nn.Module, optimizer: Optimizer, batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """Codes of texts against codes of the prior."""
+    """Codes of texts against latents of the prior."""
     with torch.no_grad():
         mean, log_variance = model.encode(batch)
-        codes = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-    real, fake = critic(torch.randn_like(codes)).float(), critic(codes).float()
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+    real, fake = critic(torch.randn_like(latents)).float(), critic(latents).float()
     loss = (F.softplus(-real) + F.softplus(fake)).sum()
-    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(codes)), step).items()}
+    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(latents)), step).items()}
 
 
 # ------------------------------------------------------------------------------------------ aggressive encoder steps
@@ -571,25 +571,25 @@ def _share_statistics(norm: nn.BatchNorm1d) -> None:
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
     """`nll`, an upper bound of it (-ELBO, nats, tokens), and in nats per text its parts `reconstruction` and `kl`.
 
-    `reconstruction_without_code` is that of the same texts from codes of the prior: equal, if the code says nothing.
+    `reconstruction_without_latent` is that from latents of the prior: equal if the latent says nothing.
     """
     mean, log_variance = model.encode(batch)
     seeds, latent, rows = content_seeds(batch), model.config.latent, len(batch.inputs)
-    codes = mean + (0.5 * log_variance).exp() * normals(seeds, latent).float()
-    reconstruction = -model.token_log_probs(batch, codes).sum()
+    latents = mean + (0.5 * log_variance).exp() * normals(seeds, latent).float()
+    reconstruction = -model.token_log_probs(batch, latents).sum()
     without = -model.token_log_probs(batch, normals(seeds, latent, stream=1).float()).sum()
     kl = gaussian_kl(mean.double(), log_variance.double()).sum()
     return {
         "nll": (reconstruction + kl, batch.count),
         "reconstruction": (reconstruction, rows),
         "kl": (kl, rows),
-        "reconstruction_without_code": (without, rows),
+        "reconstruction_without_latent": (without, rows),
     }
 
 
 @torch.no_grad()
 def survey(model: Model, batches: Iterable[SequenceBatch]) -> dict[str, float]:
-    """What the codes of held-out texts (2,000 at most) say together: see `information` and `active_units`."""
+    """What the latents of held-out texts (2,000 at most) say together: see `information` and `active_units`."""
     means, log_variances, seeds, rows = [], [], [], 0
     for batch in batches:
         mean, log_variance = model.encode(batch)
@@ -608,14 +608,14 @@ def survey(model: Model, batches: Iterable[SequenceBatch]) -> dict[str, float]:
 
 
 def information(mean: Tensor, log_variance: Tensor, seeds: Tensor) -> float:
-    """Mutual information of text and code in nats, one code a text: mean of log q(z_n|x_n) - log mean_m q(z_n|x_m).
+    """Mutual information of text and latent in nats, one latent a text: mean of log q(z_n|x_n) - log mean_m q(z_n|x_m).
 
     m runs over all texts given, so it cannot exceed log N (the corpus estimator; Hoffman and Johnson 2016).
     """
     mean, log_variance = mean.double(), log_variance.double()
-    codes = mean + (0.5 * log_variance).exp() * normals(seeds, mean.shape[1], stream=2)
+    latents = mean + (0.5 * log_variance).exp() * normals(seeds, mean.shape[1], stream=2)
     precision = (-log_variance).exp()
-    distance = codes.square() @ precision.t() - 2 * codes @ (mean * precision).t()
+    distance = latents.square() @ precision.t() - 2 * latents @ (mean * precision).t()
     log_q = -0.5 * (distance + (mean.square() * precision + log_variance).sum(1))  # without the constant of all
     return float((log_q.diagonal() - log_q.logsumexp(1)).mean()) + math.log(len(mean))
 
@@ -629,7 +629,7 @@ VERDICTS = ("collapsed", "hardly used", "used")
 
 
 def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
-    """Whether the code is used, told when that changes; aggressive steps end when mutual information falls.
+    """Whether the latent code is used, told when that changes; aggressive steps end when mutual information falls.
 
     The best adversarial autoencoder is the one that reconstructs best: its bound holds a KL that it does not train.
     """
@@ -643,7 +643,7 @@ def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
     if verdict != int(model.verdict):
         model.verdict.fill_(verdict)
         said.append(
-            f"the code is {VERDICTS[verdict]}: KL {kl:.2f} nats, mutual information {found:.2f} of a possible "
+            f"the latent code is {VERDICTS[verdict]}: KL {kl:.2f} nats, mutual information {found:.2f} of a possible "
             f"{scores['information_ceiling']:.2f}, {units:.0f} of {model.config.latent} units active"
             + ("" if verdict else "; try model.kl_target=4 or model.aggressive=true")
         )

@@ -1,1 +1,1 @@
-"""Layers used by two or more models, and the samplers of tokens and codes."""
+"""Layers used by two or more models, and the samplers of tokens and latents."""

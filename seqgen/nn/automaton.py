@@ -224,7 +224,7 @@ def required_words(words: Sequence[str]) -> list[Constraint]:
     return [Constraint(f"the required word {word!r}", _containing([word])) for word in _checked(words)]
 
 
-def forbidden_words(words: Sequence[str]) -> Constraint:
+def bad_words(words: Sequence[str]) -> Constraint:
     """Texts that hold none of the words, where each stands alone, as in `required_words`."""
     names = ", ".join(map(repr, _checked(words)[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
     return Constraint(f"the forbidden words {names}", _containing(words), forbids=True)

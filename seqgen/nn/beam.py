@@ -26,19 +26,19 @@ from seqgen.nn.sampler import CHUNK
 class Beam:
     """How to search."""
 
-    width: Annotated[int, Field(ge=1)] = 8
+    num_beams: Annotated[int, Field(ge=1)] = 8
     """Candidates kept for each prompt, and texts returned at most."""
-    length_power: Annotated[float, Field(ge=0)] = 1.0
+    length_penalty: Annotated[float, Field(ge=0)] = 1.0
     """a of the score log p / L^a: 0 prefers short texts, 1 compares the mean per token."""
-    groups: Annotated[int, Field(ge=1)] = 1
-    """Groups that the candidates are split into, for texts that differ; must divide `width`."""
-    diversity: Annotated[float, Field(ge=0)] = 0.5
+    num_beam_groups: Annotated[int, Field(ge=1)] = 1
+    """Groups that the candidates are split into, for texts that differ; must divide `num_beams`."""
+    diversity_penalty: Annotated[float, Field(ge=0)] = 0.5
     """Nats that a token loses for every candidate of an earlier group that has just chosen it."""
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens after the prompt before a text may end."""
     max_new_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
-    forbid: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     """Token ids that never appear."""
 
 
@@ -72,23 +72,27 @@ def beam_search(
     ValueError as that does, and where groups do not divide the width.
     """
     beam = config.build(Beam, config.to_dict(beam), section="beam")
-    if beam.width % beam.groups:
-        raise ValueError(f"beam.groups must divide beam.width = {beam.width}, got {beam.groups}")
-    limits = Sampling(min_new_tokens=beam.min_new_tokens, max_new_tokens=beam.max_new_tokens, forbid=beam.forbid)
+    if beam.num_beams % beam.num_beam_groups:
+        raise ValueError(f"num_beam_groups must divide num_beams = {beam.num_beams}, got {beam.num_beam_groups}")
+    limits = Sampling(
+        min_new_tokens=beam.min_new_tokens, max_new_tokens=beam.max_new_tokens, suppress_tokens=beam.suppress_tokens
+    )
     rules = decoder.rules(limits, automaton)
     decoder.check(prompts, begin, rules)
-    found = [[_Found(decoder.stop, beam) for _ in range(beam.groups)] for _ in prompts]
+    found = [[_Found(decoder.stop, beam) for _ in range(beam.num_beam_groups)] for _ in prompts]
     if not prompts:
         return []
 
     last, state = decoder.encode(prompts)
     at_work = torch.arange(len(prompts), device=decoder.device)  # the prompts not yet settled
-    parents = at_work[:, None].expand(-1, beam.width)  # (N, W): rows of `state`
+    parents = at_work[:, None].expand(-1, beam.num_beams)  # (N, W): rows of `state`
     last = last[parents]
     places = torch.tensor(begin or [0] * len(prompts), device=decoder.device)[parents]
     written = last[:, :, None][:, :, :0]  # (N, W, T)
     log_probs = torch.full_like(last, -math.inf, dtype=torch.float64)
-    log_probs[:, :: beam.width // beam.groups] = 0.0  # each group begins with one candidate: the prompt itself
+    log_probs[:, :: beam.num_beams // beam.num_beam_groups] = (
+        0.0  # each group begins with one candidate: the prompt itself
+    )
     for t in range(rules.limit):
         rows = decoder.tiled(torch.arange(last.numel(), device=last.device))
         features, state = decoder.step(last.flatten()[rows], select(state, parents.flatten()[rows]))
@@ -98,16 +102,16 @@ def beam_search(
         near = _nearest(totals, places, t, beam, rules)
         texts = torch.cat([written.gather(1, near.candidates[:, :, None].expand(-1, -1, t)), near.ids[:, :, None]], 2)
         for n, k in near.over.nonzero().tolist():
-            group = found[int(at_work[n])][k * beam.groups // near.over.shape[1]]
+            group = found[int(at_work[n])][k * beam.num_beam_groups // near.over.shape[1]]
             group.add(texts[n, k].tolist(), float(near.log_probs[n, k]), finished=True)
 
         going = near.going
         log_probs = near.log_probs.where(~near.over, -math.inf).gather(1, going)
         last, places = near.ids.gather(1, going), near.places.gather(1, going)
         written = texts.gather(1, going[:, :, None].expand(-1, -1, t + 1))
-        first_row = torch.arange(len(last), device=last.device)[:, None] * beam.width
+        first_row = torch.arange(len(last), device=last.device)[:, None] * beam.num_beams
         parents = first_row + near.candidates.gather(1, going)
-        best = log_probs.view(len(last), beam.groups, -1).amax(2).tolist()
+        best = log_probs.view(len(last), beam.num_beam_groups, -1).amax(2).tolist()
         unsettled = [
             n
             for n, p in enumerate(at_work.tolist())
@@ -120,7 +124,7 @@ def beam_search(
             break
     for n, p in enumerate(at_work.tolist()):
         for k in log_probs[n].isfinite().nonzero().flatten().tolist():
-            group = found[p][k * beam.groups // beam.width]
+            group = found[p][k * beam.num_beam_groups // beam.num_beams]
             group.add(written[n, k].tolist(), float(log_probs[n, k]), finished=False)
     return [_merged(groups) for groups in found]
 
@@ -129,8 +133,8 @@ class _Found:
     """The texts that a group found for one prompt, each once."""
 
     def __init__(self, stop: int, beam: Beam) -> None:
-        self._stop, self._power = stop, beam.length_power
-        self._size = beam.width // beam.groups
+        self._stop, self._power = stop, beam.length_penalty
+        self._size = beam.num_beams // beam.num_beam_groups
         self._texts: dict[tuple[int, ...], Hypothesis] = {}
 
     def add(self, tokens: list[int], log_prob: float, *, finished: bool) -> None:
@@ -184,12 +188,12 @@ class _Near:
 def _nearest(totals_nwv: Tensor, places: Tensor, t: int, beam: Beam, rules: Rules) -> _Near:
     """Each group's best continuations: twice as many as its candidates, since the stop ends one of each at most."""
     prompts, _, vocabulary = totals_nwv.shape
-    size = beam.width // beam.groups
+    size = beam.num_beams // beam.num_beam_groups
     chosen_by_others = totals_nwv.new_zeros(prompts, 1, vocabulary)
     groups: list[list[Tensor]] = []
-    for group in range(beam.groups):
+    for group in range(beam.num_beam_groups):
         totals = totals_nwv[:, group * size : (group + 1) * size]
-        ranked = totals - beam.diversity * chosen_by_others if group else totals
+        ranked = totals - beam.diversity_penalty * chosen_by_others if group else totals
         index = ranked.flatten(1).topk(min(2 * size, size * vocabulary)).indices
         log_probs = totals.flatten(1).gather(1, index)
         candidates, ids = index // vocabulary + group * size, index % vocabulary

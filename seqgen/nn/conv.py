@@ -1,6 +1,6 @@
-"""Layers of picture models: convolutions that halve or double the map, norms, activations and their first weights.
+"""Layers of image models: convolutions that halve or double the map, norms, activations and their first weights.
 
-Shapes: B pictures, C channels, S side of the square map.
+Shapes: B images, C channels, S side of the square map.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ def smallest_side(size: int, widths: Sequence[int], option: str) -> int:
     for _ in widths:
         if side % 2:
             raise ConfigError(
-                f"{option} has {len(widths)} widths, each of which halves the picture, but {size} pixels are not "
+                f"{option} has {len(widths)} widths, each of which halves the image, but {size} pixels are not "
                 f"divisible by {2 ** len(widths)}; give fewer widths, or another data.size"
             )
         side //= 2
@@ -71,7 +71,7 @@ def _normed(width: int, norm: Norm, classes: int = 0) -> Pieces:
         return [nn.BatchNorm2d(width)]
     if norm == "class":
         return [ClassNorm(width, classes)]
-    # one group: mean and variance over all channels and places of one picture, so no picture depends on its batch
+    # one group: mean and variance over all channels and places of one image, so no image depends on its batch
     return [nn.GroupNorm(1, width)] if norm == "layer" else []
 
 

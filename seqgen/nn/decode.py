@@ -64,7 +64,7 @@ class Sampling:
     """Only the most probable tokens whose mass reaches this; 1 turns it off."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Only tokens at least this many times as probable as the likeliest one; 0 turns it off."""
-    typical: Annotated[float, Field(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Only the tokens nearest to the expected information, until this mass; 0 turns it off."""
     greedy: bool = False
     """Always the most probable token."""
@@ -72,11 +72,11 @@ class Sampling:
     """Tokens after the prompt before a text may end."""
     max_new_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
-    forbid: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     """Token ids that never appear."""
     repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     """Divides positive logits of tokens already in prompt or text, multiplies negative ones; 1 turns it off."""
-    no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
     """No run of this many tokens appears twice in prompt and text; 0 turns it off."""
     details: bool = False
     """Also give log-probabilities and entropies of every token."""
@@ -152,16 +152,16 @@ class Decoder:
         model: Recurrent,
         *,
         stop: int = -1,
-        never: Sequence[int] = (),
+        suppress_tokens: Sequence[int] = (),
         max_length: int = 0,
         fast: bool = False,
         precision: Precision = "fp32",
         start: Callable[[Tensor], State] | None = None,
     ) -> None:
         self.step = model.stepper(fast=fast)
-        self.output = OutputLayer(*model.head(), never=never, precision=precision)
+        self.output = OutputLayer(*model.head(), suppress_tokens=suppress_tokens, precision=precision)
         self.device = self.output.bias.device
-        self.stop, self.never, self.max_length = stop, frozenset(never), max_length
+        self.stop, self.suppress_tokens, self.max_length = stop, frozenset(suppress_tokens), max_length
         self._model, self._start = model, start
         self._tile = 1 if fast else TILE
 
@@ -242,12 +242,12 @@ class Decoder:
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
         """What holds for every row and step of a call. ValueError if it leaves no token, or no length."""
         limit = sampling.limit(self.max_length)
-        bad = [i for i in sampling.forbid if not 0 <= i < self.output.vocab_size]
+        bad = [i for i in sampling.suppress_tokens if not 0 <= i < self.output.vocab_size]
         if bad:
-            raise ValueError(f"forbid holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}")
-        blocked = self.never | set(sampling.forbid)
+            raise ValueError(f"suppress_tokens holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}")
+        blocked = self.suppress_tokens | set(sampling.suppress_tokens)
         if len(blocked | ({self.stop} if sampling.min_new_tokens else set()) - {-1}) >= self.output.vocab_size:
-            raise ValueError("no token is left to choose from; relax forbid or sample.min_new_tokens")
+            raise ValueError("no token is left to choose from; relax suppress_tokens or min_new_tokens")
         if automaton is not None:
             automaton = automaton.without(blocked | {self.stop} - {-1}).to(self.device)
         no_copy = None if no_copy is None else no_copy.to(self.device)
@@ -340,7 +340,7 @@ class Decoder:
         asked += (
             [f"sample.min_new_tokens = {rules.sampling.min_new_tokens}"] if t < rules.sampling.min_new_tokens else []
         )
-        asked += ["the forbidden ids"] if rules.sampling.forbid else []
+        asked += ["suppress_tokens"] if rules.sampling.suppress_tokens else []
         return ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
 
 
@@ -361,7 +361,7 @@ class Rules:
     def look_back(self) -> bool:
         """Whether an option looks at what was written."""
         sampling = self.sampling
-        return bool(sampling.no_repeat_ngram or sampling.repetition_penalty != 1 or self.no_copy is not None)
+        return bool(sampling.no_repeat_ngram_size or sampling.repetition_penalty != 1 or self.no_copy is not None)
 
     def block(self, logits: Tensor, places: Tensor, t: int) -> None:
         """Take all mass from tokens that may not come at position t, in place: `places` are states of the automaton."""
@@ -412,8 +412,8 @@ def _left_padded(rows: Sequence[Sequence[int]]) -> Tensor:
 def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> None:
     """Block what would repeat a run of the text or copy one of the training text, in place, if something is left."""
     runs = []
-    if rules.sampling.no_repeat_ngram:
-        runs.append(_repeats(history, rules.sampling.no_repeat_ngram))
+    if rules.sampling.no_repeat_ngram_size:
+        runs.append(_repeats(history, rules.sampling.no_repeat_ngram_size))
     if rules.no_copy is not None:
         runs.append(rules.no_copy.completions(history))
     if not sum(len(row) for row, _ in runs):
@@ -460,8 +460,8 @@ def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p:
         logits = keep_min_p(logits, sampling.min_p)
-    if 0 < sampling.typical < 1:
-        logits = keep_typical(logits, sampling.typical)
+    if 0 < sampling.typical_p < 1:
+        logits = keep_typical(logits, sampling.typical_p)
     return logits
 
 

@@ -44,7 +44,7 @@ def rollout_values(
     rollouts: int,
     start: int,
     stop: int,
-    never: Sequence[int] = (),
+    suppress_tokens: Sequence[int] = (),
     low: bool = False,
 ) -> Tensor:
     """Expected score of every proper prefix, (B, T) float32 (Yu et al. 2017, equation 4).
@@ -55,7 +55,9 @@ def rollout_values(
     """
     if rollouts < 1:
         raise ValueError(f"rollouts must be at least 1 for values by rollouts, got {rollouts}")
-    completions, cells = complete(policy, texts, rollouts=rollouts, start=start, stop=stop, never=never, low=low)
+    completions, cells = complete(
+        policy, texts, rollouts=rollouts, start=start, stop=stop, suppress_tokens=suppress_tokens, low=low
+    )
     rows, length = texts.ids.shape
     values = torch.zeros(rows * length, device=texts.ids.device)
     if len(cells):
@@ -74,7 +76,7 @@ def complete(
     rollouts: int,
     start: int,
     stop: int,
-    never: Sequence[int] = (),
+    suppress_tokens: Sequence[int] = (),
     low: bool = False,
 ) -> tuple[Texts, Tensor]:
     """All completions of all proper prefixes, and the flat index b * T + t of the last given token of each, (R,).
@@ -91,7 +93,7 @@ def complete(
     cells = torch.empty(total, dtype=torch.int64, device=device)
 
     step = policy.stepper(fast=False)
-    output = OutputLayer(*policy.head(), never=never, precision="bf16" if low else "fp32")
+    output = OutputLayer(*policy.head(), suppress_tokens=suppress_tokens, precision="bf16" if low else "fp32")
     given = torch.arange(rows, device=device)  # texts that are still being read: the first rows of the batch
     going = torch.empty(0, dtype=torch.int64, device=device)  # completions at work: the rows after them
     last = torch.empty(0, dtype=torch.int64, device=device)

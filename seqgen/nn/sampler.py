@@ -29,7 +29,12 @@ class OutputLayer:
     """
 
     def __init__(
-        self, weight_vh: Tensor, bias_v: Tensor | None, *, never: Iterable[int] = (), precision: Precision = "fp32"
+        self,
+        weight_vh: Tensor,
+        bias_v: Tensor | None,
+        *,
+        suppress_tokens: Iterable[int] = (),
+        precision: Precision = "fp32",
     ) -> None:
         """`never` ids get no mass."""
         self.vocab_size = len(weight_vh)
@@ -41,7 +46,7 @@ class OutputLayer:
         # padded columns and ids that never come get their -inf here, so that no step has to mask them
         self.plain_bias = F.pad(bias, (0, extra), value=-math.inf)
         """(V padded): the model's own."""
-        self.bias = self.without(never)
+        self.bias = self.without(suppress_tokens)
         """(V padded): without the ids that never come."""
         self._buffer = self.bias.new_empty(0, len(self.bias))
 

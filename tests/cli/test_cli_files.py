@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from seqgen import metrics
 from seqgen.cli import generate as generating
 from seqgen.data.formats import UNSAFE, table_row
-from seqgen.data.sources import DataConfig
+from seqgen.data.prepare import DataConfig
 from seqgen.data.text import read_lines
 from seqgen.engine.generate import Text, load
 

@@ -41,17 +41,17 @@ OPTIONS = [
     ("--top-k 2", {"top_k": 2}),
     ("--top-p 0.5", {"top_p": 0.5}),
     ("--min-p 0.3", {"min_p": 0.3}),
-    ("--typical 0.4", {"typical": 0.4}),
+    ("--typical-p 0.4", {"typical_p": 0.4}),
     ("--min-new-tokens 8", {"min_new_tokens": 8}),
     ("--max-new-tokens 2", {"max_new_tokens": 2}),
     ("--repetition-penalty 4", {"repetition_penalty": 4.0}),
-    ("--no-repeat-ngram 1", {"no_repeat_ngram": 1}),
+    ("--no-repeat-ngram-size 1", {"no_repeat_ngram_size": 1}),
     ("--stop the --stop dog", {"stop": ("the", "dog")}),
     ("--prompt the", {"prompt": "the"}),
     ("--fast", {"fast": True}),
     ("--unique", {"unique": True}),
     ("--match cat", {"match": "cat"}),
-    ("--forbid the --forbid dog", {"forbid": ("the", "dog")}),
+    ("--bad-word the --bad-word dog", {"bad_words": ("the", "dog")}),
     ("--require cat", {"require": ("cat",)}),
     ("--pattern the.(cat|dog).*", {"pattern": "the.(cat|dog).*"}),
     ("--no-copy 3", {"no_copy": 3}),
@@ -70,8 +70,8 @@ def test_a_template_and_a_beam_reach_the_library(seqgen: Any, run: Path) -> None
     template = "the ??? sees the ??? ."
     ended = seqgen("generate", run, "--count", "3", "--template", template)
     assert ended.out.splitlines() == load(run).generate(3, template=template)
-    searched = seqgen("generate", run, "--count", "3", "--beam", "4")
-    assert searched.out.splitlines() == [text.text for text in load(run).search(3, width=4)]
+    searched = seqgen("generate", run, "--count", "3", "--num-beams", "4")
+    assert searched.out.splitlines() == [text.text for text in load(run).search(3, num_beams=4)]
 
 
 def test_novel_leaves_out_the_training_lines(seqgen: Any, run: Path, text: Path, tmp_path: Path) -> None:
@@ -107,11 +107,11 @@ def test_sources_are_answered_count_times_each(seqgen: Any, labelled: Path, stdi
 
 
 def test_score_reads_texts_and_conditions_of_what_generate_wrote(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
-    writer, sources = load(labelled), ["up", "up", "down", "down"]
+    generator, sources = load(labelled), ["up", "up", "down", "down"]
     (tmp_path / "labels.txt").write_text("up\ndown\n")
-    texts = writer.generate(2, sources=["up", "down"])
+    texts = generator.generate(2, sources=["up", "down"])
     kept = [row for row, text in enumerate(texts) if text.strip()]
-    expected = writer.score([texts[row] for row in kept], [sources[row] for row in kept]).per_line
+    expected = generator.score([texts[row] for row in kept], [sources[row] for row in kept]).per_line
     words = ["generate", labelled, "--source", tmp_path / "labels.txt", "--count", "2"]
     (tmp_path / "piped.jsonl").write_text(seqgen(*words, "--json").out)
     seqgen(*words, "--out", tmp_path / "written.jsonl")
@@ -120,8 +120,10 @@ def test_score_reads_texts_and_conditions_of_what_generate_wrote(seqgen: Any, la
         found = {row["line"] - 1: row["log_prob"] for row in scores}
         assert [found[row] for row in kept] == pytest.approx(expected, abs=1e-12)
         assert read_lines(tmp_path / name) == texts
-        assert seqgen("generate", labelled, "--source", tmp_path / name, "--beam", "2").code == 0
-    beam = seqgen("generate", labelled, "--source", tmp_path / "labels.txt", "--beam", "3", "--count", "2", "--json")
+        assert seqgen("generate", labelled, "--source", tmp_path / name, "--num-beams", "2").code == 0
+    beam = seqgen(
+        "generate", labelled, "--source", tmp_path / "labels.txt", "--num-beams", "3", "--count", "2", "--json"
+    )
     assert [json.loads(row)["label"] for row in beam.out.splitlines()] == sources
 
 
@@ -166,5 +168,5 @@ def test_prompts_come_from_a_file_of_lines_or_of_json(run: Path, running: Path, 
 
 
 def test_a_beam_keeps_to_the_lengths(run: Path, seqgen: Any) -> None:
-    ended = seqgen("generate", run, "--beam", "3", "--max-new-tokens", "4", "--json")
+    ended = seqgen("generate", run, "--num-beams", "3", "--max-new-tokens", "4", "--json")
     assert len(json.loads(ended.out)["tokens"]) <= 4

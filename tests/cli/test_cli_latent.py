@@ -10,7 +10,7 @@ import pytest
 from command_line import SMALL, call
 
 from seqgen.engine.generate import load
-from seqgen.engine.latent import Coder
+from seqgen.engine.latent import LatentSpace
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def vae(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli-runs") / "vae"
     ended = call("train", "text-vae", "--data", text, "--out", out, *SMALL, "model.latent=16", "train.lr=0.02")
     assert ended.code == 0, ended.err
-    assert "step 3: the code is " in ended.err
+    assert "step 3: the latent code is " in ended.err
     return out
 
 
@@ -38,39 +38,39 @@ def place(text: Path, vae: Path, run: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_reconstruct_writes_a_line_for_each_text(seqgen: Any, place: Path) -> None:
-    coder = Coder(load("vae"))
+    space = LatentSpace(load("vae"))
     lines = [line for line in (place / "few.txt").read_text().splitlines() if line]
     ended = seqgen("reconstruct", "vae", "few.txt")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines() == coder.reconstruct(lines)
+    assert ended.out.splitlines() == space.reconstruct(lines)
     rows = [
         json.loads(line) for line in seqgen("reconstruct", "vae", "few.txt", "--json", "--count", "2").out.splitlines()
     ]
     assert rows == [
-        {"text": a, "reconstruction": b} for a, b in zip(lines[:2], coder.reconstruct(lines[:2]), strict=True)
+        {"text": a, "reconstruction": b} for a, b in zip(lines[:2], space.reconstruct(lines[:2]), strict=True)
     ]
     moved = seqgen("reconstruct", "vae", "few.txt", "--toward", "few.txt", "--away", "good.txt", "--strength", "2")
     every = (place / "good.txt").read_text().splitlines()
-    assert moved.out.splitlines() == coder.reconstruct(lines, step=2 * coder.direction((lines, None), (every, None)))
+    assert moved.out.splitlines() == space.reconstruct(lines, step=2 * space.direction((lines, None), (every, None)))
 
 
 def test_interpolate_writes_a_path_into_a_file_or_out(seqgen: Any, place: Path) -> None:
     a, b = "the cat sees the dog now .", "the man likes the bird here ."
     for words in ([], ["--spherical"]):
         shown = seqgen("interpolate", "vae", a, b, "--steps", "5", *words)
-        assert shown.out.splitlines() == Coder(load("vae")).interpolate(a, b, steps=5, spherical=bool(words))
+        assert shown.out.splitlines() == LatentSpace(load("vae")).interpolate(a, b, steps=5, spherical=bool(words))
     ended = seqgen("interpolate", "vae", "--out", "path.txt", "--seed", "3")
     assert (ended.code, ended.out, ended.err) == (0, "", "7 texts written to path.txt\n")
-    assert (place / "path.txt").read_text().splitlines() == Coder(load("vae")).interpolate("", "", seed=3)
+    assert (place / "path.txt").read_text().splitlines() == LatentSpace(load("vae")).interpolate("", "", seed=3)
 
 
-def test_encode_saves_mean_codes_that_load_without_pickle(seqgen: Any, place: Path) -> None:
-    ended = seqgen("encode", "vae", "few.txt", "--out", "codes.npy")
-    assert (ended.code, ended.err) == (0, "5 codes of 16 numbers written to codes.npy\n")
+def test_encode_saves_mean_latents_that_load_without_pickle(seqgen: Any, place: Path) -> None:
+    ended = seqgen("encode", "vae", "few.txt", "--out", "latents.npy")
+    assert (ended.code, ended.err) == (0, "5 latents of 16 numbers written to latents.npy\n")
     lines = [line for line in (place / "few.txt").read_text().splitlines() if line]
-    codes = np.load(place / "codes.npy", allow_pickle=False)
-    assert codes.dtype == np.float32
-    assert np.array_equal(codes, Coder(load("vae")).encode(lines)[0].numpy())
+    latents = np.load(place / "latents.npy", allow_pickle=False)
+    assert latents.dtype == np.float32
+    assert np.array_equal(latents, LatentSpace(load("vae")).encode(lines)[0].numpy())
 
 
 def test_encode_names_neighbours_by_the_lines_of_the_file(seqgen: Any, place: Path) -> None:
@@ -82,14 +82,14 @@ def test_encode_names_neighbours_by_the_lines_of_the_file(seqgen: Any, place: Pa
     assert [near["text"] for one in told for near in one["nearest"]] == [row[2] for row in rows]
 
 
-def test_codes_of_a_mixture_and_steered_ones_are_those_of_the_library(seqgen: Any, place: Path) -> None:
-    coder = Coder(load("vae"))
+def test_latents_of_a_mixture_and_steered_ones_are_those_of_the_library(seqgen: Any, place: Path) -> None:
+    space = LatentSpace(load("vae"))
     made = seqgen("generate", "vae", "--count", "3", "--seed", "2", "--method", "mixture")
-    assert made.out.splitlines() == coder.writer.generate(3, seed=2, codes=coder.of_mixture(coder.mixture()))
+    assert made.out.splitlines() == space.generator.generate(3, seed=2, latents=space.of_mixture(space.mixture()))
     steered = seqgen("generate", "vae", "--count", "4", "--steer", "contains=dog", "--strength", "3")
-    draw = coder.steered([coder.condition("contains=dog")], strength=3)
-    assert steered.out.splitlines() == coder.writer.generate(4, codes=draw)
-    assert steered.err.startswith("contains=dog: codes explain ")
+    draw = space.steered([space.condition("contains=dog")], strength=3)
+    assert steered.out.splitlines() == space.generator.generate(4, latents=draw)
+    assert steered.err.startswith("contains=dog: latents explain ")
     assert "of the chains' steps were accepted" in steered.err
     streamed = seqgen("generate", "vae", "--stream", "--method", "mixture", "--seed", "2").out
     assert streamed == made.out.splitlines()[0] + "\n"
@@ -102,25 +102,25 @@ def test_texts_of_the_prior_are_the_same_alone_and_among_others(seqgen: Any, pla
     assert len(set(many)) > 1
 
 
-def test_evaluate_shows_what_the_code_does(seqgen: Any, place: Path) -> None:
+def test_evaluate_shows_what_the_latent_does(seqgen: Any, place: Path) -> None:
     Path("unseen.txt").write_text("the cat sees the dog .\nthe man likes a bird here .\n" * 5)
-    ended = seqgen("evaluate", "vae", "--references", "unseen.txt", "--codes", "3", "--json")
+    ended = seqgen("evaluate", "vae", "--references", "unseen.txt", "--latents", "3", "--json")
     column = json.loads(ended.out)["columns"][0]
     assert {"nll_per_line", "kl", "mutual_information", "active_units", "token_accuracy"} <= set(column["likelihood"])
-    assert "by 3 codes each" in column["about"]
+    assert "by 3 latents each" in column["about"]
 
 
-NO_CODES = "a run of lm has no codes; train one that has: seqgen train text-vae --data FILE"
+NO_LATENTS = "a run of lm has no latents; train one: seqgen train text-vae --data FILE"
 BAD = [
-    ("interpolate run a b", NO_CODES),
-    ("reconstruct run good.txt", NO_CODES),
-    ("encode run good.txt --out codes.npy", NO_CODES),
-    ("generate run --method mixture", NO_CODES),
-    ("generate run --steer length=3", NO_CODES),
+    ("interpolate run a b", NO_LATENTS),
+    ("reconstruct run good.txt", NO_LATENTS),
+    ("encode run good.txt --out latents.npy", NO_LATENTS),
+    ("generate run --method mixture", NO_LATENTS),
+    ("generate run --steer length=3", NO_LATENTS),
     ("interpolate vae plugh cat", "'plugh' holds no token that this run knows; use words of its training text"),
     (
         ["interpolate", "vae", "the cat", "the " * 20],
-        f"'{'the ' * 15}' has 21 tokens with its end; this run codes 8 at most",
+        f"'{'the ' * 15}' has 21 tokens with its end; this run encodes 8 at most",
     ),
     (
         "reconstruct vae foreign.txt",
@@ -130,8 +130,8 @@ BAD = [
     ("reconstruct vae missing.txt", "missing.txt: no such file"),
     ("interpolate vae cat dog --steps 1", "--steps must be an integer >= 2, got 1"),
     ("interpolate vae cat dog --source up", "this run was trained without data.source and cannot take sources"),
-    ("evaluate vae --references good.txt --codes 0", "--codes must be an integer >= 1, got 0"),
-    ("encode vae good.txt", "give either --out FILE.npy, for the codes, or --nearest N, for their neighbours"),
+    ("evaluate vae --references good.txt --latents 0", "--latents must be an integer >= 1, got 0"),
+    ("encode vae good.txt", "give either --out FILE.npy, for the latents, or --nearest N, for their neighbours"),
     ("encode vae good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),
     (
         "reconstruct vae good.txt --toward few.txt",
@@ -145,7 +145,7 @@ BAD = [
         "'dogs' is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE",
     ),
     ("generate vae --steer label=few.txt:missing.txt", "missing.txt: no such file"),
-    ("generate vae --beam 3 --method mixture", "--beam searches and draws nothing; it excludes --method"),
+    ("generate vae --num-beams 3 --method mixture", "--num-beams searches and draws nothing; it excludes --method"),
     ("train text-vae --data good.txt --out new model.latent=0", "model.latent must be an integer >= 1, got 0"),
     (
         "train text-vae --data good.txt --out new model.anneal=linear model.kl_target=4",
@@ -153,7 +153,7 @@ BAD = [
     ),
     (
         "train text-vae --data good.txt --out new data.mode=stream data.window=4",
-        "a text-vae codes lines, but data.mode is stream; use data.mode=sentence",
+        "a text-vae latents lines, but data.mode is stream; use data.mode=sentence",
     ),
     (
         "train text-vae --data good.txt --out new model.kl_target=0 model.bn_gamma=0.5 train.batch=1",

@@ -249,7 +249,7 @@ def test_texts_flow_through_a_pipe(run: Path, text: Path) -> None:
     command_line = f"{program} generate {run} --count 5 | {program} bleu - {text} --order 2"
     ended = subprocess.run(command_line, shell=True, capture_output=True, text=True, check=False)
     assert ended.returncode == 0
-    assert "hyp:5|ref:144" in ended.stdout
+    assert "hyp:5|nrefs:144" in ended.stdout
     assert ended.stderr == ""
 
 

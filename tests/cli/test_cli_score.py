@@ -56,8 +56,8 @@ def test_score_lists_the_least_likely_lines_first_with_their_numbers(seqgen: Any
 def test_the_percentile_is_the_share_of_held_out_lines_that_are_less_likely(
     seqgen: Any, run: Path, mixed: Path
 ) -> None:
-    writer = load(run)
-    held_out = writer.score(writer.own_text().valid_lines).log_probs
+    generator = load(run)
+    held_out = generator.score(generator.own_text().valid_lines).log_probs
     means = [sum(row) / len(row) for row in held_out]
     for row in rows(seqgen("score", run, mixed).out):
         below = sum(mean < -float(row["nats_per_token"]) - 1e-4 for mean in means)
@@ -90,10 +90,10 @@ def test_outliers_are_a_share_or_a_number(asked: str, count: int, seqgen: Any, r
 def test_rank_orders_lines_and_percentiles_by_tokens_lines_or_the_worst_token(
     rank: str, value: Callable[[list[float]], float], seqgen: Any, run: Path, mixed: Path
 ) -> None:
-    writer = load(run)
-    known = [value(row) for row in writer.score(writer.own_text().valid_lines).log_probs]
+    generator = load(run)
+    known = [value(row) for row in generator.score(generator.own_text().valid_lines).log_probs]
     lines = [line for line in mixed.read_text().splitlines() if line]
-    by_text = dict(zip(lines, map(value, writer.score(lines).log_probs), strict=True))
+    by_text = dict(zip(lines, map(value, generator.score(lines).log_probs), strict=True))
     found = rows(seqgen("score", run, mixed, "--rank", rank, "--outliers", "5").out)
     assert [row["text"] for row in found] == sorted(lines, key=by_text.__getitem__)[:5]
     for row in found:
@@ -116,9 +116,9 @@ def test_every_token_has_its_log_probability(seqgen: Any, run: Path, mixed: Path
 def test_suspect_spans_are_tokens_as_unlikely_as_the_least_likely_percent_of_the_held_out(
     seqgen: Any, run: Path, tmp_path: Path
 ) -> None:
-    writer = load(run)
-    held_out = writer.own_text().valid_lines
-    known = sorted(value for row in writer.score(held_out).log_probs for value in row)
+    generator = load(run)
+    held_out = generator.own_text().valid_lines
+    known = sorted(value for row in generator.score(held_out).log_probs for value in row)
     (tmp_path / "held-out.txt").write_text("".join(f"{line}\n" for line in held_out))
     flagged = 0
     for line in seqgen("score", run, tmp_path / "held-out.txt", "--per-token", "--json").out.splitlines():
@@ -137,9 +137,9 @@ def test_the_critic_of_a_seqgan_lists_the_least_real_lines_first(
     assert seqgen("train", "seqgan", "--data", text, "--out", run, *SMALL, *small, "model.negatives=8").code == 0
     ended = seqgen("score", run, mixed, "--by", "critic", "--per-token")
     found = rows(ended.out)
-    logits = [float(row["realness"]) for row in found]
+    logits = [float(row["critic_score"]) for row in found]
     assert logits == sorted(logits)
-    judged = load(run).realness([row["text"] for row in found])
+    judged = load(run).critic_scores([row["text"] for row in found])
     assert logits == pytest.approx(judged.per_line, abs=1e-4)
     assert [len(row["per_token"].split()) for row in found] == [len(row) for row in judged.per_token]
     real = sum(logit > 0 for logit in logits)
@@ -275,20 +275,22 @@ def test_several_references_are_joined_or_paired(seqgen: Any, two: tuple[Path, P
     c = (tmp_path / "c.txt").read_text().splitlines()
     joined = json.loads(seqgen("bleu", *two, tmp_path / "c.txt", "--json").out)
     assert joined["value"] == pytest.approx(nltk_bleu(a, b + c, 4), rel=1e-12)
-    paired = json.loads(seqgen("bleu", *two, tmp_path / "c.txt", "--paired", "--json").out)
+    paired = json.loads(seqgen("bleu", *two, tmp_path / "c.txt", "--aligned", "--json").out)
     expected = sum(nltk_bleu([h], [r, s], 4) for h, r, s in zip(a, b, c, strict=True)) / 3
     assert paired["value"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_score_is_printed_with_interval_and_signature(seqgen: Any, two: tuple[Path, Path]) -> None:
-    ended = seqgen("bleu", *two, "--order", "2", "--lower", "--tokenizer", "char", "--smoothing", "method2")
+    ended = seqgen("bleu", *two, "--order", "2", "--lowercase", "--tokenizer", "char", "--smoothing", "method2")
     stored = json.loads(
-        seqgen("bleu", *two, "--order", "2", "--lower", "--tokenizer", "char", "--smoothing", "method2", "--json").out
+        seqgen(
+            "bleu", *two, "--order", "2", "--lowercase", "--tokenizer", "char", "--smoothing", "method2", "--json"
+        ).out
     )
     low, high = stored["interval"]
     assert ended.out == f"{stored['value']:.4f} [{low:.4f}, {high:.4f}] {stored['signature']}\n"
     assert "tok:char" in stored["signature"]
-    assert "case:lower" in stored["signature"]
+    assert "case:lc" in stored["signature"]
 
 
 def test_self_bleu_equals_nltk_and_reads_standard_input(seqgen: Any, two: tuple[Path, Path], stdin: Any) -> None:
@@ -338,7 +340,7 @@ def test_runs_and_files_stand_in_one_table(
     )
     signatures = ended.err.splitlines()
     assert signatures[0].startswith("all: hyp:12|")
-    assert signatures[1] == "bleu_2: n:1-2|lvl:sent-mean|smooth:m1(0.1)|ref:36"
+    assert signatures[1] == "bleu_2: n:1-2|lvl:sent-mean|smooth:m1(0.1)|nrefs:36"
 
 
 def test_runs_with_conditions_answer_those_of_the_references(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
@@ -353,11 +355,11 @@ def test_runs_with_conditions_answer_those_of_the_references(seqgen: Any, labell
     assert json.loads(ended.out)["columns"][0]["about"] == "12 samples, seed 0, temperature 1"
 
 
-def test_a_comparison_has_a_picture_and_json(seqgen: Any, text: Path, tmp_path: Path) -> None:
+def test_a_comparison_has_a_image_and_json(seqgen: Any, text: Path, tmp_path: Path) -> None:
     ended = seqgen("compare", text, "--references", text, "--count", "12", "--json", "--plot", tmp_path / "p.png")
     assert [entry["name"] for entry in json.loads(ended.out)["entries"]] == [str(text)]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert ended.err == f"picture in {tmp_path / 'p.png'}\n"
+    assert ended.err == f"image in {tmp_path / 'p.png'}\n"
 
 
 def test_a_curve_has_a_point_for_each_temperature_and_real_text(

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from seqgen.core.config import Train, help_texts
-from seqgen.data import known
-from seqgen.data.grammar import Grammar
+from seqgen.data.corpora import known
+from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_lines
 from seqgen.data.tokenizers import load_tokenizer
 from seqgen.engine import run as runs
@@ -98,7 +98,7 @@ def test_sample_gives_the_lines_of_the_grammar(seqgen: Any, tmp_path: Path) -> N
 
 
 def test_build_writes_what_its_builder_yields(seqgen: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    from seqgen.data import builders
+    from seqgen.data.corpora import builders
 
     monkeypatch.setitem(builders.BUILDERS, "python-docs", lambda: iter(["One.", "Two."]))
     assert seqgen("corpus", "build", "python-docs").out == "One.\nTwo.\n"
@@ -165,7 +165,7 @@ def test_config_as_toml_is_an_input_again(seqgen: Any, tmp_path: Path) -> None:
 
 def test_config_alone_lists_models_and_presets(seqgen: Any) -> None:
     out = seqgen("config").out
-    assert out.splitlines()[0].split() == ["models", *runs.chapter_names()]
+    assert out.splitlines()[0].split() == ["models", *runs.model_names()]
     assert out.splitlines()[1].split() == ["presets", *runs.preset_names()]
 
 

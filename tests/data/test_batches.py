@@ -170,7 +170,7 @@ def test_columns_run_on_from_step_to_step(batch: int, window: int, extra: int, j
         steps = 0
         while len(targets[0]) < column:
             made = batches.at(step)
-            assert made.carried is (steps > 0)
+            assert made.stateful is (steps > 0)
             width = made.inputs.shape[1]
             assert made.weight == width / window
             assert jitter or width == window or len(targets[0]) + width == column
@@ -210,7 +210,7 @@ def test_windows_are_cut_from_the_text(batch: int, window: int, extra: int, step
     tokens = batch * (window + 1) + extra
     made = WindowBatches(running(tokens), batch, window, seed=2).at(step)
     assert made.inputs.shape == (batch, window)
-    assert not made.carried
+    assert not made.stateful
     assert made.weight == 1.0
     for number, inputs, targets, counted in read(made):
         assert inputs == list(range(number, number + window))
@@ -242,7 +242,7 @@ def test_evaluation_counts_every_sentence_once(lengths: list[int], batch: int) -
 def test_evaluation_counts_every_token_of_a_text_once(tokens: int, batch: int, window: int) -> None:
     columns: dict[int, list[int]] = {}
     for number, made in enumerate(stream_evaluation(running(tokens), batch, window, pad=PAD)):
-        assert made.carried is (number > 0)
+        assert made.stateful is (number > 0)
         assert made.inputs.shape[1] <= window + 1
         for b, (_, inputs, targets, counted) in enumerate(read(made)):
             assert targets == counted == [i + 1 for i in inputs]
@@ -301,6 +301,6 @@ def test_wrong_arguments_are_value_errors() -> None:
 
 def test_a_batch_can_be_moved() -> None:
     made = StreamBatches(running(50), 2, 4, seed=0).at(1).to("meta")
-    assert made.carried
+    assert made.stateful
     assert made.inputs.device.type == made.positions.device.type == "meta"
     assert made.inputs.shape == (2, 4)

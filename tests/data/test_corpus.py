@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from seqgen.core import files
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.data import formats, packing, text, tokenizers
-from seqgen.data.corpus import Corpus, SideWriter, open_corpus
+from seqgen.data.corpus import Corpus, SplitWriter, open_corpus
 from seqgen.data.packing import build_corpus
+from seqgen.data.prepare import DataConfig, TextData, prepare
 from seqgen.data.ragged import Ragged
-from seqgen.data.sources import DataConfig, TextData, prepare
 from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "Σας", "naïve", "床前明月光", "it's", "--"]
@@ -66,13 +66,13 @@ def same(a: TextData, b: TextData) -> None:
 
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
-    ({"mode": "sentence"}, {"kind": "word", "lower": True}),
+    ({"mode": "sentence"}, {"kind": "word", "lowercase": True}),
     ({"mode": "sentence", "valid_share": 0.4}, {"kind": "bpe"}),
-    ({"mode": "sentence"}, {"kind": "unigram", "lower": True}),
+    ({"mode": "sentence"}, {"kind": "unigram", "lowercase": True}),
     ({"mode": "sentence"}, {"kind": "word", "pattern": r"\w+|\S", "min_count": 1}),
     ({"mode": "sentence", "long": "cut", "max_length": 6}, {"kind": "char"}),
     ({"mode": "sentence", "long": "drop", "max_length": 6}, {"kind": "word"}),
-    ({"mode": "stream"}, {"kind": "char", "lower": True}),
+    ({"mode": "stream"}, {"kind": "char", "lowercase": True}),
     ({"mode": "stream", "window": 7, "jitter": True}, {"kind": "word"}),
     ({"mode": "window", "window": 5}, {"kind": "bpe"}),
     ({"mode": "window", "window": 5, "valid_share": 0.3}, {"kind": "byte"}),
@@ -171,7 +171,7 @@ def test_words_counted_in_little_memory_keep_the_frequent_ones(
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     rows = [[1, 65_535, 70_000], [], [65_536]]
     for size in (65_536, 70_001):
-        with SideWriter(tmp_path, str(size), vocab_size=size) as writer:
+        with SplitWriter(tmp_path, str(size), vocab_size=size) as writer:
             writer.add(Corpus(Ragged.from_lists(rows), None, ""), ["a", "", "b"])
     wide = np.fromfile(tmp_path / "70001.ids.bin", "<u4")
     assert wide.tolist() == [1, 65_535, 70_000, 65_536]
@@ -192,7 +192,7 @@ def test_peak_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
 import re, sys, threading, time
 from pathlib import Path
 from seqgen.data.packing import build_corpus
-from seqgen.data.sources import DataConfig, prepare
+from seqgen.data.prepare import DataConfig, prepare
 from seqgen.data.tokenizers import TokenizerConfig
 peak = 0
 def watch():
@@ -276,7 +276,7 @@ def test_a_given_tokenizer_is_used(corpus: Path, tmp_path: Path) -> None:
         ({"mode": "stream"}, {}, "data.mode = 'stream'"),
         ({"valid": ("x.txt",)}, {}, "data.valid = "),
         ({}, {"kind": "char"}, "tokenizer.kind = 'char'"),
-        ({"field": "other"}, {"lower": True}, "data.field = 'other', tokenizer.lower = True"),
+        ({"field": "other"}, {"lowercase": True}, "data.field = 'other', tokenizer.lowercase = True"),
     ],
 )
 def test_settings_that_were_settled_are_refused(

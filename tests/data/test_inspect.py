@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqgen.core.errors import DataError
+from seqgen.data.corpora.known import corpora_folder
 from seqgen.data.inspect import Inspection, inspect, inspect_files
-from seqgen.data.known import corpora_folder
 from seqgen.data.text import read_lines
 from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 

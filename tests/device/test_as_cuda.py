@@ -96,7 +96,7 @@ def test_a_scan_in_bfloat16_is_that_of_float32_but_for_rounding(cell):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_gradients_of_recurrent_layers_are_the_same_with_and_without_cudnn(cell):
-    numerics.settle(CUDA, tf32=False)
+    numerics.configure(CUDA, tf32=False)
     rnn = Rnn(cell, 3, [4]).cuda()
     x = torch.randn(2, 5, 3, device="cuda")
     found = []
@@ -115,7 +115,7 @@ def test_the_gru_critic_reads_alike_on_both_sides():
 
 def test_float32_is_float32_unless_tensorfloat32_is_asked_for():
     for tf32 in (True, False):
-        numerics.settle(CUDA, tf32=tf32)
+        numerics.configure(CUDA, tf32=tf32)
         facts = numerics.facts(CUDA)
         assert facts["tf32_products"] == facts["tf32_cudnn"] == tf32
         assert facts["cudnn_deterministic"]
@@ -124,7 +124,7 @@ def test_float32_is_float32_unless_tensorfloat32_is_asked_for():
 
 def test_gradients_are_summed_in_the_order_of_one_thread():
     # with a thread for each device the bits of a gradient penalty would depend on what the process did before
-    numerics.settle(CUDA, tf32=False)
+    numerics.configure(CUDA, tf32=False)
     threads = []
     x = torch.ones(2, device="cuda", requires_grad=True)
     y = x.square()

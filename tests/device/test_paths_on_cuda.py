@@ -45,11 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMANDS = [
     "generate lm --count 3",
     "generate lm --count 1 --fast --top-p 0.9",
-    "generate lm --count 3 --temperature 0.7 --top-k 5 --top-p 0.9 --min-p 0.01 --typical 0.9 --json",
+    "generate lm --count 3 --temperature 0.7 --top-k 5 --top-p 0.9 --min-p 0.01 --typical-p 0.9 --json",
     "generate lm --count 3 --greedy --min-new-tokens 2 --max-new-tokens 5",
-    "generate lm --count 3 --repetition-penalty 1.3 --no-repeat-ngram 2",
+    "generate lm --count 3 --repetition-penalty 1.3 --no-repeat-ngram-size 2",
     "generate lm --count 3 --prompt big --stop sees",
-    "generate lm --count 3 --forbid big --max-new-tokens 6",
+    "generate lm --count 3 --bad-word big --max-new-tokens 6",
     "generate lm --count 3 --require big --max-new-tokens 8",
     "generate lm --count 2 --require big --prompt small --max-new-tokens 8",
     "generate lm --count 3 --pattern [a-z]+( +[a-z]+)* --max-new-tokens 8",
@@ -57,8 +57,8 @@ COMMANDS = [
     "generate lm --count 3 --no-copy 2",
     "generate lm --count 3 --best-of 4",
     "generate lm --count 2 --unique --novel --match [a-z]",
-    "generate lm --count 3 --beam 4",
-    "generate gru --count 2 --beam 4 --require big --max-new-tokens 20",
+    "generate lm --count 3 --num-beams 4",
+    "generate gru --count 2 --num-beams 4 --require big --max-new-tokens 20",
     "generate gru --count 3",
     "generate stream --stream --max-new-tokens 9",
     "generate pairs --source few.txt",
@@ -78,7 +78,7 @@ COMMANDS = [
     "reconstruct vae few.txt --toward few.txt --away lines.txt",
     "interpolate vae big small --steps 3",
     "interpolate vae --steps 3 --spherical",
-    "encode vae few.txt --out codes.npy",
+    "encode vae few.txt --out latents.npy",
     "encode vae few.txt --nearest 2",
     "reconstruct image-vae # --count 4 --out again.png",
     "interpolate image-vae --steps 3 --out way.png",
@@ -148,8 +148,8 @@ def test_a_token_waits_no_more_than_it_did(name, folder):
     if simulated is None:
         pytest.skip("counted on the simulated device; scripts/gpu looks at the waits of a real one")
     options, most = DRAWN[name]
-    writer = seqgen.load(folder / "stream")
+    generator = seqgen.load(folder / "stream")
     with simulated.counted() as counts:
-        writer.generate(16, max_new_tokens=32, **options)
+        generator.generate(16, max_new_tokens=32, **options)
     assert counts.nondeterministic.total() == 0
     assert counts.synchronisations.total() <= most, counts.synchronisations

@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lm-bf16-drop": ("lm", {**TEXT, "train.precision": "bf16", "model.weight_drop": 0.3, "model.cell": "gru"}),
     "lm-stream": ("lm", {**TEXT, "data.mode": "stream", "tokenizer.kind": "char", "data.jitter": True}),
     "lm-window": ("lm", {**TEXT, "data.mode": "window", "tokenizer.kind": "byte"}),
-    "seqgan-delta": ("seqgan", {**CNN, "model.advantage": "delta", "model.faults": 0.5}),
+    "seqgan-delta": ("seqgan", {**CNN, "model.advantage": "delta", "model.corrupted_negatives": 0.5}),
     "seqgan-kl": (
         "seqgan",
         {
@@ -169,10 +169,10 @@ def settings_of(case: str, sentences: Path) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_resumes_to_the_same_bytes_by_repeatable_kernels(case, sentences, tmp_path, monkeypatch):
     settings, out = settings_of(case, sentences), tmp_path / "run"
-    chapter = runs.chapter(settings.name)
+    model_module = runs.model_module(settings.name)
     steps: list[Any] = []
     if (simulated := sys.modules.get("simulated")) is not None:
-        train_step = chapter.train_step
+        train_step = model_module.train_step
 
         def counted(*arguments: Any) -> Any:
             with simulated.counted() as counts:
@@ -180,7 +180,7 @@ def test_a_run_resumes_to_the_same_bytes_by_repeatable_kernels(case, sentences, 
             steps.append(counts)
             return scalars
 
-        monkeypatch.setattr(chapter, "train_step", counted)
+        monkeypatch.setattr(model_module, "train_step", counted)
     seqgen.train(settings, out)
     # on a real card scripts/gpu looks at the waits
     assert [counts.nondeterministic for counts in steps if counts.nondeterministic] == []

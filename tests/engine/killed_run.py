@@ -16,7 +16,7 @@ import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not
 from small_run import SMALL
 
 from seqgen.core import log
-from seqgen.engine import checkpoint, loop, pictures
+from seqgen.engine import checkpoint, loop, plots
 from seqgen.engine.run import config
 
 SMALL_IMAGES = ("train.samples=0", "train.log_every=2", "train.batch=8", "data.count=120")
@@ -71,7 +71,7 @@ def main() -> None:
     folder, text, first, every = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     words = ["train.steps=6", "train.save_every=2", "train.eval_every=3", "train.keep=1", "train.threads=1"]
     model, *more = sys.argv[5:]
-    pictures.png = lambda figure: b""  # drawing costs more than all the rest
+    plots.png = lambda figure: b""  # drawing costs more than all the rest
     small = SMALL_IMAGES if model.startswith("image-") else SMALL
     settings = config(model, text, overrides=[*small, *words, *more])
     trained(settings, folder / "whole", 0)

@@ -14,14 +14,14 @@ from seqgen.core import log
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import blind, compare, curve, evaluate, loop
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import TextGenerator, load
 from seqgen.engine.run import config
 
 CAPTIONS = Path(__file__).parents[2] / "corpora" / "captions.txt"
 
 
 @pytest.fixture(scope="module")
-def writer(trained: Path) -> Writer:
+def generator(trained: Path) -> TextGenerator:
     return load(trained)
 
 
@@ -30,14 +30,14 @@ def lines(text: Path) -> list[str]:
     return read_lines(text)
 
 
-def test_the_table_holds_the_metrics_it_names(writer: Writer, held_out: list[str]) -> None:
-    table = evaluate.evaluate(writer, held_out[:40], count=30, seed=3)
+def test_the_table_holds_the_metrics_it_names(generator: TextGenerator, held_out: list[str]) -> None:
+    table = evaluate.evaluate(generator, held_out[:40], count=30, seed=3)
     samples, real, ngram = table.columns
-    texts = writer.generate(30, seed=3)
+    texts = generator.generate(30, seed=3)
     assert float(samples.scores["bleu_4"]) == pytest.approx(float(metrics.bleu(texts, held_out[:40])))
     assert float(samples.scores["self_bleu_3"]) == pytest.approx(float(metrics.self_bleu(texts, order=3)))
     assert (real.name, ngram.name) == ("real text", "kneser-ney-5")
-    train = writer.own_text().train_lines
+    train = generator.own_text().train_lines
     model = metrics.KneserNey([line.split() for line in train])
     nats = -model.log_probability([line.split() for line in held_out[:40]]).sum()
     assert float(ngram.likelihood["nll_per_line"]) == pytest.approx(nats / 40)
@@ -50,10 +50,10 @@ def test_the_table_holds_the_metrics_it_names(writer: Writer, held_out: list[str
 
 
 def test_likelihood_is_per_line_and_character_with_rows_and_per_token_with_its_tokenizer(
-    writer: Writer, held_out: list[str]
+    generator: TextGenerator, held_out: list[str]
 ) -> None:
-    found = evaluate.evaluate(writer, held_out, yardsticks=False).columns[0].likelihood
-    scored = writer.score(held_out)
+    found = evaluate.evaluate(generator, held_out, baselines=False).columns[0].likelihood
+    scored = generator.score(held_out)
     characters = sum(len(line) + 1 for line in held_out)
     assert found["nll_per_line"].value == pytest.approx(scored.nats / len(held_out))
     assert found["nll_per_character"].value == pytest.approx(scored.nats / characters)
@@ -86,10 +86,10 @@ def sorted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
 
 def test_real_text_is_the_same_in_every_command(sorted_run: tuple[Path, list[str]]) -> None:
     run, unseen = sorted_run
-    writer = load(run)
-    table = evaluate.evaluate(writer, unseen, count=120)
+    generator = load(run)
+    table = evaluate.evaluate(generator, unseen, count=120)
     real = table.columns[1].scores
-    train = writer.own_text().train_lines
+    train = generator.own_text().train_lines
     # the first lines of sorted text are alike: what is drawn is as varied as any 120 captions
     first, fair = metrics.self_bleu(train[:120]), metrics.self_bleu(read_lines(CAPTIONS)[:120])
     assert float(real["self_bleu_4"]) == pytest.approx(float(fair), abs=0.05)
@@ -98,7 +98,7 @@ def test_real_text_is_the_same_in_every_command(sorted_run: tuple[Path, list[str
     assert float(real["copied"]) == 0
     assert 0.05 < float(real["novelty_4"]) < 0.9
     compared = compare.compare([run], unseen, count=120).entries[-1]
-    pointed = curve.curve(writer, unseen, temperatures=[1.0], count=120).real
+    pointed = curve.curve(generator, unseen, temperatures=[1.0], count=120).real
     assert compared.name == "real text"
     assert pointed is not None
     for name, score in real.items():
@@ -122,21 +122,21 @@ def test_samples_answer_conditions_from_all_of_a_sorted_table() -> None:
 
 
 def test_references_that_were_trained_on_are_counted_and_named(
-    writer: Writer, lines: list[str], held_out: list[str]
+    generator: TextGenerator, lines: list[str], held_out: list[str]
 ) -> None:
     mixed = [*held_out[:20], *lines[:3], f" {lines[0]} ", ""]
     with pytest.warns(UserWarning, match=r"^4 of 24 references also stand in the training text$"):
-        table = evaluate.evaluate(writer, mixed, count=10)
+        table = evaluate.evaluate(generator, mixed, count=10)
     for column in table.columns:
         for score in (column.likelihood | column.scores).values():
             assert score.signature.fields["leak"] == "4"
-    clean = evaluate.evaluate(writer, held_out[:20], count=10).columns[0].scores["bleu_4"]
+    clean = evaluate.evaluate(generator, held_out[:20], count=10).columns[0].scores["bleu_4"]
     assert "leak" not in clean.signature.fields
     for refused in (
-        lambda: evaluate.evaluate(writer, lines[:9], count=10),
+        lambda: evaluate.evaluate(generator, lines[:9], count=10),
         lambda: evaluate.evaluate(held_out, lines[:9], train=lines),
-        lambda: compare.compare([str(writer.folder)], lines[:9]),
-        lambda: curve.curve(writer, lines[:9], temperatures=[1.0], count=10),
+        lambda: compare.compare([str(generator.folder)], lines[:9]),
+        lambda: curve.curve(generator, lines[:9], temperatures=[1.0], count=10),
     ):
         with pytest.raises(
             DataError, match=r"^all 9 references also stand in the training text; give text that was not trained on$"
@@ -177,10 +177,10 @@ def test_training_text_that_changed_is_not_used_silently(text: Path, tmp_path: P
 # ---- curve
 
 
-def test_a_curve_scores_every_temperature_and_marks_the_front(writer: Writer, held_out: list[str]) -> None:
-    made = curve.curve(writer, held_out[:40], temperatures=[1.3, 0.4, 0.8], count=25, seed=1)
+def test_a_curve_scores_every_temperature_and_marks_the_front(generator: TextGenerator, held_out: list[str]) -> None:
+    made = curve.curve(generator, held_out[:40], temperatures=[1.3, 0.4, 0.8], count=25, seed=1)
     assert [p.temperature for p in made.points] == [0.4, 0.8, 1.3]
-    texts = writer.generate(25, seed=1, temperature=0.8)
+    texts = generator.generate(25, seed=1, temperature=0.8)
     assert made.points[1].quality == pytest.approx(float(metrics.bleu(texts, held_out[:40])))
     assert made.points[1].diversity == pytest.approx(1 - float(metrics.self_bleu(texts)))
     for point in made.points:
@@ -193,9 +193,11 @@ def test_a_curve_scores_every_temperature_and_marks_the_front(writer: Writer, he
 
 
 @pytest.mark.parametrize("temperatures", [[0.0, 1.0], [1.0, 1.0]])
-def test_temperatures_are_positive_and_different(temperatures: list[float], writer: Writer, lines: list[str]) -> None:
+def test_temperatures_are_positive_and_different(
+    temperatures: list[float], generator: TextGenerator, lines: list[str]
+) -> None:
     with pytest.raises(ValueError, match=r"^temperatures must be positive and all different, got"):
-        curve.curve(writer, lines, temperatures=temperatures)
+        curve.curve(generator, lines, temperatures=temperatures)
 
 
 # ---- compare
@@ -306,7 +308,7 @@ def test_answers_are_counted_against_the_key() -> None:
         "same",
         None,
     ]
-    found = blind.verdict(key, {"sheet": key["sheet"], "answers": chosen})
+    found = blind.tally(key, {"sheet": key["sheet"], "answers": chosen})
     assert (found.preferred_a, found.preferred_b, found.undecided) == (14, 4, 1)
     reference = stats.binomtest(14, 18)
     assert found.p_value == pytest.approx(reference.pvalue)
@@ -326,7 +328,7 @@ def test_answers_are_counted_against_the_key() -> None:
 def test_answers_that_cannot_be_counted_say_why(answers: dict[str, object], message: str) -> None:
     _, key = blind.sheet(["x", "y", "z"], ["a", "b", "c"], count=3)
     with pytest.raises(DataError, match=message):
-        blind.verdict(key, {"sheet": key["sheet"], **answers})
+        blind.tally(key, {"sheet": key["sheet"], **answers})
 
 
 def test_too_few_texts_for_a_sheet() -> None:

@@ -12,30 +12,30 @@ import torch
 
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
-from seqgen.engine.generate import Writer, load
+from seqgen.engine.generate import TextGenerator, load
 from seqgen.engine.run import config
 from seqgen.nn.decode import Sampling
 
 
 @pytest.fixture(scope="module")
-def writer(trained: Path) -> Writer:
+def generator(trained: Path) -> TextGenerator:
     return load(trained)
 
 
-def test_text_k_does_not_depend_on_the_count(writer: Writer) -> None:
-    assert writer.generate(3, seed=5) == writer.generate(17, seed=5)[:3]
-    assert writer.generate(3, seed=5) != writer.generate(3, seed=6)
+def test_text_k_does_not_depend_on_the_count(generator: TextGenerator) -> None:
+    assert generator.generate(3, seed=5) == generator.generate(17, seed=5)[:3]
+    assert generator.generate(3, seed=5) != generator.generate(3, seed=6)
 
 
-def test_a_streamed_text_is_the_generated_one(writer: Writer) -> None:
-    for index, text in enumerate(writer.generate(4, seed=2)):
-        pieces = list(writer.stream(seed=2, index=index))
+def test_a_streamed_text_is_the_generated_one(generator: TextGenerator) -> None:
+    for index, text in enumerate(generator.generate(4, seed=2)):
+        pieces = list(generator.stream(seed=2, index=index))
         assert "".join(pieces) == text
         assert len(pieces) > 3
 
 
-def test_a_prompt_begins_every_text(writer: Writer) -> None:
-    assert all(text.startswith("the dog") for text in writer.generate(5, prompt="the dog"))
+def test_a_prompt_begins_every_text(generator: TextGenerator) -> None:
+    assert all(text.startswith("the dog") for text in generator.generate(5, prompt="the dog"))
 
 
 @pytest.mark.parametrize(
@@ -44,32 +44,36 @@ def test_a_prompt_begins_every_text(writer: Writer) -> None:
         {},
         {"stop": ["dog"], "best_of": 2},
         {"unique": True, "match": "bird|man", "attempts": 100},
-        {"forbid": ["dog"], "require": ["bird"]},
+        {"bad_words": ["dog"], "require": ["bird"]},
     ],
 )
-def test_the_texts_of_a_prompt_do_not_depend_on_the_other_prompts(options: dict[str, Any], writer: Writer) -> None:
+def test_the_texts_of_a_prompt_do_not_depend_on_the_other_prompts(
+    options: dict[str, Any], generator: TextGenerator
+) -> None:
     prompts = ["the dog", "", "the", "the dog"]
-    if "forbid" in options:
+    if "bad_words" in options:
         prompts = ["the cat", "", "the"]
-    texts = writer.texts(3, prompts=prompts, seed=4, **options)
-    alone = [text for prompt in prompts for text in writer.texts(3, prompt=prompt, seed=4, **options)]
+    texts = generator.texts(3, prompts=prompts, seed=4, **options)
+    alone = [text for prompt in prompts for text in generator.texts(3, prompt=prompt, seed=4, **options)]
     assert texts == alone
     assert [text.prompt for text in texts] == [prompt for prompt in prompts for _ in range(3)]
-    assert [text.text for text in texts] == writer.generate(3, prompts=prompts, seed=4, **options)
+    assert [text.text for text in texts] == generator.generate(3, prompts=prompts, seed=4, **options)
     assert all(text.text.startswith(text.prompt) for text in texts)
 
 
-def test_a_beam_searches_for_each_prompt(writer: Writer) -> None:
+def test_a_beam_searches_for_each_prompt(generator: TextGenerator) -> None:
     prompts = ["the dog", "the cat sees"]
-    together = writer.search(2, width=3, prompts=prompts, max_new_tokens=5)
-    alone = [text for prompt in prompts for text in writer.search(2, width=3, prompt=prompt, max_new_tokens=5)]
+    together = generator.search(2, num_beams=3, prompts=prompts, max_new_tokens=5)
+    alone = [text for prompt in prompts for text in generator.search(2, num_beams=3, prompt=prompt, max_new_tokens=5)]
     assert [(t.prompt, t.text, t.log_prob) for t in together] == [(t.prompt, t.text, t.log_prob) for t in alone]
     assert all(len(text.tokens) <= 5 for text in together)
 
 
 def test_signatures_show_the_options_and_their_defaults() -> None:
-    shown = {name: inspect.signature(getattr(Writer, name)).parameters for name in ("generate", "texts", "stream")}
-    defaults = {f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("forbid", "details")}
+    shown = {
+        name: inspect.signature(getattr(TextGenerator, name)).parameters for name in ("generate", "texts", "stream")
+    }
+    defaults = {f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("suppress_tokens", "details")}
     for parameters in shown.values():
         assert {name: parameters[name].default for name in defaults} == defaults
         assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -77,102 +81,102 @@ def test_signatures_show_the_options_and_their_defaults() -> None:
     assert {*shown["stream"]} - {"index"} < {*shown["generate"]}
 
 
-def test_log_probabilities_of_a_text_are_those_its_score_gives(writer: Writer) -> None:
-    text = next(t for t in writer.texts(20, seed=3, details=True, temperature=1.5) if t.finished)
-    scored = writer.score([text.text])
+def test_log_probabilities_of_a_text_are_those_its_score_gives(generator: TextGenerator) -> None:
+    text = next(t for t in generator.texts(20, seed=3, details=True, temperature=1.5) if t.finished)
+    scored = generator.score([text.text])
     assert scored.tokens[0] == text.tokens
     assert text.log_probs == pytest.approx(scored.log_probs[0], abs=1e-4)
 
 
-def test_perplexity_and_nats_are_their_definitions(writer: Writer) -> None:
+def test_perplexity_and_nats_are_their_definitions(generator: TextGenerator) -> None:
     lines = ["the cat sees the dog here .", "the man likes the man now ."]
-    scored = writer.score(lines)
+    scored = generator.score(lines)
     total = sum(map(sum, scored.log_probs))
-    assert scored.total_tokens == sum(len(writer.tokenizer.encode([line]).row(0)) + 1 for line in lines)
+    assert scored.total_tokens == sum(len(generator.tokenizer.encode([line]).row(0)) + 1 for line in lines)
     assert scored.perplexity == pytest.approx(math.exp(-total / scored.total_tokens))
     assert scored.nats_per_character == pytest.approx(-total / (len(lines[0]) + len(lines[1]) + 2))
 
 
-def test_a_score_is_the_chain_rule_over_single_steps(writer: Writer) -> None:
-    ids = writer.tokenizer.encode(["the cat sees the dog here ."]).row(0).long().tolist()
-    model, total = writer.model, 0.0
-    for t, target in enumerate([*ids, writer.tokenizer.eos]):
+def test_a_score_is_the_chain_rule_over_single_steps(generator: TextGenerator) -> None:
+    ids = generator.tokenizer.encode(["the cat sees the dog here ."]).row(0).long().tolist()
+    model, total = generator.model, 0.0
+    for t, target in enumerate([*ids, generator.tokenizer.eos]):
         with torch.no_grad():
-            hidden, _ = model.scan(torch.tensor([[writer.tokenizer.bos, *ids[:t]]]))
+            hidden, _ = model.scan(torch.tensor([[generator.tokenizer.bos, *ids[:t]]]))
             weight, bias = model.head()
             total += float((model.features(hidden[0, -1]) @ weight.T + bias).log_softmax(-1)[target])
-    assert writer.score(["the cat sees the dog here ."]).per_line[0] == pytest.approx(total, abs=1e-4)
+    assert generator.score(["the cat sees the dog here ."]).per_line[0] == pytest.approx(total, abs=1e-4)
 
 
-def test_a_stop_string_ends_the_text_before_it(writer: Writer) -> None:
-    whole = writer.generate(6, seed=4)
-    cut = writer.generate(6, seed=4, stop=["the"], prompt="")
+def test_a_stop_string_ends_the_text_before_it(generator: TextGenerator) -> None:
+    whole = generator.generate(6, seed=4)
+    cut = generator.generate(6, seed=4, stop=["the"], prompt="")
     assert cut == [text.split("the")[0] for text in whole]
-    after = writer.generate(3, seed=4, prompt="the cat", stop=[" the"])
+    after = generator.generate(3, seed=4, prompt="the cat", stop=[" the"])
     assert all(text.startswith("the cat") and " the" not in text[7:] for text in after)
-    assert "".join(writer.stream(seed=4, index=2, stop=["the"])) == cut[2]
+    assert "".join(generator.stream(seed=4, index=2, stop=["the"])) == cut[2]
 
 
-def test_filters_reject_and_report(writer: Writer) -> None:
-    texts = writer.generate(8, seed=1, unique=True)
+def test_filters_reject_and_report(generator: TextGenerator) -> None:
+    texts = generator.generate(8, seed=1, unique=True)
     assert len(set(texts)) == 8
-    assert all("dog" in text for text in writer.generate(5, match="dog", attempts=200))
-    known = writer.generate(30, seed=1)
-    assert not set(writer.generate(3, seed=1, novel_against=known, attempts=200)) & set(known)
+    assert all("dog" in text for text in generator.generate(5, match="dog", attempts=200))
+    known = generator.generate(30, seed=1)
+    assert not set(generator.generate(3, seed=1, novel_against=known, attempts=200)) & set(known)
     with pytest.raises(RunError, match=r"only 0 of 2 texts passed after 40 attempts \(rejected: 40 no match\)"):
-        writer.generate(2, match="zebra")
+        generator.generate(2, match="zebra")
 
 
-def test_words_are_kept_out_and_brought_in(writer: Writer) -> None:
-    assert any("dog" in text for text in writer.generate(20, seed=1))
-    assert not any("dog" in text.split() for text in writer.generate(20, seed=1, forbid=["dog"]))
-    assert all("bird" in text.split() for text in writer.generate(20, seed=1, require=["bird"]))
-    assert not any("dog" in "".join(writer.stream(seed=1, index=k, forbid=["dog"])).split() for k in range(5))
+def test_words_are_kept_out_and_brought_in(generator: TextGenerator) -> None:
+    assert any("dog" in text for text in generator.generate(20, seed=1))
+    assert not any("dog" in text.split() for text in generator.generate(20, seed=1, bad_words=["dog"]))
+    assert all("bird" in text.split() for text in generator.generate(20, seed=1, require=["bird"]))
+    assert not any("dog" in "".join(generator.stream(seed=1, index=k, bad_words=["dog"])).split() for k in range(5))
 
 
-def test_a_template_forces_its_characters(writer: Writer) -> None:
-    texts = writer.generate(10, seed=1, template="the ??? likes the ??? now .")
+def test_a_template_forces_its_characters(generator: TextGenerator) -> None:
+    texts = generator.generate(10, seed=1, template="the ??? likes the ??? now .")
     assert all(re.fullmatch(r"the ... likes the ... now \.", text) for text in texts)
-    assert all(re.fullmatch(r"the (cat|dog|man) .*", t) for t in writer.generate(9, pattern="the (cat|dog|man) .*"))
+    assert all(re.fullmatch(r"the (cat|dog|man) .*", t) for t in generator.generate(9, pattern="the (cat|dog|man) .*"))
     with pytest.raises(ValueError, match=r"^'Q' cannot be written: this run's vocabulary does not hold it$"):
-        writer.generate(1, template="QQQ ?")
+        generator.generate(1, template="QQQ ?")
 
 
-def test_no_copy_never_repeats_a_run_of_the_training_text(writer: Writer) -> None:
-    train = writer.tokenizer.encode(writer.own_text().train_lines).tolist()
+def test_no_copy_never_repeats_a_run_of_the_training_text(generator: TextGenerator) -> None:
+    train = generator.tokenizer.encode(generator.own_text().train_lines).tolist()
     runs = {tuple(row[i : i + 5]) for row in train for i in range(len(row) - 4)}
 
     def copies(texts: list[str]) -> int:
-        rows = writer.tokenizer.encode(texts).tolist()
+        rows = generator.tokenizer.encode(texts).tolist()
         return sum(tuple(row[i : i + 5]) in runs for row in rows for i in range(len(row) - 4))
 
-    assert copies(writer.generate(20, seed=1)) > 20
-    assert copies(writer.generate(20, seed=1, no_copy=5)) == 0
+    assert copies(generator.generate(20, seed=1)) > 20
+    assert copies(generator.generate(20, seed=1, no_copy=5)) == 0
 
 
-def test_best_of_takes_the_likeliest_of_its_own_indices(writer: Writer) -> None:
-    drawn = writer.texts(12, seed=6, details=True, temperature=1.5)
-    best = writer.texts(4, seed=6, best_of=3, temperature=1.5)
+def test_best_of_takes_the_likeliest_of_its_own_indices(generator: TextGenerator) -> None:
+    drawn = generator.texts(12, seed=6, details=True, temperature=1.5)
+    best = generator.texts(4, seed=6, best_of=3, temperature=1.5)
     groups = [drawn[i : i + 3] for i in range(0, 12, 3)]
     assert [t.text for t in best] == [max(g, key=lambda t: sum(t.log_probs)).text for g in groups]
 
 
-def test_a_beam_finds_texts_at_least_as_likely_as_greedy(writer: Writer) -> None:
-    found = writer.search(3, width=6, length_power=0.0)
+def test_a_beam_finds_texts_at_least_as_likely_as_greedy(generator: TextGenerator) -> None:
+    found = generator.search(3, num_beams=6, length_penalty=0.0)
     scores = [t.log_prob for t in found]
     assert scores == sorted(scores, reverse=True)
-    greedy = writer.texts(1, greedy=True, details=True)[0]
+    greedy = generator.texts(1, greedy=True, details=True)[0]
     assert scores[0] >= greedy.log_prob - 1e-4
-    assert scores == pytest.approx(writer.score([t.text for t in found]).per_line, abs=1e-3)
-    with pytest.raises(ValueError, match=r"^count must be in 1\.\.2, the width of the beam, got 3$"):
-        writer.search(3, width=2)
+    assert scores == pytest.approx(generator.score([t.text for t in found]).per_line, abs=1e-3)
+    with pytest.raises(ValueError, match=r"^count must be in 1\.\.2, the number of beams, got 3$"):
+        generator.search(3, num_beams=2)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
-        ({"temprature": 1.0}, TypeError, "Writer.generate() got an unexpected keyword argument 'temprature'"),
+        ({"temprature": 1.0}, TypeError, "TextGenerator.generate() got an unexpected keyword argument 'temprature'"),
         ({"prompt": ["the"]}, TypeError, "prompt must be one text, got list; give several as prompts=[...]"),
         ({"prompts": "the"}, TypeError, "prompts must be a list of texts, got one text; put it into a list"),
         ({"prompts": ["the", 1]}, TypeError, "prompt 2 must be a text, got int"),
@@ -184,10 +188,10 @@ def test_a_beam_finds_texts_at_least_as_likely_as_greedy(writer: Writer) -> None
     ],
 )
 def test_a_wrong_option_is_named(
-    options: dict[str, object], error: type[Exception], message: str, writer: Writer
+    options: dict[str, object], error: type[Exception], message: str, generator: TextGenerator
 ) -> None:
     with pytest.raises(error) as caught:
-        writer.generate(**options)  # type: ignore[arg-type]
+        generator.generate(**options)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
 
 
@@ -204,12 +208,12 @@ def test_conditions_are_read_and_the_text_is_what_follows(tmp_path: Path) -> Non
     words = ["data.source=label", "data.target=text", "tokenizer.kind=word", "train.steps=300", "train.batch=16"]
     small = ["model.hidden=64", "model.embedding=32", "train.samples=0", "train.lr=0.01"]
     loop.train(config("lm", tmp_path / "r.tsv", overrides=[*words, *small]), tmp_path / "run")
-    writer = load(tmp_path / "run")
-    texts = writer.generate(1, sources=["good", "bad"] * 10, temperature=0.5)
+    generator = load(tmp_path / "run")
+    texts = generator.generate(1, sources=["good", "bad"] * 10, temperature=0.5)
     assert len(texts) == 20
     right = sum(label in text for label, text in zip(["good", "bad"] * 10, texts, strict=True))
     assert right >= 18
-    better = writer.score(["the good thing is a ."] * 2, sources=["good", "bad"]).per_line
+    better = generator.score(["the good thing is a ."] * 2, sources=["good", "bad"]).per_line
     assert better[0] > better[1] + 1
     with pytest.raises(DataError, match=r"trained with data\.source = label: give the sources to answer"):
-        writer.generate(1)
+        generator.generate(1)

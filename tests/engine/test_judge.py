@@ -18,23 +18,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:MAUVE of", "ignore:the Fr")
 
 
 def test_features_are_the_mean_of_the_hidden_states_of_each_line(trained: Path, text: Path) -> None:
-    writer = load(trained)
+    generator = load(trained)
     lines = ["the cat sees the dog here .", "the bird .", "the man likes the man now ."]
-    rows = judge.features(writer, lines)
+    rows = judge.features(generator, lines)
     for line, row in zip(lines, rows, strict=True):
-        ids = [writer.tokenizer.bos, *writer.tokenizer.encode([line]).row(0).tolist()]
+        ids = [generator.tokenizer.bos, *generator.tokenizer.encode([line]).row(0).tolist()]
         with torch.no_grad():
-            hidden, _ = writer.model.scan(torch.tensor([ids]))
+            hidden, _ = generator.model.scan(torch.tensor([ids]))
         np.testing.assert_allclose(row, hidden[0].double().mean(0).numpy(), atol=1e-5)
 
 
 def test_real_text_beats_scrambled_and_collapsed_text(trained: Path, text: Path) -> None:
-    writer, lines = load(trained), read_lines(text)
+    generator, lines = load(trained), read_lines(text)
     shuffler = random.Random(0)
     scrambled = [" ".join(shuffler.sample(line.split(), len(line.split()))) for line in lines[:60]]
-    real = judge.judge(writer, lines[:60], lines[60:120], reverse=False)
-    mixed = judge.judge(writer, scrambled, lines[60:120], reverse=False)
-    assert float(real["lm_forward"]) == pytest.approx(np.log(writer.score(lines[:60]).perplexity))
+    real = judge.judge(generator, lines[:60], lines[60:120], reverse=False)
+    mixed = judge.judge(generator, scrambled, lines[60:120], reverse=False)
+    assert float(real["lm_forward"]) == pytest.approx(np.log(generator.score(lines[:60]).perplexity))
     assert float(real["lm_forward"]) < float(mixed["lm_forward"]) - 1
     assert float(real["frechet_lm"]) < float(mixed["frechet_lm"])
     assert 0 < float(real["mauve"]) <= 1
@@ -57,12 +57,12 @@ def test_what_stands_in_every_signature_stands_in_the_judges_too(
 
 
 def test_a_sampler_that_repeats_itself_fails_in_reverse(trained: Path, text: Path) -> None:
-    writer, lines = load(trained), read_lines(text)
+    generator, lines = load(trained), read_lines(text)
     few = lines[:10] * 8
-    good, collapsed = (judge.reverse_nats(writer, samples, lines[80:140]) for samples in (lines[:80], few))
+    good, collapsed = (judge.reverse_nats(generator, samples, lines[80:140]) for samples in (lines[:80], few))
     assert good < collapsed - 0.5
     with pytest.raises(DataError, match=r"^a reverse score needs at least 10 different samples to train on, got 1$"):
-        judge.reverse_nats(writer, lines[:1] * 50, lines[80:140])
+        judge.reverse_nats(generator, lines[:1] * 50, lines[80:140])
 
 
 def test_a_run_that_is_no_language_model_of_lines_cannot_judge(text: Path, tmp_path: Path) -> None:

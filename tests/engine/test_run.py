@@ -14,12 +14,12 @@ from small_run import SMALL, small_text
 
 from seqgen.core import log
 from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
-from seqgen.data import known
+from seqgen.data.corpora import known
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.generate import load
 from seqgen.engine.progress import Progress
-from seqgen.engine.run import config
+from seqgen.engine.run import config, read_settings
 
 
 def short(text: Path, *words: str) -> Any:
@@ -177,7 +177,7 @@ def test_training_longer_is_recorded_and_equals_a_run_that_knew_it(text: Path, t
     assert runs.read_settings(tmp_path / "r").train.steps == 12
     a, b = (load_file(checkpoint.folder_of(tmp_path / n, 12) / "model.safetensors") for n in ("r", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    # a third sitting with the stored settings knows the new length
+    # a third session with the stored settings knows the new length
     assert loop.train(None, tmp_path / "r").step == 12
 
 
@@ -329,7 +329,7 @@ def test_averaging_begins_when_validation_no_longer_falls(text: Path, tmp_path: 
     assert f"step {4 * (first + 1)}: validation no longer falls, averaging begins" in said
 
 
-def test_a_chapter_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> None:
+def test_a_model_module_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> None:
     from seqgen.models import lm
 
     chosen = config("mine", text, overrides=[*SMALL, "train.steps=2"], module=lm)
@@ -368,9 +368,9 @@ def test_models_are_found_by_the_names_of_their_files(tmp_path: Path, monkeypatc
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert runs.chapter_names() == ["image-gan", "image-vae", "lm", "seqgan", "text-vae"]
+    assert runs.model_names() == ["image-gan", "image-vae", "lm", "seqgan", "text-vae"]
     monkeypatch.setattr(runs.resources, "files", lambda package: tmp_path)
-    assert runs.chapter_names() == ["image-flow-net", "tiny-gru"]
+    assert runs.model_names() == ["image-flow-net", "tiny-gru"]
 
 
 def test_a_model_without_a_preset_begins_with_its_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,3 +378,14 @@ def test_a_model_without_a_preset_begins_with_its_defaults(monkeypatch: pytest.M
     from seqgen.models import lm
 
     assert config("lm").model == lm.Config()
+
+
+@pytest.mark.parametrize("line", ["", "format = 0", 'format = "1"'])
+def test_a_run_of_another_format_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'name = "lm"\nversion = "0.0"\n{line}\n[data]\n[model]\n[train]\n')
+    given = line.removeprefix("format = ").strip('"') or "none"
+    with pytest.raises(
+        RunError, match=rf"has run format {given} \(seqgen 0\.0\), this version reads 1; train it again"
+    ):
+        read_settings(tmp_path)

@@ -294,10 +294,10 @@ ALTERED = [
     ("config.toml", "", "config.toml: data is missing or wrong"),
     ("config.toml", "name = 3\n[data]\n[model]\n[train]\n", "config.toml: name is missing or wrong"),
     ("config.toml", 'name = "lm"\nmodel = 3\n[data]\n[train]\n', "config.toml: model is missing or wrong"),
-    ("config.toml", 'name = "os"\n[data]\n[model]\n[train]\n', "config.toml: unknown model os"),
+    ("config.toml", 'name = "os"\nformat = 1\n[data]\n[model]\n[train]\n', "config.toml: unknown model os"),
     (
         "config.toml",
-        'name = "lm"\ntokenizer = 1\n[data]\n[model]\n[train]\n',
+        'name = "lm"\nformat = 1\ntokenizer = 1\n[data]\n[model]\n[train]\n',
         "config.toml: tokenizer must be a table of",
     ),
     ("config.toml", f"name = {DEEP}", "config.toml: not TOML"),
@@ -380,9 +380,9 @@ def test_weights_that_are_not_finite_are_one_clear_line(value: float, two_checkp
 
 
 def test_weights_that_overflow_give_no_score(two_checkpoints: Path) -> None:
-    writer = load(two_checkpoints)
+    generator = load(two_checkpoints)
     with torch.no_grad():
-        writer.model.embedding.weight.fill_(3e38)
-        writer.model.output_bias.fill_(3e38)
+        generator.model.embedding.weight.fill_(3e38)
+        generator.model.output_bias.fill_(3e38)
     with pytest.raises(RunError, match="the model gives log-probabilities that are NaN or infinite"):
-        writer.score(["the cat sees the dog here ."])
+        generator.score(["the cat sees the dog here ."])

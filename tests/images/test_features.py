@@ -58,11 +58,11 @@ def test_without_labels_it_learns_quarter_turns(quick: None, tmp_path: Path) -> 
     assert net.kind == "rotations"
     assert net.encode(data.valid.pixels)[1].shape[1] == 4
     assert net.accuracy > 0.4  # 0.25 is chance
-    # numpy's turn of each picture
-    pictures = torch.arange(4 * 9, dtype=torch.uint8).view(4, 1, 3, 3)
-    turned = features.rotated(pictures, torch.tensor([0, 1, 2, 3]))
+    # numpy's turn of each image
+    images = torch.arange(4 * 9, dtype=torch.uint8).view(4, 1, 3, 3)
+    turned = features.rotated(images, torch.tensor([0, 1, 2, 3]))
     for k in range(4):
-        assert (turned[k, 0].numpy() == np.rot90(pictures[k, 0].numpy(), k)).all()
+        assert (turned[k, 0].numpy() == np.rot90(images[k, 0].numpy(), k)).all()
 
 
 def test_the_cache_is_in_the_users_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The picture GAN: losses by their formulas, penalties in closed form, one network a step, heads and averages."""
+"""The image GAN: losses by their formulas, penalties in closed form, one network a step, heads and averages."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ TRAIN = Train(steps=100, batch=8, lr=2e-3, optimizer="adam", beta1=0.5, schedule
 SMALL = gan.Config(
     generator_widths=(8, 4), critic_widths=(4, 8), hidden=16, latent=5, channels=1, size=8, classes=("a", "b", "c")
 )
-LOSSES = list(gan.HABITS)
+LOSSES = list(gan.LOSS_DEFAULTS)
 
 
 def model(**options: Any) -> gan.Model:
@@ -64,9 +64,9 @@ class Linear(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(weights)
 
-    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> gan.Verdict:
-        logit = (pictures * self.weights).flatten(1).sum(1)
-        return gan.Verdict(logit, None, logit[:, None])
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> gan.CriticOutput:
+        logit = (images * self.weights).flatten(1).sum(1)
+        return gan.CriticOutput(logit, None, logit[:, None])
 
 
 def test_penalties_of_a_linear_critic_are_those_of_its_weights() -> None:
@@ -113,7 +113,7 @@ def test_one_step_moves_one_network_and_a_cycle_ends_with_the_generator(name: An
     norm = {"mlp": "none"}.get(net_kind, "auto")
     net = model(loss=name, net=net_kind, critic_norm="spectral" if name == "hinge" else norm)
     made = gan.optimizers(net, TRAIN)
-    rounds = gan.HABITS[name].critic_steps
+    rounds = gan.LOSS_DEFAULTS[name].critic_steps
     for number in range(2 * (rounds + 1)):
         before = {n: p.detach().clone() for n, p in net.named_parameters()}
         scalars = step(net, made, number)
@@ -161,12 +161,12 @@ def test_the_average_follows_with_a_ramp() -> None:
 def test_without_an_average_the_generator_itself_is_sampled() -> None:
     net = model(ema=0.0).eval()
     assert net.average is None
-    codes = torch.randn(3, 5)
-    torch.testing.assert_close(net.decode(codes), (net.generator(codes) + 1) / 2)
+    latents = torch.randn(3, 5)
+    torch.testing.assert_close(net.decode(latents), (net.generator(latents) + 1) / 2)
 
 
 @pytest.mark.parametrize("labels", ["none", "concat", "acgan", "projection"])
-def test_one_code_is_one_picture_for_any_batch_size(labels: Any) -> None:
+def test_one_code_is_one_image_for_any_batch_size(labels: Any) -> None:
     net = model(labels=labels).eval()
     seeds, numbers = torch.arange(130) * 7919, torch.arange(130) % 3
     with torch.inference_mode():
@@ -194,27 +194,27 @@ def test_a_conditional_generator_needs_and_uses_the_label(labels: Any) -> None:
 def test_a_projection_critic_adds_the_classs_product_with_the_features() -> None:
     net = model(labels="projection", critic_norm="none", loss="rpgan").eval()
     x, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
-    verdict = net.critic(x, labels)
+    output = net.critic(x, labels)
     weights = net.critic.class_weights
     assert weights is not None
-    expected = net.critic.head(verdict.features)[:, 0] + (weights.weight[labels] * verdict.features).sum(1)
-    torch.testing.assert_close(verdict.logit, expected)
+    expected = net.critic.head(output.features)[:, 0] + (weights.weight[labels] * output.features).sum(1)
+    torch.testing.assert_close(output.logit, expected)
 
 
 def test_a_critic_of_k_plus_1_classes_is_a_softmax_with_a_made_up_class_of_logit_0() -> None:
     net = model(labels="semi").eval()
-    verdict = net.critic(torch.rand(5, 1, 8, 8))
-    assert verdict.classes is not None
-    every = torch.cat([verdict.classes, torch.zeros(5, 1)], 1).softmax(1)
-    torch.testing.assert_close(torch.sigmoid(verdict.logit), 1 - every[:, 3])
+    output = net.critic(torch.rand(5, 1, 8, 8))
+    assert output.classes is not None
+    every = torch.cat([output.classes, torch.zeros(5, 1)], 1).softmax(1)
+    torch.testing.assert_close(torch.sigmoid(output.logit), 1 - every[:, 3])
 
 
 def test_labels_of_the_semi_supervised_loss_are_those_drawn_beside() -> None:
     net = model(labels="semi").eval()
     few = batch(4, seed=9)
     given = replace(batch(), labels=torch.full((8,), -1), labelled=few)
-    verdict = net.critic(gan.scaled(given.pixels))
-    loss = gan._class_loss(net.critic, verdict.classes, given)
+    output = net.critic(gan.scaled(given.pixels))
+    loss = gan._class_loss(net.critic, output.classes, given)
     logits = net.critic(gan.scaled(few.pixels)).classes
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, few.labels, reduction="sum"))
 
@@ -253,7 +253,7 @@ def test_packs_are_judged_together() -> None:
     torch.testing.assert_close(net.critic(x[2:4]).logit, whole[1:2])
     with pytest.raises(ConfigError) as caught:
         step(net, gan.optimizers(net, TRAIN), 0, batch(7))
-    assert str(caught.value) == "7 pictures per process do not divide into packs of 2"
+    assert str(caught.value) == "7 images per process do not divide into packs of 2"
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ def test_packs_are_judged_together() -> None:
     [
         (
             {"gamma": 1.0},
-            "a gradient penalty is taken picture by picture and batch norm mixes them: set model.critic_norm to layer, "
+            "a gradient penalty is taken image by image and batch norm mixes them: set model.critic_norm to layer, "
             "spectral or none, or model.gamma=0",
         ),
-        ({"labels": "acgan", "classes": ()}, "model.labels = acgan needs pictures with labels"),
+        ({"labels": "acgan", "classes": ()}, "model.labels = acgan needs images with labels"),
         (
             {"labels": "concat", "unlabelled": 3},
-            "model.labels = concat needs a label on every picture, but 3 have none; use model.labels=semi",
+            "model.labels = concat needs a label on every image, but 3 have none; use model.labels=semi",
         ),
         ({"labels": "semi", "loss": "hinge"}, "model.labels = semi needs model.loss = ns, got hinge"),
         (
@@ -277,7 +277,7 @@ def test_packs_are_judged_together() -> None:
         ({"pack": 2, "labels": "concat"}, "model.pack > 1 goes with model.labels = none only"),
         (
             {"size": 10},
-            "model.generator_widths has 2 widths, each of which halves the picture, but 10 pixels are not divisible "
+            "model.generator_widths has 2 widths, each of which halves the image, but 10 pixels are not divisible "
             "by 4; give fewer widths, or another data.size",
         ),
     ],

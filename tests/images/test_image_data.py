@@ -1,4 +1,4 @@
-"""Pictures on the device: split, classes, batches as functions of the step, and settings that contradict each other."""
+"""Images on the device: split, classes, batches as functions of the step, and settings that contradict each other."""
 
 import hashlib
 from dataclasses import replace
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seqgen.core.errors import ConfigError, DataError
-from seqgen.images.data import DataConfig, ImageBatches, ImageData, Side, prepare
+from seqgen.images.data import DataConfig, ImageBatches, ImageData, Split, prepare
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (200, 4, 4), dtype=np.uint8)
@@ -24,14 +24,14 @@ def made(given_: Any = (PIXELS, LABELS), *, batch: int = 10, seed: int = 1, **op
     return prepare(DataConfig(**options), batch=batch, seed=seed, device="cpu", extra_input=given_)
 
 
-def side(count: int) -> Side:
+def side(count: int) -> Split:
     pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1)
-    return Side(pixels, torch.arange(count))
+    return Split(pixels, torch.arange(count))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 60), st.integers(1, 4))
-def test_an_epoch_shows_every_picture_at_most_once_and_processes_share_a_batch(
+def test_an_epoch_shows_every_image_at_most_once_and_processes_share_a_batch(
     count: int, batch: int, step: int, world: int
 ) -> None:
     batch = min(batch, count)
@@ -60,7 +60,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 def test_parts_of_a_batch_are_the_batch() -> None:
     data = made(labelled=10, batch=16)
     batch = data.batches.at(4)
-    parts = list(batch.parts(3))
+    parts = list(batch.micro_batches(3))
     assert [len(part.pixels) for part in parts] == [6, 6, 4]
     assert torch.equal(torch.cat([part.rows for part in parts]), batch.rows)
     assert batch.labelled is not None
@@ -68,7 +68,7 @@ def test_parts_of_a_batch_are_the_batch() -> None:
     assert torch.equal(torch.cat([part.rows for part in few]), batch.labelled.rows)
 
 
-def test_equal_pictures_fall_on_one_side() -> None:
+def test_equal_images_fall_on_one_side() -> None:
     twice = np.concatenate([PIXELS, PIXELS])
     data = made(twice)
     train, valid = ({p.numpy().tobytes() for p in s.pixels} for s in (data.train, data.valid))
@@ -128,7 +128,7 @@ def test_classes_are_numbered_in_order_and_counted() -> None:
     assert made(PIXELS).train.labels.eq(-1).all()
 
 
-def test_facts_and_resolved_settings_say_what_the_pictures_are() -> None:
+def test_facts_and_resolved_settings_say_what_the_images_are() -> None:
     data = prepare(DataConfig(), batch=8, seed=1, device="cpu")
     assert {k: data.facts[k] for k in ("channels", "size")} == {"channels": 1, "size": 8}
     assert data.resolved == (DataConfig(size=8), None)
@@ -138,12 +138,12 @@ def test_facts_and_resolved_settings_say_what_the_pictures_are() -> None:
     assert colour.facts["channels"] == 3
 
 
-def test_validation_shows_every_held_out_picture_once_in_order() -> None:
+def test_validation_shows_every_held_out_image_once_in_order() -> None:
     data = made(batch=16)
     assert torch.cat([batch.rows for batch in data.validation()]).tolist() == list(range(len(data.valid.pixels)))
 
 
-def test_the_fingerprint_is_of_pictures_and_labels() -> None:
+def test_the_fingerprint_is_of_images_and_labels() -> None:
     base = made().fingerprint
     assert made().fingerprint == base
     other = PIXELS.copy()
@@ -196,12 +196,12 @@ def test_several_sources_are_joined_and_must_be_alike(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(DataConfig(files=(a, c)), batch=2, seed=1, device="cpu")
     assert str(caught.value) == (
-        f"{c}: pictures are 6 x 6 grey, but those of {a} are 4 x 4 grey; set data.size=N and data.colour=grey or rgb"
+        f"{c}: images are 6 x 6 grey, but those of {a} are 4 x 4 grey; set data.size=N and data.colour=grey or rgb"
     )
     with pytest.raises(DataError) as caught:
         prepare(DataConfig(files=(a,), valid=(b,)), batch=2, seed=1, device="cpu")
     assert str(caught.value) == (
-        f"{b}: class ox is none of the training pictures' (cat, dog); remove its pictures, or set data.labels=none"
+        f"{b}: class ox is none of the training images' (cat, dog); remove its images, or set data.labels=none"
     )
     unlabelled = prepare(DataConfig(files=(a,), valid=(b,), labels="none"), batch=2, seed=1, device="cpu")
     assert len(unlabelled.valid.pixels) == 12
@@ -213,23 +213,23 @@ def test_several_sources_are_joined_and_must_be_alike(tmp_path: Path) -> None:
         (
             {"batch": 500},
             DataError,
-            "train.batch = 500 is more than the {train} training pictures; use {train} or fewer",
+            "train.batch = 500 is more than the {train} training images; use {train} or fewer",
         ),
-        ({"count": 999}, DataError, "data.count = 999 is more than the 200 pictures of the array"),
+        ({"count": 999}, DataError, "data.count = 999 is more than the 200 images of the array"),
         (
             {"labelled": 3},
             ConfigError,
-            "data.labelled = 3 asks for 0 pictures of class number 3, which has {own}; use between 5 and {most}",
+            "data.labelled = 3 asks for 0 images of class number 3, which has {own}; use between 5 and {most}",
         ),
-        ({"given_": PIXELS, "labelled": 10}, ConfigError, "data.labelled = 10 needs pictures with labels"),
+        ({"given_": PIXELS, "labelled": 10}, ConfigError, "data.labelled = 10 needs images with labels"),
         (
             {"given_": PIXELS[:1], "batch": 1},
             DataError,
-            "the array: 1 pictures are too few to hold out 10%; give more, or data.valid",
+            "the array: 1 images are too few to hold out 10%; give more, or data.valid",
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_pictures(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_settings_that_do_not_fit_the_images(options: dict[str, Any], error: type[Exception], message: str) -> None:
     plain = made()
     own = plain.facts["class_counts"][3]
     with pytest.raises(error) as caught:
@@ -237,14 +237,14 @@ def test_settings_that_do_not_fit_the_pictures(options: dict[str, Any], error: t
     assert str(caught.value) == message.format(train=len(plain.train.pixels), own=own, most=5 * own)
 
 
-def test_no_pictures_and_too_many_processes() -> None:
+def test_no_images_and_too_many_processes() -> None:
     with pytest.raises(DataError) as caught:
         prepare(DataConfig(files=()), batch=1, seed=1, device="cpu")
-    assert str(caught.value) == "no pictures; give --data digits, shapes, a folder, an IDX file or an .npz file"
+    assert str(caught.value) == "no images; give --data digits, shapes, a folder, an IDX file or an .npz file"
     batches = made(batch=2).batches
     with pytest.raises(DataError) as caught:
         batches.at(0, 0, 3)
-    assert str(caught.value) == "train.batch = 2 is less than a picture for each of 3 processes; use 3 or more"
+    assert str(caught.value) == "train.batch = 2 is less than an image for each of 3 processes; use 3 or more"
 
 
 def test_public_sets_are_read(public_set: Any) -> None:

@@ -1,4 +1,4 @@
-"""Numbers about pictures against brute force, closed forms, scipy and, where installed, torchmetrics and prdc."""
+"""Numbers about images against brute force, closed forms, scipy and, where installed, torchmetrics and prdc."""
 
 import math
 from typing import Any
@@ -97,7 +97,7 @@ def test_standardised_rows_have_mean_0_and_deviation_1() -> None:
     np.testing.assert_allclose((second - first)[:, 2], 1)
 
 
-def pictures(count: int, size: int = 5, channels: int = 1, seed: int = 0) -> torch.Tensor:
+def images(count: int, size: int = 5, channels: int = 1, seed: int = 0) -> torch.Tensor:
     made = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, channels, size, size), generator=made, dtype=torch.uint8)
 
@@ -105,7 +105,7 @@ def pictures(count: int, size: int = 5, channels: int = 1, seed: int = 0) -> tor
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (6, 4), (1, 5)])
 def test_sliced_wasserstein_of_one_pixel_is_that_of_the_line(n: int, m: int) -> None:
     """One pixel has one direction (or its opposite), along which the distance is that of sorted values."""
-    a, b = pictures(n, 1, seed=1), pictures(m, 1, seed=2)
+    a, b = images(n, 1, seed=1), images(m, 1, seed=2)
     x = np.sort(a.flatten().double().numpy() / 255).repeat(math.lcm(n, m) // n)
     y = np.sort(b.flatten().double().numpy() / 255).repeat(math.lcm(n, m) // m)
     expected = math.sqrt(((x - y) ** 2).mean())
@@ -113,13 +113,13 @@ def test_sliced_wasserstein_of_one_pixel_is_that_of_the_line(n: int, m: int) -> 
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_length_over_the_root_of_the_pixels() -> None:
-    a = pictures(40, 4) // 2
+    a = images(40, 4) // 2
     shift = 51 / 255
     expected = shift  # every pixel moves, so the vector's length is shift * 4 and a direction sees it over sqrt(16)
     assert metrics.sliced_wasserstein(a, a + 51, directions=4000) == pytest.approx(expected, rel=0.05)
     assert metrics.sliced_wasserstein(a, a.flip(0)) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="pictures must have one size"):
-        metrics.sliced_wasserstein(a, pictures(3, 5))
+    with pytest.raises(ValueError, match="images must have one size"):
+        metrics.sliced_wasserstein(a, images(3, 5))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -149,7 +149,7 @@ def test_classifier_score_of_sure_and_of_unsure_classifiers() -> None:
 
 
 def test_pixel_statistics_are_numpys() -> None:
-    x = pictures(7, 3)
+    x = images(7, 3)
     values = x.numpy() / 255
     found = metrics.pixel_statistics(x)
     assert found["mean"] == pytest.approx(values.mean())
@@ -159,7 +159,7 @@ def test_pixel_statistics_are_numpys() -> None:
 
 
 def test_errors_of_reconstruction_are_the_formulas() -> None:
-    a, b = pictures(3, seed=1).double() / 255, pictures(3, seed=2).double() / 255
+    a, b = images(3, seed=1).double() / 255, images(3, seed=2).double() / 255
     np.testing.assert_allclose(metrics.squared_error(a, b), ((a - b) ** 2).mean((1, 2, 3)))
     p = b.clamp(1e-6, 1 - 1e-6)
     np.testing.assert_allclose(
@@ -168,7 +168,7 @@ def test_errors_of_reconstruction_are_the_formulas() -> None:
 
 
 def test_structural_similarity_equals_brute_force() -> None:
-    a, b = (pictures(2, 13, 3, seed=s).double() / 255 for s in (1, 2))
+    a, b = (images(2, 13, 3, seed=s).double() / 255 for s in (1, 2))
     b = (a + 0.3 * b).clamp(0, 1)
     grid = np.arange(11) - 5
     window = np.exp(-(grid[:, None] ** 2 + grid[None] ** 2) / (2 * 1.5**2))
@@ -190,20 +190,20 @@ def test_structural_similarity_equals_brute_force() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 11, 28])
-def test_structural_similarity_of_a_picture_with_itself_is_1(size: int) -> None:
-    a = pictures(2, size) / 255
+def test_structural_similarity_of_a_image_with_itself_is_1(size: int) -> None:
+    a = images(2, size) / 255
     np.testing.assert_allclose(metrics.structural_similarity(a, a), 1.0)
     if size > 6:
         assert (metrics.structural_similarity(a, 1 - a) < 0.5).all()
 
 
 def test_structural_similarity_needs_equal_shapes() -> None:
-    with pytest.raises(ValueError, match="pictures must have one shape"):
+    with pytest.raises(ValueError, match="images must have one shape"):
         metrics.structural_similarity(torch.zeros(1, 1, 8, 8), torch.zeros(2, 1, 8, 8))
 
 
 def test_nearest_is_the_brute_force_neighbour_and_a_copy_is_at_0() -> None:
-    train, made = pictures(60, 4, seed=1), pictures(20, 4, seed=2)
+    train, made = images(60, 4, seed=1), images(20, 4, seed=2)
     made[3] = train[17]
     distance, row = metrics.nearest(made, train)
     every = ((made[:, None].double() - train[None].double()) / 255).square().flatten(2).mean(2).sqrt()
@@ -214,9 +214,9 @@ def test_nearest_is_the_brute_force_neighbour_and_a_copy_is_at_0() -> None:
 
 
 def test_factor_r2_is_1_for_linear_and_about_0_for_unrelated_factors() -> None:
-    codes = RANDOM.normal(size=(2000, 5))
-    factors = np.column_stack([codes @ RANDOM.normal(size=5) + 3, RANDOM.normal(size=2000), np.ones(2000)])
-    linear, unrelated, fixed = metrics.factor_r2(codes, factors)
+    latents = RANDOM.normal(size=(2000, 5))
+    factors = np.column_stack([latents @ RANDOM.normal(size=5) + 3, RANDOM.normal(size=2000), np.ones(2000)])
+    linear, unrelated, fixed = metrics.factor_r2(latents, factors)
     assert linear == pytest.approx(1.0)
     assert abs(unrelated) < 0.02
     assert math.isnan(fixed)
@@ -232,7 +232,7 @@ def test_against_torchmetrics() -> None:
     assert ours == pytest.approx(float(kid.poly_mmd(a, b, degree=3, gamma=None, coef=1.0)), rel=1e-5)
     theirs = fid._compute_fid(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
     assert frechet_distance(a.numpy(), b.numpy()) == pytest.approx(float(theirs), rel=1e-6)
-    x, y = pictures(3, 28, seed=1).float() / 255, pictures(3, 28, seed=2).float() / 255
+    x, y = images(3, 28, seed=1).float() / 255, images(3, 28, seed=2).float() / 255
     y = 0.7 * x + 0.3 * y
     # theirs averages windows that reach over the edge too, by reflection; the inner ones must be ours
     _, everywhere = functional.structural_similarity_index_measure(y, x, data_range=1.0, return_full_image=True)
@@ -254,7 +254,7 @@ def test_against_prdc() -> None:
 
 def test_structural_similarity_is_that_of_windows_inside_as_scipys_filter_gives_them() -> None:
     """scikit-image's convention: this filter, and a border of half a window left out."""
-    a, b = pictures(1, 28, seed=1)[0, 0, :19].double() / 255, pictures(1, 28, seed=2)[0, 0, :19].double() / 255
+    a, b = images(1, 28, seed=1)[0, 0, :19].double() / 255, images(1, 28, seed=2)[0, 0, :19].double() / 255
     b = 0.6 * a + 0.4 * b
 
     def blurred(x: Any) -> Any:
@@ -268,7 +268,7 @@ def test_structural_similarity_is_that_of_windows_inside_as_scipys_filter_gives_
 
 
 def test_images_that_are_wider_than_high_are_measured() -> None:
-    a, b = pictures(3, 28)[:, :, :6].double() / 255, pictures(3, 28, seed=1)[:, :, :6].double() / 255
+    a, b = images(3, 28)[:, :, :6].double() / 255, images(3, 28, seed=1)[:, :, :6].double() / 255
     np.testing.assert_allclose(metrics.structural_similarity(a, a), 1.0)
     torch.testing.assert_close(
         metrics.structural_similarity(a, b), metrics.structural_similarity(a.mT.contiguous(), b.mT.contiguous())
@@ -289,7 +289,7 @@ BYTES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", list(UNITS))
 def test_what_lays_images_on_each_other_takes_floats_in_0_to_1_alone(name: str) -> None:
-    measure, x = UNITS[name], pictures(2, 8)
+    measure, x = UNITS[name], images(2, 8)
     for wrong, message in (
         (x, "images must be floats in 0..1, got uint8; divide bytes by 255"),
         (x.float(), f"images must be floats in 0..1, got {x.min():g}..{x.max():g}"),
@@ -305,11 +305,11 @@ def test_what_lays_images_on_each_other_takes_floats_in_0_to_1_alone(name: str) 
 
 @pytest.mark.parametrize("name", list(BYTES))
 def test_what_compares_sets_of_images_takes_bytes_alone(name: str) -> None:
-    measure, x = BYTES[name], pictures(2, 8)
+    measure, x = BYTES[name], images(2, 8)
     for wrong, message in (
         (
             x.float() / 255,
-            "images must be uint8, 0..255, got float32; floats in 0..1: seqgen.images.pictures.as_bytes",
+            "images must be uint8, 0..255, got float32; floats in 0..1: seqgen.images.grids.as_bytes",
         ),
         (x[0], "images must be (N, C, H, W), N > 0, got (1, 8, 8)"),
         (x[:0], "images must be (N, C, H, W), N > 0, got (0, 1, 8, 8)"),
@@ -328,7 +328,10 @@ def test_what_compares_sets_of_images_takes_bytes_alone(name: str) -> None:
         (lambda: metrics.class_kl([1, 2], [1]), "counts must be two rows of as many classes, got shapes (2,), (1,)"),
         (lambda: metrics.class_counts(torch.tensor([3]), 3), "labels must be below 3, the number of classes; got 3"),
         (lambda: metrics.classifier_score([[2.0, 1.0]]), "probabilities must be 0 or more and sum to 1 in every row; "),
-        (lambda: metrics.factor_r2(np.ones((4, 2)), np.ones(4)), "codes and factors must be (N, Z) and (N, J), N > 1"),
+        (
+            lambda: metrics.factor_r2(np.ones((4, 2)), np.ones(4)),
+            "latents and factors must be (N, Z) and (N, J), N > 1",
+        ),
     ],
 )
 def test_numbers_of_another_kind_are_refused(call: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Picture runs that were killed and started again end with the same bytes as those that were not."""
+"""Image runs that were killed and started again end with the same bytes as those that were not."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from seqgen.core.errors import RunError
 from seqgen.engine import checkpoint, loop
 from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
-from seqgen.images.pictures import save_arrays
+from seqgen.images.grids import save_arrays
 
 SMALL = (
     *("train.batch=8", "train.steps=18", "train.save_every=4", "train.eval_every=6", "train.log_every=1"),
@@ -104,14 +104,14 @@ def test_samples_scores_and_the_report_are_resumed_alike(tmp_path: Path) -> None
     assert best in (6, 12, 18)
 
 
-def test_other_pictures_are_refused(tmp_path: Path) -> None:
+def test_other_images_are_refused(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
     source = str(save_arrays(pixels, tmp_path / "some.npz"))
     chosen = settings("vae", f"data.files={source}", "data.count=0")
     loop.train(chosen, tmp_path / "run")
     save_arrays(pixels + 1, source)
     with pytest.raises(
-        RunError, match=r"was trained on other pictures \(SHA-256 \w{12}\.\.\., now \w{12}\.\.\.\); restore"
+        RunError, match=r"was trained on other images \(SHA-256 \w{12}\.\.\., now \w{12}\.\.\.\); restore"
     ):
         loop.train(chosen, tmp_path / "run")
 

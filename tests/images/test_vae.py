@@ -1,4 +1,4 @@
-"""The picture VAE against torch's distributions, quadrature and its own definitions."""
+"""The image VAE against torch's distributions, quadrature and its own definitions."""
 
 import math
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def test_the_gaussians_levels_have_the_mass_of_the_interval() -> None:
     assert mass.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_pictures_are_seen_as_the_likelihood_says() -> None:
+def test_images_are_seen_as_the_likelihood_says() -> None:
     many = replace(batch(1), pixels=batch(1).pixels.expand(3000, 1, 8, 8), rows=torch.arange(3000))
     grey = many.pixels[0] / 255
     torch.testing.assert_close(model().observed(many)[0], grey)
@@ -103,7 +103,7 @@ def test_what_a_row_is_taken_for_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
-def test_beta_multiplies_the_kl_of_a_picture_beside_its_summed_pixels(beta: float) -> None:
+def test_beta_multiplies_the_kl_of_a_image_beside_its_summed_pixels(beta: float) -> None:
     net = model(beta=beta).eval()
     terms = net.terms(batch(), noise(net))
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + beta * terms["kl"])
@@ -118,13 +118,13 @@ def test_free_bits_charge_each_dimension_at_least_their_price() -> None:
     terms = free.terms(x, noise(free))
     charged = (terms["loss"] - terms["reconstruction"]).mean()
     assert charged.item() == pytest.approx(per_dimension.clamp_min(0.5).sum().item(), rel=1e-5)
-    gradient = torch.autograd.grad(charged, free.to_code[2].bias)[0]
+    gradient = torch.autograd.grad(charged, free.to_latent[2].bias)[0]
     below = (per_dimension < 0.5).repeat(2)
     assert gradient[below].eq(0).all()
 
 
 def likelihood_by_quadrature(net: vae.Model, x: Tensor) -> Tensor:
-    """log p(x) of each picture with one code dimension, by the trapezoid rule over the prior."""
+    """log p(x) of each image with one latent code dimension, by the trapezoid rule over the prior."""
     grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     with torch.no_grad():
         logits = net.logits(grid[:, None].float())
@@ -137,7 +137,7 @@ def likelihood_by_quadrature(net: vae.Model, x: Tensor) -> Tensor:
 def test_the_nll_by_importance_sampling_is_that_of_quadrature(likelihood: Any) -> None:
     net = model(likelihood=likelihood, latent=1, net="mlp", sd=0.3 if likelihood == "gaussian" else 0.0).eval()
     with torch.no_grad():
-        for p in net.decoder.parameters():  # so that the code matters
+        for p in net.decoder.parameters():  # so that the latent code matters
             p.mul_(1.7)
     x = batch()
     exact = -likelihood_by_quadrature(net, net.observed(x))
@@ -163,9 +163,9 @@ def test_the_importance_weighted_loss_is_the_bound() -> None:
     seen = net.observed(x)
     mean, log_variance = net.encode(seen)
     q = Normal(mean, (0.5 * log_variance).exp())
-    codes = mean + q.scale * eps
-    log_p = torch.stack([net.log_likelihood(seen, net.logits(z)) for z in codes])
-    weights = log_p + (Normal(0.0, 1.0).log_prob(codes) - q.log_prob(codes)).sum(2)
+    latents = mean + q.scale * eps
+    log_p = torch.stack([net.log_likelihood(seen, net.logits(z)) for z in latents])
+    weights = log_p + (Normal(0.0, 1.0).log_prob(latents) - q.log_prob(latents)).sum(2)
     expected = math.log(4) - weights.logsumexp(0)
     torch.testing.assert_close(net.terms(x, eps)["loss"], expected, rtol=1e-5, atol=1e-4)
     bound = vae.validate(net, x)["nll_bound"]
@@ -196,7 +196,7 @@ def test_validation_repeats_itself_and_leaves_torchs_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"net": "mlp"}, {"conditional": True}, {"size": 28}, {"channels": 3}])
-def test_one_code_is_one_picture_for_any_batch_size(options: dict[str, Any]) -> None:
+def test_one_code_is_one_image_for_any_batch_size(options: dict[str, Any]) -> None:
     net = model(**options).eval()
     seeds, labels = torch.arange(130) * 7919, torch.arange(130) % 3
     with torch.inference_mode():
@@ -220,10 +220,10 @@ def test_a_conditional_model_needs_and_uses_the_label() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conditional": True, "classes": ()}, "model.conditional needs pictures with labels"),
+        ({"conditional": True, "classes": ()}, "model.conditional needs images with labels"),
         (
             {"conditional": True, "unlabelled": 7},
-            "model.conditional needs a label on every picture, but 7 have none",
+            "model.conditional needs a label on every image, but 7 have none",
         ),
         (
             {"samples": 5, "beta": 2.0},
@@ -232,7 +232,7 @@ def test_a_conditional_model_needs_and_uses_the_label() -> None:
         ({"match": "adversarial", "free_bits": 0.1}, "model.free_bits needs match = kl"),
         (
             {"size": 28, "widths": (4, 4, 4)},
-            "model.widths has 3 widths, each of which halves the picture, but 28 pixels are not divisible by 8; "
+            "model.widths has 3 widths, each of which halves the image, but 28 pixels are not divisible by 8; "
             "give fewer widths, or another data.size",
         ),
     ],
@@ -250,7 +250,7 @@ def changed(net: vae.Model, before: dict[str, Tensor]) -> set[str]:
 def test_a_step_of_the_adversarial_autoencoder_moves_one_network() -> None:
     net = model(match="adversarial", beta=5.0)
     made = vae.optimizers(net, TRAIN)
-    for step, moved in ((0, {"body", "to_code", "decoder"}), (1, {"critic"}), (2, {"body", "to_code", "decoder"})):
+    for step, moved in ((0, {"body", "to_latent", "decoder"}), (1, {"critic"}), (2, {"body", "to_latent", "decoder"})):
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
         rng.enter_step(1, step)
         scalars = vae.train_step(net, made, batch(seed=step), step)

@@ -36,9 +36,9 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:\s*The hypothesis contains 0 co
 Tokens = list[list[str]]
 
 
-def nltk_sentence(refs: Sequence[Sequence[str]], hyp: Sequence[str], order: int, method: int) -> float:
+def nltk_sentence(references: Sequence[Sequence[str]], hyp: Sequence[str], order: int, method: int) -> float:
     smoothing = getattr(SMOOTH, f"method{method}")
-    return float(nltk_bleu.sentence_bleu(refs, hyp, (1 / order,) * order, smoothing))
+    return float(nltk_bleu.sentence_bleu(references, hyp, (1 / order,) * order, smoothing))
 
 
 def random_corpus(draw: random.Random, sizes: tuple[int, int], vocabulary: int, longest: int) -> Tokens:
@@ -52,14 +52,14 @@ def worst_error(seed: int, sets: int) -> tuple[int, float]:
     compared, worst = 0, 0.0
     for _ in range(sets):
         vocabulary, longest = draw.choice([2, 3, 10, 50]), draw.choice([5, 12, 25])
-        hyps = random_corpus(draw, (2, 8), vocabulary, longest)
-        refs = random_corpus(draw, (1, draw.choice([3, 12, 60])), vocabulary, longest)
-        own = [random_corpus(draw, (1, 4), vocabulary, longest) for _ in hyps]
-        others = [hyps[:i] + hyps[i + 1 :] for i in range(len(hyps))]
+        hypotheses = random_corpus(draw, (2, 8), vocabulary, longest)
+        references = random_corpus(draw, (1, draw.choice([3, 12, 60])), vocabulary, longest)
+        own = [random_corpus(draw, (1, 4), vocabulary, longest) for _ in hypotheses]
+        others = [hypotheses[:i] + hypotheses[i + 1 :] for i in range(len(hypotheses))]
         forms: list[tuple[BleuStats, list[Tokens]]] = [
-            (bleu_stats(hyps, refs, 9), [refs] * len(hyps)),
-            (self_bleu_stats(hyps, 9), others),
-            (bleu_stats(hyps, None, 9, refs_per_hyp=own), own),
+            (bleu_stats(hypotheses, references, 9), [references] * len(hypotheses)),
+            (self_bleu_stats(hypotheses, 9), others),
+            (bleu_stats(hypotheses, None, 9, references_per_hypothesis=own), own),
         ]
         for method in range(8):
             order = draw.randint(3 if method == 6 else 1, 9)
@@ -68,7 +68,7 @@ def worst_error(seed: int, sets: int) -> tuple[int, float]:
                 if method == 6 and no_trigram.any():
                     continue
                 ours = sentence_scores(stats, order, f"method{method}")
-                for i, hyp in enumerate(hyps):
+                for i, hyp in enumerate(hypotheses):
                     theirs = nltk_sentence(references[i], hyp, order, method)
                     compared += 1
                     worst = max(worst, abs(float(ours[i]) - theirs) / (theirs or 1.0))
@@ -107,14 +107,14 @@ def test_self_bleu_is_right_on_3_000_small_sets() -> None:
     assert wrong == 0
 
 
-def counted(hyp: Sequence[object], refs: Sequence[Sequence[object]], n: int) -> int:
+def counted(hyp: Sequence[object], references: Sequence[Sequence[object]], n: int) -> int:
     """Clipped matches by the definition."""
 
     def grams(tokens: Sequence[object]) -> Counter[tuple[object, ...]]:
         return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
     clip: Counter[tuple[object, ...]] = Counter()
-    for ref in refs:
+    for ref in references:
         clip |= grams(ref)
     return sum((grams(hyp) & clip).values())
 
@@ -124,28 +124,33 @@ sentences = st.lists(st.lists(st.integers(0, 3), max_size=7), min_size=2, max_si
 
 @settings(max_examples=60, deadline=None)
 @given(sentences, sentences)
-def test_statistics_equal_the_definition(hyps: list[list[int]], refs: list[list[int]]) -> None:
-    shared, alone = bleu_stats(hyps, refs, 9), self_bleu_stats(hyps, 9)
-    own = bleu_stats(hyps, None, 9, refs_per_hyp=[refs[: 1 + i % len(refs)] for i in range(len(hyps))])
-    for i, hyp in enumerate(hyps):
+def test_statistics_equal_the_definition(hypotheses: list[list[int]], references: list[list[int]]) -> None:
+    shared, alone = bleu_stats(hypotheses, references, 9), self_bleu_stats(hypotheses, 9)
+    own = bleu_stats(
+        hypotheses,
+        None,
+        9,
+        references_per_hypothesis=[references[: 1 + i % len(references)] for i in range(len(hypotheses))],
+    )
+    for i, hyp in enumerate(hypotheses):
         for n in range(1, 10):
-            assert shared.num[i, n - 1] == counted(hyp, refs, n)
-            assert alone.num[i, n - 1] == counted(hyp, hyps[:i] + hyps[i + 1 :], n)
-            assert own.num[i, n - 1] == counted(hyp, refs[: 1 + i % len(refs)], n)
+            assert shared.num[i, n - 1] == counted(hyp, references, n)
+            assert alone.num[i, n - 1] == counted(hyp, hypotheses[:i] + hypotheses[i + 1 :], n)
+            assert own.num[i, n - 1] == counted(hyp, references[: 1 + i % len(references)], n)
             assert shared.den[i, n - 1] == max(1, len(hyp) - n + 1)
-        nearest = min((abs(len(ref) - len(hyp)), len(ref)) for ref in refs)[1]
+        nearest = min((abs(len(ref) - len(hyp)), len(ref)) for ref in references)[1]
         assert shared.ref_len[i] == nearest
 
 
 @settings(max_examples=60, deadline=None)
 @given(sentences, sentences)
-def test_reference_index_equals_bleu_stats(hyps: list[list[int]], refs: list[list[int]]) -> None:
-    (packed_hyps, packed_refs), _ = encode(hyps, refs)
-    wanted = bleu_stats(hyps, refs, 6)
-    for got in (ReferenceIndex(refs, 6)(hyps), ReferenceIndex(packed_refs, 6)(packed_hyps)):
+def test_reference_index_equals_bleu_stats(hypotheses: list[list[int]], references: list[list[int]]) -> None:
+    (packed_hypotheses, packed_references), _ = encode(hypotheses, references)
+    wanted = bleu_stats(hypotheses, references, 6)
+    for got in (ReferenceIndex(references, 6)(hypotheses), ReferenceIndex(packed_references, 6)(packed_hypotheses)):
         for mine, theirs in zip(got, wanted, strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert ReferenceIndex(refs, 6)(hyps, 2).num.shape == (len(hyps), 2)
+    assert ReferenceIndex(references, 6)(hypotheses, 2).num.shape == (len(hypotheses), 2)
 
 
 def test_tokens_with_spaces_do_not_collide() -> None:
@@ -164,7 +169,7 @@ def test_ids_with_wide_gaps_give_the_same_statistics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hyp", "refs", "value"),
+    ("hyp", "references", "value"),
     [
         ("a b c d e f", ["a b c d e f"], 1.0),
         ("a b", ["a b"], 0.316228),
@@ -177,9 +182,9 @@ def test_ids_with_wide_gaps_give_the_same_statistics() -> None:
         ("a b c d", ["a b c", "a b c d e"], 1.0),
     ],
 )
-def test_edge_cases(hyp: str, refs: list[str], value: float) -> None:
-    assert float(bleu([hyp], refs)) == pytest.approx(value, abs=5e-7)
-    tokens = [ref.split() for ref in refs]
+def test_edge_cases(hyp: str, references: list[str], value: float) -> None:
+    assert float(bleu([hyp], references)) == pytest.approx(value, abs=5e-7)
+    tokens = [ref.split() for ref in references]
     assert nltk_sentence(tokens, hyp.split(), 4, 1) == pytest.approx(value, abs=5e-7)
 
 
@@ -221,12 +226,12 @@ def test_empty_hypothesis_is_counted_and_scores_0() -> None:
 def test_corpus_bleu_equals_sacrebleu(ours: int, theirs: str) -> None:
     draw = random.Random(ours)
     for _ in range(40):
-        hyps = random_corpus(draw, (1, 12), 6, 15)
-        streams = [[random_corpus(draw, (1, 1), 6, 15)[0] for _ in hyps] for _ in range(draw.randint(1, 4))]
+        hypotheses = random_corpus(draw, (1, 12), 6, 15)
+        streams = [[random_corpus(draw, (1, 1), 6, 15)[0] for _ in hypotheses] for _ in range(draw.randint(1, 4))]
         order = draw.randint(1, 6)
-        stats = bleu_stats(hyps, None, order, refs_per_hyp=list(zip(*streams, strict=True)))
+        stats = bleu_stats(hypotheses, None, order, references_per_hypothesis=list(zip(*streams, strict=True)))
         metric = sacrebleu.BLEU(tokenize="none", smooth_method=theirs, max_ngram_order=order, force=True)
-        lines = [" ".join(hyp) for hyp in hyps], [[" ".join(ref) for ref in stream] for stream in streams]
+        lines = [" ".join(hyp) for hyp in hypotheses], [[" ".join(ref) for ref in stream] for stream in streams]
         got = corpus_bleu(stats, order, style="sacrebleu", smoothing=f"method{ours}")
         assert got == pytest.approx(metric.corpus_score(*lines).score / 100, rel=1e-12, abs=1e-300)
 
@@ -235,12 +240,12 @@ def test_corpus_bleu_equals_sacrebleu(ours: int, theirs: str) -> None:
 def test_corpus_bleu_equals_nltk(method: int) -> None:
     draw = random.Random(method)
     for _ in range(40):
-        hyps = random_corpus(draw, (1, 12), 6, 15)
-        own = [random_corpus(draw, (1, 4), 6, 15) for _ in hyps]
+        hypotheses = random_corpus(draw, (1, 12), 6, 15)
+        own = [random_corpus(draw, (1, 4), 6, 15) for _ in hypotheses]
         order = draw.randint(1, 6)
-        stats = bleu_stats(hyps, None, order, refs_per_hyp=own)
+        stats = bleu_stats(hypotheses, None, order, references_per_hypothesis=own)
         smoothing = getattr(SMOOTH, f"method{method}")
-        theirs = float(nltk_bleu.corpus_bleu(own, hyps, (1 / order,) * order, smoothing))
+        theirs = float(nltk_bleu.corpus_bleu(own, hypotheses, (1 / order,) * order, smoothing))
         got = corpus_bleu(stats, order, smoothing=f"method{method}")
         assert got == pytest.approx(theirs, rel=1e-12, abs=1e-300)
 
@@ -256,11 +261,11 @@ def random_lines(draw: random.Random, count: int) -> list[str]:
 def test_level_sacrebleu_is_sacrebleus_default(ours: Any, theirs: str) -> None:
     draw = random.Random(ours)
     for _ in range(75):
-        hyps = random_lines(draw, draw.randint(1, 4))
-        streams = [random_lines(draw, len(hyps)) for _ in range(draw.randint(1, 3))]
-        expected = sacrebleu.corpus_bleu(hyps, streams, tokenize=theirs, force=True).score / 100
+        hypotheses = random_lines(draw, draw.randint(1, 4))
+        streams = [random_lines(draw, len(hypotheses)) for _ in range(draw.randint(1, 3))]
+        expected = sacrebleu.corpus_bleu(hypotheses, streams, tokenize=theirs, force=True).score / 100
         own = list(zip(*streams, strict=True))
-        got = bleu(hyps, refs_per_hyp=own, tokenizer=ours, level="sacrebleu")
+        got = bleu(hypotheses, references_per_hypothesis=own, tokenizer=ours, level="sacrebleu")
         assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-15)
         assert got.signature.fields["smooth"] == "m3"
 
@@ -269,10 +274,10 @@ def test_level_sacrebleu_is_sacrebleus_default(ours: Any, theirs: str) -> None:
 def test_level_corpus_is_nltks_default(tokenizer: str) -> None:
     draw = random.Random(tokenizer)
     for _ in range(75):
-        hyps, refs = random_lines(draw, draw.randint(1, 4)), random_lines(draw, draw.randint(1, 5))
-        tokens = tokenize(refs, tokenizer)
-        expected = float(nltk_bleu.corpus_bleu([tokens] * len(hyps), tokenize(hyps, tokenizer)))
-        got = bleu(hyps, refs, tokenizer=tokenizer, level="corpus")
+        hypotheses, references = random_lines(draw, draw.randint(1, 4)), random_lines(draw, draw.randint(1, 5))
+        tokens = tokenize(references, tokenizer)
+        expected = float(nltk_bleu.corpus_bleu([tokens] * len(hypotheses), tokenize(hypotheses, tokenizer)))
+        got = bleu(hypotheses, references, tokenizer=tokenizer, level="corpus")
         assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-300)
         assert got.signature.fields["smooth"] == "m0"
 
@@ -285,18 +290,21 @@ def test_a_smoothing_that_is_asked_for_holds_at_every_level() -> None:
 
 def test_a_two_token_line_counts_for_nltk_and_not_for_sacrebleu() -> None:
     lines = ["a b c d e f", "g h i j k x", "m n"]
-    refs = [["a b c d e f"], ["g h i j k l"], ["m n"]]
+    references = [["a b c d e f"], ["g h i j k l"], ["m n"]]
     stats = bleu_stats(
-        [line.split() for line in lines], None, 4, refs_per_hyp=[[r.split() for r in own] for own in refs]
+        [line.split() for line in lines],
+        None,
+        4,
+        references_per_hypothesis=[[r.split() for r in own] for own in references],
     )
     assert corpus_bleu(stats, style="nltk") < corpus_bleu(stats, style="sacrebleu")
 
 
 def test_corpus_level_interval_holds_the_score() -> None:
     draw = random.Random(0)
-    hyps, refs = random_corpus(draw, (50, 50), 5, 12), random_corpus(draw, (20, 20), 5, 12)
+    hypotheses, references = random_corpus(draw, (50, 50), 5, 12), random_corpus(draw, (20, 20), 5, 12)
     for level in ("corpus", "sacrebleu"):
-        score = bleu(hyps, refs, level=level)
+        score = bleu(hypotheses, references, level=level)
         assert score.interval is not None
         assert score.interval[0] < float(score) < score.interval[1]
 
@@ -316,8 +324,8 @@ def test_weights_are_nltks() -> None:
 
 
 def test_lines_and_their_tokens_score_the_same() -> None:
-    lines, refs = ["a b c", "b c d e"], ["a b c d", "c d e f"]
-    by_line, by_token = bleu(lines, refs), bleu([x.split() for x in lines], [x.split() for x in refs])
+    lines, references = ["a b c", "b c d e"], ["a b c d", "c d e f"]
+    by_line, by_token = bleu(lines, references), bleu([x.split() for x in lines], [x.split() for x in references])
     assert by_line.orders == by_token.orders
     assert by_line.signature.fields["tok"] == "split"
     assert by_token.signature.fields["tok"] == "given"
@@ -325,15 +333,15 @@ def test_lines_and_their_tokens_score_the_same() -> None:
 
 def test_orders_hold_1_to_order_and_equal_single_calls() -> None:
     draw = random.Random(3)
-    hyps, refs = random_corpus(draw, (9, 9), 4, 12), random_corpus(draw, (9, 9), 4, 12)
-    score = bleu(hyps, refs, order=9)
+    hypotheses, references = random_corpus(draw, (9, 9), 4, 12), random_corpus(draw, (9, 9), 4, 12)
+    score = bleu(hypotheses, references, order=9)
     assert list(score.orders) == list(range(1, 10))
     for n in range(1, 10):
-        assert score.orders[n] == float(bleu(hyps, refs, order=n))
-    by_order = bleu_orders(hyps, refs, orders=(2, 5))
+        assert score.orders[n] == float(bleu(hypotheses, references, order=n))
+    by_order = bleu_orders(hypotheses, references, orders=(2, 5))
     assert {n: float(s) for n, s in by_order.items()} == {2: score.orders[2], 5: score.orders[5]}
-    assert {n: float(s) for n, s in self_bleu_orders(hyps).items()} == {
-        n: self_bleu(hyps, order=5).orders[n] for n in (2, 3, 4, 5)
+    assert {n: float(s) for n, s in self_bleu_orders(hypotheses).items()} == {
+        n: self_bleu(hypotheses, order=5).orders[n] for n in (2, 3, 4, 5)
     }
 
 
@@ -359,9 +367,9 @@ def test_sample_is_seeded_and_says_so() -> None:
 
 
 def test_signature_names_how_the_number_was_made() -> None:
-    score = bleu(["A b c"], ["a b c", "d"], order=3, smoothing="method2", lower=True, tokenizer="char")
+    score = bleu(["A b c"], ["a b c", "d"], order=3, smoothing="method2", lowercase=True, tokenizer="char")
     assert str(score.signature).startswith(
-        "bleu|n:1-3|lvl:sent-mean|smooth:m2|hyp:1|ref:2|tok:char|case:lower|v:1.0|in:"
+        "bleu|n:1-3|lvl:sent-mean|smooth:m2|hyp:1|nrefs:2|tok:char|case:lc|version:1.0|in:"
     )
     assert float(score) == 1.0
 
@@ -387,11 +395,19 @@ def test_padded_ids_score_as_their_tokens() -> None:
         (lambda: bleu_stats([1], [["a"]]), TypeError, "corpus 0, sentence 0: must be a list of tokens, got int 1"),
         (lambda: bleu([], ["a"]), ValueError, "there are no hypotheses"),
         (lambda: bleu(["a"], []), ValueError, "there are no references"),
-        (lambda: bleu(["a"]), ValueError, "give either refs, shared by all hypotheses, or refs_per_hyp"),
-        (lambda: bleu(["a"], refs_per_hyp=[[]]), ValueError, "refs_per_hyp[0] is empty"),
-        (lambda: bleu(["a", "b"], refs_per_hyp=[["a"]]), ValueError, "one list for each of 2 hypotheses, got 1 lists"),
         (
-            lambda: bleu(["a", "b", "c"], refs_per_hyp=[["a", "b", "c"], ["d", "e", "f"]]),
+            lambda: bleu(["a"]),
+            ValueError,
+            "give either references, shared by all hypotheses, or references_per_hypothesis",
+        ),
+        (lambda: bleu(["a"], references_per_hypothesis=[[]]), ValueError, "references_per_hypothesis[0] is empty"),
+        (
+            lambda: bleu(["a", "b"], references_per_hypothesis=[["a"]]),
+            ValueError,
+            "a list for each of 2 hypotheses, got 1;",
+        ),
+        (
+            lambda: bleu(["a", "b", "c"], references_per_hypothesis=[["a", "b", "c"], ["d", "e", "f"]]),
             ValueError,
             "each holds 3 entries, so they look transposed: give zip(*streams)",
         ),
@@ -415,8 +431,8 @@ def test_padded_ids_score_as_their_tokens() -> None:
         (lambda: pack([[1, 2]], [3]), ValueError, "lengths[0] must be in 0..2, got 3"),
         (lambda: pack([[1.5]], [1]), TypeError, "ids and lengths must be integers"),
         (lambda: pack([1], [1]), ValueError, "ids must be (N, L) and lengths (N,)"),
-        (lambda: self_bleu(pack([[1, 2]], [2]), lower=True), TypeError, "packed ids have no case"),
-        (lambda: self_bleu([[1], [2]], lower=True), TypeError, "lower=True needs tokens that are str, got int"),
+        (lambda: self_bleu(pack([[1, 2]], [2]), lowercase=True), TypeError, "packed ids have no case"),
+        (lambda: self_bleu([[1], [2]], lowercase=True), TypeError, "lower=True needs tokens that are str, got int"),
         (lambda: bleu_stats([["a"]], pack([[1]], [1])), TypeError, "got a mix; encode them together"),
     ],
 )
@@ -465,7 +481,7 @@ def test_published_caption_scores_to_four_decimals(
 
 
 @pytest.mark.parametrize(
-    ("hyps", "refs", "values"),
+    ("hypotheses", "references", "values"),
     [
         (1000, 200, (0.443, 0.220, 0.125, 0.081)),
         (1000, 500, (0.518, 0.286, 0.162, 0.102)),
@@ -477,10 +493,10 @@ def test_published_caption_scores_to_four_decimals(
     ],
 )
 def test_published_sensitivity_to_the_number_of_references(
-    public_set: Callable[[str], Path], hyps: int, refs: int, values: tuple[float, ...]
+    public_set: Callable[[str], Path], hypotheses: int, references: int, values: tuple[float, ...]
 ) -> None:
     sets = captions(public_set)
-    got = bleu(sets["train"][:hyps], sets["test"][:refs], order=5).orders
+    got = bleu(sets["train"][:hypotheses], sets["test"][:references], order=5).orders
     assert [got[n] for n in (2, 3, 4, 5)] == pytest.approx(values, abs=6e-4)
 
 

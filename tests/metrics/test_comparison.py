@@ -64,9 +64,9 @@ def test_equal_scores_do_not_differ() -> None:
 
 
 def test_pooled_scores_are_compared_by_the_same_rows() -> None:
-    refs = ["a b c d e f", "c d e f g h"]
-    good = bleu(["a b c d e", "c d e f g", "b c d e"] * 9, refs, level="corpus")
-    bad = bleu(["a b x d e", "c x e f x", "b c x e"] * 9, refs, level="corpus")
+    references = ["a b c d e f", "c d e f g h"]
+    good = bleu(["a b c d e", "c d e f g", "b c d e"] * 9, references, level="corpus")
+    bad = bleu(["a b x d e", "c x e f x", "b c x e"] * 9, references, level="corpus")
     result = difference(good, bad, paired=True)
     assert result.value == float(good) - float(bad)
     assert result.interval[0] > 0

@@ -42,12 +42,12 @@ class Plain:
             return 1 / (len(self.words) + 2)
         context = tuple(before[len(before) - n + 1 :])
         follow = {gram[-1]: count for gram, count in self.counts[n].items() if gram[:-1] == context}
-        lower = self.probability(before, word, n - 1)
+        lowercase = self.probability(before, word, n - 1)
         if not follow:
-            return lower
+            return lowercase
         total = sum(follow.values())
         kept = max(follow.get(word, 0) - self.discount[n], 0.0) / total
-        return kept + self.discount[n] * len(follow) / total * lower
+        return kept + self.discount[n] * len(follow) / total * lowercase
 
     def log_probability(self, sentence: list[str]) -> float:
         wrapped = [START, *sentence, END]

@@ -16,21 +16,26 @@ def test_narrow_integers_do_not_change_a_result(sentences: int, monkeypatch: pyt
     """int32 is taken where every value fits; here int8 stands for it, so that its limit lies among these sizes."""
     draw = random.Random(sentences)
     rows = [[draw.randrange(5) for _ in range(draw.randint(0, 12))] for _ in range(2 * sentences)]
-    hyps, refs = rows[:sentences], rows[sentences:]
+    hypotheses, references = rows[:sentences], rows[sentences:]
 
     def results() -> list[np.ndarray]:
-        matches = match_training(hyps, refs)
-        own = bleu_stats(hyps, None, 5, refs_per_hyp=[[ref, hyp[1:]] for hyp, ref in zip(hyps, refs, strict=True)])
-        known = ReferenceIndex(refs)(hyps)
-        model = KneserNey(refs, 3)
+        matches = match_training(hypotheses, references)
+        own = bleu_stats(
+            hypotheses,
+            None,
+            5,
+            references_per_hypothesis=[[ref, hyp[1:]] for hyp, ref in zip(hypotheses, references, strict=True)],
+        )
+        known = ReferenceIndex(references)(hypotheses)
+        model = KneserNey(references, 3)
         drawn = [np.array(row) for row in model.sample(3, 1, max_tokens=9)]
         return [
-            *bleu_stats(hyps, refs),
+            *bleu_stats(hypotheses, references),
             *own,
-            *self_bleu_stats(hyps),
+            *self_bleu_stats(hypotheses),
             *known,
             *matches,
-            model.log_probability(hyps),
+            model.log_probability(hypotheses),
             *drawn,
         ]
 

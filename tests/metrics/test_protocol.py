@@ -29,7 +29,7 @@ def lines(seed: int, count: int) -> list[str]:
     return [" ".join(draw.choice(WORDS) for _ in range(draw.randint(3, 12))) for _ in range(count)]
 
 
-HYPS, REFS, TRAIN, REAL = lines(0, 60), lines(1, 50), [*lines(2, 40), lines(0, 60)[7]], lines(3, 70)
+HYPOTHESES, REFERENCES, TRAIN, REAL = lines(0, 60), lines(1, 50), [*lines(2, 40), lines(0, 60)[7]], lines(3, 70)
 
 
 def values(scores: dict[str, Any]) -> dict[str, float]:
@@ -37,11 +37,16 @@ def values(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def test_default_table_holds_what_the_single_functions_give() -> None:
-    table = evaluate_text(HYPS, REFS, train=TRAIN, temperature=0.8)
-    hyp, ref, train = (tokenize(text) for text in (HYPS, REFS, TRAIN))
+    table = evaluate_text(HYPOTHESES, REFERENCES, train=TRAIN, temperature=0.8)
+    hyp, ref, train = (tokenize(text) for text in (HYPOTHESES, REFERENCES, TRAIN))
     spans = [span.length for span in copied_spans(hyp, train)]
     ahead, back, alike = (
-        s.orders for s in (bleu(HYPS, REFS, order=5), bleu(REFS, HYPS, order=5), self_bleu(HYPS, order=5))
+        s.orders
+        for s in (
+            bleu(HYPOTHESES, REFERENCES, order=5),
+            bleu(REFERENCES, HYPOTHESES, order=5),
+            self_bleu(HYPOTHESES, order=5),
+        )
     )
     lengths = [len(sentence) for sentence in hyp]
     wanted = {
@@ -77,17 +82,17 @@ def test_default_table_holds_what_the_single_functions_give() -> None:
 
 
 def test_scores_of_the_table_compare_with_those_of_the_functions() -> None:
-    table = evaluate_text(HYPS, REFS)
-    assert table["bleu_4"] - bleu(HYPS, REFS) == 0
-    assert table["self_bleu_4"] - self_bleu(HYPS) == 0
+    table = evaluate_text(HYPOTHESES, REFERENCES)
+    assert table["bleu_4"] - bleu(HYPOTHESES, REFERENCES) == 0
+    assert table["self_bleu_4"] - self_bleu(HYPOTHESES) == 0
     assert "novelty_2" not in table.scores
     with pytest.raises(KeyError, match="no score 'blue-4'; there are bleu_2, bleu_3"):
         table["blue-4"]
 
 
 def test_real_text_is_scored_at_the_size_of_the_samples() -> None:
-    table = evaluate_text(HYPS, REFS, train=TRAIN, real=REAL)
-    alone = evaluate_text(REAL[:60], REFS, train=TRAIN)
+    table = evaluate_text(HYPOTHESES, REFERENCES, train=TRAIN, real=REAL)
+    alone = evaluate_text(REAL[:60], REFERENCES, train=TRAIN)
     assert table.real is not None
     assert values(table.real) == values(alone.scores)
     assert list(table.real) == list(table.scores)
@@ -95,11 +100,11 @@ def test_real_text_is_scored_at_the_size_of_the_samples() -> None:
         assert real is not None
         assert score - real == pytest.approx(float(score) - float(real)), name
     with pytest.raises(ValueError, match="real text must have as many lines as there are samples, 60, got 59"):
-        evaluate_text(HYPS, REFS, real=REAL[:59])
+        evaluate_text(HYPOTHESES, REFERENCES, real=REAL[:59])
 
 
 def test_the_table_is_json_with_intervals_by_choice() -> None:
-    table = evaluate_text(HYPS, REFS, real=REAL)
+    table = evaluate_text(HYPOTHESES, REFERENCES, real=REAL)
     stored = json.loads(json.dumps(table.to_dict(), allow_nan=False))
     assert stored["protocol"] == "default"
     alone, shared = table["bleu_4"].to_dict(), dict(stored["scores"]["bleu_4"])
@@ -111,19 +116,19 @@ def test_the_table_is_json_with_intervals_by_choice() -> None:
 
 
 def test_tokens_and_tokenizers_of_the_callers_choice() -> None:
-    by_line = evaluate_text(HYPS, REFS, tokenizer="char")
-    given = evaluate_text(tokenize(HYPS, "char"), tokenize(REFS, "char"))
+    by_line = evaluate_text(HYPOTHESES, REFERENCES, tokenizer="char")
+    given = evaluate_text(tokenize(HYPOTHESES, "char"), tokenize(REFERENCES, "char"))
     assert values(by_line.scores) == values(given.scores)
     assert by_line["zipf"].signature.fields["tok"] == "char"
     with pytest.raises(
         ValueError, match="protocol texygen fixes its tokenizer; choose one in the default protocol only"
     ):
-        evaluate_text(HYPS, REFS, protocol="texygen", tokenizer="char")
+        evaluate_text(HYPOTHESES, REFERENCES, protocol="texygen", tokenizer="char")
 
 
 def test_undefined_figures_say_why_and_none_disappears() -> None:
     short = evaluate_text(["a b", ""], ["a b c d e f"], train=["a"])
-    full = evaluate_text(HYPS, REFS, train=TRAIN)
+    full = evaluate_text(HYPOTHESES, REFERENCES, train=TRAIN)
     assert list(short.scores) == list(full.scores)
     assert math.isnan(float(short["distinct_3"]))
     assert short["distinct_3"].note == "undefined: no sample has 3 tokens"
@@ -144,73 +149,78 @@ def nltk_lower(text: list[str]) -> list[Any]:
 
 
 def test_texygen_is_the_whole_file_lower_cased() -> None:
-    got = values(evaluate_text(HYPS, REFS, protocol="texygen").scores)
-    ahead, alike = bleu(nltk_lower(HYPS), nltk_lower(REFS), order=5).orders, self_bleu(nltk_lower(HYPS), order=5).orders
+    got = values(evaluate_text(HYPOTHESES, REFERENCES, protocol="texygen").scores)
+    ahead, alike = (
+        bleu(nltk_lower(HYPOTHESES), nltk_lower(REFERENCES), order=5).orders,
+        self_bleu(nltk_lower(HYPOTHESES), order=5).orders,
+    )
     assert got == {f"{name}_{n}": s[n] for name, s in (("bleu", ahead), ("self_bleu", alike)) for n in (2, 3, 4, 5)}
 
 
 def test_texygen_fast_takes_the_first_500() -> None:
-    hyps, refs = lines(4, 520), lines(5, 510)
-    got = evaluate_text(hyps, refs, protocol="texygen-fast").scores
-    assert float(got["bleu_3"]) == float(bleu(nltk_lower(hyps), nltk_lower(refs[:500]), order=3))
-    assert float(got["self_bleu_3"]) == float(self_bleu(nltk_lower(hyps[:500]), order=3))
-    assert got["bleu_3"].signature.fields["ref"] == got["self_bleu_3"].signature.fields["hyp"] == "500"
+    hypotheses, references = lines(4, 520), lines(5, 510)
+    got = evaluate_text(hypotheses, references, protocol="texygen-fast").scores
+    assert float(got["bleu_3"]) == float(bleu(nltk_lower(hypotheses), nltk_lower(references[:500]), order=3))
+    assert float(got["self_bleu_3"]) == float(self_bleu(nltk_lower(hypotheses[:500]), order=3))
+    assert got["bleu_3"].signature.fields["nrefs"] == got["self_bleu_3"].signature.fields["hyp"] == "500"
 
 
 def test_textgan_scores_200_rounded_and_splits_for_self_bleu() -> None:
-    hyps = lines(6, 260)
-    got = evaluate_text(hyps, REFS, protocol="textgan").scores
+    hypotheses = lines(6, 260)
+    got = evaluate_text(hypotheses, REFERENCES, protocol="textgan").scores
     assert list(got) == [*(f"bleu_{n}" for n in (2, 3, 4, 5)), *(f"self_bleu_{n}" for n in (2, 3, 4))]
-    assert float(got["bleu_2"]) == round(float(bleu(nltk_lower(hyps[:200]), nltk_lower(REFS), order=2)), 3)
-    fresh = self_bleu(nltk_lower(hyps[60:]), against=nltk_lower(hyps[:60]), order=4)
+    assert float(got["bleu_2"]) == round(float(bleu(nltk_lower(hypotheses[:200]), nltk_lower(REFERENCES), order=2)), 3)
+    fresh = self_bleu(nltk_lower(hypotheses[60:]), against=nltk_lower(hypotheses[:60]), order=4)
     assert float(got["self_bleu_4"]) == round(float(fresh), 3)
     assert got["self_bleu_4"].signature.fields["self"] == "split"
     assert got["self_bleu_4"].signature.fields["round"] == "3"
 
 
 def test_relgan_keeps_every_line_among_its_references_and_warns() -> None:
-    hyps = lines(7, 220)
+    hypotheses = lines(7, 220)
     with pytest.warns(UserWarning, match="protocol relgan, self_bleu: every line is among its own references"):
-        got = evaluate_text(hyps, REFS, protocol="relgan").scores
-    assert float(got["bleu_4"]) == float(bleu(tokenize(hyps[:100], "nltk"), tokenize(REFS, "nltk")))
+        got = evaluate_text(hypotheses, REFERENCES, protocol="relgan").scores
+    assert float(got["bleu_4"]) == float(bleu(tokenize(hypotheses[:100], "nltk"), tokenize(REFERENCES, "nltk")))
     long_enough = lines(8, 9)
     with pytest.warns(UserWarning, match="it says nothing"):
-        again = evaluate_text([line + " x y z" for line in long_enough], REFS, protocol="relgan")
+        again = evaluate_text([line + " x y z" for line in long_enough], REFERENCES, protocol="relgan")
     assert float(again["self_bleu_4"]) == 1.0
     assert again["self_bleu_4"].note.startswith("every line is among its own references")
     assert again["self_bleu_4"].signature.fields["self"] == "included"
 
 
 def test_leakgan_scores_unsmoothed_and_records_its_shuffle() -> None:
-    hyps = lines(9, 2100)
+    hypotheses = lines(9, 2100)
     with pytest.warns(UserWarning, match=r"protocol leakgan, bleu: published values came from nltk before 3\.3"):
-        got = evaluate_text(hyps, REFS, protocol="leakgan", seed=5)
+        got = evaluate_text(hypotheses, REFERENCES, protocol="leakgan", seed=5)
     assert list(got.scores) == ["bleu_2", "bleu_3", "bleu_4", "bleu_5"]
-    drawn = [hyps[i] for i in np.random.default_rng(5).permutation(2100)[:2000]]
-    assert float(got["bleu_3"]) == pytest.approx(float(bleu(drawn, REFS, order=3, smoothing="method0")), rel=1e-12)
+    drawn = [hypotheses[i] for i in np.random.default_rng(5).permutation(2100)[:2000]]
+    assert float(got["bleu_3"]) == pytest.approx(
+        float(bleu(drawn, REFERENCES, order=3, smoothing="method0")), rel=1e-12
+    )
     assert got["bleu_3"].signature.seed == 5
     assert got["bleu_3"].signature.fields["smooth"] == "m0"
 
 
 def test_caccia_reports_order_5_over_19_factors() -> None:
-    got = evaluate_text(HYPS, REFS, protocol="caccia").scores
+    got = evaluate_text(HYPOTHESES, REFERENCES, protocol="caccia").scores
     assert list(got) == ["bleu_5", "self_bleu_5"]
-    assert float(got["self_bleu_5"]) == float(self_bleu(tokenize(HYPS, "nltk"), order=5))
+    assert float(got["self_bleu_5"]) == float(self_bleu(tokenize(HYPOTHESES, "nltk"), order=5))
     assert (len(CACCIA_MULTIPLIERS), CACCIA_MULTIPLIERS[0], CACCIA_MULTIPLIERS[-1]) == (19, 0.9, 4.0)
     assert list(CACCIA_MULTIPLIERS) == sorted(set(CACCIA_MULTIPLIERS))
     assert PROTOCOLS["caccia"].hypotheses == PROTOCOLS["caccia"].references == PROTOCOLS["caccia"].self_count == 10_000
 
 
 def test_cotk_scores_own_references_and_1000_shuffled_samples() -> None:
-    hyps, refs = lines(10, 1100), lines(11, 1100)
-    got = evaluate_text(hyps, refs, protocol="cotk").scores
-    tokens = [[ref] for ref in tokenize(refs)]
-    stats = bleu_stats(tokenize(hyps), None, 4, refs_per_hyp=tokens)
+    hypotheses, references = lines(10, 1100), lines(11, 1100)
+    got = evaluate_text(hypotheses, references, protocol="cotk").scores
+    tokens = [[ref] for ref in tokenize(references)]
+    stats = bleu_stats(tokenize(hypotheses), None, 4, references_per_hypothesis=tokens)
     assert float(got["bleu_4"]) == corpus_bleu(stats, 4, smoothing="method3")
-    shuffled_hyps, shuffled_refs = hyps.copy(), refs.copy()
-    for text in (shuffled_hyps, shuffled_refs):
+    shuffled_hypotheses, shuffled_references = hypotheses.copy(), references.copy()
+    for text in (shuffled_hypotheses, shuffled_references):
         random.Random(1229).shuffle(text)
-    first, second = shuffled_hyps[:1000], shuffled_refs[:1000]
+    first, second = shuffled_hypotheses[:1000], shuffled_references[:1000]
     assert float(got["self_bleu_4"]) == float(self_bleu_orders(first, orders=(4,))[4])
     assert float(got["forward_bleu_4"]) == float(bleu(first, second))
     assert float(got["backward_bleu_4"]) == float(bleu(second, first))
@@ -218,7 +228,7 @@ def test_cotk_scores_own_references_and_1000_shuffled_samples() -> None:
     with pytest.raises(
         ValueError, match="scores hypothesis i against reference i; give as many references, got 50 for"
     ):
-        evaluate_text(HYPS, REFS, protocol="cotk")
+        evaluate_text(HYPOTHESES, REFERENCES, protocol="cotk")
 
 
 def test_every_preset_names_its_toolkit() -> None:
@@ -232,11 +242,11 @@ def test_every_preset_names_its_toolkit() -> None:
 @pytest.mark.parametrize(
     ("texts", "error", "text"),
     [
-        (([], REFS), ValueError, "hypotheses: nothing to score; give at least one line"),
-        ((HYPS, []), ValueError, "references: nothing to score; give at least one line"),
-        (("a", REFS), TypeError, "hypotheses must be a list of lines or of token lists, got str"),
-        ((HYPS, tokenize(REFS)), TypeError, "hypotheses are lines, but references are token lists"),
-        ((HYPS[:1], REFS), ValueError, "Self-BLEU needs at least 2 sentences, got 1"),
+        (([], REFERENCES), ValueError, "hypotheses: nothing to score; give at least one line"),
+        ((HYPOTHESES, []), ValueError, "references: nothing to score; give at least one line"),
+        (("a", REFERENCES), TypeError, "hypotheses must be a list of lines or of token lists, got str"),
+        ((HYPOTHESES, tokenize(REFERENCES)), TypeError, "hypotheses are lines, but references are token lists"),
+        ((HYPOTHESES[:1], REFERENCES), ValueError, "Self-BLEU needs at least 2 sentences, got 1"),
     ],
 )
 def test_wrong_input_is_named(texts: Any, error: type[Exception], text: str) -> None:

@@ -81,9 +81,9 @@ def test_an_undefined_score_is_null_in_json() -> None:
         (bleu(LINES, LINES[1:], smoothing="method2"), r"differ in smooth: m1\(0.1\) and m2"),
         (bleu(LINES, LINES[1:], level="corpus"), "differ in lvl: sent-mean and corpus"),
         (bleu(LINES[1:], LINES[1:]), "differ in hyp: 5 and 4"),
-        (bleu(LINES, LINES), "differ in ref: 4 and 5"),
+        (bleu(LINES, LINES), "differ in nrefs: 4 and 5"),
         (bleu(LINES, LINES[1:], tokenizer="char"), "differ in tok: split and char"),
-        (bleu(LINES, LINES[1:], lower=True), "differ in case: given and lower"),
+        (bleu(LINES, LINES[1:], lowercase=True), "differ in case: mixed and lc"),
         (self_bleu(LINES), "differ in metric: bleu and self_bleu"),
     ],
 )
@@ -104,7 +104,7 @@ def test_scores_of_other_texts_seeds_and_temperatures_are_compared() -> None:
     warm = Score(0.5, Signature("m", {}, "aa", seed=1, temperature=1.0))
     cold = Score(0.4, Signature("m", {}, "bb", seed=2, temperature=0.7))
     assert warm > cold
-    assert str(cold.signature) == "m|v:1.0|in:bb|seed:2|temp:0.7"
+    assert str(cold.signature) == "m|version:1.0|in:bb|seed:2|temp:0.7"
 
 
 def test_equal_texts_have_equal_hashes() -> None:
@@ -118,6 +118,6 @@ def test_what_all_signatures_share_stands_once_and_nothing_is_lost() -> None:
         "a": Signature("a", {"n": "2", "tok": "split", "hyp": "9"}, "f0"),
         "b": Signature("b", {"tok": "split", "hyp": "8"}, "f0"),
     }
-    assert factored(signatures) == {"": "tok:split|v:1.0|in:f0", "a": "n:2|hyp:9", "b": "hyp:8"}
-    assert factored({"b": signatures["b"]}) == {"": "", "b": "tok:split|hyp:8|v:1.0|in:f0"}
+    assert factored(signatures) == {"": "tok:split|version:1.0|in:f0", "a": "n:2|hyp:9", "b": "hyp:8"}
+    assert factored({"b": signatures["b"]}) == {"": "", "b": "tok:split|hyp:8|version:1.0|in:f0"}
     assert factored({}) == {"": ""}

@@ -25,7 +25,7 @@ def _model(**options):
         return lm.Model(lm.Config(**(plain | {"vocab_size": VOCAB, "stop": 3, "max_length": 20} | options)))
 
 
-def _batch(lengths=(9, 4, 7), *, seed=0, carried=False):
+def _batch(lengths=(9, 4, 7), *, seed=0, stateful=False):
     """Rows of random ids, padded on the right with id 0."""
     lengths = torch.tensor(lengths)
     width = int(lengths.max())
@@ -37,7 +37,7 @@ def _batch(lengths=(9, 4, 7), *, seed=0, carried=False):
         real.flatten().nonzero().squeeze(1),
         lengths,
         torch.arange(len(lengths)),
-        carried=carried,
+        stateful=stateful,
     )
 
 
@@ -199,7 +199,7 @@ def test_accumulation_gives_the_same_step(parts):
     assert first[1]["loss"] == pytest.approx(second[1]["loss"], rel=1e-5)
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(whole.carried, cut.carried)
+    torch.testing.assert_close(whole.stream_state, cut.stream_state)
 
 
 def _windows(ids, window):
@@ -212,20 +212,20 @@ def _windows(ids, window):
             torch.arange(rows * window),
             torch.full((rows,), window),
             torch.arange(rows),
-            carried=at > 0,
+            stateful=at > 0,
         )
         for at in range(0, ids.shape[1] - 1, window)
     ]
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_carried_stream_is_scored_like_one_long_row(cell):
+def test_a_stateful_stream_is_scored_like_one_long_row(cell):
     model = _model(cell=cell, layers=2).eval()
     ids = torch.randint(VOCAB, (3, 25), generator=torch.Generator().manual_seed(1))
     whole = model.log_probs(_windows(ids, 24)[0]).view(3, 24)
     parts = torch.cat([model.log_probs(batch).view(3, 6) for batch in _windows(ids, 6)], 1)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
-    fresh = torch.cat([model.log_probs(replace(b, carried=False)).view(3, 6) for b in _windows(ids, 6)], 1)
+    fresh = torch.cat([model.log_probs(replace(b, stateful=False)).view(3, 6) for b in _windows(ids, 6)], 1)
     assert not torch.allclose(fresh, whole, atol=1e-3)
 
 
@@ -234,20 +234,20 @@ def test_training_carries_its_state_and_evaluation_leaves_it_alone():
     windows = _windows(ids, 6)
     model = _model()
     optimizers = lm.optimizers(model, Train(optimizer="sgd", schedule="constant", lr=1e-9))
-    assert model.carried is None
+    assert model.stream_state is None
     lm.train_step(model.train(), optimizers, windows[0], 0)
     _, state = model.scan(windows[0].inputs)
-    torch.testing.assert_close(model.carried, torch.cat(state, 1))
-    before = model.carried.clone()
+    torch.testing.assert_close(model.stream_state, torch.cat(state, 1))
+    before = model.stream_state.clone()
     model.eval()
     for batch in windows:
         lm.validate(model, batch)
-    assert torch.equal(model.carried, before)
+    assert torch.equal(model.stream_state, before)
     scalars = lm.train_step(model.train(), optimizers, windows[1], 1)
     long = _windows(ids, 12)[0]
     expected = -model.eval().log_probs(long).view(3, 12)[:, 6:].mean()
     assert scalars["loss"] == pytest.approx(float(expected), rel=1e-4)
-    assert not model.carried.requires_grad
+    assert not model.stream_state.requires_grad
 
 
 def test_a_stream_that_begins_in_the_middle_is_refused():
@@ -255,15 +255,15 @@ def test_a_stream_that_begins_in_the_middle_is_refused():
     with pytest.raises(
         ValueError, match=r"^a carried batch came first; a stream must begin with a batch whose `carried`"
     ):
-        model.log_probs(_batch(carried=True))
+        model.log_probs(_batch(stateful=True))
 
 
-def test_the_carried_state_is_saved_with_the_buffers():
+def test_the_stateful_state_is_saved_with_the_buffers():
     model = _model(layers=2)
-    assert "carried" not in model.state_dict()
+    assert "stream_state" not in model.state_dict()
     _train(model, [_batch()])
-    assert model.state_dict()["carried"].shape == (3, 4 * 16)
-    assert lm.Model.rank_local == ("carried",)
+    assert model.state_dict()["stream_state"].shape == (3, 4 * 16)
+    assert lm.Model.rank_local == ("stream_state",)
 
 
 def test_the_learning_rate_follows_the_length_of_the_window():

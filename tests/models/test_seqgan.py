@@ -58,7 +58,9 @@ def test_the_paper_schedule_counts_as_the_paper_does() -> None:
 def tiny_policy() -> lm.Model:
     torch.manual_seed(3)
     policy = lm.Model(
-        lm.Config(embedding=5, hidden=4, tied=False, vocab_size=4, stop=STOP, never=(START,), max_length=LONGEST)
+        lm.Config(
+            embedding=5, hidden=4, tied=False, vocab_size=4, stop=STOP, suppress_tokens=(START,), max_length=LONGEST
+        )
     )
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -212,7 +214,7 @@ def test_policy_step_follows_the_exact_gradient_on_average(world: dict[str, Any]
     settings = seqgan.Config(
         embedding=5, hidden=4, tied=False, dropout=0.3, mle_steps=0, critic_steps=0, advantage="reinforce_loo",
         reward="own", reward_weight=1.0, critic_widths=(1,), critic_maps=(2,), vocab_size=4, start=START, stop=STOP,
-        never=(START,), max_length=LONGEST, policy_lr=1.0,
+        suppress_tokens=(START,), max_length=LONGEST, policy_lr=1.0,
     )  # fmt: skip
     model = seqgan.Model(settings)
     model.policy.load_state_dict(world["policy"].state_dict())
@@ -248,7 +250,7 @@ def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
     torch.manual_seed(4)
     rollouts = 4000
     texts = padded(rows)
-    got = rollout_values(policy, score, texts, rollouts=rollouts, start=START, stop=STOP, never=(START,))
+    got = rollout_values(policy, score, texts, rollouts=rollouts, start=START, stop=STOP, suppress_tokens=(START,))
     for row, text in enumerate(rows):
         for t in range(len(text) - 1):
             # rewards lie in [0, 1], so their deviation is 0.5 at most
@@ -378,12 +380,16 @@ def test_from_a_language_model_skips_the_first_phase(text: Path, tmp_path: Path)
     settings = config("seqgan", text, overrides=[*SMALL, "train.steps=6"])
     for _ in range(2):  # the second time the run is there already, and the same command is accepted
         loop.train(settings, tmp_path / "gan", source_run=tmp_path / "lm")
-    writer = generate.load(tmp_path / "gan")
-    assert writer.settings.model.mle_steps == 0
-    assert (writer.settings.model.hidden, writer.settings.model.embedding, writer.settings.model.layers) == (12, 10, 2)
+    generator = generate.load(tmp_path / "gan")
+    assert generator.settings.model.mle_steps == 0
+    assert (generator.settings.model.hidden, generator.settings.model.embedding, generator.settings.model.layers) == (
+        12,
+        10,
+        2,
+    )
     source = generate.load(tmp_path / "lm").model.state_dict()
-    assert all(torch.equal(value, source[name]) for name, value in writer.model.anchor.state_dict().items())
-    assert len(writer.generate(3)) == 3
+    assert all(torch.equal(value, source[name]) for name, value in generator.model.anchor.state_dict().items())
+    assert len(generator.generate(3)) == 3
 
 
 # ------------------------------------------------------------------------------------------------------- guard rails
@@ -393,7 +399,7 @@ def tiny_model(**options: Any) -> seqgan.Model:
     torch.manual_seed(1)
     base = seqgan.Config(
         embedding=5, hidden=4, critic_widths=(1, 2), critic_maps=(3, 3), critic_embedding=4, vocab_size=4,
-        start=START, stop=STOP, never=(START,), max_length=LONGEST,
+        start=START, stop=STOP, suppress_tokens=(START,), max_length=LONGEST,
     )  # fmt: skip
     return seqgan.Model(replace(base, **options))
 
@@ -483,35 +489,35 @@ def test_kl_weight_moves_towards_the_target() -> None:
     assert float(model.kl_weight) > before
 
 
-def test_realness_of_a_token_is_what_the_text_loses_with_it() -> None:
+def test_critic_scores_of_a_token_is_what_the_text_loses_with_it() -> None:
     model = tiny_model().eval()
     texts = padded([[A, B, STOP], [B, STOP]])
     batch = seqgan.as_batch(texts, START)
-    whole, tokens = model.realness(batch)
+    whole, tokens = model.critic_scores(batch)
     torch.testing.assert_close(whole, model.critic(texts.ids, texts.lengths), rtol=1e-5, atol=1e-6)
     assert tokens.shape == (5,)
     # a token that the critic does not look at takes nothing away
     with torch.no_grad():
         model.critic.embedding.weight[B] = 0
-    _, tokens = model.realness(batch)
+    _, tokens = model.critic_scores(batch)
     assert float(tokens[1]) == pytest.approx(0, abs=1e-6)
     assert float(tokens[3]) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> None:
     loop.train(config("seqgan", text, overrides=[*SMALL, "train.steps=12", "train.eval_every=0"]), tmp_path / "run")
-    writer = generate.load(tmp_path / "run")
+    generator = generate.load(tmp_path / "run")
     lines = ["the cat sees the dog", "the dog", "the cat sees the man and then"]
-    judged = writer.realness(lines)
+    judged = generator.critic_scores(lines)
     for row, line in enumerate(lines):
-        (batch,) = writer.batches([line])
-        whole, tokens = writer.model.realness(batch)
+        (batch,) = generator.batches([line])
+        whole, tokens = generator.model.critic_scores(batch)
         assert judged.per_line[row] == pytest.approx(float(whole), abs=1e-5)
         assert judged.per_token[row] == pytest.approx(tokens.tolist(), abs=1e-5)
         assert judged.tokens[row] == [*line.split(), "</s>"]
     loop.train(config("lm", text, overrides=["train.steps=1", "train.batch=4", "train.samples=0"]), tmp_path / "lm")
     with pytest.raises(RunError, match=r"^a run of lm has no critic; train one with: seqgen train seqgan$"):
-        generate.load(tmp_path / "lm").realness(lines)
+        generate.load(tmp_path / "lm").critic_scores(lines)
 
 
 @given(st.lists(st.lists(st.integers(5, 99), min_size=1, max_size=6), min_size=1, max_size=9), st.integers(0, 999))
@@ -521,7 +527,7 @@ def test_a_fault_is_one_swap_or_one_replaced_token_before_the_end(rows: list[lis
     for number, row in enumerate(ended):
         ids[number, : len(row)] = torch.tensor(row)
     torch.manual_seed(seed)
-    spoilt = seqgan.with_faults(Texts(ids, torch.tensor([len(row) for row in ended])), ends=True)
+    spoilt = seqgan.corrupted(Texts(ids, torch.tensor([len(row) for row in ended])), ends=True)
     there = {token for row in rows for token in row}
     for number, (old, new) in enumerate(zip(ids.tolist(), spoilt.ids.tolist(), strict=True)):
         assert new[len(rows[number]) :] == old[len(rows[number]) :]
@@ -542,14 +548,16 @@ def test_with_faults_a_critic_finds_the_faults_and_without_it_does_not_see_them(
     found = {}
     for faults in (0.0, 1.0):
         torch.manual_seed(0)
-        model = tiny_model(vocab_size=9, max_length=4, stop=-1, critic_steps=1000, faults=faults, critic_lr=0.01)
+        model = tiny_model(
+            vocab_size=9, max_length=4, stop=-1, critic_steps=1000, corrupted_negatives=faults, critic_lr=0.01
+        )
         model._negatives = (0, Texts(torch.tensor(ring), torch.full((32,), 4)))
         optimizers = seqgan.optimizers(model, Train(optimizer="adam"))
         model.train()
         for step in range(200):
             seqgan._critic_step(model, optimizers["critic"], batch, step, 0)
         model.eval()
-        found[faults] = float(model.realness(batch)[0].mean() - model.realness(swapped)[0].mean())
+        found[faults] = float(model.critic_scores(batch)[0].mean() - model.critic_scores(swapped)[0].mean())
     assert found[1.0] > 2 > abs(found[0.0])
 
 
@@ -615,7 +623,7 @@ def test_completions_keep_their_prefix_and_are_counted() -> None:
     policy = tiny_policy()
     texts = padded(all_texts())
     torch.manual_seed(0)
-    made, cells = complete(policy, texts, rollouts=3, start=START, stop=STOP, never=(START,))
+    made, cells = complete(policy, texts, rollouts=3, start=START, stop=STOP, suppress_tokens=(START,))
     assert len(cells) == 3 * int((texts.lengths - 1).sum())
     counts = torch.bincount(cells, minlength=texts.ids.numel()).view_as(texts.ids)
     proper = torch.arange(LONGEST) < texts.lengths[:, None] - 1

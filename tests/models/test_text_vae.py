@@ -27,7 +27,7 @@ def _model(**options):
 
 
 def _talkative(**options):
-    """A model whose code matters: what it says of a text depends on z by several nats."""
+    """A model whose latent code matters: what it says of a text depends on z by several nats."""
     model = _model(**options).eval()
     with torch.no_grad():
         for weight in (model.lm.embedding.weight, model.encoder_embedding.weight, model.to_input.weight):
@@ -127,7 +127,7 @@ def test_loss_is_reconstruction_and_weighted_kl_summed_per_text_over_tokens():
 @pytest.mark.parametrize("pool", ["last", "mean", "max"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_code_depends_on_its_text_alone(pool, cell, bidirectional):
+def test_a_latent_depends_on_its_text_alone(pool, cell, bidirectional):
     model = _talkative(pool=pool, cell=cell, bidirectional=bidirectional)
     batch = _batch()
     together = model.encode(batch)
@@ -150,16 +150,16 @@ def test_the_second_reader_reads_backwards():
 
 
 def test_word_dropout_acts_in_training_only():
-    model, batch, codes = _talkative(word_dropout=0.9), _batch(), torch.randn(3, 3)
-    assert torch.equal(model.eval().written(batch, codes), model.written(batch, codes))
-    assert not torch.equal(model.train().written(batch, codes), model.eval().written(batch, codes))
+    model, batch, latents = _talkative(word_dropout=0.9), _batch(), torch.randn(3, 3)
+    assert torch.equal(model.eval().written(batch, latents), model.written(batch, latents))
+    assert not torch.equal(model.train().written(batch, latents), model.eval().written(batch, latents))
 
 
 # ---- likelihood
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_importance_weighted_nll_is_the_integral_over_a_code_of_one_dimension(cell):
+def test_importance_weighted_nll_is_the_integral_over_a_latent_of_one_dimension(cell):
     model, batch = _talkative(latent=1, cell=cell), _batch()
     with torch.no_grad():
         model.to_posterior.bias.zero_()  # a wide proposal, which weighs well
@@ -167,14 +167,14 @@ def test_importance_weighted_nll_is_the_integral_over_a_code_of_one_dimension(ce
     given = torch.stack([model.token_log_probs(batch, z.expand(3, 1)).sum(1) for z in grid])
     exact = -(given + Normal(0.0, 1.0).log_prob(grid).double()[:, None] + math.log(16 / 4000)).logsumexp(0)
     spread = given.amax(0) - given.amin(0)
-    assert spread.amax() > 1  # the code matters, so the integral is no mean of equal values
+    assert spread.amax() > 1  # the latent code matters, so the integral is no mean of equal values
     torch.testing.assert_close(model.nll(batch, 3000), exact, atol=0.03, rtol=0)
     mean, log_variance = model.encode(batch)
     bound = -model.token_log_probs(batch, mean).sum(1) + text_vae.gaussian_kl(mean, log_variance).sum(1)
     assert (bound + 0.5 > exact).all()
 
 
-def test_more_codes_give_a_tighter_bound():
+def test_more_latents_give_a_tighter_bound():
     model = _talkative()
     batches = [_batch((6,) * 32, seed=seed) for seed in range(4)]
     means = [sum(float(model.nll(batch, k).mean()) for batch in batches) / 4 for k in (1, 10, 200)]
@@ -183,7 +183,7 @@ def test_more_codes_give_a_tighter_bound():
         model.nll(batches[0], 0)
 
 
-def test_token_log_probs_add_up_to_the_nll_of_twenty_codes_wherever_the_text_stands():
+def test_token_log_probs_add_up_to_the_nll_of_twenty_latents_wherever_the_text_stands():
     model, batch = _talkative(), _batch()
     whole = torch.zeros(3, dtype=torch.float64)
     whole.index_add_(0, batch.positions // 9, model.log_probs(batch))
@@ -213,15 +213,15 @@ def test_validation_is_the_bound_and_its_parts():
     torch.testing.assert_close(sums["kl"][0].float(), expected)
 
 
-# ---- what codes say
+# ---- what latents say
 
 
 def test_information_is_that_of_a_double_loop():
     mean, log_variance = torch.randn(30, 2), torch.randn(30, 2)
     seeds = rng.text_seeds(0, 0, 30)
-    codes = mean + (0.5 * log_variance).exp() * rng.normals(seeds, 2, stream=2)
+    latents = mean + (0.5 * log_variance).exp() * rng.normals(seeds, 2, stream=2)
     posteriors = Independent(Normal(mean.double(), (0.5 * log_variance.double()).exp()), 1)
-    log_q = torch.stack([posteriors.log_prob(z) for z in codes.double()])
+    log_q = torch.stack([posteriors.log_prob(z) for z in latents.double()])
     expected = (log_q.diagonal() - log_q.exp().mean(1).log()).mean()
     assert text_vae.information(mean, log_variance, seeds) == pytest.approx(float(expected), rel=1e-6)
 
@@ -381,17 +381,17 @@ def test_the_verdict_is_told_when_it_changes():
     scores = {"mutual_information": 0.02, "active_units": 0.0, "kl": 0.01, "information_ceiling": 9.21}
     first = text_vae.observe(model, scores)
     assert first["event"] == (
-        "the code is collapsed: KL 0.01 nats, mutual information 0.02 of a possible 9.21, 0 of 3 units active; "
+        "the latent code is collapsed: KL 0.01 nats, mutual information 0.02 of a possible 9.21, 0 of 3 units active; "
         "try model.kl_target=4 or model.aggressive=true"
     )
     assert text_vae.observe(model, scores) == {}
     used = text_vae.observe(model, scores | {"mutual_information": 3.0, "active_units": 2.0, "kl": 4.0})
     assert used["event"] == (
-        "the code is used: KL 4.00 nats, mutual information 3.00 of a possible 9.21, 2 of 3 units active"
+        "the latent code is used: KL 4.00 nats, mutual information 3.00 of a possible 9.21, 2 of 3 units active"
     )
 
 
-def test_the_survey_sees_codes_that_differ():
+def test_the_survey_sees_latents_that_differ():
     model = _talkative()
     found = text_vae.survey(model, [_batch(seed=seed) for seed in range(5)])
     assert found["information_ceiling"] == pytest.approx(math.log(15))
@@ -404,7 +404,7 @@ def test_the_survey_sees_codes_that_differ():
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("tied", [False, True])
-def test_text_k_and_its_code_do_not_depend_on_the_batch(cell, tied):
+def test_text_k_and_its_latent_do_not_depend_on_the_batch(cell, tied):
     model = _talkative(cell=cell, tied=tied, latent=16)
     seeds = rng.text_seeds(5, 0, 70)
     whole = model.sample([[2]] * 70, seeds, Sampling(max_new_tokens=12)).ids
@@ -415,7 +415,7 @@ def test_text_k_and_its_code_do_not_depend_on_the_batch(cell, tied):
 
 
 def test_what_a_text_is_drawn_from_is_what_is_scored():
-    """Step by step and whole: the same probabilities for the same code."""
+    """Step by step and whole: the same probabilities for the same latent code."""
     model = _talkative(latent=16)
     seeds = rng.text_seeds(7, 0, 3)
     made = model.sample([[2]] * 3, seeds, Sampling(max_new_tokens=9, min_new_tokens=9, details=True))

@@ -13,8 +13,8 @@ from seqgen.core.rng import text_seeds
 from seqgen.models import lm
 from seqgen.nn.automaton import (
     NEVER,
+    bad_words,
     build,
-    forbidden_words,
     no_copy,
     regex,
     required_words,
@@ -145,7 +145,7 @@ def test_an_escaped_question_mark_stands_for_itself():
     ],
 )
 def test_words_stand_alone_where_their_script_writes_spaces(word, inside, outside):
-    needed, banned = build(required_words([word]), LETTERS), build([forbidden_words([word])], LETTERS)
+    needed, banned = build(required_words([word]), LETTERS), build([bad_words([word])], LETTERS)
     for text in inside:
         assert _accepts(needed, _spelled(text))
         assert not _accepts(banned, _spelled(text))
@@ -155,7 +155,7 @@ def test_words_stand_alone_where_their_script_writes_spaces(word, inside, outsid
 
 
 def test_words_equal_a_search_with_boundaries():
-    needed, banned = build(required_words(["ab", "1"]), LETTERS), build([forbidden_words(["ab", "1"])], LETTERS)
+    needed, banned = build(required_words(["ab", "1"]), LETTERS), build([bad_words(["ab", "1"])], LETTERS)
     for text in _texts(5):
         found = [bool(re.search(rf"(?<!\w){word}(?!\w)", text)) for word in ("ab", "1")]
         assert _accepts(needed, _spelled(text)) == all(found), text
@@ -164,7 +164,7 @@ def test_words_equal_a_search_with_boundaries():
 
 def test_words_of_a_script_without_spaces_are_found_anywhere():
     letters = ["", *"春风夏"]
-    automaton = build([forbidden_words(["春"])], letters)
+    automaton = build([bad_words(["春"])], letters)
     assert not _accepts(automaton, [2, 1, 3])
     assert _accepts(automaton, [2, 3, 2])
 
@@ -192,7 +192,7 @@ def test_the_first_token_adds_another_text():
 
 
 def test_constraints_together_allow_what_each_allows():
-    constraints = [regex("[ab1 -]{3,5}"), template("a????"), *required_words(["b"]), forbidden_words(["1"])]
+    constraints = [regex("[ab1 -]{3,5}"), template("a????"), *required_words(["b"]), bad_words(["1"])]
     each = [build([one], LETTERS) for one in constraints]
     together = build(constraints, LETTERS)
     for text in _texts(5):
@@ -230,7 +230,7 @@ def test_distances_equal_a_breadth_first_search():
             "no text that this vocabulary can write meets the template 'a?' and the regular expression 'b.*'",
         ),
         (
-            [*required_words(["a"]), forbidden_words(["a", "b"])],
+            [*required_words(["a"]), bad_words(["a", "b"])],
             "no text that this vocabulary can write meets the required word 'a' and the forbidden words 'a', 'b'",
         ),
         ([], "expected at least one constraint, got none"),
@@ -249,7 +249,7 @@ def test_a_text_cannot_be_spelt_where_tokens_do_not_fit():
 
 def test_words_must_be_a_list_of_words():
     with pytest.raises(TypeError, match=r"^expected a list of words, got the text 'cat'$"):
-        forbidden_words("cat")
+        bad_words("cat")
     with pytest.raises(ValueError, match=r"^expected words of at least one character, got \['a', ''\]$"):
         required_words(["a", ""])
     with pytest.raises(ValueError, match=r"^a template must hold at least one character, got ''$"):
@@ -264,7 +264,7 @@ START, STOP = 2, 3
 
 
 def _model(**options):
-    config = {"embedding": 16, "hidden": 24, "stop": STOP, "never": (0, 1, START), "max_length": 12} | options
+    config = {"embedding": 16, "hidden": 24, "stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 12} | options
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = lm.Model(lm.Config(vocab_size=len(VOCABULARY), **config)).eval()
@@ -325,7 +325,7 @@ def test_a_text_is_finished_in_the_length_there_is(limit):
 
 
 def test_required_and_forbidden_words_hold_in_samples():
-    constraints = [*required_words(["ab"]), forbidden_words(["cde", "h"])]
+    constraints = [*required_words(["ab"]), bad_words(["cde", "h"])]
     texts, _ = _written(_model(), constraints, sampling=Sampling(temperature=2.0))
     for text in texts:
         words = re.findall(r"\w+", text)
@@ -377,7 +377,7 @@ def test_batch_size_does_not_change_a_constrained_text():
         ),
         (
             template("-?"),
-            Sampling(forbid=(len(VOCABULARY) - 1,)),
+            Sampling(suppress_tokens=(len(VOCABULARY) - 1,)),
             "no text meets the template '-?' with the tokens that may be used",
         ),
         (

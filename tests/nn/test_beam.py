@@ -64,7 +64,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(power, seed):
     model = _model(seed=seed)
     for prompt in ([START], [START, 2, 3]):
         expected = _exhaustive(model, prompt, power)
-        (found,) = beam_search(model.decoder(), [prompt], Beam(width=512, length_power=power))
+        (found,) = beam_search(model.decoder(), [prompt], Beam(num_beams=512, length_penalty=power))
         assert [text.ids for text in found] == [_without_stop(tokens) for _, _, tokens in expected]
         assert [text.score for text in found] == pytest.approx([score for _, score, _ in expected], abs=1e-4)
         assert [text.finished for text in found] == [finished for finished, _, _ in expected]
@@ -76,7 +76,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(power, seed):
 def test_without_a_stop_all_texts_are_as_long_as_the_limit(seed):
     model = _model(seed=seed, stop=-1)
     expected = _exhaustive(model, [START], 1.0, stop=-1)
-    (found,) = beam_search(model.decoder(), [[START]], Beam(width=256))
+    (found,) = beam_search(model.decoder(), [[START]], Beam(num_beams=256))
     assert [text.ids for text in found] == [list(tokens) for _, _, tokens in expected]
     assert not any(text.finished for text in found)
 
@@ -99,7 +99,7 @@ def _plain_beam(model, prompt, width, power, longest):
 def test_narrow_beams_equal_the_plain_algorithm_for_several_prompts_at_once(width, power):
     model = _model(9, seed=5, max_length=7)
     prompts = [[START], [START, 4, 5, 6], [START, 8], [START, 3, 3]]
-    found = beam_search(model.decoder(), prompts, Beam(width=width, length_power=power))
+    found = beam_search(model.decoder(), prompts, Beam(num_beams=width, length_penalty=power))
     for prompt, texts in zip(prompts, found, strict=True):
         expected = _plain_beam(model, prompt, width, power, 7)
         assert [text.ids for text in texts] == [_without_stop(tokens) for _, _, tokens in expected]
@@ -107,9 +107,10 @@ def test_narrow_beams_equal_the_plain_algorithm_for_several_prompts_at_once(widt
 
 
 def test_the_first_tokens_of_diverse_groups_differ_when_the_penalty_is_large():
-    model = _model(9, seed=5, max_length=7, never=(START,))
+    model = _model(9, seed=5, max_length=7, suppress_tokens=(START,))
     plain, diverse = (
-        beam_search(model.decoder(), [[START]], Beam(width=4, groups=groups, diversity=100.0))[0] for groups in (1, 4)
+        beam_search(model.decoder(), [[START]], Beam(num_beams=4, num_beam_groups=groups, diversity_penalty=100.0))[0]
+        for groups in (1, 4)
     )
     firsts = [text.ids[0] if text.ids else STOP for text in diverse]
     assert len(set(firsts)) == 4
@@ -118,8 +119,8 @@ def test_the_first_tokens_of_diverse_groups_differ_when_the_penalty_is_large():
 
 def test_groups_without_a_penalty_find_the_same_text_once():
     model = _model(9, seed=5, max_length=7)
-    (alike,) = beam_search(model.decoder(), [[START]], Beam(width=4, groups=4, diversity=0.0))
-    (greedy,) = beam_search(model.decoder(), [[START]], Beam(width=1))
+    (alike,) = beam_search(model.decoder(), [[START]], Beam(num_beams=4, num_beam_groups=4, diversity_penalty=0.0))
+    (greedy,) = beam_search(model.decoder(), [[START]], Beam(num_beams=1))
     assert alike == greedy
 
 
@@ -130,23 +131,27 @@ def test_the_groups_equal_a_hand_made_round():
     first, second = sorted(range(6), key=lambda k: -log_probs[k])[:2]
     gap = log_probs[first] - log_probs[second]
     for diversity, expected in ((gap * 0.9, [first]), (gap * 1.1, [first, second])):
-        (found,) = beam_search(model.decoder(), [[START]], Beam(width=2, groups=2, diversity=diversity))
+        (found,) = beam_search(
+            model.decoder(), [[START]], Beam(num_beams=2, num_beam_groups=2, diversity_penalty=diversity)
+        )
         assert [text.ids[0] for text in found] == expected
 
 
 def test_limits_forbidden_ids_and_never_hold():
-    model = _model(9, max_length=7, never=(START,))
-    (found,) = beam_search(model.decoder(), [[START]], Beam(width=8, forbid=(4, 5), min_new_tokens=2, max_new_tokens=4))
+    model = _model(9, max_length=7, suppress_tokens=(START,))
+    (found,) = beam_search(
+        model.decoder(), [[START]], Beam(num_beams=8, suppress_tokens=(4, 5), min_new_tokens=2, max_new_tokens=4)
+    )
     for text in found:
         assert not {START, 4, 5} & set(text.ids)
         assert 2 <= len(text.ids) <= 4 - text.finished
 
 
 def test_a_constrained_search_finds_the_best_allowed_text():
-    model = _model(6, seed=2, max_length=5, never=(START,))
+    model = _model(6, seed=2, max_length=5, suppress_tokens=(START,))
     surfaces = ["", "", *"abcd"]
     automaton = build([regex("a[bc]+|d{3}")], surfaces)
-    (found,) = beam_search(model.decoder(), [[START]], Beam(width=64, length_power=0.0), automaton=automaton)
+    (found,) = beam_search(model.decoder(), [[START]], Beam(num_beams=64, length_penalty=0.0), automaton=automaton)
     after = _log_probs(model, [START])
     texts = [(2, *rest) for n in range(1, 5) for rest in itertools.product((3, 4), repeat=n)] + [(5, 5, 5)]
     scores = {}
@@ -164,15 +169,15 @@ def test_a_constrained_search_finds_the_best_allowed_text():
 def test_scores_do_not_depend_on_the_company():
     model = _model(9, seed=5, max_length=7, embedding=12, hidden=16)
     prompts = [[START], [START, 4, 5, 6], [START, 8]]
-    together = beam_search(model.decoder(), prompts, Beam(width=3))
-    alone = [beam_search(model.decoder(), [prompt], Beam(width=3))[0] for prompt in prompts]
+    together = beam_search(model.decoder(), prompts, Beam(num_beams=3))
+    alone = [beam_search(model.decoder(), [prompt], Beam(num_beams=3))[0] for prompt in prompts]
     assert together == alone
     assert beam_search(model.decoder(), [], Beam()) == []
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(ValueError, match=r"^beam.groups must divide beam.width = 8, got 3$"):
-        beam_search(_model().decoder(), [[START]], Beam(groups=3))
-    with pytest.raises(ValueError, match=r"^beam.width must be an integer >= 1, got 0$"):
-        beam_search(_model().decoder(), [[START]], Beam(width=0))
+    with pytest.raises(ValueError, match=r"^num_beam_groups must divide num_beams = 8, got 3$"):
+        beam_search(_model().decoder(), [[START]], Beam(num_beam_groups=3))
+    with pytest.raises(ValueError, match=r"^beam.num_beams must be an integer >= 1, got 0$"):
+        beam_search(_model().decoder(), [[START]], Beam(num_beams=0))
     assert math.isfinite(beam_search(_model().decoder(), [[START]], Beam())[0][0].score)

@@ -1,4 +1,4 @@
-"""Layers of picture models: sizes, norms and the statistics they keep."""
+"""Layers of image models: sizes, norms and the statistics they keep."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_a_size_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         smallest_side(28, (1, 1, 1), "model.widths")
     assert str(caught.value) == (
-        "model.widths has 3 widths, each of which halves the picture, but 28 pixels are not divisible by 8; "
+        "model.widths has 3 widths, each of which halves the image, but 28 pixels are not divisible by 8; "
         "give fewer widths, or another data.size"
     )
 
@@ -54,11 +54,11 @@ def test_class_norm_scales_and_shifts_by_the_class() -> None:
     torch.testing.assert_close(out[labels == 1], 2 * plain[labels == 1] + 5, rtol=1e-5, atol=1e-5)
 
 
-def test_layer_norm_makes_no_picture_depend_on_its_batch() -> None:
+def test_layer_norm_makes_no_image_depend_on_its_batch() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(*halving(1, (4, 4), nn.ReLU(), norm="layer"))
-    pictures = torch.randn(6, 1, 8, 8)
-    torch.testing.assert_close(net(pictures)[:2], net(pictures[:2]))
+    images = torch.randn(6, 1, 8, 8)
+    torch.testing.assert_close(net(images)[:2], net(images[:2]))
 
 
 def test_frozen_statistics_normalise_by_the_batch_and_stay() -> None:

@@ -18,7 +18,7 @@ PLAIN = Sampling()
 
 def _model(vocab=30, *, cell="lstm", scale=4.0, **options):
     """A model with a peaked, uneven distribution; ids 0 to 2 are never emitted."""
-    config = {"embedding": 16, "hidden": 24, "stop": STOP, "never": (0, 1, START), "max_length": 30} | options
+    config = {"embedding": 16, "hidden": 24, "stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 30} | options
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = lm.Model(lm.Config(cell=cell, vocab_size=vocab, **config)).eval()
@@ -66,7 +66,7 @@ _SIZES = (1, 2, 3, 5, 7, 8)
 
 @pytest.mark.parametrize(
     ("cell", "sampling"),
-    [("lstm", PLAIN), ("gru", Sampling(top_p=0.9, temperature=0.8)), ("lstm", Sampling(typical=0.9, top_k=300))],
+    [("lstm", PLAIN), ("gru", Sampling(top_p=0.9, temperature=0.8)), ("lstm", Sampling(typical_p=0.9, top_k=300))],
 )
 def test_text_k_does_not_depend_on_batch_size(cell, sampling):
     model = _model(2000, cell=cell, hidden=256, embedding=128, max_length=5, scale=3.0)
@@ -111,7 +111,7 @@ def test_fast_mode_draws_from_the_same_distribution(fast):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax_at_this_temperature(temperature):
-    model = _model(never=())
+    model = _model(suppress_tokens=())
     count = 20_000
     prompt = [START, 5, 6]
     options = Sampling(max_new_tokens=1, temperature=temperature)
@@ -125,7 +125,7 @@ def test_draws_follow_the_softmax_at_this_temperature(temperature):
 
 
 def test_token_t_is_the_inverse_cdf_at_the_hash_of_seed_and_t():
-    model = _model(stop=-1, never=(), scale=1.0)
+    model = _model(stop=-1, suppress_tokens=(), scale=1.0)
     seeds = text_seeds(4, 0, 3)
     texts = model.sample([[START]] * 3, seeds, Sampling(max_new_tokens=70)).ids
     for seed, ids in zip(seeds, texts, strict=True):
@@ -196,7 +196,7 @@ def test_details_do_not_change_the_texts():
 
 def test_never_and_forbidden_ids_do_not_appear():
     model = _model()
-    texts = model.sample([[START]] * 200, text_seeds(0, 0, 200), Sampling(temperature=3.0, forbid=(7, 11))).ids
+    texts = model.sample([[START]] * 200, text_seeds(0, 0, 200), Sampling(temperature=3.0, suppress_tokens=(7, 11))).ids
     assert {0, 1, START, 7, 11}.isdisjoint({token for text in texts for token in text})
 
 
@@ -224,8 +224,8 @@ def test_the_models_own_length_limit_holds_without_an_option():
 def test_no_ngram_appears_twice_in_prompt_and_text(n):
     model = _model(scale=6.0)
     prompts = [[START, 5, 6, 7, 5], [START], [START, 9]]
-    options = Sampling(no_repeat_ngram=n, max_new_tokens=20, min_new_tokens=20)
-    plain = model.sample(prompts, text_seeds(0, 0, 3), replace(options, no_repeat_ngram=0))
+    options = Sampling(no_repeat_ngram_size=n, max_new_tokens=20, min_new_tokens=20)
+    plain = model.sample(prompts, text_seeds(0, 0, 3), replace(options, no_repeat_ngram_size=0))
     blocked = model.sample(prompts, text_seeds(0, 0, 3), options)
 
     def repeats(prompt, ids):
@@ -240,7 +240,7 @@ def test_no_ngram_appears_twice_in_prompt_and_text(n):
 
 def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
     model = _model(64)  # 64 ids fill their block: an index of -1 would mean the last of them
-    options = Sampling(no_repeat_ngram=1, max_new_tokens=1, temperature=50.0)
+    options = Sampling(no_repeat_ngram_size=1, max_new_tokens=1, temperature=50.0)
     prompts = [[START], [START, 5, 6, 7]] * 500
     step = next(model.decoder().steps(prompts, text_seeds(0, 0, 1000), options))
     assert 63 in step.ids[::2].tolist()
@@ -248,13 +248,13 @@ def test_padding_before_a_short_prompt_is_no_token_that_could_repeat():
 
 def test_the_ngram_block_gives_way_where_it_would_leave_nothing():
     model = _model(6, stop=-1)  # only ids 3, 4, 5 may come
-    ids = model.sample([[START]], text_seeds(0, 0, 1), Sampling(no_repeat_ngram=1, max_new_tokens=6)).ids[0]
+    ids = model.sample([[START]], text_seeds(0, 0, 1), Sampling(no_repeat_ngram_size=1, max_new_tokens=6)).ids[0]
     assert sorted(ids[:3]) == [3, 4, 5]
     assert len(ids) == 6
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
-    model = _model(64, never=())  # 64 ids fill their block: an index of -1 would mean the last of them
+    model = _model(64, suppress_tokens=())  # 64 ids fill their block: an index of -1 would mean the last of them
     prompt = [START, 5, 6, 6]
     options = Sampling(repetition_penalty=1.7, details=True, max_new_tokens=1)
     logits = _logits(model, prompt)
@@ -324,20 +324,25 @@ def test_no_prompts_give_no_texts():
     [
         ([[]], PLAIN, ValueError, "prompt 0 is empty; it must hold the start id at least"),
         ([[2, 30]], PLAIN, ValueError, "prompt 0 holds id 30, outside the vocabulary of 30"),
-        ([[2]], Sampling(forbid=(99,)), ValueError, "forbid holds id 99, outside the vocabulary of 30"),
+        (
+            [[2]],
+            Sampling(suppress_tokens=(99,)),
+            ValueError,
+            "suppress_tokens holds id 99, outside the vocabulary of 30",
+        ),
         ([[2], [2]], PLAIN, ValueError, "expected one seed for each of 2 prompts, got 1"),
         ([[2]], Sampling(top_p=0.0), ConfigError, "sample.top_p must be a number > 0 and <= 1, got 0.0"),
         (
             [[2]],
-            Sampling(forbid=tuple(range(30))),
+            Sampling(suppress_tokens=tuple(range(30))),
             ValueError,
-            "no token is left to choose from; relax forbid or sample.min_new_tokens",
+            "no token is left to choose from; relax suppress_tokens or min_new_tokens",
         ),
         (
             [[2]],
-            Sampling(forbid=tuple(range(4, 30)), min_new_tokens=1),
+            Sampling(suppress_tokens=tuple(range(4, 30)), min_new_tokens=1),
             ValueError,
-            "no token is left to choose from; relax forbid or sample.min_new_tokens",
+            "no token is left to choose from; relax suppress_tokens or min_new_tokens",
         ),
     ],
 )

@@ -23,7 +23,7 @@ def policy(vocab_size: int = 6, *, stop: int = -1, cell: str = "lstm") -> lm.Mod
             hidden=6,
             vocab_size=vocab_size,
             stop=stop,
-            never=(START,),
+            suppress_tokens=(START,),
             max_length=8,
         )
     )
@@ -51,12 +51,14 @@ def test_a_score_that_counts_one_token_gives_the_exact_table() -> None:
     """Q_t = marks so far + (T - 1 - t) / 5: exact where the mark cannot be drawn, within noise where it can."""
     texts = Texts(torch.tensor([[2, 3, 2, 4, 5], [3, 3, 3, 2, 2]]), torch.tensor([5, 5]))
     so_far = (texts.ids == MARK).cumsum(1).float()
-    none = rollout_values(uniform_policy(6), count_marks, texts, rollouts=2, start=START, stop=-1, never=(START, MARK))
+    none = rollout_values(
+        uniform_policy(6), count_marks, texts, rollouts=2, start=START, stop=-1, suppress_tokens=(START, MARK)
+    )
     assert none[:, :-1].tolist() == so_far[:, :-1].tolist()
     torch.manual_seed(1)
     rollouts = 4000
     some = rollout_values(
-        uniform_policy(6), count_marks, texts, rollouts=rollouts, start=START, stop=-1, never=(START,)
+        uniform_policy(6), count_marks, texts, rollouts=rollouts, start=START, stop=-1, suppress_tokens=(START,)
     )
     left = torch.arange(4, 0, -1).float()
     error = (some[:, :-1] - so_far[:, :-1] - left / 5).abs()
@@ -73,7 +75,7 @@ def test_the_reward_of_position_t_reaches_position_t() -> None:
         return given.ids[:, place].float()
 
     torch.manual_seed(2)
-    values = rollout_values(policy(), at_place, texts, rollouts=3, start=START, stop=-1, never=(START,))
+    values = rollout_values(policy(), at_place, texts, rollouts=3, start=START, stop=-1, suppress_tokens=(START,))
     for t in range(place, 5):
         assert torch.equal(values[:, t], texts.ids[:, place].float())
     assert not torch.equal(values[:, 0], texts.ids[:, place].float())
@@ -86,7 +88,7 @@ def test_completions_have_the_probabilities_of_the_policy(cell: str) -> None:
     texts = Texts(torch.tensor([[2, 4, 3, 5], [5, 5, 2, 2]]), torch.tensor([4, 4]))
     torch.manual_seed(3)
     rollouts = 5000
-    made, cells = complete(model, texts, rollouts=rollouts, start=START, stop=-1, never=(START,))
+    made, cells = complete(model, texts, rollouts=rollouts, start=START, stop=-1, suppress_tokens=(START,))
     for row in range(2):
         for t in range(3):
             inputs = torch.cat([torch.tensor([START]), texts.ids[row, : t + 1]])[None]
@@ -109,13 +111,13 @@ def test_finished_texts_are_left_alone_and_unfinished_ones_stop_at_the_end() -> 
     model = policy(stop=STOP)
     texts = draw(model.decoder(), START, text_seeds(1, 0, 40), 8)
     torch.manual_seed(4)
-    made, cells = complete(model, texts, rollouts=2, start=START, stop=STOP, never=(START,))
+    made, cells = complete(model, texts, rollouts=2, start=START, stop=STOP, suppress_tokens=(START,))
     assert len(cells) == 2 * int((texts.lengths - 1).sum())
     inside = torch.arange(8) < made.lengths[:, None]
     stops = (made.ids == STOP) & inside
     assert torch.equal(stops.any(1), made.lengths < 8) or bool((made.ids[made.lengths == 8, 7] == STOP).any())
     assert bool((stops.nonzero()[:, 1] == made.lengths[stops.any(1)] - 1).all()), "a stop is the last token"
-    values = rollout_values(model, count_marks, texts, rollouts=1, start=START, stop=STOP, never=(START,))
+    values = rollout_values(model, count_marks, texts, rollouts=1, start=START, stop=STOP, suppress_tokens=(START,))
     assert not values[torch.arange(8) >= texts.lengths[:, None] - 1].any()
 
 

@@ -110,8 +110,8 @@ def _reference_mass(logits, scores, mass):
 def test_top_p_and_typical_equal_their_definitions(columns, spread, mass):
     torch.manual_seed(1)
     logits = torch.randn(6, columns) * spread
-    top_p, typical = sampler.keep_top_p(logits, mass), sampler.keep_typical(logits, mass)
-    for row, kept_p, kept_typical in zip(logits, _kept(top_p), _kept(typical), strict=True):
+    top_p, typical_p = sampler.keep_top_p(logits, mass), sampler.keep_typical(logits, mass)
+    for row, kept_p, kept_typical in zip(logits, _kept(top_p), _kept(typical_p), strict=True):
         assert kept_p == _reference_mass(row, row, mass)
         information = -row.double().log_softmax(0)
         expected_information = float((row.double().softmax(0) * information).sum())

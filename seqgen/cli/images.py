@@ -1,0 +1,504 @@
+"""The image half of `generate`, `reconstruct`, `interpolate`, `encode` and `evaluate`, and the command `restore`.
+
+What is made goes into a file: a grid (.png), arrays (.npz) or a folder of single images; without --out into the run's
+own folder. Standard output gets the path where it was not given.
+"""
+
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.options import Device, Module, Opening, Run, Seed, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqgen.engine.evaluate import Table
+    from seqgen.images.features import OwnFeatures
+    from seqgen.images.generator import ImageGenerator, Method
+
+_SHEET = 32
+"""Images of a file that a grid beside their reconstructions shows."""
+
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="CLASS", help="Of images: the class; may be repeated, then in turn."),
+]
+
+
+def refuse(context: typer.Context, *known: str) -> None:
+    """CommandError for the first option typed that images have no use for; `known` are the parameters they have."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
+            typed = parameter.opts[0]
+            raise output.CommandError(
+                f"{typed} is for text, and this run makes images; see: {context.command_path} --help"
+            )
+
+
+def open_image_generator(run: Path, opening: Opening) -> "ImageGenerator":
+    """The trained image model of a run folder, faults named by the options of the command line."""
+    from seqgen.engine.generate import load_image_generator
+
+    step, device, module = opening
+    with output.wrong_values():
+        return load_image_generator(run, step=step, device=device, module=module)
+
+
+def _method(name: str) -> "Method":
+    from seqgen.images.generator import METHODS
+
+    for method in METHODS:
+        if method == name:
+            return method
+    raise output.CommandError(f"--method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {name!r}")
+
+
+# -------------------------------------------------------------------------------------------------------- the commands
+
+
+def generate(
+    run: Path,
+    *,
+    count: int,
+    seed: int,
+    label: Sequence[str],
+    method: str,
+    temperature: float,
+    out: Path | None,
+    columns: int,
+    scale: int,
+    by_class: bool,
+    json: bool,
+    opening: Opening,
+) -> None:
+    """Make images; --json says of each its seed, number, class and file, an object a line."""
+    chosen = _method(method)
+    if temperature != 1 and method != "prior":
+        raise output.CommandError(f"--temperature takes no effect with --method {method}")
+    target = _target(run, out, "generated.png")
+    if (columns or scale or by_class) and (target.suffix != ".png" or target.is_dir()):
+        raise output.CommandError(f"--columns, --scale and --by-class arrange a grid (.png), and --out is {target}")
+    if columns and by_class:
+        raise output.CommandError("--by-class gives each class a row, so --columns takes no effect with it")
+    generator = open_image_generator(run, opening)
+    with output.wrong_values():
+        made = generator.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
+        names = generator.label_names(count, seed=seed, labels=label)
+    if by_class and not names:
+        raise output.CommandError("--by-class: this run was trained without being told classes")
+    shown, columns = _by_class(made, names) if by_class else (made, columns)
+    paths = _save(shown, target, names, columns=columns, zoom=scale or int(count == 1))
+    _tell(target, out, f"{count} image{'s' * (count != 1)}", quiet=json)
+    if json:
+        for k in range(count):
+            one: dict[str, Any] = {"seed": seed, "index": k, "label": names[k] if names else None}
+            output.write(output.json_line(one | {"file": str(paths[k] if len(paths) > 1 else target)}))
+
+
+def _by_class(made: "Tensor", names: Sequence[str]) -> "tuple[Tensor, int]":
+    """Images with those of a class in a row, filled up with white, and the length of the rows."""
+    import torch
+
+    rows = [
+        made[[k for k, name in enumerate(names) if name == own]] for own in dict.fromkeys(sorted(names, key=_natural))
+    ]
+    columns = max(map(len, rows))
+    blank = torch.full_like(made[:1], 255)
+    return torch.cat([torch.cat([row, blank.expand(columns - len(row), -1, -1, -1)]) for row in rows]), columns
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """What sorts numbers by their value, before names."""
+    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
+
+
+def reconstruct(
+    run: Path,
+    *,
+    file: str,
+    count: int,
+    out: Path | None,
+    label: Sequence[str],
+    opening: Opening,
+) -> None:
+    """Images and below each the image that its latent code gives; into .npz or a folder the reconstructions alone."""
+    import torch
+
+    from seqgen.images import metrics
+
+    target = _target(run, out, "reconstructed.png")
+    generator = open_image_generator(run, opening)
+    given, names = _read(generator, file, label)
+    shown = count or (_SHEET if target.suffix == ".png" else len(given))
+    given, names = given[:shown], names[:shown]
+    with output.wrong_values():
+        made = generator.reconstruct(given, names)
+    if target.suffix == ".png":
+        columns = min(len(given), 16)
+        lines = zip(torch.split(given, columns), torch.split(made, columns), strict=True)
+        blank = torch.full_like(given[:1], 255)
+        filled = [torch.cat([part, blank.expand(columns - len(part), -1, -1, -1)]) for pair in lines for part in pair]
+        _save(torch.cat(filled), target, [], columns=columns)
+    else:
+        _save(made, target, names)
+    _tell(target, out, f"{len(given)} images and their reconstructions")
+    a, b = given / 255, made / 255
+    output.say(
+        f"mean squared error {float(metrics.squared_error(a, b).mean()):.5f}, "
+        f"structural similarity {float(metrics.structural_similarity(a, b).mean()):.3f}"
+    )
+
+
+def interpolate(
+    run: Path,
+    *,
+    a: str,
+    b: str,
+    steps: int,
+    spherical: bool,
+    out: Path | None,
+    label: Sequence[str],
+    seed: int,
+    opening: Opening,
+) -> None:
+    """A strip of images on the way from one latent code to another."""
+    target = _target(run, out, "path.png")
+    generator = open_image_generator(run, opening)
+    ends: list[Any] = []
+    names = list(label)
+    for number, end in enumerate((a, b)):
+        if not end:
+            ends.append(number)
+            continue
+        image, own = _one(generator, end, label)
+        ends.append(image)
+        names = names if label else [*names, *own]
+    with output.wrong_values():
+        path = generator.interpolate(*ends, steps=steps, spherical=spherical, seed=seed, labels=names)
+    _save(path, target, [], columns=len(path))
+    _tell(target, out, f"{len(path)} images")
+
+
+def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], opening: Opening) -> None:
+    """The mean latents of images into a file."""
+    if out is None:
+        raise output.CommandError("give --out FILE.npy, for the latents")
+    check_latents_file(out)
+    generator = open_image_generator(run, opening)
+    with output.wrong_values():
+        latents = generator.encode(*_read(generator, file, label))
+    write_latents(latents, out)
+
+
+_LATENTS = (".npy", ".npz", ".csv", ".jsonl")
+
+
+def check_latents_file(out: Path) -> None:
+    """CommandError where latents cannot be written as the name says."""
+    if out.suffix not in _LATENTS:
+        raise output.CommandError(f"--out must end in {', '.join(_LATENTS[:-1])} or {_LATENTS[-1]}, got {out}")
+
+
+def write_latents(latents: "Tensor", out: Path) -> None:
+    """Write latents, a row each, as the name says: an array (`latents` in an .npz), columns z0, z1 ..., or lists."""
+    import csv
+
+    import numpy as np
+
+    from seqgen.core import files
+
+    made = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(made, latents.numpy(), allow_pickle=False)
+    elif out.suffix == ".npz":
+        np.savez(made, latents=latents.numpy())
+    else:
+        text = io.TextIOWrapper(made, encoding="utf-8", newline="", write_through=True)
+        if out.suffix == ".csv":
+            csv.writer(text).writerows([[f"z{k}" for k in range(latents.shape[1])], *latents.tolist()])
+        else:
+            text.writelines(output.json_line({"latent": code}) for code in latents.tolist())
+    files.write_bytes(out, made.getvalue())
+    output.say(f"{len(latents)} latents of {latents.shape[1]} numbers written to {out}")
+
+
+Features = Annotated[
+    str,
+    typer.Option(
+        "--features",
+        metavar="CODE",
+        help="Of images: FILE.py:FUNCTION (the file is run), from images (N, C, H, W) uint8 to a row of features each; "
+        "or FILE.npy.",
+    ),
+]
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file or folder is one of images by its names."""
+    from seqgen.core.files import files_below
+    from seqgen.images.reading import SUFFIXES
+
+    def named(file: Path) -> bool:
+        arrays = {".npz", ".npy", ".zip"}
+        return file.suffix.lower() in SUFFIXES | arrays or bool(re.search(r"idx\d-ubyte", file.name))
+
+    if path.is_dir():
+        return not (path / "config.toml").is_file() and any(map(named, files_below(path)))
+    return path.is_file() and named(path)
+
+
+def own_features(code: str) -> "OwnFeatures | None":
+    """Features by the function that the command line names; its file is imported for no other reason."""
+    import hashlib
+
+    from seqgen.data import rewards
+    from seqgen.images.features import OwnFeatures
+
+    if not code:
+        return None
+    if not rewards.is_code(code) or code.startswith("call:"):
+        raise output.CommandError(f"--features must be FILE.py:FUNCTION, got {code}")
+    function: Any = rewards.imported(code, "--features")
+    file = Path(code.rpartition(":")[0])
+    return OwnFeatures(function, f"{file.name}:{function.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}")
+
+
+def evaluate(
+    run: Path,
+    *,
+    count: int,
+    seed: int,
+    latents: int,
+    method: Sequence[str],
+    features: str,
+    opening: Opening,
+) -> "Table":
+    """The table of an image run: what it makes, reconstructions and held-out images, by the same features."""
+    from seqgen.engine.evaluate import evaluate_images
+
+    methods = tuple(_method(name) for name in method)
+    if features.endswith(".npy"):
+        raise output.CommandError("--features FILE.npy goes with a file or folder of images; a run makes its own anew")
+    encoder = own_features(features)
+    generator = open_image_generator(run, opening)
+    with output.wrong_values():
+        return evaluate_images(generator, count=count, seed=seed, methods=methods, encoder=encoder, samples=latents)
+
+
+def evaluate_given(path: str, references: str, *, count: int, seed: int, features: str) -> "Table":
+    """The table of images made elsewhere beside real ones, a set or a file, or of the features of both."""
+    from seqgen.engine.evaluate import evaluate_images, image_table
+    from seqgen.images import reading
+    from seqgen.images.scores import table_of_features
+
+    if not features.endswith(".npy"):
+        with output.wrong_values():
+            return evaluate_images(path, references, count=count, seed=seed, encoder=own_features(features))
+    made, real = _rows("--features", features), _rows("--references", references)
+    images = len(reading.read(path, size=8, colour="grey", labels="none").pixels)
+    if images != len(made):
+        raise output.CommandError(f"--features {features} has {len(made)} rows, but {path} has {images} images")
+    with output.wrong_values():
+        return image_table(table_of_features(made, real, count=count, seed=seed))
+
+
+def _rows(typed: str, file: str) -> Any:
+    """Features of a file, a row for each image."""
+    import numpy as np
+
+    if not file.endswith(".npy"):
+        raise output.CommandError(f"with --features FILE.npy {typed} is a .npy of features too, got {file}")
+    try:
+        rows = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise output.CommandError(f"{typed} {file}: not an array that can be read ({error})") from None
+    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
+        raise output.CommandError(f"{typed} {file}: expected numbers (images, features), got {rows.dtype} {rows.shape}")
+    return rows
+
+
+def restore(
+    run: Run,
+    image: Annotated[
+        str, typer.Argument(metavar="PICTURE", help="A file, or #3 for held-out image 3.", show_default=False)
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            "--mask", metavar="M", help="Repair: an image, white where it is damaged, or LEFT,TOP,WIDTH,HEIGHT."
+        ),
+    ] = "",
+    noise: Annotated[
+        float, typer.Option("--noise", metavar="S", help="Denoise: the noise's standard deviation, white being 1.")
+    ] = 0.0,
+    scale: Annotated[int, typer.Option("--scale", metavar="N", help="Enlarge: how many times.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".png: the restored image; a folder: it and all samples; .npz."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Samples whose mean is the answer.")] = 8,
+    label: Annotated[str, typer.Option("--label", metavar="CLASS", help="What a conditional run is told.")] = "",
+    trust: Annotated[
+        float, typer.Option("--trust", metavar="S", help="How far a known pixel may be off, white being 1.")
+    ] = 0.1,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Steps of each chain.")] = 400,
+    seed: Seed = 0,
+    step: Step = None,
+    device: Device = "auto",
+    module: Module = None,
+) -> None:
+    """Repair, denoise or enlarge an image with a run.
+
+    Images that the run finds likely and that agree with what is known are sampled; their mean is the answer, and
+    where they differ the run is unsure. A folder holds restored.png, unsure.png (brighter: less sure), given.png and
+    the samples. Of a repaired image only the damaged pixels are changed.
+    """
+    import torch
+
+    from seqgen.images.grids import save_each
+
+    output.at_least(1, count=count, scale=scale)
+    output.at_least(2, steps=steps)
+    for name, value in (("noise", noise), ("trust", trust)):
+        if value < 0 or (value == 0 and name == "trust"):
+            raise output.CommandError(f"--{name} must be above 0, got {value:g}")
+    target = _target(run, out, "restored.png")
+    generator = open_image_generator(run, (step, device, module))
+    size = generator.config.size
+    if size % scale:
+        raise output.CommandError(f"--scale must divide the {size} pixels that this run's images have, got {scale}")
+    given, own = _one(generator, image, [label] if label else [], size=size // scale)
+    damaged = _mask(mask, size // scale) if mask else None
+    with output.wrong_values():
+        found = generator.restore(
+            given,
+            mask=damaged,
+            noise=noise,
+            scale=scale,
+            count=count,
+            seed=seed,
+            steps=steps,
+            trust=trust,
+            label=own[0] if own else "",
+        )
+    pixels, answer = found.pixels, found.mean
+    if damaged is not None and not noise and scale == 1:
+        pixels, answer = torch.where(damaged, pixels, given), torch.where(damaged, answer, given)
+    if target.suffix == ".png":
+        save_each(answer[None], target.parent, [target.stem])
+    elif target.suffix == ".npz":
+        _save(pixels, target, [])
+    else:
+        unsure = found.deviation / found.deviation.max().clamp_min(1e-6)
+        save_each(given[None], target, ["given"])
+        save_each(torch.stack([answer, (255 * unsure).round().to(torch.uint8)]), target, ["restored", "unsure"])
+        save_each(pixels, target)
+    _tell(target, out, "1 image" if target.suffix == ".png" else f"{len(pixels)} samples")
+    output.say(f"{count} chains accepted {100 * found.acceptance:.0f} % of their steps; 30 to 80 % is healthy")
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _read(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
+    """The images of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each if told.
+
+    `size` where they are to be smaller than the run's; held-out ones are then means of blocks.
+    """
+    if label and not generator.told:
+        raise output.CommandError("this run was trained without being told classes, so --label takes no effect")
+    if file.startswith("#"):
+        from torch.nn import functional as F
+
+        side = generator.images.valid
+        rows = list(range(len(side.pixels))) if file == "#" else [_row(file, len(side.pixels))]
+        pixels = side.pixels[rows].cpu()
+        own = [generator.images.classes[k] if k >= 0 else "" for k in side.labels[rows].tolist()]
+        if size:
+            pixels = F.avg_pool2d(pixels.float(), pixels.shape[-1] // size).round().to(pixels.dtype)
+    else:
+        from seqgen.data.corpora import known
+
+        pixels, own = generator.read(str(known.expanded([file], "test", "images")[0]), size=size)
+    names = [label[k % len(label)] for k in range(len(pixels))] if label else own
+    return pixels, names if generator.told and "" not in names else []
+
+
+def _row(text: str, held_out: int) -> int:
+    """The held-out image that #3 names."""
+    number = text[1:]
+    if not number.isdecimal() or int(number) >= held_out:
+        raise output.CommandError(f"{text}: held-out images are #0 to #{held_out - 1}")
+    return int(number)
+
+
+def _one(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
+    """One image (C, S, S), and its class if the run is told one."""
+    pixels, own = _read(generator, file, label, size=size)
+    if len(pixels) != 1:
+        raise output.CommandError(f"{file}: {len(pixels)} images; expected one")
+    return pixels[0], own
+
+
+def _mask(text: str, size: int) -> "Tensor":
+    """Where an image is damaged, (S, S) bool."""
+    import numpy as np
+    import torch
+
+    box = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text)
+    if box:
+        left, top, width, height = map(int, box.groups())
+        if not width or not height or left + width > size or top + height > size:
+            raise output.CommandError(f"--mask {text} is not inside an image of {size} x {size} pixels")
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[top : top + height, left : left + width] = True
+        return mask
+    from seqgen.images import reading
+
+    found = reading.read(text, size=size, colour="grey", labels="none").pixels
+    if len(found) != 1:
+        raise output.CommandError(f"--mask {text}: {len(found)} images; expected one")
+    return torch.from_numpy(np.array(found[0]) > 127)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _target(run: Path, out: Path | None, name: str) -> Path:
+    """Where images go, checked before any is made."""
+    target = run / name if out is None else out
+    if target.suffix not in ("", ".png", ".npz") and not target.is_dir():
+        raise output.CommandError(
+            f"--out must end in .png (one sheet) or .npz (arrays), or be a folder (single files), got {target}"
+        )
+    return target
+
+
+def _save(pixels: "Tensor", target: Path, names: Sequence[str], *, columns: int = 0, zoom: int = 0) -> list[Path]:
+    """Write images as one grid, as arrays, or each by itself; of known classes in a subfolder each."""
+    from seqgen.images import grids
+
+    if target.suffix == ".png" and not target.is_dir():
+        return [grids.save_grid(pixels, target, columns=columns, zoom=zoom)]
+    if target.suffix == ".npz" and not target.is_dir():
+        return [grids.save_arrays(pixels, target, names or None)]
+    # a class may be called anything, but nothing is written outside the folder
+    folders = [re.sub(r"[^\w .-]", "_", name).strip(". ") or "_" for name in names]
+    each = [f"{folders[k]}/{k:06d}" if names else f"{k:06d}" for k in range(len(pixels))]
+    return grids.save_each(pixels, target, each)
+
+
+def _tell(target: Path, out: Path | None, what: str, *, quiet: bool = False) -> None:
+    """Where it went: a line for the person, or the path as the result where nobody chose it."""
+    if out is None and not quiet:
+        output.write(f"{target}\n")
+    else:
+        output.say(f"{what} written to {target}")

@@ -1,0 +1,778 @@
+"""From files to what a text model trains on: rows read, split, tokenised, packed and batched.
+
+Sentence mode: a line is a sample, `[bos, x1..xn, eos]`. Stream and window mode: the text runs on over its newlines,
+which are characters (byte, char) or eos (word, bpe, unigram); it is read column by column with carried state, or in
+windows from random places. Conditions: a row is `[bos, field, sep, field, sep, text, eos]`, the loss is on the text.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from seqgen.core import config as config_of
+from seqgen.core.batch import SequenceBatch
+from seqgen.core.errors import ConfigError, DataError
+from seqgen.data.batches import (
+    Batches,
+    MovedBatches,
+    SentenceBatches,
+    StreamBatches,
+    WindowBatches,
+    sentence_evaluation,
+    stream_evaluation,
+    window_evaluation,
+)
+from seqgen.data.corpora.known import expanded
+from seqgen.data.corpora.oracle import PREFIX, Oracle, oracle
+from seqgen.data.corpus import Corpus, is_corpus, open_corpus
+from seqgen.data.formats import STDIN, Format
+from seqgen.data.ragged import Ragged, joined
+from seqgen.data.rewards import Reward, reward
+from seqgen.data.text import Records, has_fields, read_records, records_of
+from seqgen.data.tokenizers import (
+    Tokenizer,
+    TokenizerConfig,
+    choose_kind,
+    load_tokenizer,
+    newline_is_character,
+    resolved,
+    train_tokenizer,
+)
+
+Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
+
+_LOG = logging.getLogger("seqgen")
+
+_AUTOMATIC_LENGTH = 1024
+"""Tokens a row may have where `data.max_length` is 0: more is rarely a sentence, and costs memory for each batch."""
+
+_AUTOMATIC_WINDOW = 64
+
+_UNLEARNT = 0.005
+"""Share of held-out tokens outside the vocabulary that is worth a word where training text has none."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text is learnt and how it is cut into samples: the section `data`."""
+
+    files: tuple[str, ...] = ()
+    """Training text: .txt, .jsonl, .json, .csv, .tsv, .fasta, .gz, folders, names of sets, or - (standard input)."""
+    valid: tuple[str, ...] = ()
+    """Held-out text; none: a part of the training text is held out."""
+    mode: Literal["auto", "sentence", "fixed", "stream", "window"] = "auto"
+    """A sample is a line (sentence; fixed: all have the same number of tokens, and no end token is learnt), or the text
+    runs on (stream: state carried; window: random places)."""
+    format: Format = "auto"
+    """What the files are: lines, jsonl, json, csv, tsv or fasta; auto: as their suffix says, else lines."""
+    encoding: str = "auto"
+    """Encoding of the files, such as cp1252; auto: as their byte order mark says, else UTF-8."""
+    field: str = "text"
+    """Field of rows with named fields that is the text."""
+    source: str = ""
+    """Fields of the condition, comma-separated; the model reads them before the text, without loss."""
+    target: str = ""
+    """Field of the text, where `source` is given."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Longest row in tokens, condition and end included (sentence mode); 0: as long as the text needs, up to 1024."""
+    long: Literal["error", "cut", "drop"] = "error"
+    """What happens to longer rows: an error that names them, their end is cut off, or they are left out."""
+    valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share held out where `valid` is empty: by a hash of the line, or the end of running text."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Tokens per row and step (stream, window); 0: 64."""
+    jitter: bool = False
+    """Random window lengths around `window` (stream)."""
+    bucket: Annotated[int, Field(ge=1)] = 50
+    """Batches whose rows are sorted by length together (sentence)."""
+
+
+@dataclass(frozen=True)
+class TextData:
+    """All that training and evaluation need to know of a text."""
+
+    tokenizer: Tokenizer
+    mode: Mode
+    train: Corpus
+    valid: Corpus
+    train_lines: Sequence[str]
+    """Texts of the training rows; running text is cut at its newlines."""
+    valid_lines: Sequence[str]
+    """Texts of the held-out rows, likewise."""
+    valid_sources: Sequence[str] | None
+    """Conditions of the held-out rows, several fields joined by tabs."""
+    fingerprint: str
+    """SHA-256 of the text and of how it was read."""
+    resolved: tuple[DataConfig, TokenizerConfig]
+    """The settings with what was chosen in the place of auto and 0."""
+    facts: dict[str, Any]
+    """vocab_size, pad, sep, start, stop (-1: none), never (ids not to sample), max_length (tokens of a row)."""
+    batches: Batches
+    batch: int
+    """Rows of a batch over all processes."""
+    device: torch.device | str
+    """Where batches go; the arrays of a corpus folder stay on the CPU, mapped."""
+    valid_characters: int
+    """Characters of the held-out text, newlines included: what nats per character are divided by."""
+    oracle: Oracle | None = None
+    """Who wrote the text, where the truth about it is known."""
+    code: Reward | None = None
+    """The reward that was passed to this training as a function or named as a Python file."""
+
+    def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
+        """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
+        judge = reward(spec, self.code)
+        return lambda rows: judge(self.tokenizer.decode(rows))
+
+    def validation(self) -> Iterator[SequenceBatch]:
+        """The held-out text, every target counted once."""
+        data, pad = self.resolved[0], self.tokenizer.pad
+        if self.mode in ("sentence", "fixed"):
+            batches = sentence_evaluation(self.valid, self.batch, pad=pad)
+        else:
+            evaluation = stream_evaluation if self.mode == "stream" else window_evaluation
+            batches = evaluation(self.valid, self.batch, data.window, pad=pad)
+        return (batch.to(self.device) for batch in batches)
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None = None,
+    extra_input: Iterable[str] | None = None,
+    check: Callable[[str], None] = lambda fingerprint: None,
+    fitting: Collection[str] = (),
+    lines_only: bool = False,
+) -> TextData:
+    """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
+
+    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
+    folder in the place of files has all this behind it, and is mapped. `check` is told the fingerprint of the text
+    before anything is made of it, and may raise. `fitting` names what is made smaller where the text cannot fill it:
+    train.batch, data.window. With `lines_only` the mode `auto` is never running text. Raises DataError for text that
+    cannot be used, ConfigError for settings that contradict each other.
+    """
+    data = replace(data, files=tuple(map(str, expanded(data.files, "train"))))
+    made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check, fitting, lines_only)
+    _report_unlearnt(made)
+    # Faults name files as they were given; what is kept finds them from any working folder.
+    kept = replace(made.resolved[0], files=_absolute(data.files), valid=_absolute(data.valid))
+    return replace(made, resolved=(kept, made.resolved[1]))
+
+
+def _prepared(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+    extra_input: Iterable[str] | None,
+    check: Callable[[str], None],
+    fitting: Collection[str],
+    lines_only: bool,
+) -> TextData:
+    if any(is_corpus(file) for file in data.files):
+        if len(data.files) > 1 or extra_input is not None:
+            raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")
+        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting)
+    task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
+    if task is not None:
+        data = replace(data, mode="fixed" if task.fixed else "sentence")
+    records = _read(data, extra_input) if task is None else records_of(task.train, name=task.name)
+    mode = _chosen_mode(data, records, lines_only)
+    _report_unused(data, mode)
+    data = replace(data, mode=mode)
+    check(_fingerprint(data, records))
+    held_out = _read_files(data, data.valid) if data.valid else None
+    if held_out is not None:
+        check_held_out([held_out], [records], data.valid)
+    if task is not None:
+        held_out = records_of(task.valid, name=task.name)
+        own = None if tokenizer_folder is not None else task.tokenizer
+        args = (batch, seed, device, tokenizer_folder, fitting, own)
+        return replace(_prepare_sentences(data, tokenizer, records, held_out, *args), oracle=task)
+    if mode in ("sentence", "fixed"):
+        return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
+    return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
+
+
+def _absolute(files: Sequence[str]) -> tuple[str, ...]:
+    """The files as they are found from any working folder."""
+    return tuple(file if file == STDIN or file.startswith(PREFIX) else str(Path(file).absolute()) for file in files)
+
+
+_AT_WILL = ("files", "mode", "window", "jitter", "bucket")
+"""Settings of the section `data` that are not settled when a corpus folder is built."""
+
+
+def _prepare_folder(
+    data: DataConfig,
+    config: TokenizerConfig,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+    check: Callable[[str], None],
+    fitting: Collection[str],
+) -> TextData:
+    """What `prepare` makes of the text that a corpus folder was built from, without reading it again."""
+    corpus = open_corpus(data.files[0])
+    stored = {name: config_of.build(cls, corpus.meta[name], section=name) for name, cls in _SETTLED.items()}
+    built, built_config = stored["data"], stored["tokenizer"]
+    mode: Mode = built.mode if data.mode == "auto" else data.mode
+    check(corpus.meta["text_sha256"].get(mode, ""))
+    faults = _other_settings("data", data, replace(built, valid=()), _AT_WILL)
+    faults += _other_settings("tokenizer", config, built_config, ())
+    if data.mode not in ("auto", built.mode) and not {data.mode, built.mode} <= set(_RUNNING):
+        faults.append(f"data.mode = {data.mode!r}")
+    if faults:
+        raise ConfigError(f"{corpus.path} was built otherwise than with {', '.join(faults)}; build another corpus")
+    tokenizer = load_tokenizer(tokenizer_folder or corpus.path / "tokenizer")
+    if tokenizer.fingerprint != corpus.train.fingerprint:
+        raise DataError(
+            f"{corpus.path} was built with the tokenizer {corpus.train.fingerprint[:12]}..., but "
+            f"{tokenizer_folder or corpus.path / 'tokenizer'} is {tokenizer.fingerprint[:12]}...; "
+            "build a corpus with that one: seqgen corpus build --tokenizer"
+        )
+    _report_unused(replace(data, max_length=0, long="error", valid_share=DataConfig.valid_share), mode)
+    data = replace(
+        built, files=data.files, valid=(), mode=mode, window=data.window, jitter=data.jitter, bucket=data.bucket
+    )
+    train = corpus.train
+    batches: Batches
+    if mode in _RUNNING:
+        data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+    batch, window = _fitted(train, mode, batch, data.window, fitting)
+    if mode in _RUNNING:
+        data = replace(data, window=window)
+        if mode == "stream":
+            batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
+        else:
+            batches = WindowBatches(train, batch, data.window, seed=seed)
+    else:
+        batches = SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket)
+    longest = data.window if mode in _RUNNING else int(corpus.meta["longest"])
+    return TextData(
+        tokenizer=tokenizer,
+        mode=mode,
+        train=train,
+        valid=corpus.valid,
+        train_lines=corpus.train_lines,
+        valid_lines=corpus.valid_lines,
+        valid_sources=corpus.valid_sources,
+        fingerprint=corpus.meta["text_sha256"][mode],
+        resolved=(data, built_config),
+        facts=facts(tokenizer, mode, longest),
+        batches=batches if torch.device(device).type == "cpu" else MovedBatches(batches, device),
+        batch=batch,
+        device=device,
+        valid_characters=int(corpus.meta["valid_characters"]),
+    )
+
+
+_SETTLED: dict[str, Any] = {"data": DataConfig, "tokenizer": TokenizerConfig}
+_RUNNING = ("stream", "window")
+
+
+def _other_settings(section: str, given: Any, settled: Any, at_will: Sequence[str]) -> list[str]:
+    """The options that were given, are not at will, and differ from what is settled."""
+    values = {f.name: getattr(given, f.name) for f in fields(given) if f.name not in at_will}
+    default = type(given)()
+    return [
+        f"{section}.{name} = {value!r}"
+        for name, value in values.items()
+        if value not in (getattr(default, name), getattr(settled, name))
+    ]
+
+
+def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
+    """The ids of conditions as a model reads them after its start id: every field followed by `sep`.
+
+    Several fields stand in one string, separated by tabs; each string must have as many as the first.
+    """
+    fields = [source.split("\t") for source in sources]
+    count = len(fields[0]) if fields else 0
+    for number, values in enumerate(fields, 1):
+        if len(values) != count:
+            raise DataError(f"condition {number} has {len(values)} fields (separated by tabs), the first has {count}")
+    columns = [tokenizer.encode([values[i] for values in fields]) for i in range(count)]
+    return joined([part for column in columns for part in (column, tokenizer.sep)], len(fields))
+
+
+def choose_mode(data: DataConfig, records: Records) -> Mode:
+    """The mode, auto replaced: running text is text that is cut into lines for other reasons than its sentences.
+
+    That is: one line alone, blank lines between paragraphs (5 % of the lines and more), or more than a tenth of the
+    lines over 1,000 characters. Rows of .jsonl and .tsv are samples.
+    """
+    if data.source and data.mode not in ("auto", "sentence"):
+        raise ConfigError(f"data.source needs data.mode = sentence, got {data.mode}: a condition belongs to one row")
+    if data.mode != "auto":
+        return data.mode
+    if data.source or has_fields(data.files, data.format):
+        return "sentence"
+    lines = "\n".join(records.texts).strip().split("\n")
+    blank = sum(not line.strip() for line in lines)
+    long = sum(len(line) > 1000 for line in lines)
+    return "stream" if is_running(len(lines), blank, long) else "sentence"
+
+
+def _chosen_mode(data: DataConfig, records: Records, lines_only: bool) -> Mode:
+    """The mode, auto replaced, and said where running text was found that nobody spoke of."""
+    mode = choose_mode(data, records)
+    if data.mode != "auto" or mode not in _RUNNING:
+        return mode
+    if lines_only:
+        _LOG.info("this looks like running text, but the model takes lines: every line is a text of its own")
+        return "sentence"
+    _LOG.info(
+        "running text: learnt as one stream, its line breaks included; data.mode=sentence makes every line a text of "
+        "its own"
+    )
+    return mode
+
+
+def _fitted(train: Corpus, mode: Mode, batch: int, window: int, fitting: Collection[str]) -> tuple[int, int]:
+    """Batch and window, made smaller where the text cannot fill them and they are among `fitting`, and said."""
+    rows, tokens = train.ids.rows, train.ids.values.numel()
+    running = mode in _RUNNING
+    smaller, narrower = batch, window
+    if "train.batch" in fitting:
+        smaller = max(1, min(batch, tokens // (window + 1) if running else rows))
+    if "data.window" in fitting and running:
+        narrower = max(1, min(window, tokens // smaller - 1))
+    has = f"{tokens:,} tokens" if running else f"{rows:,} rows"
+    for name, value, made in (("train.batch", batch, smaller), ("data.window", window, narrower)):
+        if made < value:
+            _LOG.info("the training text has %s only: %s is made %d, not %d", has, name, made, value)
+    return smaller, narrower
+
+
+def is_running(lines: int, blank: int, long: int) -> bool:
+    """Whether so many lines, blank lines and lines of over 1,000 characters look like running text."""
+    return lines == 1 or (blank >= 2 and blank >= 0.05 * lines) or long > 0.1 * lines
+
+
+def _report_unused(data: DataConfig, mode: Mode) -> None:
+    """Say which settings take no effect in this mode."""
+    only = {
+        "max_length": "sentence fixed",
+        "long": "sentence fixed",
+        "bucket": "sentence fixed",
+        "window": "stream window",
+        "jitter": "stream",
+        "valid_share": "" if data.valid else mode,
+    }
+    for name, modes in only.items():
+        if getattr(data, name) != getattr(DataConfig, name) and mode not in modes.split():
+            because = "with data.valid" if name == "valid_share" else f"with data.mode = {mode}"
+            _LOG.warning("data.%s takes no effect %s", name, because)
+
+
+def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names: Sequence[str]) -> None:
+    """Say how many of the held-out rows also stand in the training text; raise DataError where all do."""
+    from seqgen.metrics.novelty import leaked  # late: generation needs none of the metrics
+
+    known, count = leaked(_rows(held_out), _rows(train))
+    if known and known == count:
+        raise DataError(
+            f"{', '.join(names)}: all {count} held-out rows also stand in the training text; "
+            "give text that is not trained on, or leave data.valid out"
+        )
+    if known:
+        _LOG.warning("%s: %d of %d held-out rows also stand in the training text", ", ".join(names), known, count)
+
+
+def _rows(blocks: Iterable[Records]) -> Iterator[str]:
+    """The text of every row, with its condition where it has one."""
+    for records in blocks:
+        conditions = records.sources or [""] * len(records.texts)
+        yield from (
+            f"{condition}\t{text}" if text.strip() else ""
+            for condition, text in zip(conditions, records.texts, strict=True)
+        )
+
+
+def _report_unlearnt(made: TextData) -> None:
+    """Say where held-out text holds `<unk>` and training text does not: what no model has seen costs it anything."""
+    if made.tokenizer.kind not in ("word", "char") or any(is_corpus(file) for file in made.resolved[0].files):
+        return
+    held_out, training = (split.ids.values == made.tokenizer.unk for split in (made.valid, made.train))
+    share = float(held_out.float().mean())
+    if share > _UNLEARNT and not bool(training.any()):
+        _LOG.warning(
+            "%.1f %% of the held-out tokens are outside the vocabulary and none of the training text: <unk> is never "
+            "learnt, so its part of the loss means little; try tokenizer.min_count=2",
+            100 * share,
+        )
+
+
+def _read(data: DataConfig, extra_input: Iterable[str] | None) -> Records:
+    if extra_input is None:
+        if not data.files:
+            raise DataError("no training text; give --data FILE, a folder, or - for standard input")
+        return _read_files(data, data.files)
+    extra = records_of(extra_input)
+    _check_not_blank(extra)
+    if not data.files:
+        return extra
+    records = _read_files(data, data.files)
+    if records.sources is not None:
+        raise ConfigError("data.source needs rows with fields; lines from Python have none")
+    first = len(records.texts)
+    return Records(
+        records.texts + extra.texts,
+        None,
+        [*records.numbers, *extra.numbers],
+        (*records.places, (first, "input, line")),
+    )
+
+
+def _read_files(data: DataConfig, files: Sequence[str]) -> Records:
+    records = read_records(files, **reading(data))
+    _check_not_blank(records)
+    return records
+
+
+def reading(data: DataConfig) -> dict[str, Any]:
+    """Return the options of `read_records` that the settings hold."""
+    return {name: getattr(data, name) for name in ("field", "source", "target", "format", "encoding")}
+
+
+def _check_not_blank(records: Records) -> None:
+    if not any(text.strip() for text in records.texts):
+        raise DataError(f"{records.where(0)}: only blank lines; expected text")
+
+
+# --------------------------------------------------------------------------------------------------------- sentences
+
+
+def _prepare_sentences(
+    data: DataConfig,
+    config: TokenizerConfig,
+    records: Records,
+    held_out: Records | None,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+    fitting: Collection[str],
+    own: Tokenizer | None = None,
+) -> TextData:
+    fingerprint = _fingerprint(data, records)
+    if held_out is None:
+        held_out, train_rows, valid_rows = records, *split_by_hash(records, _filled(records), data.valid_share)
+    else:
+        train_rows, valid_rows = _filled(records), _filled(held_out)
+    texts = [records.texts[row] for row in train_rows]
+    sources = None if records.sources is None else [records.sources[row] for row in train_rows]
+    tokenizer = own or (
+        load_tokenizer(tokenizer_folder)
+        if tokenizer_folder is not None
+        else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
+    )
+    if tokenizer_folder is not None or config.model:
+        check_fit(tokenizer, texts)
+    del texts
+    train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
+    valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
+    train, valid = train.to(device), valid.to(device)
+    batch, _ = _fitted(train, "sentence", batch, 0, fitting)
+    longest = max(longest, longest_valid)
+    data = replace(data, max_length=data.max_length or longest)
+    valid_lines = [held_out.texts[row] for row in valid_rows]
+    mode: Mode = "fixed" if data.mode == "fixed" else "sentence"
+    return TextData(
+        tokenizer=tokenizer,
+        mode=mode,
+        train=train,
+        valid=valid,
+        train_lines=[records.texts[row] for row in train_rows],
+        valid_lines=valid_lines,
+        valid_sources=None if held_out.sources is None else [held_out.sources[row] for row in valid_rows],
+        fingerprint=fingerprint,
+        resolved=(data, resolved(config, tokenizer)),
+        facts=facts(tokenizer, mode, longest),
+        batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
+        batch=batch,
+        device=device,
+        valid_characters=sum(len(line) + 1 for line in valid_lines),
+    )
+
+
+def _filled(records: Records) -> list[int]:
+    """The rows that are not blank."""
+    return [row for row, text in enumerate(records.texts) if text.strip()]
+
+
+def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
+    """Training and held-out rows by a hash of the text: equal texts fall on one side, whatever the order of files.
+
+    White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
+    """
+    hashes = {row: line_hash(records.texts[row]) for row in rows}
+    limit = split_limit(min(hashes.values()), max(hashes.values()), share, records.where(rows[0]))
+    held_out = [row for row in rows if hashes[row] < limit]
+    text, count = Counter(records.texts[row].strip() for row in held_out).most_common(1)[0]
+    if count > 1 and count > share * len(rows) and len(held_out) > 2 * share * len(rows):
+        first = next(row for row in held_out if records.texts[row].strip() == text)
+        _LOG.warning(
+            "%s: %d equal rows were held out together, as equal texts never stand on both sides: %d rows to train on, "
+            "%d held out; give held-out text of your own with data.valid=FILE, or each text once",
+            *(records.where(first), count, len(rows) - len(held_out), len(held_out)),
+        )
+    return [row for row in rows if hashes[row] >= limit], held_out
+
+
+def split_limit(lowest: int, highest: int, share: float, where: str) -> int:
+    """The hash below which a text is held out, from the least and the greatest of all; `where` the first one stands."""
+    if lowest == highest:
+        raise DataError(
+            f"{where}: the only line, or equal to all others, so none can be held out; "
+            "give more lines, data.valid, or data.mode=stream for running text"
+        )
+    limit = max(lowest + 1, int(share * 2**64))
+    return min(limit, highest)
+
+
+def line_hash(text: str) -> int:
+    """64 bits of a text, without the white space at its ends, that decide on its side."""
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+class RowPacker:
+    """Makes rows of ids of lines, block after block, and tells of those that are too long for a row."""
+
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, split: str) -> None:
+        self._data, self._tokenizer, self._split = data, tokenizer, split
+        self._limit = data.max_length or _AUTOMATIC_LENGTH
+        self._rows = self._kept = self._long = 0
+        self._first_long = ""
+        self._fixed = data.max_length
+        self.longest = 0
+        """Input positions of the longest row."""
+
+    def pack(self, records: Records, rows: list[int]) -> tuple[Corpus, list[int]]:
+        """Corpus of some rows, and which of them are in it."""
+        data, tokenizer = self._data, self._tokenizer
+        ids = tokenizer.encode([records.texts[row] for row in rows])
+        parts: list[Ragged | int] = [tokenizer.bos, ids]
+        if data.mode != "fixed":
+            parts.append(tokenizer.eos)
+        loss_from: Tensor | None = None
+        if records.sources is not None:
+            conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
+            parts.insert(1, conditions)
+            loss_from = conditions.lengths
+        packed = joined(parts, len(rows))
+        del ids, parts  # as large as what was made of them
+        lengths = packed.lengths - 1
+        too_long = (lengths > self._limit).nonzero().view(-1)
+        if len(too_long):
+            first = int(too_long[0])
+            where = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
+            self._first_long = self._first_long or where
+            keep = lengths <= self._limit
+            if data.long != "drop":
+                # A condition that fills the row leaves no text to learn.
+                keep = torch.ones_like(keep) if loss_from is None else loss_from < self._limit
+                packed = packed.cut(self._limit + 1)
+            if not bool(keep.all()):
+                kept = keep.nonzero().view(-1)
+                packed = packed.take(kept)
+                loss_from = None if loss_from is None else loss_from[kept]
+                rows = [rows[row] for row in kept.tolist()]
+            self._long += len(too_long)
+        self._rows += len(lengths)
+        self._kept += len(rows)
+        lengths = packed.lengths - 1
+        if len(lengths) and (data.long != "error" or not self._long):
+            self._check_fixed(records, rows, lengths)
+            self.longest = max(self.longest, int(lengths.max()))
+        return Corpus(packed, loss_from, tokenizer.fingerprint), rows
+
+    def finish(self) -> None:
+        """Say how many rows were too long, or raise DataError for them."""
+        if not self._long:
+            return
+        what = f"{self._long} of {self._rows} {self._split} rows are longer than {self._limit} tokens"
+        if self._data.long == "error":
+            raise DataError(
+                f"{what}, {self._first_long}; set data.max_length higher, data.long=cut or data.long=drop, "
+                "or data.mode=stream for running text"
+            )
+        done = "are cut" if self._data.long == "cut" else "are left out"
+        _LOG.warning("%s and %s; %s", what, done, self._first_long)
+        if not self._kept:
+            raise DataError(f"{what}, and none are left; set data.max_length higher")
+
+    def _check_fixed(self, records: Records, rows: list[int], lengths: Tensor) -> None:
+        self._fixed = self._fixed or int(lengths[0])
+        other = (lengths != self._fixed).nonzero().view(-1)
+        if self._data.mode == "fixed" and len(other):
+            row = int(other[0])
+            raise DataError(
+                f"{records.where(rows[row])}: {int(lengths[row])} tokens, expected {self._fixed}; "
+                "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
+            )
+
+
+def _pack(
+    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], split: str
+) -> tuple[Corpus, list[int], int]:
+    """Corpus of the rows, the rows that are in it, and the input positions of the longest."""
+    packer = RowPacker(data, tokenizer, split)
+    corpus, rows = packer.pack(records, rows)
+    packer.finish()
+    return corpus, rows, packer.longest
+
+
+# ------------------------------------------------------------------------------------------------------ running text
+
+
+def _prepare_stream(
+    data: DataConfig,
+    config: TokenizerConfig,
+    records: Records,
+    held_out: Records | None,
+    batch: int,
+    seed: int,
+    device: torch.device | str,
+    tokenizer_folder: Path | None,
+    fitting: Collection[str],
+) -> TextData:
+    fingerprint = _fingerprint(data, records)
+    data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+    text = _running(records)
+    tokenizer = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
+    if tokenizer is None:
+        config = replace(config, kind=choose_kind(config, records.texts))
+    kind = config.kind if tokenizer is None else tokenizer.kind
+    if held_out is not None:
+        valid_text = _running(held_out)
+    else:
+        cut = _cut_place(text, data.valid_share, anywhere=newline_is_character(kind))
+        text, valid_text = text[:cut], text[cut:]
+        if not text.strip() or not valid_text.strip():
+            raise DataError(
+                f"{records.where(0)}: running text of {len(text) + len(valid_text)} characters is too short "
+                f"to hold out {data.valid_share:.0%} of it; give more text or data.valid"
+            )
+    if tokenizer is None:
+        # A whole text has its newlines as characters, and one has to be there for a text to start with.
+        parts = [text, "\n"] if newline_is_character(kind) else text.split("\n")
+        tokenizer = train_tokenizer(config, parts, seed=seed)
+    if tokenizer_folder is not None or config.model:
+        check_fit(tokenizer, text.split("\n"))
+    train = _stream_corpus(tokenizer, text).to(device)
+    valid = _stream_corpus(tokenizer, valid_text).to(device)
+    mode: Mode = "stream" if data.mode == "stream" else "window"
+    batch, window = _fitted(train, mode, batch, data.window, fitting)
+    data = replace(data, window=window)
+    batches: Batches
+    if data.mode == "stream":
+        batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
+    else:
+        batches = WindowBatches(train, batch, data.window, seed=seed)
+    return TextData(
+        tokenizer=tokenizer,
+        mode=mode,
+        train=train,
+        valid=valid,
+        train_lines=text.removesuffix("\n").split("\n"),
+        valid_lines=valid_text.removesuffix("\n").split("\n"),
+        valid_sources=None,
+        fingerprint=fingerprint,
+        resolved=(data, resolved(config, tokenizer)),
+        facts=facts(tokenizer, mode, data.window),
+        batches=batches,
+        batch=batch,
+        device=device,
+        valid_characters=len(valid_text),
+    )
+
+
+def _running(records: Records) -> str:
+    """The rows as one text, each ended by a newline."""
+    return "\n".join([*records.texts, ""])
+
+
+def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
+    """Where the held-out tail begins: at its character, or after the newline or space that follows."""
+    cut = int(len(text) * (1 - share))
+    if anywhere:
+        return cut
+    newline = text.find("\n", cut, len(text) - 1)
+    return (newline if newline >= 0 else max(cut - 1, text.find(" ", cut))) + 1
+
+
+def _stream_corpus(tokenizer: Tokenizer, text: str) -> Corpus:
+    """The text behind the line break that it starts with."""
+    ids = torch.cat([torch.tensor([tokenizer.newline], dtype=torch.int32), tokenizer.encode_stream(text)])
+    return Corpus(Ragged(ids, torch.tensor([0, ids.numel()])), None, tokenizer.fingerprint)
+
+
+# ------------------------------------------------------------------------------------------------------- both modes
+
+
+def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
+    """What a model has to know of the ids."""
+    start: int
+    stop: int
+    written: set[int]
+    if mode == "sentence":
+        start, stop, written = tokenizer.bos, tokenizer.eos, {tokenizer.eos}
+    elif mode == "fixed":
+        start, stop, written = tokenizer.bos, -1, set()
+    else:
+        start, stop, written = tokenizer.newline, -1, {tokenizer.newline}
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "pad": tokenizer.pad,
+        "sep": tokenizer.sep,
+        "start": start,
+        "stop": stop,
+        "suppress_tokens": tuple(i for i, text in enumerate(tokenizer.surfaces()) if not text and i not in written),
+        "max_length": max_length,
+    }
+
+
+def check_fit(tokenizer: Tokenizer, lines: Collection[str]) -> None:
+    """Refuse text that a given tokenizer hardly knows; looks at some 1,000 lines spread over it."""
+    sample = list(islice(lines, 0, None, max(1, len(lines) // 1000)))
+    ids = tokenizer.encode(sample).values
+    unknown = int((ids == tokenizer.unk).sum())
+    if unknown > 0.5 * len(ids):
+        parts = dict.fromkeys(part for line in sample[:100] for part in tokenizer.unknown(line))
+        raise DataError(
+            f"the given tokenizer does not know {unknown / len(ids):.0%} of the text, for example "
+            f"{', '.join(map(repr, list(parts)[:3]))}; use text like the one it was made for, or train a new tokenizer"
+        )
+
+
+def _fingerprint(data: DataConfig, records: Records) -> str:
+    return text_fingerprint(data, len(records.texts), records.texts, records.sources or ())
+
+
+def text_fingerprint(data: DataConfig, rows: int, texts: Iterable[str], sources: Iterable[str]) -> str:
+    """Content and way of reading, not the place: a moved file is the same text."""
+    digest = hashlib.sha256(repr((data.mode, data.source, data.target, rows)).encode())
+    for text in chain(texts, sources):
+        line = text.encode()
+        digest.update(len(line).to_bytes(8, "little"))
+        digest.update(line)
+    return digest.hexdigest()
