@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table as Table
     from seqgen.engine.evaluate import evaluate as evaluate
     from seqgen.engine.evaluate import evaluate_images as evaluate_images
-    from seqgen.engine.generate import LineScores as LineScores
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import TextGenerator as TextGenerator
-    from seqgen.engine.generate import load as load
-    from seqgen.engine.generate import load_image_generator as load_image_generator
     from seqgen.engine.latent import LatentSpace as LatentSpace
+    from seqgen.engine.likelihood import LineScores as LineScores
+    from seqgen.engine.loading import load as load
+    from seqgen.engine.loading import load_image_generator as load_image_generator
     from seqgen.engine.loop import Outcome as Outcome
     from seqgen.engine.loop import train as train
     from seqgen.engine.progress import Progress as Progress
@@ -61,7 +61,9 @@ _NAMES = {
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
     "engine.evaluate": ("Table", "evaluate", "evaluate_images"),
-    "engine.generate": ("LineScores", "Text", "TextGenerator", "load", "load_image_generator"),
+    "engine.generate": ("Text", "TextGenerator"),
+    "engine.likelihood": ("LineScores",),
+    "engine.loading": ("load", "load_image_generator"),
     "engine.latent": ("LatentSpace",),
     "engine.loop": ("Outcome", "train"),
     "engine.progress": ("Progress",),

@@ -26,8 +26,8 @@ BELOW = {
     # `serve` is here for the command that starts the server
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["run", "checkpoint", "generate", "latent", "plots", "evaluate", "curve", "compare", "blind", "report"]
-ENGINE += ["progress", "loop", "judge"]
+ENGINE = ["run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "evaluate", "curve", "compare"]
+ENGINE += ["blind", "report", "progress", "loop", "judge"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

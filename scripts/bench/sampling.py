@@ -10,9 +10,10 @@ import torch
 from measure import ratios, row
 from torch import Tensor, nn
 
+from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds
 from seqgen.models import lm
-from seqgen.nn.decode import Decoder, Sampling
+from seqgen.nn.decode import Decoder
 
 VOCAB, EMBEDDING, HIDDEN = 8000, 256, 512
 

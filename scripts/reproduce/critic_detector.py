@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 

@@ -19,7 +19,7 @@ import torch
 
 from seqgen.engine import loop
 from seqgen.engine.evaluate import evaluate_images
-from seqgen.engine.generate import load_image_generator
+from seqgen.engine.loading import load_image_generator
 from seqgen.engine.run import config
 from seqgen.images.data import DataConfig, prepare
 from seqgen.images.features import features_of

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 

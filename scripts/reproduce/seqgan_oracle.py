@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from seqgen.data.corpora.oracle import oracle
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.plots import plain_figure, png
 from seqgen.engine.run import config, read_preset

@@ -17,7 +17,8 @@ import torch
 from seqgen import metrics
 from seqgen.data.corpora.oracle import oracle
 from seqgen.data.rewards import reward
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 

@@ -21,7 +21,8 @@ from seqgan_oracle import tempered
 from seqgen import metrics
 from seqgen.data.corpora.oracle import PREFIX, Oracle, oracle
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 

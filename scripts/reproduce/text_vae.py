@@ -20,8 +20,9 @@ import torch
 
 from seqgen.data.text import read_lines
 from seqgen.data.tokenizers import TokenizerConfig, load_tokenizer, train_tokenizer
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
 from seqgen.engine.latent import LatentSpace
+from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 from seqgen.metrics import KneserNey

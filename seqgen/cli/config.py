@@ -116,7 +116,7 @@ def _list_public_sets() -> None:
 
 def _check_run() -> None:
     """A few lines become a tiny run, the run is loaded again, writes a line and scores it."""
-    from seqgen.engine import generate, loop
+    from seqgen.engine import loading, loop
     from seqgen.engine import run as runs
 
     lines = [f"{a} {b} {c}" for a in "abcd" for b in "efgh" for c in "ijkl"]
@@ -125,7 +125,7 @@ def _check_run() -> None:
         text = Path(folder) / "text.txt"
         text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         loop.train(runs.config("lm", text, overrides=small), Path(folder) / "run", progress=lambda _: None)
-        generator = generate.load(Path(folder) / "run")
+        generator = loading.load(Path(folder) / "run")
         nats = generator.score(generator.generate(1, seed=1) and lines[:4]).nats
     if not 0 < nats < 1000:
         raise RuntimeError(f"a log-probability of {-nats} cannot be")

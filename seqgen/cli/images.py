@@ -45,7 +45,7 @@ def refuse(context: typer.Context, *known: str) -> None:
 
 def open_image_generator(run: Path, opening: Opening) -> "ImageGenerator":
     """The trained image model of a run folder, faults named by the options of the command line."""
-    from seqgen.engine.generate import load_image_generator
+    from seqgen.engine.loading import load_image_generator
 
     step, device, module = opening
     with output.wrong_values():

@@ -163,7 +163,7 @@ def makes_images(run: Path) -> bool:
 
 def open_run(run: Path, step: int | None, device: str, module: Path | None = None) -> "TextGenerator":
     """The trained model of a run folder, faults named by the options above."""
-    from seqgen.engine.generate import load
+    from seqgen.engine.loading import load
 
     with output.wrong_values():
         return load(run, step=step, device=device, module=module)

@@ -19,7 +19,7 @@ from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, plots
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load, load_image_generator
+from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
 from seqgen.metrics.tables import Cell

@@ -22,8 +22,9 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.data.corpora import known
 from seqgen.data.formats import text_lines
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
-from seqgen.engine.generate import TextGenerator, load, load_image_generator
+from seqgen.engine.generate import TextGenerator
 from seqgen.engine.latent import LatentSpace
+from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
 from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 from seqgen.models._contract import ModelModule, check_sums

@@ -1,4 +1,4 @@
-"""Text from a trained run, and the likelihood of given text under it. Imports no training loop.
+"""Text from a trained run. Imports no training loop.
 
     generator = seqgen.load("runs/captions")
     lines = generator.generate(count=1000, temperature=0.9, seed=1)
@@ -8,8 +8,6 @@ Text k of a call is a function of (weights, options, seed, k) alone, not of the 
 """
 
 import dataclasses
-import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,26 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqgen.core import files, log, numerics, rng
+from seqgen.core import files, log, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
+from seqgen.core.options import Sampling
 from seqgen.core.patterns import Expression
-from seqgen.data.batches import sentence_evaluation
-from seqgen.data.corpus import Corpus
 from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
-from seqgen.data.prepare import TextData, encode_sources, facts, prepare
-from seqgen.data.ragged import Ragged, joined
-from seqgen.data.tokenizers import load_tokenizer
-from seqgen.engine import checkpoint
-from seqgen.engine import run as runs
+from seqgen.data.prepare import TextData, encode_sources, prepare
+from seqgen.engine.likelihood import CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
 from seqgen.nn import automaton as automata
-from seqgen.nn.decode import Decoder, Sampling, collect
+from seqgen.nn.decode import Decoder, collect
 
 if TYPE_CHECKING:
-    from seqgen.images.generator import ImageGenerator
+    pass
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -71,55 +65,6 @@ class Text:
     """The condition it answers, several fields joined by tabs."""
 
 
-@dataclass(frozen=True)
-class LineScores:
-    """How likely given lines are under a run, in nats; the end of sentence is counted, `<unk>` is counted."""
-
-    lines: list[str]
-    log_probs: list[list[float]]
-    """Per line, the log-probability of every counted token."""
-    tokens: list[list[str]]
-    """Per line, the counted tokens."""
-
-    @property
-    def per_line(self) -> list[float]:
-        """Log-probability of each line, nats."""
-        return [sum(row) for row in self.log_probs]
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens counted in all lines."""
-        return sum(map(len, self.log_probs))
-
-    @property
-    def nats(self) -> float:
-        """Negative log-probability of all lines together."""
-        return -sum(self.per_line)
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-probability per token."""
-        return float(torch.tensor(self.nats / self.total_tokens, dtype=torch.float64).exp())
-
-    @property
-    def nats_per_character(self) -> float:
-        """Negative log-probability over the characters of the lines, each line's end counted as one."""
-        return self.nats / sum(len(line) + 1 for line in self.lines)
-
-
-@dataclass(frozen=True)
-class CriticScores:
-    """How real given lines look to a critic: it was trained to tell text from what a model writes."""
-
-    lines: list[str]
-    per_line: list[float]
-    """The critic's logit of each line: above 0 it looks real, below 0 it does not."""
-    per_token: list[list[float]]
-    """Per line, what each token adds to that: far below 0, the line would look more real without it."""
-    tokens: list[list[str]]
-    """Per line, the judged tokens."""
-
-
 class TextGenerator:
     """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
 
@@ -128,9 +73,8 @@ class TextGenerator:
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.device, self.folder = device, folder
-        known = facts(tokenizer, settings.data.mode, 0)
-        self._start, self._stop = int(known["start"]), int(known["stop"])
-        self.running = settings.data.mode in ("stream", "window")
+        self._lines = LineScorer(model, tokenizer, settings, device, folder)
+        self.running = self._lines.running
 
     @property
     def one_line(self) -> bool:
@@ -326,7 +270,8 @@ class TextGenerator:
         2018). The constraints are those of `texts`. No randomness. ValueError where count exceeds `num_beams`, and as
         `texts`.
         """
-        from seqgen.nn.beam import Beam, beam_search  # late: sampling needs none of it
+        from seqgen.core.options import Beam
+        from seqgen.nn.beam import beam_search  # late: sampling needs none of it
 
         if not 1 <= count <= num_beams:
             raise ValueError(f"count must be in 1..{num_beams}, the number of beams, got {count}")
@@ -393,88 +338,28 @@ class TextGenerator:
             yield rest
 
     def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
-        """The log-probability of every token of given lines; with `sources`, of each line after its condition.
+        """Return the log-probability of every token of given lines; with `sources`, of each line after its condition.
 
         A run on running text scores each line on its own, as if a newline stood before it. DataError for no lines.
         """
-        log_probs: list[list[float]] = [[] for _ in lines]
-        ids: list[list[int]] = [[] for _ in lines]
-        with torch.inference_mode():
-            for batch in self.batches(lines, sources):
-                placed = batch.to(self.device)
-                values = self.model.log_probs(placed).tolist()
-                if not all(map(math.isfinite, values)):
-                    raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
-                width = batch.inputs.shape[1]
-                rows = batch.rows[batch.positions // width].tolist()
-                targets = batch.targets.flatten()[batch.positions].tolist()
-                for row, value, target in zip(rows, values, targets, strict=True):
-                    log_probs[row].append(value)
-                    ids[row].append(target)
-        tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
-        return LineScores(list(lines), log_probs, tokens)
+        return self._lines.score(lines, sources)
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
-        """What the critic of a SeqGAN run thinks of given lines and their tokens.
+        """Return what the critic of a SeqGAN run thinks of given lines and their tokens.
 
         RunError for a run without a critic, DataError for no lines.
         """
-        judge = getattr(self.model, "critic_scores", None)  # the one model with a critic has it
-        if judge is None:
-            raise RunError(f"a run of {self.settings.name} has no critic; train one with: seqgen train seqgan")
-        per_line = [0.0] * len(lines)
-        per_token: list[list[float]] = [[] for _ in lines]
-        ids: list[list[int]] = [[] for _ in lines]
-        for batch in self.batches(lines):
-            placed = batch.to(self.device)
-            whole, each = judge(placed)
-            width = batch.inputs.shape[1]
-            for row, value in zip(batch.rows.tolist(), whole.tolist(), strict=True):
-                per_line[row] = value
-            rows = batch.rows[batch.positions // width].tolist()
-            targets = batch.targets.flatten()[batch.positions].tolist()
-            for row, value, target in zip(rows, each.tolist(), targets, strict=True):
-                per_token[row].append(value)
-                ids[row].append(target)
-        tokens = [[self.tokenizer.id_to_token(i) for i in row] for row in ids]
-        return CriticScores(list(lines), per_line, per_token, tokens)
+        return self._lines.critic_scores(lines)
 
     def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
-        """The lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
-        return sentence_evaluation(self._corpus(lines, sources), _ROWS, pad=self.tokenizer.pad)
-
-    def _corpus(self, lines: Sequence[str], sources: Sequence[str] | None) -> Corpus:
-        if not lines:
-            raise DataError("no lines to score")
-        self._check_sources(sources)
-        parts: list[Ragged | int] = [self._start, self._encoded(lines)]
-        if self.settings.data.mode != "fixed":
-            parts.append(self._stop if self._stop >= 0 else self._start)
-        conditions = encode_sources(self.tokenizer, sources) if sources is not None else None
-        if conditions is not None:
-            if len(conditions) != len(lines):
-                raise DataError(f"{len(lines)} lines but {len(conditions)} sources; give one source per line")
-            parts.insert(1, conditions)
-        loss_from = conditions.lengths if conditions is not None else None
-        return Corpus(joined(parts, len(lines)), loss_from, self.tokenizer.fingerprint)
-
-    def _check_sources(self, sources: Sequence[str] | None) -> None:
-        wanted = self.settings.data.source
-        if wanted and sources is None:
-            raise DataError(f"this run was trained with data.source = {wanted}: give the sources to answer (--source)")
-        if sources is not None and not wanted:
-            raise DataError("this run was trained without data.source and cannot take sources")
-        names = wanted.split(",")
-        for number, source in enumerate(sources or (), 1):
-            if (given := source.count("\t") + 1) != len(names):
-                expected = "no tab" if len(names) == 1 else f"{len(names)} fields, separated by tabs"
-                raise DataError(f"condition {number} has {given} fields; data.source = {wanted} expects {expected}")
+        """Yield the lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
+        return self._lines.batches(lines, sources)
 
     def _sampling(self, given: dict[str, Any]) -> Sampling:
         """How tokens are drawn, from the arguments of a call."""
         names = {f.name for f in dataclasses.fields(Sampling)} - {"suppress_tokens"}  # a run adds its own
         sampling = Sampling(**{name: value for name, value in given.items() if name in names})
-        if self._stop < 0 and self.settings.data.mode != "fixed":
+        if self._lines.stop < 0 and self.settings.data.mode != "fixed":
             return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
         return sampling
 
@@ -491,7 +376,7 @@ class TextGenerator:
         _check_lists(prompts=prompts, sources=sources)
         if prompts is not None and (prompt or sources is not None):
             raise ValueError("prompts stand alone; leave prompt and sources out")
-        self._check_sources(sources)
+        self._lines.check_sources(sources)
         begins = []
         for number, text in enumerate([prompt] if prompts is None else prompts, 1):
             if not isinstance(text, str):
@@ -503,15 +388,15 @@ class TextGenerator:
                     f"{', '.join(map(repr, unknown[:5]))}, which this run's vocabulary of {self.tokenizer.vocab_size} "
                     "does not; use words or characters of its training text"
                 )
-            own = self._encoded([text]).row(0).tolist() if text else []
+            own = self._lines.encode([text]).row(0).tolist() if text else []
             place = automaton.after(own) if automaton is not None else 0
-            begins.append(_Beginning(text, [self._start, *own], own, place))
+            begins.append(_Beginning(text, [self._lines.start, *own], own, place))
         if sources is None:
             return begins
         own, place = begins[0].own, begins[0].place
         heads = encode_sources(self.tokenizer, sources)
         return [
-            _Beginning(prompt, [self._start, *head.tolist(), *own], own, place, source)
+            _Beginning(prompt, [self._lines.start, *head.tolist(), *own], own, place, source)
             for source, head in zip(sources, heads, strict=True)
         ]
 
@@ -620,7 +505,7 @@ class TextGenerator:
         made = []
         for i, (ids, text) in enumerate(zip(samples.ids, texts, strict=True)):
             told = samples.details[i] if samples.details is not None else None
-            tokens = [*ids, self._stop] if told is not None and len(told.log_prob) > len(ids) else ids
+            tokens = [*ids, self._lines.stop] if told is not None and len(told.log_prob) > len(ids) else ids
             if written is not None and written.over[i]:  # all that follows belongs to no text
                 tokens = ids[: written.kept(i, text[len(begins[i]) :])]
                 text = text[: len(begins[i]) + written.lengths[i]]
@@ -646,13 +531,6 @@ class TextGenerator:
         if self.running:
             return [self.tokenizer.decode_stream(row) for row in ids]
         return list(self.tokenizer.decode(ids))
-
-    def _encoded(self, lines: Sequence[str]) -> Ragged:
-        """The ids of every text; running text has line breaks."""
-        if self.running and any("\n" in line for line in lines):
-            return Ragged.from_lists([self.tokenizer.encode_stream(line).tolist() for line in lines])
-        ids: Ragged = self.tokenizer.encode(lines)
-        return ids
 
 
 @dataclass(frozen=True)
@@ -689,45 +567,3 @@ def _check_lists(**given: Sequence[str] | None) -> None:
     for name, value in given.items():
         if isinstance(value, str):
             raise TypeError(f"{name} must be a list of texts, got one text; put it into a list")
-
-
-def load(
-    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
-) -> TextGenerator:
-    """The trained model of a run folder: its best checkpoint, or that of `step`.
-
-    `module`: the model module of your own that the run was trained with, or the path of its file. RunError says what is
-    missing, or that the run makes images: then `load_image_generator` is the way.
-    """
-    folder = Path(run)
-    settings = runs.read_settings(folder, module=module)
-    if settings.tokenizer is None:
-        raise RunError(f"{folder} makes images and no text; in Python: seqgen.load_image_generator")
-    model, place = _opened(folder, settings, step, device)
-    return TextGenerator(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
-
-
-def load_image_generator(
-    run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
-) -> "ImageGenerator":
-    """The trained image model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
-    from seqgen.images.generator import ImageGenerator  # late: text needs none of it
-
-    folder = Path(run)
-    settings = runs.read_settings(folder, module=module)
-    if settings.tokenizer is not None:
-        raise RunError(f"{folder} writes text and makes no images; in Python: seqgen.load")
-    model, place = _opened(folder, settings, step, device)
-    return ImageGenerator(model, settings.data, settings.seed, place, folder)
-
-
-def _opened(folder: Path, settings: Settings, step: int | None, device: str) -> tuple[Any, torch.device]:
-    place = runs.choose_device(device)
-    numerics.configure(place, tf32=settings.train.tf32)
-    for sentence in runs.changed_code(folder, settings) if settings.code else ():
-        messages.warning(sentence)
-    model = settings.module.Model(settings.model)
-    step, tensors = checkpoint.best(folder) if step is None else (step, checkpoint.read_tensors(folder, step))
-    checkpoint.check_run(folder, step, below="tokenizer/")
-    checkpoint.fill(model, tensors, str(checkpoint.folder_of(folder, step)))
-    return model.to(place).eval(), place

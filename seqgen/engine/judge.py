@@ -20,7 +20,8 @@ from seqgen import metrics
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import Table, with_fields
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.metrics.score import Score, Signature, input_hash
 

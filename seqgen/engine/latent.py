@@ -23,12 +23,12 @@ from seqgen.core import rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
+from seqgen.core.options import Sampling
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.text import read_lines
 from seqgen.engine.generate import TextGenerator
 from seqgen.models.text_vae import active_units, content_seeds, gaussian_kl, information, latent_seeds
-from seqgen.nn.decode import Sampling
 from seqgen.nn.latents import Mixture, between, fit_mixture, langevin
 from seqgen.nn.losses import CHUNK
 

@@ -21,6 +21,7 @@ import torch
 from seqgen.core import dist, files, log, numerics, rng
 from seqgen.core.config import to_toml
 from seqgen.core.errors import ConfigError, NonFiniteError, RunError
+from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
 from seqgen.engine import checkpoint, evaluate, report
@@ -28,7 +29,6 @@ from seqgen.engine import run as runs
 from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
 from seqgen.models._contract import ModelModule, check_model, check_sums
-from seqgen.nn.decode import Sampling
 
 _INNER = ("checkpoints", "samples")
 _LOGS = ("log.jsonl", "scores.jsonl")

@@ -12,8 +12,8 @@ from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint, plots
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load
 from seqgen.engine.latent import LatentSpace, overview
+from seqgen.engine.loading import load
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
+from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer, update
-from seqgen.nn.decode import Decoder, Samples, Sampling
+from seqgen.nn.decode import Decoder, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
 from seqgen.nn.sampler import Precision

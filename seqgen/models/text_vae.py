@@ -22,10 +22,11 @@ from seqgen.core import dist
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError
+from seqgen.core.options import Sampling
 from seqgen.core.rng import hash64, normals
 from seqgen.core.update import Optimizer, update
 from seqgen.models import lm
-from seqgen.nn.decode import Decoder, Samples, Sampling
+from seqgen.nn.decode import Decoder, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout
 from seqgen.nn.sampler import Precision

@@ -9,37 +9,16 @@ only, not in the score. Shapes: N prompts, W candidates of each (group after gro
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from seqgen.core import config
+from seqgen.core.options import Beam, Sampling
 from seqgen.nn.automaton import Automaton
-from seqgen.nn.decode import Decoder, Rules, Sampling
+from seqgen.nn.decode import Decoder, Rules
 from seqgen.nn.rnn import select
 from seqgen.nn.sampler import CHUNK
-
-
-@dataclass(frozen=True)
-class Beam:
-    """How to search."""
-
-    num_beams: Annotated[int, Field(ge=1)] = 8
-    """Candidates kept for each prompt, and texts returned at most."""
-    length_penalty: Annotated[float, Field(ge=0)] = 1.0
-    """a of the score log p / L^a: 0 prefers short texts, 1 compares the mean per token."""
-    num_beam_groups: Annotated[int, Field(ge=1)] = 1
-    """Groups that the candidates are split into, for texts that differ; must divide `num_beams`."""
-    diversity_penalty: Annotated[float, Field(ge=0)] = 0.5
-    """Nats that a token loses for every candidate of an earlier group that has just chosen it."""
-    min_new_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens after the prompt before a text may end."""
-    max_new_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens after the prompt at most, the end counted; 0: the model's own limit."""
-    suppress_tokens: tuple[int, ...] = ()
-    """Token ids that never appear."""
 
 
 @dataclass(frozen=True)

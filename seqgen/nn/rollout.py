@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqgen.nn.decode import Decoder, Recurrent, Sampling
+from seqgen.core.options import Sampling
+from seqgen.nn.decode import Decoder, Recurrent
 from seqgen.nn.sampler import OutputLayer
 
 

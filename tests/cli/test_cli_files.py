@@ -20,7 +20,8 @@ from seqgen.cli import generate as generating
 from seqgen.data.formats import UNSAFE, table_row
 from seqgen.data.prepare import DataConfig
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import Text, load
+from seqgen.engine.generate import Text
+from seqgen.engine.loading import load
 
 TEXTS = st.lists(
     st.one_of(

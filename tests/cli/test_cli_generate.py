@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 
 
 def test_texts_come_one_a_line_and_are_those_of_the_library(seqgen: Any, run: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from command_line import SMALL, call
 
-from seqgen.engine.generate import load
 from seqgen.engine.latent import LatentSpace
+from seqgen.engine.loading import load
 
 
 @pytest.fixture(scope="module")

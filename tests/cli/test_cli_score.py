@@ -14,7 +14,7 @@ import pytest
 from command_line import SMALL
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.metrics import HEADLINES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

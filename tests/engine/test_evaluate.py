@@ -14,7 +14,8 @@ from seqgen.core import log
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import blind, compare, curve, evaluate, loop
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.run import config
 
 CAPTIONS = Path(__file__).parents[2] / "corpora" / "captions.txt"

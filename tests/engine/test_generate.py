@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from seqgen.core.errors import DataError, RunError
+from seqgen.core.options import Sampling
 from seqgen.engine import loop
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.run import config
-from seqgen.nn.decode import Sampling
 
 
 @pytest.fixture(scope="module")

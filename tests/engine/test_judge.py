@@ -11,7 +11,7 @@ from seqgen.core.errors import DataError, RunError
 from seqgen.data.text import read_lines
 from seqgen.engine import judge, loop
 from seqgen.engine.evaluate import evaluate
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.run import config
 
 pytestmark = pytest.mark.filterwarnings("ignore:MAUVE of", "ignore:the Fr")

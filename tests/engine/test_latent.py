@@ -15,8 +15,8 @@ from seqgen.core import log, rng
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import checkpoint, latent, loop
 from seqgen.engine.evaluate import evaluate
-from seqgen.engine.generate import load
 from seqgen.engine.latent import Condition, LatentSpace, overview
+from seqgen.engine.loading import load
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
 from seqgen.nn.latents import Mixture

@@ -17,7 +17,7 @@ from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
 from seqgen.data.corpora import known
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.engine.run import config, read_settings
 

@@ -11,7 +11,8 @@ from seqgen import metrics
 from seqgen.core.errors import RunError
 from seqgen.data.text import read_lines
 from seqgen.engine import compare, curve, evaluate, loop
-from seqgen.engine.generate import TextGenerator, load
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 from seqgen.engine.run import config
 
 SONG = "my love\nburns in the rain\n\nmy heart\nwaits in the night\n\n"

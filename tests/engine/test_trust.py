@@ -16,7 +16,7 @@ from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
-from seqgen.engine.generate import load
+from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config

@@ -16,7 +16,7 @@ from seqgen.core import rng
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import evaluate_images
-from seqgen.engine.generate import load, load_image_generator
+from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import config
 from seqgen.images import metrics, scores
 from seqgen.images.data import DataConfig, Split

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seqgen.engine import loop
-from seqgen.engine.generate import load_image_generator
+from seqgen.engine.loading import load_image_generator
 from seqgen.engine.run import config
 from seqgen.images import scores
 

@@ -13,9 +13,10 @@ import torch
 from seqgen.core import config as settings_of
 from seqgen.core import rng
 from seqgen.core.config import help_texts
+from seqgen.core.options import Sampling
 from seqgen.engine import run as runs
 from seqgen.models._contract import ModelModule
-from seqgen.nn.decode import Samples, Sampling
+from seqgen.nn.decode import Samples
 
 MODEL_MODULES = runs.model_names()
 STEPS = 6  # enough for every phase of a small schedule

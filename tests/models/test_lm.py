@@ -11,9 +11,9 @@ from torch import nn
 
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
+from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds
 from seqgen.models import lm
-from seqgen.nn.decode import Sampling
 
 VOCAB = 20
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
-from seqgen.engine import checkpoint, generate, loop
+from seqgen.engine import checkpoint, loading, loop
 from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.models import lm, seqgan
@@ -380,14 +380,14 @@ def test_from_a_language_model_skips_the_first_phase(text: Path, tmp_path: Path)
     settings = config("seqgan", text, overrides=[*SMALL, "train.steps=6"])
     for _ in range(2):  # the second time the run is there already, and the same command is accepted
         loop.train(settings, tmp_path / "gan", source_run=tmp_path / "lm")
-    generator = generate.load(tmp_path / "gan")
+    generator = loading.load(tmp_path / "gan")
     assert generator.settings.model.mle_steps == 0
     assert (generator.settings.model.hidden, generator.settings.model.embedding, generator.settings.model.layers) == (
         12,
         10,
         2,
     )
-    source = generate.load(tmp_path / "lm").model.state_dict()
+    source = loading.load(tmp_path / "lm").model.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in generator.model.anchor.state_dict().items())
     assert len(generator.generate(3)) == 3
 
@@ -506,7 +506,7 @@ def test_critic_scores_of_a_token_is_what_the_text_loses_with_it() -> None:
 
 def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> None:
     loop.train(config("seqgan", text, overrides=[*SMALL, "train.steps=12", "train.eval_every=0"]), tmp_path / "run")
-    generator = generate.load(tmp_path / "run")
+    generator = loading.load(tmp_path / "run")
     lines = ["the cat sees the dog", "the dog", "the cat sees the man and then"]
     judged = generator.critic_scores(lines)
     for row, line in enumerate(lines):
@@ -517,7 +517,7 @@ def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> Non
         assert judged.tokens[row] == [*line.split(), "</s>"]
     loop.train(config("lm", text, overrides=["train.steps=1", "train.batch=4", "train.samples=0"]), tmp_path / "lm")
     with pytest.raises(RunError, match=r"^a run of lm has no critic; train one with: seqgen train seqgan$"):
-        generate.load(tmp_path / "lm").critic_scores(lines)
+        loading.load(tmp_path / "lm").critic_scores(lines)
 
 
 @given(st.lists(st.lists(st.integers(5, 99), min_size=1, max_size=6), min_size=1, max_size=9), st.integers(0, 999))

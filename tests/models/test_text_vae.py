@@ -12,8 +12,8 @@ from seqgen.core import rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError
+from seqgen.core.options import Sampling
 from seqgen.models import lm, text_vae
-from seqgen.nn.decode import Sampling
 
 VOCAB = 20
 PLAIN = {"input_dropout": 0.0, "hidden_dropout": 0.0, "output_dropout": 0.0, "embedding": 12, "hidden": 16, "latent": 3}

@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds
 from seqgen.models import lm
 from seqgen.nn.automaton import (
@@ -20,7 +21,6 @@ from seqgen.nn.automaton import (
     required_words,
     template,
 )
-from seqgen.nn.decode import Sampling
 
 ALPHABET = "ab1 -"
 LETTERS = ["", *ALPHABET]  # id 0 adds nothing, as a special does

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
+from seqgen.core.options import Beam
 from seqgen.models import lm
 from seqgen.nn.automaton import build, regex
-from seqgen.nn.beam import Beam, beam_search
+from seqgen.nn.beam import beam_search
 
 START, STOP, LONGEST = 0, 1, 4
 

@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 
 from seqgen.core.errors import ConfigError, NonFiniteError
+from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds, uniforms
 from seqgen.models import lm
-from seqgen.nn.decode import Sampling
 
 STOP, START = 3, 2
 PLAIN = Sampling()

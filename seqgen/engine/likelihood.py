@@ -1,0 +1,162 @@
+"""How likely given lines are under a model, token by token, and what a critic makes of them.
+
+scores = seqgen.load("runs/captions").score(lines)
+scores.perplexity, scores.per_line
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqgen.core.batch import SequenceBatch
+from seqgen.core.errors import DataError, RunError
+from seqgen.data.batches import sentence_evaluation
+from seqgen.data.corpus import Corpus
+from seqgen.data.prepare import encode_sources, facts
+from seqgen.data.ragged import Ragged, joined
+from seqgen.engine.run import Settings
+
+_ROWS = 512
+"""Lines scored together; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class LineScores:
+    """How likely given lines are under a run, in nats; the end of sentence is counted, `<unk>` is counted."""
+
+    lines: list[str]
+    log_probs: list[list[float]]
+    """Per line, the log-probability of every counted token."""
+    tokens: list[list[str]]
+    """Per line, the counted tokens."""
+
+    @property
+    def per_line(self) -> list[float]:
+        """Log-probability of each line, nats."""
+        return [sum(row) for row in self.log_probs]
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens counted in all lines."""
+        return sum(map(len, self.log_probs))
+
+    @property
+    def nats(self) -> float:
+        """Negative log-probability of all lines together."""
+        return -sum(self.per_line)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability per token."""
+        return float(torch.tensor(self.nats / self.total_tokens, dtype=torch.float64).exp())
+
+    @property
+    def nats_per_character(self) -> float:
+        """Negative log-probability over the characters of the lines, each line's end counted as one."""
+        return self.nats / sum(len(line) + 1 for line in self.lines)
+
+
+@dataclass(frozen=True)
+class CriticScores:
+    """How real given lines look to a critic: it was trained to tell text from what a model writes."""
+
+    lines: list[str]
+    per_line: list[float]
+    """The critic's logit of each line: above 0 it looks real, below 0 it does not."""
+    per_token: list[list[float]]
+    """Per line, what each token adds to that: far below 0, the line would look more real without it."""
+    tokens: list[list[str]]
+    """Per line, the judged tokens."""
+
+
+class LineScorer:
+    """A text model and its tokenizer at work on given lines."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: Settings, device: torch.device, folder: Path | None
+    ) -> None:
+        self.model, self.tokenizer, self.settings, self.device, self.folder = model, tokenizer, settings, device, folder
+        known = facts(tokenizer, settings.data.mode, 0)
+        self.start, self.stop = int(known["start"]), int(known["stop"])
+        self.running = settings.data.mode in ("stream", "window")
+
+    def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
+        """Return the log-probability of every token of the lines; as `TextGenerator.score`."""
+        with torch.inference_mode():
+            log_probs, tokens = self._by_line(self.model.log_probs, lines, sources)
+        if not all(math.isfinite(value) for row in log_probs for value in row):
+            raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
+        return LineScores(list(lines), log_probs, tokens)
+
+    def critic_scores(self, lines: Sequence[str]) -> CriticScores:
+        """Return what the critic makes of the lines and their tokens; as `TextGenerator.critic_scores`."""
+        critic = getattr(self.model, "critic_scores", None)  # the one model with a critic has it
+        if critic is None:
+            raise RunError(f"a run of {self.settings.name} has no critic; train one with: seqgen train seqgan")
+        per_line = [0.0] * len(lines)
+
+        def each_token(batch: SequenceBatch) -> torch.Tensor:
+            whole, each = critic(batch)
+            for row, value in zip(batch.rows.tolist(), whole.tolist(), strict=True):
+                per_line[row] = value
+            tokens: torch.Tensor = each
+            return tokens
+
+        per_token, tokens = self._by_line(each_token, lines, None)
+        return CriticScores(list(lines), per_line, per_token, tokens)
+
+    def _by_line(
+        self, values: Callable[[SequenceBatch], torch.Tensor], lines: Sequence[str], sources: Sequence[str] | None
+    ) -> tuple[list[list[float]], list[list[str]]]:
+        """Return per line the value of every counted token, and the tokens."""
+        found: list[list[float]] = [[] for _ in lines]
+        tokens: list[list[str]] = [[] for _ in lines]
+        for batch in self.batches(lines, sources):
+            rows = batch.rows[batch.positions // batch.inputs.shape[1]].tolist()
+            targets = batch.targets.flatten()[batch.positions].tolist()
+            for row, value, target in zip(rows, values(batch.to(self.device)).tolist(), targets, strict=True):
+                found[row].append(value)
+                tokens[row].append(self.tokenizer.id_to_token(target))
+        return found, tokens
+
+    def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
+        """Yield the lines as the model reads them, by length; `rows` of a batch are the numbers of its lines."""
+        if not lines:
+            raise DataError("no lines to score")
+        self.check_sources(sources)
+        parts: list[Ragged | int] = [self.start, self.encode(lines)]
+        if self.settings.data.mode != "fixed":
+            parts.append(self.stop if self.stop >= 0 else self.start)
+        loss_from = None
+        if sources is not None:
+            conditions = encode_sources(self.tokenizer, sources)
+            if len(conditions) != len(lines):
+                raise DataError(f"{len(lines)} lines but {len(conditions)} sources; give one source per line")
+            parts.insert(1, conditions)
+            loss_from = conditions.lengths
+        corpus = Corpus(joined(parts, len(lines)), loss_from, self.tokenizer.fingerprint)
+        return sentence_evaluation(corpus, _ROWS, pad=self.tokenizer.pad)
+
+    def check_sources(self, sources: Sequence[str] | None) -> None:
+        """Raise DataError for conditions that this run does not take, or that are missing."""
+        wanted = self.settings.data.source
+        if wanted and sources is None:
+            raise DataError(f"this run was trained with data.source = {wanted}: give the sources to answer (--source)")
+        if sources is not None and not wanted:
+            raise DataError("this run was trained without data.source and cannot take sources")
+        names = wanted.split(",")
+        for number, source in enumerate(sources or (), 1):
+            if (given := source.count("\t") + 1) != len(names):
+                expected = "no tab" if len(names) == 1 else f"{len(names)} fields, separated by tabs"
+                raise DataError(f"condition {number} has {given} fields; data.source = {wanted} expects {expected}")
+
+    def encode(self, lines: Sequence[str]) -> Ragged:
+        """Return the ids of every text; running text has line breaks."""
+        if self.running and any("\n" in line for line in lines):
+            return Ragged.from_lists([self.tokenizer.encode_stream(line).tolist() for line in lines])
+        ids: Ragged = self.tokenizer.encode(lines)
+        return ids
