@@ -43,13 +43,14 @@ def config(
         return
     width = max(60, min(120, shutil.get_terminal_size().columns))
     output.write(f'name = "{settings.name}"\nseed = {settings.seed}\n')
+    values = settings_of.flat(sections)
     parts = {"data": settings.data, "tokenizer": settings.tokenizer, "model": settings.model, "train": settings.train}
     for section, part in parts.items():
         if part is None:
             continue
         output.write("\n")
-        for name, default, accepted, text in settings_of.describe(type(part), section=section):
-            value = settings_of.to_toml({"v": sections[section][name.partition(".")[2]]}).removeprefix("v = ").strip()
+        for name, default, accepted, text in settings_of.describe(type(part)(), section=section):
+            value = settings_of.to_toml({"v": values[name]}).removeprefix("v = ").strip()
             changed = "" if value == default else f", default {default}"
             words = f"{text} [{accepted}{changed}]"
             output.write(f"{name} = {value}\n")

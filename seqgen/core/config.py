@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses, one per section, checked once at the boundary.
 
 Precedence: dataclass defaults < preset or TOML file < `section.option=value`. Unknown names are errors with a
-suggestion, and all faults of one input are reported together. The string under a field is its help text.
+suggestion, and all faults of one input are reported together. The string under a field is its help text. A field that
+is a dataclass itself is a section of its section: `model.critic.hidden=128`, the TOML table [model.critic].
 """
 
 import ast
@@ -111,14 +112,33 @@ class Typed(str):
 
 def parse_overrides(words: Iterable[str]) -> dict[str, dict[str, Any]]:
     """`["model.hidden=512"]` as `{"model": {"hidden": Typed("512")}}`; options without a section are under ""."""
-    parsed: dict[str, dict[str, Any]] = {}
+    parsed: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.strip():
             raise ConfigError(f"{word!r} is no setting; expected section.option=value, for example model.hidden=512")
-        section, _, option = name.strip().rpartition(".")
-        parsed.setdefault(section, {})[option] = Typed(value)
+        name = name.strip()
+        parsed = merge(parsed, nested({name if "." in name else f".{name}": Typed(value)}))
     return parsed
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"model.critic.hidden": 8}` as `{"model": {"critic": {"hidden": 8}}}`."""
+    result: dict[str, Any] = {}
+    for name, value in options.items():
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        result = merge(result, value)
+    return result
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by their whole names, the reverse of `nested`."""
+    found: dict[str, Any] = {}
+    for name, value in sections.items():
+        inner = flat(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
+    return found
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,12 +158,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
 
 
-def build(cls: type[T], mapping: Mapping[str, Any], *, section: str) -> T:
-    """A section's dataclass from a mapping; ConfigError lists every fault by its option name, one line."""
+def build(cls: type[T], mapping: Mapping[str, Any], *, section: str, base: T | None = None) -> T:
+    """A section's dataclass from a mapping, `base` (the defaults) where that is silent.
+
+    ConfigError lists every fault by its option name, in one line.
+    """
+    base = cls() if base is None else base
     hints = typing.get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    known = list(flat({section: to_dict(base)}))
     faults = [
-        f"unknown option {section}.{name}{suggestion(f'{section}.{name}', [f'{section}.{n}' for n in names])}"
+        f"unknown option {section}.{name}{suggestion(f'{section}.{name}', known)}"
         for name in mapping
         if name not in names
     ]
@@ -151,21 +176,31 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, section: str) -> T:
     for name in names:
         if name not in mapping:
             continue
+        option, default = f"{section}.{name}", getattr(base, name)
+        if dataclasses.is_dataclass(default):
+            inside = [name for name in known if name.startswith(f"{option}.")]
+            try:
+                if not isinstance(mapping[name], Mapping):
+                    raise ConfigError(f"{option} is a section; set one of {', '.join(inside)}")
+                values[name] = build(type(default), mapping[name], section=option, base=default)
+            except ConfigError as error:
+                faults.append(str(error))
+            continue
         value = _read_typed(mapping[name], hints[name])
         try:
             TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
         except (ValidationError, ValueError, TypeError):
-            faults.append(f"{section}.{name} must be {_expected(hints[name])}, got {_shown(mapping[name], value)}")
+            faults.append(f"{option} must be {_expected(hints[name])}, got {_shown(mapping[name], value)}")
             continue
         if isinstance(value, int) and value > _LARGEST:
-            faults.append(f"{section}.{name} must be an integer of at most 63 bits, got {value}")
-        elif section != "model" and isinstance(value, list) and "" in value:
-            faults.append(f"{section}.{name} must not hold an empty text")
+            faults.append(f"{option} must be an integer of at most 63 bits, got {value}")
+        elif not option.startswith("model.") and isinstance(value, list) and "" in value:
+            faults.append(f"{option} must not hold an empty text")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     if faults:
         raise ConfigError("; ".join(faults))
-    return cls(**values)
+    return dataclasses.replace(base, **values)  # type: ignore[type-var]
 
 
 def _shown(given: Any, value: Any) -> str:
@@ -227,19 +262,25 @@ def help_texts(cls: type) -> dict[str, str]:
     return texts
 
 
-def describe(cls: type, *, section: str) -> list[tuple[str, str, str, str]]:
-    """Every option of a section as (name, default, what it accepts, help)."""
+def describe(defaults: Any, *, section: str) -> list[tuple[str, str, str, str]]:
+    """Every option of a section as (name, default, what it accepts, help), those of its sections among them."""
+    cls, rows = type(defaults), []
     hints, texts = typing.get_type_hints(cls, include_extras=True), help_texts(cls)
-    rows = []
     for field in dataclasses.fields(cls):
-        default = "" if field.default is dataclasses.MISSING else json.dumps(field.default, ensure_ascii=False)
-        rows.append((f"{section}.{field.name}", default, _expected(hints[field.name]), texts.get(field.name, "")))
+        name, default = f"{section}.{field.name}", getattr(defaults, field.name)
+        if dataclasses.is_dataclass(default):
+            rows += describe(default, section=name)
+        else:
+            shown = json.dumps(default, ensure_ascii=False)
+            rows.append((name, shown, _expected(hints[field.name]), texts.get(field.name, "")))
     return rows
 
 
 def to_dict(section: Any) -> dict[str, Any]:
     """A section as plain values, tuples as lists, as TOML and JSON hold them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(section).items()}
+    return dataclasses.asdict(
+        section, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items}
+    )
 
 
 def to_toml(sections: Mapping[str, Any]) -> str:

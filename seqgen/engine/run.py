@@ -77,15 +77,8 @@ class Settings:
 
     def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
         """Every option in which two settings differ, as {name: (this, other)}."""
-        a, b = _flat(self.sections()), _flat(other.sections())
+        a, b = settings_of.flat(self.sections()), settings_of.flat(other.sections())
         return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in _ABOUT and a.get(key) != b.get(key)}
-
-
-def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in sections.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 _ROOMS = {"models": "", "images": "image-"}
@@ -206,10 +199,10 @@ def config(
     user = settings_of.merge(base if file is not None else {}, {"data": given}, asked)
     preset_only = {} if file is not None else base
     settings = build(settings_of.merge(preset_only, user, {"name": name}), module=own)
-    preset_only = _gives_way(preset_only, settings, set(_flat(user)), settings.module)
+    preset_only = _gives_way(preset_only, settings, set(settings_of.flat(user)), settings.module)
     paths, needed = _known_sets(settings, settings.module.DATA)
     sections = settings_of.merge(preset_only, needed, user, {"name": name}, {"data": paths})
-    return dataclasses.replace(build(sections, module=own), chosen=frozenset(_flat(user)))
+    return dataclasses.replace(build(sections, module=own), chosen=frozenset(settings_of.flat(user)))
 
 
 def _gives_way(preset: dict[str, Any], settings: Settings, chosen: set[str], module: ModelModule) -> dict[str, Any]:
@@ -257,17 +250,10 @@ def _known_sets(settings: Settings, kind: str) -> tuple[dict[str, list[str]], di
 
 
 def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
-    if not isinstance(overrides, Mapping):
-        nested = settings_of.parse_overrides(overrides)
-        return settings_of.merge(nested.pop("", {}), nested)
-    nested = {}
-    for key, value in overrides.items():
-        section, _, option = key.rpartition(".")
-        if section:
-            nested.setdefault(section, {})[option] = value
-        else:
-            nested[key] = value
-    return nested
+    if isinstance(overrides, Mapping):
+        return settings_of.nested(overrides)
+    parsed = settings_of.parse_overrides(overrides)
+    return settings_of.merge(parsed.pop("", {}), parsed)
 
 
 def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str]) -> Settings:
@@ -277,7 +263,7 @@ def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str]) ->
     made = build(settings_of.merge(settings.sections(), asked), module=module)
     paths, _ = _known_sets(made, made.module.DATA)
     made = build(settings_of.merge(made.sections(), {"data": paths}), module=module)
-    return dataclasses.replace(made, chosen=settings.chosen | frozenset(_flat(asked)))
+    return dataclasses.replace(made, chosen=settings.chosen | frozenset(settings_of.flat(asked)))
 
 
 def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Settings:
@@ -337,7 +323,9 @@ def stored_sections(folder: Path) -> dict[str, Any]:
             f"this version reads {FORMAT}; train it again, or use the version that wrote it"
         )
     for change in read_changes(folder):
-        sections = settings_of.merge(sections, _nested({key: new for key, (_, new) in change["settings"].items()}))
+        sections = settings_of.merge(
+            sections, settings_of.nested({key: new for key, (_, new) in change["settings"].items()})
+        )
     return sections
 
 
@@ -465,11 +453,19 @@ def changed_code(folder: Path, settings: Settings) -> list[str]:
 
 def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any, *, batch: int) -> Settings:
     """The settings with what the data decided filled in: sizes, special ids, the batch, and every `auto` replaced."""
-    known = {field.name for field in dataclasses.fields(settings.model)}
-    filled = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in known}
-    model = dataclasses.replace(settings.model, **filled)
-    train = dataclasses.replace(settings.train, batch=batch)
+    model, train = _filled(settings.model, facts), dataclasses.replace(settings.train, batch=batch)
     return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model, train=train)
+
+
+def _filled(section: Any, facts: Mapping[str, Any]) -> Any:
+    """A section with the facts that it has fields for, its own sections likewise."""
+    values = {}
+    for name, now in ((field.name, getattr(section, field.name)) for field in dataclasses.fields(section)):
+        if dataclasses.is_dataclass(now):
+            values[name] = _filled(now, facts)
+        elif name in facts:
+            values[name] = tuple(facts[name]) if isinstance(facts[name], list) else facts[name]
+    return dataclasses.replace(section, **values)
 
 
 def environment(device: torch.device, command: list[str] | None = None) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class ModelModule(Protocol):
     @property
     def Config(self) -> Any:  # noqa: N802 - a class of the module
         """A frozen dataclass: the section `model`. Each field has a default, a help text under it and, where there is
-        one, its range as `Annotated[int, Field(ge=1)]`. Fields named as the data's facts (vocab_size, start, stop, sep,
-        pad, never, max_length; channels, size, classes) are filled from the data."""
+        one, its range as `Annotated[int, Field(ge=1)]`, or is a frozen dataclass of such fields, a section of its own.
+        Fields named as the data's facts (vocab_size, start, stop, sep, pad, suppress_tokens, max_length; channels,
+        size, classes) are filled from the data."""
 
     @property
     def Model(self) -> Any:  # noqa: N802 - a class of the module
@@ -131,7 +132,7 @@ def check_module(module: Any, where: str) -> None:
         (frozen, "Config, a class under @dataclass(frozen=True)"),
         *[({f.default, f.default_factory} != {dataclasses.MISSING}, f"a default for Config.{f.name}") for f in fields],
         (
-            kind != "text" or "vocab_size" in {f.name for f in fields},
+            kind != "text" or hasattr(config, "vocab_size"),  # a field, or a property that reads it from a section
             "Config.vocab_size: int = 0, filled from the data",
         ),
         (isinstance(model, type) and issubclass(model, nn.Module), "Model, a torch.nn.Module made by Model(config)"),

@@ -99,7 +99,7 @@ def test_later_layers_win_option_by_option() -> None:
 
 
 def test_help_is_the_string_under_the_field() -> None:
-    assert config.describe(Example, section="model")[1] == (
+    assert config.describe(Example(), section="model")[1] == (
         "model.dropout",
         "0.0",
         "a number >= 0 and < 1",
@@ -107,8 +107,50 @@ def test_help_is_the_string_under_the_field() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Outer:
+    """A section with a section of its own, whose defaults differ from those of its class."""
+
+    steps: int = 3
+    """Steps."""
+    inner: Example = Example(hidden=4)
+    """Another section."""
+
+
+def test_a_section_in_a_section_is_read_written_and_described() -> None:
+    words = ["model.inner.files=[]", "model.inner.hidden=5", "model.inner.files=a.txt"]
+    made = config.build(Outer, config.parse_overrides(words)["model"], section="model")
+    assert made == Outer(3, Example(hidden=5, files=("a.txt",)))
+    assert config.build(Outer, {"inner": {"tied": False}}, section="model").inner == Example(hidden=4, tied=False)
+    written = tomllib.loads(config.to_toml({"model": config.to_dict(made)}))
+    assert written["model"]["inner"]["hidden"] == 5
+    assert config.build(Outer, written["model"], section="model") == made
+    assert config.nested(config.flat(written)) == written
+    rows = {name: default for name, default, *_ in config.describe(Outer(), section="model")}
+    assert (rows["model.steps"], rows["model.inner.hidden"], rows["model.inner.dropout"]) == ("3", "4", "0.0")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.hidden=5", "unknown option model.hidden; did you mean model.inner.hidden?"),
+        ("model.inner.hiden=5", "unknown option model.inner.hiden; did you mean model.inner.hidden?"),
+        ("model.inner.hidden=0", "model.inner.hidden must be an integer >= 1, got 0"),
+        (
+            "model.inner=gru",
+            "model.inner is a section; set one of model.inner.hidden, model.inner.dropout, model.inner.cell, "
+            "model.inner.tied, model.inner.pattern, model.inner.files",
+        ),
+    ],
+)
+def test_a_fault_inside_a_section_has_its_whole_name(word: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.build(Outer, config.parse_overrides([word])["model"], section="model")
+    assert str(caught.value) == message
+
+
 def test_every_training_option_has_help() -> None:
-    assert all(help_text for *_, help_text in config.describe(Train, section="train"))
+    assert all(help_text for *_, help_text in config.describe(Train(), section="train"))
 
 
 @pytest.mark.parametrize(
