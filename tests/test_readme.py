@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,3 +123,15 @@ def test_a_missing_file_would_be_named():
     tree = "<!-- tree -->\n```text\nseqgen/\n  core/no.py  x\n```\n"
     text = "`seqgen/none.py` `--module FILE.py` [x](NONE.md) `scripts/test` `seqgen train`\n"
     assert missing_files(text + tree) == ["seqgen/none.py", "NONE.md", "seqgen/core/no.py"]
+
+
+def test_every_printed_install_line_names_the_distribution_and_an_extra_it_has():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("seqgen/**/*.py")]
+    printed = [
+        found.groups()
+        for page in pages
+        for found in re.finditer(r"pip install '?([\w-]*seqgen)(?:\[([^\]]+)\])?", page.read_text(encoding="utf-8"))
+    ]
+    assert {name for name, _ in printed} == {project["name"]}
+    assert {extra for _, extra in printed} - {None, "{name}"} <= set(project["optional-dependencies"])

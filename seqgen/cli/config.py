@@ -1,5 +1,6 @@
 """`seqgen config`, which explains every setting, and `seqgen doctor`, which says what the machine has."""
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -15,8 +16,8 @@ from seqgen._version import __version__
 from seqgen.cli import output
 from seqgen.cli.options import Module
 
-EXTRAS = {"torchtext": ("torchtext",)}
-"""The optional parts of the package, and the modules that each needs."""
+EXTRAS = {"parquet": "pyarrow", "torchtext": "torchtext"}
+"""The optional parts of the package, and the module that each needs."""
 
 
 def config(
@@ -78,10 +79,13 @@ def doctor() -> None:
     }
     for name, value in facts.items():
         output.write(f"{name:14} {value}\n")
-    for name, modules in EXTRAS.items():
-        missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        word = f"not installed (pip install 'seqgen[{name}]')" if missing else "installed"
+    for name, module in EXTRAS.items():
+        missing = importlib.util.find_spec(module) is None
+        word = f"not installed (pip install 'neural-seqgen[{name}]')" if missing else "installed"
         output.write(f"{name:14} {word}\n")
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        other = metadata.version("seqgen")
+        output.write(f"{'clash':14} another package, seqgen {other}, shares this one's files; use two environments\n")
     _list_public_sets()
     for name, check in (("train", _check_run), ("bleu", _check_bleu)):
         try:

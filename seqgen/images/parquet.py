@@ -19,7 +19,9 @@ def image_column(path: Path) -> tuple[list[bytes], npt.NDArray[Any] | None]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingExtraError(f"{path}: reading .parquet needs pyarrow; run: pip install 'seqgen[parquet]'") from None
+        raise MissingExtraError(
+            f"{path}: reading .parquet needs pyarrow; run: pip install 'neural-seqgen[parquet]'"
+        ) from None
     try:
         table = parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:

@@ -635,11 +635,11 @@ def test_an_absent_extra_is_exit_code_3(seqgen: Any, monkeypatch: Any) -> None:
     from seqgen.core.errors import MissingExtraError
 
     def fails(*_: Any, **__: Any) -> None:
-        raise MissingExtraError("needs onnx: pip install 'seqgen[onnx]'")
+        raise MissingExtraError("needs onnx: pip install 'neural-seqgen[onnx]'")
 
     monkeypatch.setattr("seqgen.metrics.self_bleu_orders", fails)
     ended = seqgen("self-bleu", "good.txt")
-    assert (ended.err, ended.code) == ("error: needs onnx: pip install 'seqgen[onnx]'\n", 3)
+    assert (ended.err, ended.code) == ("error: needs onnx: pip install 'neural-seqgen[onnx]'\n", 3)
 
 
 def test_a_loss_that_is_not_finite_is_exit_code_1(seqgen: Any, tmp_path: Path) -> None:

@@ -178,7 +178,14 @@ def test_doctor_finds_a_working_package(seqgen: Any, monkeypatch: Any, tmp_path:
     facts = {line[:14].strip(): line[15:] for line in ended.out.splitlines()}
     assert (ended.code, facts["check train"], facts["check bleu"]) == (0, "ok", "ok")
     assert facts["public sets"] == f"none (in {tmp_path})"
-    assert facts["torchtext"] in ("installed", "not installed (pip install 'seqgen[torchtext]')")
+    assert facts["torchtext"] in ("installed", "not installed (pip install 'neural-seqgen[torchtext]')")
+
+
+def test_doctor_names_the_other_package_called_seqgen(seqgen: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    (tmp_path / "seqgen-1.2.4.dist-info").mkdir()
+    (tmp_path / "seqgen-1.2.4.dist-info" / "METADATA").write_text("Name: seqgen\nVersion: 1.2.4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "\nclash          another package, seqgen 1.2.4, shares this one's files;" in seqgen("doctor").out
 
 
 def test_doctor_fails_where_a_check_fails(seqgen: Any, monkeypatch: Any) -> None:

@@ -430,13 +430,13 @@ def test_a_table_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     with pytest.raises(MissingExtraError) as caught:
         reading.read(str(tmp_path / "x.parquet"))
     assert str(caught.value) == (
-        f"{tmp_path}/x.parquet: reading .parquet needs pyarrow; run: pip install 'seqgen[parquet]'"
+        f"{tmp_path}/x.parquet: reading .parquet needs pyarrow; run: pip install 'neural-seqgen[parquet]'"
     )
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_images_of_a_table_are_those_of_the_files(nested: bool, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'seqgen[parquet]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'neural-seqgen[parquet]'")
     from pyarrow import parquet
 
     paths = [image(tmp_path / f"{k}.png", value=9 * k) for k in range(3)]
