@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--losses", default=",".join(gan.LOSS_DEFAULTS))
+    parser.add_argument("--losses", default=",".join(gan.LOSSES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| loss | modes of 8 per seed | near | CPU s a run |\n| --- | --- | --- | --- |")

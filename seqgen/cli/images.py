@@ -93,7 +93,7 @@ def generate(
         made = generator.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
         names = generator.label_names(count, seed=seed, labels=label)
     if by_class and not names:
-        raise output.CommandError("--by-class: this run was trained without being told classes")
+        raise output.CommandError("--by-class: this run is not conditional: it was trained without classes")
     shown, columns = _by_class(made, names) if by_class else (made, columns)
     paths = _save(shown, target, names, columns=columns, zoom=scale or int(count == 1))
     _tell(target, out, f"{count} image{'s' * (count != 1)}", quiet=json)
@@ -345,7 +345,9 @@ def restore(
         typer.Option("--out", metavar="FILE", help=".png: the restored image; a folder: it and all samples; .npz."),
     ] = None,
     count: Annotated[int, typer.Option("--count", metavar="N", help="Samples whose mean is the answer.")] = 8,
-    label: Annotated[str, typer.Option("--label", metavar="CLASS", help="What a conditional run is told.")] = "",
+    label: Annotated[
+        str, typer.Option("--label", metavar="CLASS", help="Class of the image, for a conditional run.")
+    ] = "",
     trust: Annotated[
         float, typer.Option("--trust", metavar="S", help="How far a known pixel may be off, white being 1.")
     ] = 0.1,
@@ -409,12 +411,13 @@ def restore(
 
 
 def _read(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
-    """The images of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each if told.
+    """The images of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each.
 
-    `size` where they are to be smaller than the run's; held-out ones are then means of blocks.
+    No classes unless the run is conditional. `size` where they are to be smaller than the run's; held-out ones are then
+    means of blocks.
     """
-    if label and not generator.told:
-        raise output.CommandError("this run was trained without being told classes, so --label takes no effect")
+    if label and not generator.conditional:
+        raise output.CommandError("this run is not conditional, so --label takes no effect")
     if file.startswith("#"):
         from torch.nn import functional as F
 
@@ -429,7 +432,7 @@ def _read(generator: "ImageGenerator", file: str, label: Sequence[str], *, size:
 
         pixels, own = generator.read(str(known.expanded([file], "test", "images")[0]), size=size)
     names = [label[k % len(label)] for k in range(len(pixels))] if label else own
-    return pixels, names if generator.told and "" not in names else []
+    return pixels, names if generator.conditional and "" not in names else []
 
 
 def _row(text: str, held_out: int) -> int:
@@ -441,7 +444,7 @@ def _row(text: str, held_out: int) -> int:
 
 
 def _one(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
-    """One image (C, S, S), and its class if the run is told one."""
+    """One image (C, S, S), and its class if the run is conditional."""
     pixels, own = _read(generator, file, label, size=size)
     if len(pixels) != 1:
         raise output.CommandError(f"{file}: {len(pixels)} images; expected one")

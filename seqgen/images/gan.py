@@ -1,25 +1,17 @@
 """Image GAN: a generator against a critic, DCGAN nets (Radford et al. 2016), losses by name. One step, one network.
 
-d is the critic's logit, x a real and y a made image, sp the softplus. What each loss asks of critic and generator:
-
-    ns        sp(-d(x)) + sp(d(y))                   sp(-d(y))            Goodfellow et al. 2014
-    lsgan     (d(x) - 1)^2 / 2 + d(y)^2 / 2          (d(y) - 1)^2 / 2     Mao et al. 2017
-    wgan      d(y) - d(x), weights in +-0.01         -d(y)                Arjovsky et al. 2017
-    wgan-gp   d(y) - d(x) + gamma (|grad d| - 1)^2   -d(y)                Gulrajani et al. 2017
-    hinge     relu(1 - d(x)) + relu(1 + d(y))        -d(y)                Miyato et al. 2018, with spectral norm
-    rpgan     sp(d(y) - d(x)) + R1 + R2              sp(d(x) - d(y))      Huang et al. 2024
-
-R1 and R2 are gamma / 2 |grad d|^2 at x and at y. A cycle is `critic_steps` updates of the critic, then one of the
-generator. Sampling uses a running average of the generator (`ema`).
+d is the critic's logit, x a real and y a generated image. Each loss is a row of LOSSES, with its penalty, its defaults
+and its source. A cycle is `critic_steps` updates of the critic, then one of the generator. Sampling uses a running
+average of the generator (`ema`).
 Shapes: B images, C channels, S pixels a side, Z latent code dimensions, K classes, F features.
 Run: seqgen train image-gan --data digits --out runs/digits
 """
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 from pydantic import Field
@@ -47,26 +39,86 @@ from seqgen.nn.latents import decoded_in_tiles
 DATA = "images"
 DECIDES = "ffd"
 
-_WEIGHT_LIMIT = 0.01  # of wgan
+
+def squared_gradient(critic: "Critic", images: Tensor, labels: Tensor | None) -> Tensor:
+    """|grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
+    with torch.autocast(images.device.type, enabled=False):
+        at = images.float().detach().requires_grad_()
+        (slope,) = torch.autograd.grad(critic(at, labels).logit.sum(), at, create_graph=True)
+        return slope.square().flatten(1).sum(1)
+
+
+def r1(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+    """|grad d|^2 / 2 at the real images, (B,) (Mescheder et al. 2018)."""
+    return 0.5 * squared_gradient(critic, real, labels)
+
+
+def r1_and_r2(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+    """|grad d|^2 / 2 at real and at generated images, added, (B,)."""
+    return 0.5 * (squared_gradient(critic, real, labels) + squared_gradient(critic, fake, labels))
+
+
+def unit_norm(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+    """(|grad d| - 1)^2 at a random point between each real and generated image, (B,) (Gulrajani et al. 2017)."""
+    share = torch.rand(len(real), 1, 1, 1, device=real.device)
+    norm = squared_gradient(critic, share * real + (1 - share) * fake, labels).add(1e-12).sqrt()
+    return (norm - 1).square()
 
 
 class LossDefaults(NamedTuple):
-    """What a loss is used with where the settings say auto."""
+    """What a loss is used with where the settings leave it open."""
 
     norm: Norm
+    """Between the critic's layers."""
     critic_steps: int
     gamma: float
+    """Factor of the penalty."""
 
 
-LOSS_DEFAULTS = {
-    "ns": LossDefaults("batch", 1, 0.0),
-    "lsgan": LossDefaults("batch", 1, 0.0),
-    "wgan": LossDefaults("batch", 5, 0.0),
-    "wgan-gp": LossDefaults("layer", 5, 10.0),
-    "hinge": LossDefaults("spectral", 5, 0.0),
-    "rpgan": LossDefaults("none", 1, 1.0),
+class Loss(NamedTuple):
+    """What critic and generator minimise, each a function of the logits (d(x), d(y)), both (B,), to (B,)."""
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    defaults: LossDefaults
+    penalty: Callable[["Critic", Tensor, Tensor, Tensor | None], Tensor] | None = r1
+    """What gamma multiplies; None: there is no gradient penalty."""
+    clamp: float = 0.0
+    """Largest absolute value of the critic's weights; 0: no limit."""
+    relative: bool = False
+    """Whether the generator's loss depends on the real images."""
+
+
+LOSSES = {
+    # Goodfellow et al. 2014, the non-saturating form
+    "ns": Loss(lambda x, y: F.softplus(-x) + F.softplus(y), lambda x, y: F.softplus(-y), LossDefaults("batch", 1, 0.0)),
+    # Mao et al. 2017
+    "lsgan": Loss(
+        lambda x, y: 0.5 * (x - 1).square() + 0.5 * y.square(),
+        lambda x, y: 0.5 * (y - 1).square(),
+        LossDefaults("batch", 1, 0.0),
+    ),
+    # Arjovsky et al. 2017
+    "wgan": Loss(lambda x, y: y - x, lambda x, y: -y, LossDefaults("batch", 5, 0.0), penalty=None, clamp=0.01),
+    # Gulrajani et al. 2017
+    "wgan-gp": Loss(lambda x, y: y - x, lambda x, y: -y, LossDefaults("layer", 5, 10.0), penalty=unit_norm),
+    # Miyato et al. 2018, with spectral norm
+    "hinge": Loss(lambda x, y: F.relu(1 - x) + F.relu(1 + y), lambda x, y: -y, LossDefaults("spectral", 5, 0.0)),
+    # relativistic, Huang et al. 2024
+    "rpgan": Loss(
+        lambda x, y: F.softplus(y - x),
+        lambda x, y: F.softplus(x - y),
+        LossDefaults("none", 1, 1.0),
+        penalty=r1_and_r2,
+        relative=True,
+    ),
 }
-"""The losses by name."""
+"""The losses by name: the one place that a new one is added to."""
+
+if TYPE_CHECKING:
+    LossName: TypeAlias = str
+else:
+    LossName = Literal[tuple(LOSSES)]
 
 
 @dataclass(frozen=True)
@@ -83,12 +135,12 @@ class Config:
     """Features of each hidden layer (mlp)."""
     latent: Annotated[int, Field(ge=1)] = 64
     """Dimensions of the latent code."""
-    loss: Literal["ns", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "ns"
-    """What critic and generator minimise; the equations stand at the head of this file."""
+    loss: LossName = "ns"
+    """What critic and generator minimise; equations and defaults are in the table LOSSES of images/gan.py."""
     critic_steps: Annotated[int, Field(ge=0)] = 0
-    """Updates of the critic for each of the generator; 0: by the loss (1, and 5 for wgan, wgan-gp and hinge)."""
+    """Updates of the critic for each of the generator; 0: the default of the loss, 1 or 5."""
     gamma: Annotated[float, Field(ge=-1)] = -1.0
-    """Factor of the gradient penalty: R1 + R2 for rpgan, R1 for ns, lsgan and hinge; -1: by the loss (10, 1 or 0)."""
+    """Factor of the gradient penalty of the loss; 0: no penalty; -1: the default of the loss, 10, 1 or 0."""
     generator_norm: Literal["batch", "layer", "none"] = "batch"
     """Norm between the generator's layers (conv)."""
     critic_norm: Literal["auto", "batch", "layer", "spectral", "none"] = "auto"
@@ -115,7 +167,7 @@ class Config:
     @property
     def loss_defaults(self) -> LossDefaults:
         """Norm, critic steps and gamma with what the loss decides filled in."""
-        usual = LOSS_DEFAULTS[self.loss]
+        usual = LOSSES[self.loss].defaults
         return LossDefaults(
             usual.norm if self.critic_norm == "auto" else self.critic_norm,
             self.critic_steps or usual.critic_steps,
@@ -123,8 +175,8 @@ class Config:
         )
 
     @property
-    def told(self) -> bool:
-        """Whether the generator is told a class, so that images of a chosen class can be sampled."""
+    def conditional(self) -> bool:
+        """Whether the generator is given the class, so that images of a chosen class can be sampled."""
         return self.labels in ("concat", "acgan", "projection")
 
 
@@ -133,7 +185,7 @@ def _check(config: Config) -> None:
     faults, loss_defaults = [], config.loss_defaults
     if config.labels != "none" and not config.classes:
         faults.append(f"model.labels = {config.labels} needs images with labels")
-    if config.told and config.unlabelled:
+    if config.conditional and config.unlabelled:
         faults.append(
             f"model.labels = {config.labels} needs a label on every image, but {config.unlabelled} have none; "
             "use model.labels=semi"
@@ -145,8 +197,8 @@ def _check(config: Config) -> None:
             "a gradient penalty is taken image by image and batch norm mixes them: set model.critic_norm to "
             "layer, spectral or none, or model.gamma=0"
         )
-    if config.gamma > 0 and config.loss == "wgan":
-        faults.append("model.loss = wgan has no gradient penalty; use model.loss=wgan-gp, or leave model.gamma out")
+    if config.gamma > 0 and LOSSES[config.loss].penalty is None:
+        faults.append(f"model.loss = {config.loss} has no gradient penalty; use another loss, or leave model.gamma out")
     if config.pack > 1 and config.labels != "none":
         faults.append("model.pack > 1 goes with model.labels = none only")
     if faults:
@@ -154,7 +206,7 @@ def _check(config: Config) -> None:
 
 
 class Generator(nn.Module):
-    """Codes (B, Z), and classes where it is told them, to images (B, C, S, S) in -1..1."""
+    """Codes (B, Z), and classes where it is conditional, to images (B, C, S, S) in -1..1."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -215,7 +267,7 @@ class CriticOutput(NamedTuple):
 
 
 class Critic(nn.Module):
-    """Images (B, C, S, S) in -1..1, and their classes where it is told them, to a verdict."""
+    """Images (B, C, S, S) in -1..1, and their classes where it is conditional, to its output."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -241,7 +293,7 @@ class Critic(nn.Module):
             self.class_weights = limited(nn.Embedding(self.classes, width), norm)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
-        """The verdict on images; with `pack` = m on each m of them that follow one another, (B / m,)."""
+        """The output for images; with `pack` = m on each m of them that follow one another, (B / m,)."""
         x = images
         if self.pack > 1:
             x = x.reshape(len(x) // self.pack, -1, *x.shape[2:])
@@ -293,8 +345,8 @@ class Model(nn.Module):
         return self.decode(normals(seeds, self.config.latent).float() * temperature, labels)
 
     def critic_output(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
-        """The critic's verdict on images (B, C, S, S) in 0..1."""
-        return self.critic(2 * images - 1, labels if self.config.told else None)  # type: ignore[no-any-return]
+        """The critic's output for images (B, C, S, S) in 0..1."""
+        return self.critic(2 * images - 1, labels if self.config.conditional else None)  # type: ignore[no-any-return]
 
 
 MONITORED = ("critic_loss", "generator_loss", "penalty", "real", "fake")
@@ -306,51 +358,10 @@ def scaled(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises, per pair of logits (B,), without the penalty."""
-    if name in ("wgan", "wgan-gp"):
-        return fake - real
-    if name == "lsgan":
-        return 0.5 * (real - 1).square() + 0.5 * fake.square()
-    if name == "hinge":
-        return F.relu(1 - real) + F.relu(1 + fake)
-    if name == "rpgan":
-        return F.softplus(fake - real)
-    return F.softplus(-real) + F.softplus(fake)
-
-
-def generator_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the generator minimises, per made image's logit (B,); `real` matters to rpgan alone."""
-    if name in ("wgan", "wgan-gp", "hinge"):
-        return -fake
-    if name == "lsgan":
-        return 0.5 * (fake - 1).square()
-    if name == "rpgan":
-        return F.softplus(real - fake)
-    return F.softplus(-fake)
-
-
-def squared_gradient(critic: Critic, images: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
-    with torch.autocast(images.device.type, enabled=False):
-        at = images.float().detach().requires_grad_()
-        (slope,) = torch.autograd.grad(critic(at, labels).logit.sum(), at, create_graph=True)
-        return slope.square().flatten(1).sum(1)
-
-
 def penalty(config: Config, critic: Critic, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
     """The gradient penalty of each image (B,), its factor included; zeros where the loss has none."""
-    gamma = config.loss_defaults.gamma
-    if not gamma:
-        return real.new_zeros(len(real))
-    if config.loss == "wgan-gp":
-        share = torch.rand(len(real), 1, 1, 1, device=real.device)
-        norm = squared_gradient(critic, share * real + (1 - share) * fake, labels).add(1e-12).sqrt()
-        return gamma * (norm - 1).square()
-    total = squared_gradient(critic, real, labels)
-    if config.loss == "rpgan":
-        total = total + squared_gradient(critic, fake, labels)
-    return 0.5 * gamma * total
+    gamma, rule = config.loss_defaults.gamma, LOSSES[config.loss].penalty
+    return gamma * rule(critic, real, fake, labels) if gamma and rule else real.new_zeros(len(real))
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
@@ -380,23 +391,23 @@ def train_step(
 
 
 def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: int) -> dict[str, float]:
-    config, critic = model.config, model.critic
+    config, critic, rule = model.config, model.critic, LOSSES[model.config.loss]
     seen = torch.zeros(3, device=batch.pixels.device)  # sums of penalty, real, fake
 
     def losses() -> Iterator[tuple[Tensor, int]]:
         for part in batch.micro_batches(optimizer.train.accumulate):
-            real, labels = scaled(part.pixels), part.labels if config.told else None
+            real, labels = scaled(part.pixels), part.labels if config.conditional else None
             with torch.no_grad():
                 fake = model.generator(_noise(model, len(real), real), labels).float()
             on_real, on_fake = critic(real, labels), critic(fake, labels)
-            loss = critic_loss(config.loss, on_real.logit, on_fake.logit).sum() * config.pack
+            loss = rule.critic(on_real.logit, on_fake.logit).sum() * config.pack
             if on_real.classes is not None:
                 loss = loss + config.class_weight * _class_loss(critic, on_real.classes, part)
             extra = penalty(config, critic, real, fake, labels)
             seen.add_(torch.stack([extra.sum(), on_real.logit.sum(), on_fake.logit.sum()]).detach())
             yield loss + extra.sum(), len(real)
 
-    scalars = update(optimizer, losses(), step, clamp=_WEIGHT_LIMIT if config.loss == "wgan" else 0.0)
+    scalars = update(optimizer, losses(), step, clamp=rule.clamp)
     seen /= len(batch.pixels)
     with torch.no_grad():
         model.monitor[0] = scalars["loss"]
@@ -420,12 +431,12 @@ def _class_logits(critic: Critic, images: Tensor) -> Tensor:
 
 
 def _generator_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: int) -> dict[str, float]:
-    config, critic = model.config, model.critic
-    needs_real = config.loss == "rpgan" or config.labels == "semi"
+    config, critic, rule = model.config, model.critic, LOSSES[model.config.loss]
+    needs_real = rule.relative or config.labels == "semi"
 
     def losses() -> Iterator[tuple[Tensor, int]]:
         for part in batch.micro_batches(optimizer.train.accumulate):
-            labels = part.labels if config.told else None
+            labels = part.labels if config.conditional else None
             count = len(part.pixels)
             fake = critic(model.generator(_noise(model, count, part.pixels), labels), labels)
             real = fake
@@ -436,7 +447,7 @@ def _generator_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step:
                 # feature matching (Salimans et al. 2016): the critic's logits alone would make a poor classifier
                 loss = count * (real.features.float().mean(0) - fake.features.float().mean(0)).square().sum()
             else:
-                loss = generator_loss(config.loss, real.logit, fake.logit).sum() * config.pack
+                loss = rule.generator(real.logit, fake.logit).sum() * config.pack
             if config.labels == "acgan" and fake.classes is not None:
                 loss = loss + config.class_weight * F.cross_entropy(fake.classes, part.labels, reduction="sum")
             yield loss, count
@@ -464,7 +475,7 @@ def _follow(average: nn.Module, generator: nn.Module, limit: float, updates: int
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
     """The critic's mean logit of held-out (`real`) and made (`fake`) images; `accuracy` of its class head."""
     config, count = model.config, len(batch.pixels)
-    labels = batch.labels if config.told else None
+    labels = batch.labels if config.conditional else None
     whole = count - count % config.pack
     if not whole:
         return {"real": (0.0, 0), "fake": (0.0, 0)}

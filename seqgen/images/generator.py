@@ -1,6 +1,6 @@
-"""Images from a trained run: made, rebuilt, blended, repaired, scored.
+"""Images from a trained run: generated, reconstructed, interpolated, restored, scored.
 
-    painter = seqgen.load_image_generator("runs/digits")
+    generator = seqgen.load_image_generator("runs/digits")
     pixels = generator.generate(64, seed=1)                  # (64, 1, 8, 8) uint8
     images.save_grid(pixels, "grid.png")
 
@@ -71,9 +71,9 @@ class ImageGenerator:
         self._mixture: Mixture | None = None
 
     @property
-    def told(self) -> bool:
-        """Whether the model is told a class, so that `labels` may be chosen."""
-        return bool(self.config.told)
+    def conditional(self) -> bool:
+        """Whether the model is given a class, so that `labels` may be chosen."""
+        return bool(self.config.conditional)
 
     @property
     def encodes(self) -> bool:
@@ -118,10 +118,10 @@ class ImageGenerator:
             return as_bytes(self.model.decode(latents, numbers)).cpu()
 
     def labels(self, seeds: Tensor, names: Sequence[str] = ()) -> Tensor | None:
-        """The class number (N,) of each image to be made; None where the model is told none."""
-        if not self.told:
+        """The class number (N,) of each image to be made; None where the model is not conditional."""
+        if not self.conditional:
             if names:
-                raise DataError("this run was trained without being told classes, so none can be chosen")
+                raise DataError("this run is not conditional: it was trained without classes, so none can be chosen")
             return None
         if not names:
             return drawn_labels(seeds, self.config.class_counts)
@@ -132,7 +132,7 @@ class ImageGenerator:
         return torch.tensor(chosen, device=self.device)
 
     def label_names(self, count: int, *, seed: int = 0, labels: Sequence[str] = ()) -> list[str]:
-        """The class of each image that `generate` makes with these arguments; [] where the model is told none."""
+        """The class of each image that `generate` makes with these arguments; [] unless the model is conditional."""
         numbers = self.labels(rng.text_seeds(seed, 0, count).to(self.device), labels)
         return [] if numbers is None else [self.config.classes[k] for k in numbers.tolist()]
 
@@ -169,15 +169,15 @@ class ImageGenerator:
         images against as many made, and calibrated on held-out ones.
         """
         if getattr(self.config, "pack", 1) > 1:
-            raise ValueError(f"chains follow a critic of single images; model.pack = {self.config.pack} judges several")
+            raise ValueError(f"chains follow a critic of single images; model.pack = {self.config.pack} scores several")
         splits = []
         for k, split in enumerate((self.images.train, self.images.valid)):
             rows = torch.randperm(len(split.pixels), generator=rng.generator("judged pictures", self.seed))[:_JUDGED]
             batch = split.batch(rows.to(self.device))
-            told = batch.labels if self.told else None
+            own = batch.labels if self.conditional else None
             seeds = rng.text_seeds(self.seed + k, 0, len(rows)).to(self.device)
-            made = self.model.sample(seeds, told)
-            splits.append([self._evidence(x, told) for x in (batch.pixels.float() / 255, made)])
+            made = self.model.sample(seeds, own)
+            splits.append([self._evidence(x, own) for x in (batch.pixels.float() / 255, made)])
         weights, offset = fit_head(*splits[0])
 
         def head(evidence: Tensor) -> Tensor:
@@ -231,7 +231,9 @@ class ImageGenerator:
         self._needs("reconstruct", encoder=True)
         batch = self._batch(pixels, labels)
         with torch.no_grad():
-            return as_bytes(self.model.decode(self._encoded(batch)[0], batch.labels if self.told else None)).cpu()
+            return as_bytes(
+                self.model.decode(self._encoded(batch)[0], batch.labels if self.conditional else None)
+            ).cpu()
 
     def interpolate(
         self,
@@ -253,9 +255,9 @@ class ImageGenerator:
         latents = [self._end(end, names[i : i + 1], seed) for i, end in enumerate((first, second))]
         path = between(latents[0], latents[1], steps, spherical=spherical)
         numbers = None
-        if self.told:
+        if self.conditional:
             if not names:
-                raise DataError("this run is told classes: name the class of the images (--label)")
+                raise DataError("this run is conditional: name the class of the images (--label)")
             along = [names[0] if k < steps / 2 else names[1] for k in range(steps)]
             numbers = self.labels(torch.zeros(steps, dtype=torch.int64), along)
         with torch.no_grad():
@@ -282,7 +284,7 @@ class ImageGenerator:
         self._needs("critic_scores", encoder=False)
         batch = self._batch(pixels, labels)
         with torch.no_grad():
-            output = self.model.critic_output(batch.pixels.float() / 255, batch.labels if self.told else None)
+            output = self.model.critic_output(batch.pixels.float() / 255, batch.labels if self.conditional else None)
             return output.logit.cpu()  # type: ignore[no-any-return]
 
     def restore(
@@ -351,9 +353,9 @@ class ImageGenerator:
         if pixels.dim() != 4 or pixels.shape[1:] != wanted or pixels.dtype != torch.uint8:
             raise ValueError(f"images must be (N, {', '.join(map(str, wanted))}) uint8, got {tuple(pixels.shape)}")
         rows = torch.arange(len(pixels), device=self.device)
-        if self.told and not labels:
-            raise DataError("this run is told classes: name the class of the images (--label)")
-        numbers = self.labels(rows, labels) if self.told else torch.full_like(rows, -1)
+        if self.conditional and not labels:
+            raise DataError("this run is conditional: name the class of the images (--label)")
+        numbers = self.labels(rows, labels) if self.conditional else torch.full_like(rows, -1)
         assert numbers is not None
         return ImageBatch(pixels.to(self.device), numbers, rows)
 
@@ -361,8 +363,8 @@ class ImageGenerator:
         """Mean and log-variance of the latents, in tiles."""
         with torch.no_grad():
             parts = [batch.take(slice(at, at + 512)) for at in range(0, len(batch.pixels), 512)]
-            told = [part.labels if self.told else None for part in parts]
-            found = [self.model.encode(self.model.observed(p), y) for p, y in zip(parts, told, strict=True)]
+            labels = [part.labels if self.conditional else None for part in parts]
+            found = [self.model.encode(self.model.observed(p), y) for p, y in zip(parts, labels, strict=True)]
         return torch.cat([mean for mean, _ in found]), torch.cat([log_variance for _, log_variance in found])
 
     # The images it was trained on

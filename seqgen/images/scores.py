@@ -126,7 +126,7 @@ def strips(generator: ImageGenerator, data: ImageData, *, rows: int = 4, steps: 
     `-between`: paths from one image to another; of a VAE also `-rebuilt`: held-out images above their
     reconstructions, and `-plane`: latents on a grid in the two most active dimensions.
     """
-    names = [data.classes[k % len(data.classes)] for k in range(rows)] if generator.told else [""] * rows
+    names = [data.classes[k % len(data.classes)] for k in range(rows)] if generator.conditional else [""] * rows
     chosen = [[name] if name else [] for name in names]
     if not generator.encodes:
         paths = [generator.interpolate(2 * k, 2 * k + 1, steps=steps, labels=chosen[k]) for k in range(rows)]
@@ -134,29 +134,29 @@ def strips(generator: ImageGenerator, data: ImageData, *, rows: int = 4, steps: 
         return
     split = data.valid
     ends = split.pixels[: 2 * rows].cpu()
-    told = [data.classes[k] for k in split.labels[: 2 * rows].tolist()] if generator.told else []
+    names = [data.classes[k] for k in split.labels[: 2 * rows].tolist()] if generator.conditional else []
     pairs = [
-        generator.interpolate(ends[k], ends[k + 1], steps=steps, labels=told[k : k + 2])
+        generator.interpolate(ends[k], ends[k + 1], steps=steps, labels=names[k : k + 2])
         for k in range(0, len(ends) - 1, 2)
     ]
     if pairs:
         yield "-between.png", grids.grid(torch.cat(pairs), columns=steps)
-    yield "-rebuilt.png", grids.grid(torch.cat([ends, generator.reconstruct(ends, told)]), columns=len(ends))
+    yield "-rebuilt.png", grids.grid(torch.cat([ends, generator.reconstruct(ends, names)]), columns=len(ends))
     yield "-plane.png", grids.grid(_plane(generator, data, steps), columns=steps)
 
 
 def _plane(generator: ImageGenerator, data: ImageData, steps: int) -> Tensor:
     """Decoded latents on a grid of normal quantiles in the two dimensions whose means vary most, 0 in the others."""
     split = data.valid
-    told = [data.classes[k] for k in split.labels.tolist()] if generator.told else []
-    means = generator.encode(split.pixels[:500].cpu(), told[:500])
+    names = [data.classes[k] for k in split.labels.tolist()] if generator.conditional else []
+    means = generator.encode(split.pixels[:500].cpu(), names[:500])
     active = means.var(0, correction=0).topk(min(2, means.shape[1])).indices
     quantiles = torch.special.ndtri((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).float()
     latents = torch.zeros(steps * steps, means.shape[1])
     latents[:, active[0]] = quantiles.repeat(steps)
     if len(active) > 1:
         latents[:, active[1]] = quantiles.repeat_interleave(steps)
-    return generator.decode(latents, data.classes[:1] if generator.told else [])
+    return generator.decode(latents, data.classes[:1] if generator.conditional else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,15 +334,15 @@ def table(
     for method in methods:
         log.part(f"images, {method}", 0)
         made = generator.generate(size, seed=seed, method=method)
-        more = _label_accuracy(generator, real, seed) if generator.told and method == "prior" else {}
+        more = _label_accuracy(generator, real, seed) if generator.conditional and method == "prior" else {}
         likelihood = _likelihood(generator, data, samples) if method == "prior" else {}
         scores = signed_scores(made, real, seed=seed) | more
         columns.append(Column(method, f"{size} images, seed {seed}, latents from {method}", scores, likelihood))
     order = _held_out_rows(data, size, seed)
     held_out = data.valid.pixels[order].cpu()
     if generator.encodes:
-        told = [data.classes[k] for k in data.valid.labels[order].tolist()] if generator.told else []
-        rebuilt = generator.reconstruct(held_out, told)
+        names = [data.classes[k] for k in data.valid.labels[order].tolist()] if generator.conditional else []
+        rebuilt = generator.reconstruct(held_out, names)
         a, b = held_out / 255, rebuilt / 255
         errors = {
             "squared_error": metrics.squared_error(a, b),
@@ -445,8 +445,8 @@ def _likelihood(generator: ImageGenerator, data: ImageData, samples: int) -> dic
         return {}
     split = data.valid
     pixels = split.pixels[:_LIKELIHOOD_ROWS].cpu()
-    told = [data.classes[k] for k in split.labels[:_LIKELIHOOD_ROWS].tolist()] if generator.told else []
-    nats = -generator.log_likelihood(pixels, told, samples=samples).double().numpy()
+    names = [data.classes[k] for k in split.labels[:_LIKELIHOOD_ROWS].tolist()] if generator.conditional else []
+    nats = -generator.log_likelihood(pixels, names, samples=samples).double().numpy()
     fields = {"real": str(len(nats)), "by": f"{samples} latents (bound)", "likelihood": generator.config.likelihood}
     units = {"nll_per_image": 1.0, "bits_per_dim": generator.model.pixels * np.log(2)}
     return {name: _mean(name, nats / unit, fields) for name, unit in units.items()}
@@ -458,8 +458,8 @@ def _explained(generator: ImageGenerator, data: ImageData) -> dict[str, float]:
 
     split = data.train
     assert split.factors is not None
-    told = [data.classes[k] for k in split.labels[:_WHOLE].tolist()] if generator.told else []
-    latents = generator.encode(split.pixels[:_WHOLE].cpu(), told)
+    names = [data.classes[k] for k in split.labels[:_WHOLE].tolist()] if generator.conditional else []
+    latents = generator.encode(split.pixels[:_WHOLE].cpu(), names)
     factors = split.factors[:_WHOLE].cpu().numpy()
     varying = factors.std(0) > 0
     explained = metrics.factor_r2(latents.numpy(), factors[:, varying])

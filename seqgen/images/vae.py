@@ -61,7 +61,7 @@ class Config:
     match: Literal["kl", "adversarial"] = "kl"
     """What draws the latents towards N(0, 1)."""
     conditional: bool = False
-    """Encoder and decoder are told the class, and images of a chosen class can be sampled."""
+    """Encoder and decoder are given the class, and images of a chosen class can be sampled."""
     channels: Annotated[int, Field(ge=0)] = 0
     """1 grey, 3 colour; filled from the data."""
     size: Annotated[int, Field(ge=0)] = 0
@@ -72,11 +72,6 @@ class Config:
     """Training images of each class; filled from the data."""
     unlabelled: Annotated[int, Field(ge=0)] = 0
     """Training images without a label; filled from the data."""
-
-    @property
-    def told(self) -> bool:
-        """Whether the decoder is told a class, so that images of a chosen class can be sampled."""
-        return self.conditional
 
 
 def _check(config: Config) -> None:
@@ -106,7 +101,7 @@ class Model(nn.Module):
             raise ValueError(f"channels and size must be at least 1, got {config.channels} and {config.size}")
         _check(config)
         self.config = config
-        told = len(config.classes) if config.conditional else 0
+        classes = len(config.classes) if config.conditional else 0
         self.pixels = config.channels * config.size**2
         hidden, latent = config.hidden, config.latent
         if config.net == "conv":
@@ -114,9 +109,9 @@ class Model(nn.Module):
             maps = config.widths[-1] * side**2
             self.body = nn.Sequential(*halving(config.channels, config.widths, nn.SiLU()), nn.Flatten())
             # SiLU: with ReLU and no norm units die, and one epoch of MNIST ends 20 nats higher
-            self.to_latent = nn.Sequential(nn.Linear(maps + told, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+            self.to_latent = nn.Sequential(nn.Linear(maps + classes, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
             self.decoder = nn.Sequential(
-                nn.Linear(latent + told, hidden),
+                nn.Linear(latent + classes, hidden),
                 nn.SiLU(),
                 nn.Linear(hidden, maps),
                 nn.Unflatten(1, (config.widths[-1], side, side)),
@@ -124,9 +119,9 @@ class Model(nn.Module):
             )
         else:
             self.body = nn.Sequential(nn.Flatten())
-            self.to_latent = _two_layers(self.pixels + told, hidden, 2 * latent, nn.Tanh())
+            self.to_latent = _two_layers(self.pixels + classes, hidden, 2 * latent, nn.Tanh())
             image = nn.Unflatten(1, (config.channels, config.size, config.size))
-            self.decoder = nn.Sequential(*_two_layers(latent + told, hidden, self.pixels, nn.Tanh()), image)
+            self.decoder = nn.Sequential(*_two_layers(latent + classes, hidden, self.pixels, nn.Tanh()), image)
         self.log_sd = nn.Parameter(torch.tensor(-2.0)) if config.likelihood == "gaussian" and not config.sd else None
         self.critic = _two_layers(latent, hidden, 1, nn.LeakyReLU(0.2)) if config.match == "adversarial" else None
 
@@ -134,13 +129,13 @@ class Model(nn.Module):
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent code, each (B, Z) float32, of images (B, C, S, S) in 0..1."""
-        features = self._told(self.body(2 * images - 1), labels)
+        features = self._with_class(self.body(2 * images - 1), labels)
         mean, log_variance = self.to_latent(features).float().chunk(2, 1)
         return mean, log_variance.clamp_min(_SMALLEST_LOG_VARIANCE)
 
     def logits(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Decoded images (B, C, S, S) before the sigmoid, with gradient."""
-        return self.decoder(self._told(latents, labels)).float()  # type: ignore[no-any-return]
+        return self.decoder(self._with_class(latents, labels)).float()  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The expected images (B, C, S, S) in 0..1 of latents (B, Z), computed in tiles of one size."""
@@ -151,7 +146,7 @@ class Model(nn.Module):
         latents = normals(seeds, self.config.latent).float() * temperature
         return self.decode(latents, labels)
 
-    def _told(self, features: Tensor, labels: Tensor | None) -> Tensor:
+    def _with_class(self, features: Tensor, labels: Tensor | None) -> Tensor:
         if not self.config.conditional:
             return features
         if labels is None:

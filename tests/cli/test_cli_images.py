@@ -499,7 +499,7 @@ WRONG = [
     (
         "vae",
         ("generate", "--label", "3"),
-        "this run was trained without being told classes, so none can be chosen",
+        "this run is not conditional: it was trained without classes, so none can be chosen",
     ),
     (
         "gan",
@@ -513,12 +513,12 @@ WRONG = [
     ),
     ("gan", ("reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
     ("gan", ("interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
-    ("gan", ("interpolate",), "this run is told classes: name the class of the images (--label)"),
+    ("gan", ("interpolate",), "this run is conditional: name the class of the images (--label)"),
     ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
     ("vae", ("interpolate", "digits", "#1"), "digits: 1797 images; expected one"),
     ("vae", ("encode", "#"), "give --out FILE.npy, for the latents"),
     ("vae", ("encode", "#", "--out", "x.txt"), "--out must end in .npy, .npz, .csv or .jsonl, got x.txt"),
-    ("vae", ("generate", "--by-class"), "--by-class: this run was trained without being told classes"),
+    ("vae", ("generate", "--by-class"), "--by-class: this run is not conditional: it was trained without classes"),
     (
         "vae",
         ("generate", "--scale", "2", "--out", "x.npz"),
@@ -532,7 +532,7 @@ WRONG = [
     (
         "vae",
         ("encode", "#", "--label", "1", "--out", "x.npy"),
-        "this run was trained without being told classes, so --label takes no effect",
+        "this run is not conditional, so --label takes no effect",
     ),
     ("vae", ("reconstruct", "#999"), "#999: held-out images are #0 to #167"),
     ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder"),

@@ -19,7 +19,7 @@ TRAIN = Train(steps=100, batch=8, lr=2e-3, optimizer="adam", beta1=0.5, schedule
 SMALL = gan.Config(
     generator_widths=(8, 4), critic_widths=(4, 8), hidden=16, latent=5, channels=1, size=8, classes=("a", "b", "c")
 )
-LOSSES = list(gan.LOSS_DEFAULTS)
+LOSSES = list(gan.LOSSES)
 
 
 def model(**options: Any) -> gan.Model:
@@ -53,8 +53,8 @@ def test_losses_are_their_formulas(name: str) -> None:
     pairs = list(zip(real, fake, strict=True))
     critics, makers = FORMULAS[name]
     x, y = torch.tensor(real), torch.tensor(fake)
-    np.testing.assert_allclose(gan.critic_loss(name, x, y), [critics(a, b) for a, b in pairs], rtol=1e-5)
-    np.testing.assert_allclose(gan.generator_loss(name, x, y), [makers(a, b) for a, b in pairs], rtol=1e-5)
+    np.testing.assert_allclose(gan.LOSSES[name].critic(x, y), [critics(a, b) for a, b in pairs], rtol=1e-5)
+    np.testing.assert_allclose(gan.LOSSES[name].generator(x, y), [makers(a, b) for a, b in pairs], rtol=1e-5)
 
 
 class Linear(nn.Module):
@@ -113,7 +113,7 @@ def test_one_step_moves_one_network_and_a_cycle_ends_with_the_generator(name: An
     norm = {"mlp": "none"}.get(net_kind, "auto")
     net = model(loss=name, net=net_kind, critic_norm="spectral" if name == "hinge" else norm)
     made = gan.optimizers(net, TRAIN)
-    rounds = gan.LOSS_DEFAULTS[name].critic_steps
+    rounds = gan.LOSSES[name].defaults.critic_steps
     for number in range(2 * (rounds + 1)):
         before = {n: p.detach().clone() for n, p in net.named_parameters()}
         scalars = step(net, made, number)
@@ -245,7 +245,7 @@ def test_every_kind_trains_and_validates(options: dict[str, Any]) -> None:
     assert sums["real"][1] == 7 // net.config.pack
 
 
-def test_packs_are_judged_together() -> None:
+def test_packs_are_scored_together() -> None:
     net = model(pack=2).eval()
     x = torch.rand(6, 1, 8, 8)
     whole = net.critic(x).logit
@@ -272,7 +272,7 @@ def test_packs_are_judged_together() -> None:
         ({"labels": "semi", "loss": "hinge"}, "model.labels = semi needs model.loss = ns, got hinge"),
         (
             {"loss": "wgan", "gamma": 1.0, "critic_norm": "none"},
-            "model.loss = wgan has no gradient penalty; use model.loss=wgan-gp, or leave model.gamma out",
+            "model.loss = wgan has no gradient penalty; use another loss, or leave model.gamma out",
         ),
         ({"pack": 2, "labels": "concat"}, "model.pack > 1 goes with model.labels = none only"),
         (

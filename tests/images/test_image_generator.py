@@ -204,13 +204,13 @@ def test_what_cannot_be_asked_is_one_clear_line(
         "method = mixture needs an encoder, which a GAN has not; train image-vae"
     )
     assert refused(DataError, lambda: vae.generate(1, labels=["3"])) == (
-        "this run was trained without being told classes, so none can be chosen"
+        "this run is not conditional: it was trained without classes, so none can be chosen"
     )
     assert refused(DataError, lambda: told.generate(1, labels=["11"])) == (
         "class '11' was never seen in training; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     )
     assert refused(DataError, lambda: told.encode(image)) == (
-        "this run is told classes: name the class of the images (--label)"
+        "this run is conditional: name the class of the images (--label)"
     )
     assert refused(ValueError, lambda: vae.encode(image[..., :4])) == (
         "images must be (N, 1, 8, 8) uint8, got (1, 1, 8, 4)"
@@ -372,7 +372,7 @@ class Toy:
     """
 
     encodes = False
-    config = SimpleNamespace(told=False, latent=1)
+    config = SimpleNamespace(conditional=False, latent=1)
 
     def decode(self, latents: torch.Tensor, labels: Any = None) -> torch.Tensor:
         return torch.special.ndtr(latents)[..., None, None].float()
@@ -390,7 +390,7 @@ class Toy:
 def test_chains_need_a_critic_of_single_images(gan: ImageGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gan, "config", replace(gan.config, pack=2))
     assert refused(ValueError, lambda: gan.generate(2, method="metropolis")) == (
-        "chains follow a critic of single images; model.pack = 2 judges several"
+        "chains follow a critic of single images; model.pack = 2 scores several"
     )
 
 
