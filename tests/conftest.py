@@ -1,8 +1,10 @@
-"""What every test runs under: one thread, a home folder of its own, and reasons where something is absent."""
+"""What every test runs under: one thread, no network, an empty home folder, and reasons where something is absent."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,17 +29,40 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine: nothing but `corpus get` and `pip` may ask for one."""
+    connect = socket.socket.connect
+
+    def local(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test connects to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local)
+
+
+def public_sets() -> str | None:
+    """$SEQGEN_DATA, or a folder `data` with the public sets in the checkout or one or two levels beside it."""
+    checkout = Path(__file__).resolve().parents[1]
+    beside = [checkout / "data", checkout.parent / "data", *sorted(checkout.parent.glob("*/data"))]
+    found = (str(folder) for folder in beside if (folder / "text" / "snli").is_dir())
+    return os.environ.get("SEQGEN_DATA") or next(found, None)
+
+
 @pytest.fixture
 def public_set() -> Callable[[str], Path]:
-    """Path of a file of the public sets in $SEQGEN_DATA, or a skip that says what is absent."""
+    """Path of a file of the public sets, or a skip that says what is absent."""
 
     def find(name: str) -> Path:
-        folder = os.environ.get("SEQGEN_DATA")
+        folder = public_sets()
         if not folder:
-            pytest.skip(f"needs {name} of the public sets; SEQGEN_DATA is not set")
+            pytest.skip(
+                f"needs {name} of the public sets; SEQGEN_DATA is not set, and no folder data lies beside the checkout"
+            )
         path = Path(folder) / name
         if not path.exists():
-            pytest.skip(f"needs {name}, which SEQGEN_DATA = {folder} does not have")
+            pytest.skip(f"needs {name}, which {folder} does not have")
         return path
 
     return find
