@@ -8,21 +8,22 @@ is a dataclass itself is a section of its section: `model.critic.hidden=128`, th
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import json
 import math
-import textwrap
+import sys
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from seqgen.core.errors import ConfigError
 
@@ -158,49 +159,65 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
 
 
-def build(cls: type[T], mapping: Mapping[str, Any], *, section: str, base: T | None = None) -> T:
-    """A section's dataclass from a mapping, `base` (the defaults) where that is silent.
+def build(cls: type[T], mapping: Mapping[str, Any], *, section: str = "", base: T | None = None) -> T:
+    """Return a section's dataclass from a mapping, `base` (the defaults) where that is silent.
 
     ConfigError lists every fault by its option name, in one line.
     """
     base = cls() if base is None else base
-    hints = typing.get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    known = list(flat({section: to_dict(base)}))
-    faults = [
-        f"unknown option {section}.{name}{suggestion(f'{section}.{name}', known)}"
-        for name in mapping
-        if name not in names
-    ]
+    faults: list[str] = []
     values: dict[str, Any] = {}
-    for name in names:
-        if name not in mapping:
+    for name in sorted(mapping, key=lambda name: names.index(name) if name in names else -1):
+        option, given = f"{section}.{name}".removeprefix("."), mapping[name]
+        if name not in names:
+            faults.append(f"unknown option {option}{suggestion(option, flat({section: to_dict(base)}))}")
             continue
-        option, default = f"{section}.{name}", getattr(base, name)
+        default = getattr(base, name)
         if dataclasses.is_dataclass(default):
-            inside = [name for name in known if name.startswith(f"{option}.")]
             try:
-                if not isinstance(mapping[name], Mapping):
-                    raise ConfigError(f"{option} is a section; set one of {', '.join(inside)}")
-                values[name] = build(type(default), mapping[name], section=option, base=default)
+                if not isinstance(given, Mapping):
+                    raise ConfigError(
+                        f"{option} is a section; set one of {', '.join(flat({option: to_dict(default)}))}"
+                    )
+                values[name] = build(type(default), given, section=option, base=default)
             except ConfigError as error:
                 faults.append(str(error))
             continue
-        value = _read_typed(mapping[name], hints[name])
+        hint, adapter = _checks(cls)[name]  # type: ignore[arg-type]
+        value = _read_typed(given, hint)
         try:
-            TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
-        except (ValidationError, ValueError, TypeError):
-            faults.append(f"{option} must be {_expected(hints[name])}, got {_shown(mapping[name], value)}")
+            adapter.validate_python(value, strict=True)
+        except ValidationError:
+            shown = list(value) if isinstance(value, tuple) else value
+            faults.append(f"{option} must be {_expected(hint)}, got {_shown(given, shown)}")
             continue
         if isinstance(value, int) and value > _LARGEST:
             faults.append(f"{option} must be an integer of at most 63 bits, got {value}")
-        elif not option.startswith("model.") and isinstance(value, list) and "" in value:
+        elif not option.startswith("model.") and isinstance(value, tuple) and "" in value:
             faults.append(f"{option} must not hold an empty text")
         else:
-            values[name] = tuple(value) if isinstance(value, list) else value
+            values[name] = value
     if faults:
         raise ConfigError("; ".join(faults))
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+def part(options: Any, cls: type[T], *, section: str = "") -> T:
+    """Return those of the options that a dataclass has, checked as by `build`."""
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return build(cls, {name: getattr(options, name) for name in names}, section=section)
+
+
+@functools.cache
+def _checks(cls: type) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    """The annotation of each option of a section, and what checks a value by it; making one takes 0.2 ms."""
+    finite = ConfigDict(allow_inf_nan=False)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        name: (hint, TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else finite))
+        for name, hint in hints.items()
+    }
 
 
 def _shown(given: Any, value: Any) -> str:
@@ -215,7 +232,7 @@ def _read_typed(value: Any, hint: Any) -> Any:
     """The value of an option: for what was typed, TOML syntax, or the bare text where a text is wanted."""
     is_list = typing.get_origin(_plain(hint)) is tuple
     if not isinstance(value, Typed):
-        return list(value) if isinstance(value, tuple) else value
+        return tuple(value) if isinstance(value, list) else value
     text = str(value)
     if _plain(hint) is str and not text.startswith(('"', "'")):
         return text
@@ -223,7 +240,7 @@ def _read_typed(value: Any, hint: Any) -> Any:
         read = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError, KeyError):
         read = text
-    return [read] if is_list and not isinstance(read, list) else read
+    return tuple(read) if isinstance(read, list) else (read,) if is_list else read
 
 
 def _expected(hint: Any) -> str:
@@ -231,35 +248,44 @@ def _expected(hint: Any) -> str:
     plain, limits = _plain(hint), ""
     if typing.get_origin(hint) is Annotated:
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-        rules = [rule for field in typing.get_args(hint)[1:] for rule in getattr(field, "metadata", [])]
-        limits = " and".join(
-            f" {sign} {getattr(rule, key):g}" for rule in rules for key, sign in signs.items() if hasattr(rule, key)
-        )
+        rules = [rule for made in typing.get_args(hint)[1:] for rule in getattr(made, "metadata", [made])]
+        found = [(sign, getattr(rule, key, None)) for rule in rules for key, sign in signs.items()]
+        limits = " and".join(f" {sign} {limit:g}" for sign, limit in found if limit is not None)
     origin = typing.get_origin(plain)
     if origin is Literal:
         return f"one of {', '.join(map(str, typing.get_args(plain)))}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_expected(part) for part in typing.get_args(plain))
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return f"a list, each item {_expected(typing.get_args(plain)[0])}"
     words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
     return words.get(plain, str(plain)) + limits
 
 
 def help_texts(cls: type) -> dict[str, str]:
-    """The string under each field of a settings dataclass, by field name."""
-    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+    """Return the string under each field of a settings dataclass, by field name; those of its bases too.
+
+    pydantic's `use_attribute_docstrings` reads them of pydantic's own classes alone, not of dataclasses.
+    """
     texts: dict[str, str] = {}
-    for statement, following in itertools.pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-            and isinstance(following.value.value, str)
-        ):
-            texts[statement.target.id] = " ".join(following.value.value.split())
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        for statement, following in itertools.pairwise(_bodies(base.__module__)[base.__name__]):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            ):
+                texts[statement.target.id] = " ".join(following.value.value.split())
     return texts
+
+
+@functools.cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class in a module."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 def describe(defaults: Any, *, section: str) -> list[tuple[str, str, str, str]]:

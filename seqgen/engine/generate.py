@@ -7,19 +7,18 @@
 Text k of a call is a function of (weights, options, seed, k) alone, not of the count, the batch or earlier calls.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 
-from seqgen.core import files, log, rng
+from seqgen.core import config, files, log, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
-from seqgen.core.options import Sampling
+from seqgen.core.options import Beam, Constraints, Drawing, Prompt, Request, Sampling, Selection, takes
 from seqgen.core.patterns import Expression
 from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
@@ -29,14 +28,15 @@ from seqgen.engine.run import Settings
 from seqgen.nn import automaton as automata
 from seqgen.nn.decode import Decoder, collect
 
-if TYPE_CHECKING:
-    pass
-
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
 
 _RUNNING_LENGTH = 500
 """Tokens of a text where the model itself never ends one, unless max_new_tokens says otherwise."""
+
+
+Latents: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""From the seeds (B,) of texts to their latents (B, Z)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,44 @@ class Text:
     """The condition it answers, several fields joined by tabs."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(Selection, Constraints, Drawing, Request):
+    """The arguments of `TextGenerator.generate` and `texts`."""
+
+    prompts: Sequence[str] | None = None
+    """Several prompts: `count` texts for each, the same as for that prompt alone."""
+    sources: Sequence[str] | None = None
+    """Conditions: `count` texts for each."""
+    train_files: Sequence[str] = ()
+    """Where the training text lies now, for `no_copy`; by default where the run's settings say."""
+    novel_against: Sequence[str] | None = None
+    """Lines that no text may be."""
+    latents: Latents | None = None
+    """Of a text VAE: the latent (B, Z) of each text from its seed (B,), instead of a draw from the prior."""
+    on_text: Callable[[int], None] | None = None
+    """Is called with the number of texts that are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(Constraints, Drawing, Prompt):
+    """The arguments of `TextGenerator.stream`."""
+
+    index: int = 0
+    """k of the text."""
+    latents: Latents | None = None
+    """As in `TextOptions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Constraints, Beam, Request):
+    """The arguments of `TextGenerator.search`."""
+
+    prompts: Sequence[str] | None = None
+    """Several prompts: `count` texts for each."""
+    sources: Sequence[str] | None = None
+    """Conditions: `count` texts for each."""
+
+
 class TextGenerator:
     """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
 
@@ -81,121 +119,48 @@ class TextGenerator:
         """Whether every text this run may write can stand as one line of a file."""
         return not self.running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))
 
-    def generate(
-        self,
-        count: int = 1,
-        *,
-        seed: int = 0,
-        prompt: str = "",
-        prompts: Sequence[str] | None = None,
-        sources: Sequence[str] | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 0.0,
-        greedy: bool = False,
-        min_new_tokens: int = 0,
-        max_new_tokens: int = 0,
-        repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
-        stop: Sequence[str] = (),
-        bad_words: Sequence[str] = (),
-        require: Sequence[str] = (),
-        template: str = "",
-        pattern: str = "",
-        no_copy: int = 0,
-        train_files: Sequence[str] = (),
-        best_of: int = 1,
-        unique: bool = False,
-        novel_against: Sequence[str] | None = None,
-        match: str | None = None,
-        attempts: int = 20,
-        fast: bool = False,
-        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        on_text: Callable[[int], None] | None = None,
-    ) -> list[str]:
-        """Return `count` texts for the prompt, or for each of several; `texts` tells what the options are."""
-        given = {name: value for name, value in locals().items() if name != "self"}
-        return [text.text for text in self.texts(**given)]
+    @takes(TextOptions)
+    def generate(self, options: TextOptions) -> list[str]:
+        """Return `count` texts for the prompt, or for each of several; `texts` says what the options are."""
+        return [text.text for text in self._texts(options)]
 
-    def texts(
-        self,
-        count: int = 1,
-        *,
-        seed: int = 0,
-        prompt: str = "",
-        prompts: Sequence[str] | None = None,
-        sources: Sequence[str] | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 0.0,
-        greedy: bool = False,
-        min_new_tokens: int = 0,
-        max_new_tokens: int = 0,
-        repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
-        stop: Sequence[str] = (),
-        bad_words: Sequence[str] = (),
-        require: Sequence[str] = (),
-        template: str = "",
-        pattern: str = "",
-        no_copy: int = 0,
-        train_files: Sequence[str] = (),
-        best_of: int = 1,
-        unique: bool = False,
-        novel_against: Sequence[str] | None = None,
-        match: str | None = None,
-        attempts: int = 20,
-        details: bool = False,
-        fast: bool = False,
-        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        on_text: Callable[[int], None] | None = None,
-    ) -> list[Text]:
+    @takes(TextOptions)
+    def texts(self, options: TextOptions) -> list[Text]:
         """Return `count` texts for the prompt, or for each of several, in the order of prompts and then of indices.
 
-        prompt: every text begins with it. prompts: `count` texts for each, the same as for that prompt alone, and drawn
-        independently for different prompts. sources: conditions, `count` texts for each. temperature to
-        no_repeat_ngram_size: see `seqgen.nn.decode.Sampling`; lengths count the tokens after the prompt. stop: a text
-        ends before the first of these strings, and so do its tokens.
+        Every option and what it does: `TextOptions` and its bases in `seqgen.core.options`; lengths count the tokens
+        after the prompt. The texts of a prompt are the same whatever the other prompts are.
 
-        By construction: bad_words and require: words that must not, or must, appear. template: the text, `?` for each
-        free character. pattern: a regular expression that the whole text matches. Token by token, these leave out what
-        would break them and share its probability out among the rest. All texts meet them, but not as often as the
-        model would write each if asked for such texts alone: that is `match`. no_copy: never that many tokens in a row
-        that stand in the training text, which is found by the run's settings or in `train_files`.
+        By construction: bad_words, require, template, pattern, no_copy. Token by token, these leave out what would
+        break them and share its probability out among the rest. All texts meet them, but not as often as the model
+        would write each if asked for such texts alone: that is `match`.
 
-        By rejection, further indices being tried up to `attempts` * count for each prompt: unique: no text twice for a
-        prompt. novel_against: none of these lines. match: this regular expression is found in the text; what passes is
-        distributed exactly as the model's texts that match.
+        By rejection, further indices being tried up to `attempts` * count for each prompt: unique, novel_against,
+        match. What passes is distributed exactly as the model's texts that would pass.
 
-        best_of: the likeliest of so many texts under the model itself, with its end: the end of sentence, or the tokens
-        to the end of a stop string, which its own values leave out. A text that such a string ended at once stands
-        behind all others. details: log-probabilities and entropies are
-        filled in. fast: quicker for few rows, last bits may depend on the batch size. latents: of a text VAE, the
-        latent (B, Z) of each text from its seed (B,) instead of a draw from the prior. Raises ValueError for options
-        out of range and constraints that cannot be met, TypeError for a list in the place of a text or the other way
-        round, DataError for a prompt or a source that cannot be read, RunError where too few texts pass.
+        best_of: the end of a text is counted: the end of sentence, or the tokens to the end of a stop string, which its
+        own values leave out. A text that such a string ended at once stands behind all others. Raises ValueError for
+        options out of range and constraints that cannot be met, TypeError for a list in the place of a text or the
+        other way round, DataError for a prompt or a source that cannot be read, RunError where too few texts pass.
         """
-        given = locals()
-        if count < 1 or best_of < 1:
-            name, value = ("count", count) if count < 1 else ("best_of", best_of)
-            raise ValueError(f"{name} must be an integer >= 1, got {value}")
-        options = self._sampling({**given, "details": details or best_of > 1})
-        _check_lists(
-            stop=stop, bad_words=bad_words, require=require, train_files=train_files, novel_against=novel_against
-        )
-        limits = self._limits(bad_words, require, template, pattern)
-        if no_copy:
-            limits = replace(limits, no_copy=self._block(no_copy, train_files))
-        begins = self._beginnings(prompt, prompts, sources, limits.automaton)
+        return self._texts(options)
+
+    def _texts(self, options: TextOptions) -> list[Text]:
+        _check_texts(options, "stop", "bad_words", "require", "train_files", "novel_against", "prompts", "sources")
+        count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
+        sampling = self._sampling(options)
+        if best_of > 1:
+            sampling = replace(sampling, details=True)
+        limits = self._limits(options)
+        if options.no_copy:
+            limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
+        begins = self._beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
+        match, unique, sources = options.match, options.unique, options.sources
         finder = Expression(match, f"--match {match!r}") if match is not None else None
-        known = set(novel_against or ())
+        known = set(options.novel_against or ())
         filtered = unique or known or finder is not None
-        wanted, most = len(begins) * count, count * attempts if filtered else count
-        decoder = self._decoder(fast, latents)
+        wanted, most = len(begins) * count, count * options.attempts if filtered else count
+        decoder = self._decoder(options.fast, options.latents)
 
         def index(j: int, n: int) -> int:
             """The index of attempt n for prompt j: n, whatever the others are; sources share one row of indices."""
@@ -205,7 +170,7 @@ class TextGenerator:
             """The texts of attempts for prompts, each the best of its own `best_of` indices."""
             rows = [begins[j] for j, _ in jobs for _ in range(best_of)]
             indices = [index(j, n) * best_of + i for j, n in jobs for i in range(best_of)]
-            made = self._decode(decoder, rows, seed, indices, options, limits, stop)
+            made = self._decode(decoder, rows, options.seed, indices, sampling, limits, options.stop)
             groups = [made[i : i + best_of] for i in range(0, len(made), best_of)]
             # a text that a stop string ended at once is likelier than any other, and of no use
             return [max(group, key=lambda one: (bool(one[0].tokens), one[1]))[0] for group in groups]
@@ -234,8 +199,8 @@ class TextGenerator:
                 elif len(accepted[j]) < count:
                     seen[j].add(text.text)
                     accepted[j].append(text)
-            if on_text is not None:
-                on_text(sum(map(len, accepted)))
+            if options.on_text is not None:
+                options.on_text(sum(map(len, accepted)))
         texts = [text for own in accepted for text in own]
         reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items() if n)
         if len(texts) < wanted:
@@ -247,43 +212,26 @@ class TextGenerator:
             messages.info("rejected: %s", reasons)
         return texts
 
-    def search(
-        self,
-        count: int = 1,
-        *,
-        num_beams: int = 8,
-        length_penalty: float = 1.0,
-        num_beam_groups: int = 1,
-        prompt: str = "",
-        prompts: Sequence[str] | None = None,
-        sources: Sequence[str] | None = None,
-        min_new_tokens: int = 0,
-        max_new_tokens: int = 0,
-        bad_words: Sequence[str] = (),
-        require: Sequence[str] = (),
-        template: str = "",
-        pattern: str = "",
-    ) -> list[Text]:
+    @takes(SearchOptions)
+    def search(self, options: SearchOptions) -> list[Text]:
         """Return the `count` likeliest texts that `num_beams` find, best first, for each prompt or source.
 
         They are ranked by log p / length^length_penalty; `num_beam_groups` > 1 makes them differ (Vijayakumar et al.
         2018). The constraints are those of `texts`. No randomness. ValueError where count exceeds `num_beams`, and as
         `texts`.
         """
-        from seqgen.core.options import Beam
         from seqgen.nn.beam import beam_search  # late: sampling needs none of it
 
-        if not 1 <= count <= num_beams:
-            raise ValueError(f"count must be in 1..{num_beams}, the number of beams, got {count}")
-        _check_lists(bad_words=bad_words, require=require)
-        automaton = self._limits(bad_words, require, template, pattern).automaton
-        begins = self._beginnings(prompt, prompts, sources, automaton)
+        _check_texts(options, "bad_words", "require", "prompts", "sources")
+        count, beam = options.count, config.part(options, Beam, section="sample")
+        if not 1 <= count <= beam.num_beams:
+            raise ValueError(f"count must be in 1..{beam.num_beams}, the number of beams, got {count}")
+        automaton = self._limits(options).automaton
+        begins = self._beginnings(options.prompt, options.prompts, options.sources, automaton)
         found = beam_search(
             self.model.decoder(),
             [begin.ids for begin in begins],
-            Beam(
-                num_beams, length_penalty, num_beam_groups, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
-            ),
+            beam,
             automaton=automaton,
             begin=_places(begins),
         )
@@ -295,38 +243,16 @@ class TextGenerator:
             for i, (text, (begin, h)) in enumerate(zip(texts, rows, strict=True))
         ]
 
-    def stream(
-        self,
-        *,
-        seed: int = 0,
-        index: int = 0,
-        prompt: str = "",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 0.0,
-        greedy: bool = False,
-        min_new_tokens: int = 0,
-        max_new_tokens: int = 0,
-        repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
-        stop: Sequence[str] = (),
-        bad_words: Sequence[str] = (),
-        require: Sequence[str] = (),
-        template: str = "",
-        pattern: str = "",
-        fast: bool = False,
-        latents: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> Iterator[str]:
+    @takes(StreamOptions)
+    def stream(self, options: StreamOptions) -> Iterator[str]:
         """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
-        options = self._sampling(locals())
-        _check_lists(stop=stop, bad_words=bad_words, require=require)
-        automaton = self._limits(bad_words, require, template, pattern).automaton
-        begins, seeds = self._beginnings(prompt, None, None, automaton), rng.text_seeds(seed, index, 1, prompt)
-        written = self._growing([begins[0].own], stop)
-        steps = self._decoder(fast, latents).steps(
-            [begins[0].ids], seeds.to(self.device), options, automaton=automaton, begin=_places(begins)
+        _check_texts(options, "stop", "bad_words", "require")
+        automaton = self._limits(options).automaton
+        begins = self._beginnings(options.prompt, None, None, automaton)
+        seeds = rng.text_seeds(options.seed, options.index, 1, options.prompt).to(self.device)
+        written = self._growing([begins[0].own], options.stop)
+        steps = self._decoder(options.fast, options.latents).steps(
+            [begins[0].ids], seeds, self._sampling(options), automaton=automaton, begin=_places(begins)
         )
         for step in steps:
             piece = written.add([0], step.ids.tolist())[0]
@@ -355,10 +281,9 @@ class TextGenerator:
         """Yield the lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
         return self._lines.batches(lines, sources)
 
-    def _sampling(self, given: dict[str, Any]) -> Sampling:
-        """How tokens are drawn, from the arguments of a call."""
-        names = {f.name for f in dataclasses.fields(Sampling)} - {"suppress_tokens"}  # a run adds its own
-        sampling = Sampling(**{name: value for name, value in given.items() if name in names})
+    def _sampling(self, options: Drawing) -> Sampling:
+        """Return how tokens are drawn."""
+        sampling = config.part(options, Sampling, section="sample")
         if self._lines.stop < 0 and self.settings.data.mode != "fixed":
             return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
         return sampling
@@ -371,9 +296,6 @@ class TextGenerator:
         automaton: automata.Automaton | None,
     ) -> list["_Beginning"]:
         """What stands before the texts: a prompt, or several, or the same prompt behind each condition."""
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be one text, got {type(prompt).__name__}; give several as prompts=[...]")
-        _check_lists(prompts=prompts, sources=sources)
         if prompts is not None and (prompt or sources is not None):
             raise ValueError("prompts stand alone; leave prompt and sources out")
         self._lines.check_sources(sources)
@@ -400,12 +322,12 @@ class TextGenerator:
             for source, head in zip(sources, heads, strict=True)
         ]
 
-    def _limits(self, bad_words: Sequence[str], require: Sequence[str], template: str, pattern: str) -> "_Limits":
+    def _limits(self, options: Constraints) -> "_Limits":
         constraints = [
-            *([automata.bad_words(list(bad_words))] if bad_words else []),
-            *(automata.required_words(list(require)) if require else []),
-            *([automata.template(template)] if template else []),
-            *([automata.regex(pattern)] if pattern else []),
+            *([automata.bad_words(list(options.bad_words))] if options.bad_words else []),
+            *(automata.required_words(list(options.require)) if options.require else []),
+            *([automata.template(options.template)] if options.template else []),
+            *([automata.regex(options.pattern)] if options.pattern else []),
         ]
         automaton = None
         if constraints:
@@ -419,9 +341,8 @@ class TextGenerator:
             # a space by itself is not written there, but the next token's then is
             spaces = [i for i, text in enumerate(surfaces) if text == " " and not first[i]]
             silent = spaces if self.tokenizer.lossless else []
-            missing = sorted(
-                set(template.replace("?", "").replace("\\", "") + "".join(require)) - set("".join(surfaces))
-            )
+            letters = options.template.replace("?", "").replace("\\", "") + "".join(options.require)
+            missing = sorted(set(letters) - set("".join(surfaces)))
             if missing:
                 raise ValueError(
                     f"{', '.join(map(repr, missing))} cannot be written: this run's vocabulary does not hold it"
@@ -462,7 +383,7 @@ class TextGenerator:
             )
         return data
 
-    def _decoder(self, fast: bool, latents: Callable[[torch.Tensor], torch.Tensor] | None) -> Decoder:
+    def _decoder(self, fast: bool, latents: Latents | None) -> Decoder:
         made: Decoder = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
         return made
 
@@ -562,8 +483,11 @@ def _places(rows: Sequence[_Beginning]) -> list[int] | None:
     return places if any(places) else None
 
 
-def _check_lists(**given: Sequence[str] | None) -> None:
-    """TypeError for one text where several are expected: its characters would be taken for them."""
-    for name, value in given.items():
-        if isinstance(value, str):
+def _check_texts(options: Any, *lists: str) -> None:
+    """TypeError for several texts where one is expected, and for one where several are: its characters would be."""
+    if not isinstance(options.prompt, str):
+        got = type(options.prompt).__name__
+        raise TypeError(f"prompt must be one text, got {got}; give several as prompts=[...]")
+    for name in lists:
+        if isinstance(getattr(options, name), str):
             raise TypeError(f"{name} must be a list of texts, got one text; put it into a list")

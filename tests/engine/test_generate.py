@@ -71,15 +71,16 @@ def test_a_beam_searches_for_each_prompt(generator: TextGenerator) -> None:
 
 
 def test_signatures_show_the_options_and_their_defaults() -> None:
-    shown = {
-        name: inspect.signature(getattr(TextGenerator, name)).parameters for name in ("generate", "texts", "stream")
-    }
-    defaults = {f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("suppress_tokens", "details")}
-    for parameters in shown.values():
+    shown = {name: inspect.signature(getattr(TextGenerator, name)) for name in ("generate", "texts", "stream")}
+    defaults = {f.name: f.default for f in dataclasses.fields(Sampling)}
+    for signature in shown.values():
+        parameters = signature.parameters
         assert {name: parameters[name].default for name in defaults} == defaults
         assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
-    assert {*shown["texts"]} == {*shown["generate"], "details"}
-    assert {*shown["stream"]} - {"index"} < {*shown["generate"]}
+        assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] in (["self"], ["self", "count"])
+    assert shown["generate"].return_annotation == list[str]
+    assert [*shown["texts"].parameters] == [*shown["generate"].parameters]
+    assert {*shown["stream"].parameters} - {"index"} < {*shown["generate"].parameters}
 
 
 def test_log_probabilities_of_a_text_are_those_its_score_gives(generator: TextGenerator) -> None:
