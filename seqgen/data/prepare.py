@@ -46,6 +46,7 @@ from seqgen.data.tokenizers import (
     newline_is_character,
     resolved,
     train_tokenizer,
+    uses,
 )
 
 Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
@@ -409,7 +410,7 @@ def _rows(blocks: Iterable[Records]) -> Iterator[str]:
 
 def _report_unlearnt(made: TextData) -> None:
     """Say where held-out text holds `<unk>` and training text does not: what no model has seen costs it anything."""
-    if made.tokenizer.kind not in ("word", "char") or any(is_corpus(file) for file in made.resolved[0].files):
+    if not uses(made.tokenizer.kind, "min_count") or any(is_corpus(file) for file in made.resolved[0].files):
         return
     held_out, training = (split.ids.values == made.tokenizer.unk for split in (made.valid, made.train))
     share = float(held_out.float().mean())

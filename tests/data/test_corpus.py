@@ -151,7 +151,7 @@ def test_running_text_can_be_read_in_windows_or_as_a_stream(tmp_path: Path) -> N
 def test_too_much_text_for_pieces_is_drawn_from_in_the_same_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizers, "_MOST_CHARACTERS", 900)
+    monkeypatch.setattr(tokenizers.subword, "_MOST_CHARACTERS", 900)
     file = some_text(tmp_path / "text.txt")
     words = {"kind": "bpe"}
     build_corpus([file], tmp_path / "corpus", tokenizer=TokenizerConfig(**words), seed=1)  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def test_too_much_text_for_pieces_is_drawn_from_in_the_same_way(
 def test_words_counted_in_little_memory_keep_the_frequent_ones(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tokenizers, "_MOST_COUNTED", 20)
+    monkeypatch.setattr(tokenizers.word, "_MOST_COUNTED", 20)
     lines = [f"often also {'sometimes' * (i % 2)} w{i}" for i in range(300)]
     tokenizer = train_tokenizer(TokenizerConfig(kind="word", vocab_size=8), lines, seed=0)
     assert [tokenizer.id_to_token(i) for i in range(5, 8)] == ["also", "often", "sometimes"]

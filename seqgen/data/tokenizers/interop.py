@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from seqgen.core.errors import DataError
-from seqgen.data.tokenizers import SPECIALS, Tokenizer, WordTokenizer
+from seqgen.data.tokenizers.protocol import SPECIALS, Tokenizer
+from seqgen.data.tokenizers.word import WordTokenizer
 
 SPECIAL_NAMES: Mapping[str, str] = {
     **{name: name for name in SPECIALS},

@@ -18,11 +18,11 @@ from seqgen.data.tokenizers import (
     PieceTokenizer,
     TokenizerConfig,
     WordTokenizer,
-    code_points,
     load_tokenizer,
     train_tokenizer,
     wordtable,
 )
+from seqgen.data.tokenizers.char import code_points
 from seqgen.data.tokenizers.spmodel import PieceLearner, read_model, why_rows
 from seqgen.data.tokenizers.wordtable import WordTable, chunks_of, operations
 

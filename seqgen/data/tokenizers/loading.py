@@ -1,0 +1,41 @@
+"""Loading a saved tokenizer by the file of its kind."""
+
+from pathlib import Path
+
+from seqgen.core.errors import DataError
+from seqgen.core.files import read_json
+from seqgen.data.tokenizers import subword
+from seqgen.data.tokenizers.common import FORMAT
+from seqgen.data.tokenizers.kinds import kinds
+from seqgen.data.tokenizers.protocol import Tokenizer
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Return the tokenizer saved in a folder; DataError if its files are missing or altered."""
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no tokenizer.json; expected a folder that a tokenizer was saved in")
+    stored = read_json(path)
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise DataError(f"{path}: expected format {FORMAT}; it was written by another version or altered")
+    try:
+        kind = stored["kind"]
+        # what a given SentencePiece model of another type calls itself is no value of tokenizer.kind
+        module = subword if kind == "sentencepiece" else kinds().get(kind)
+        if module is None:
+            raise DataError(f"{path}: no tokenizer kind is called {kind!r}; the file is altered")
+        tokenizer = module.load(stored, folder)
+    except DataError:
+        raise
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: {error} is missing or wrong; the file is altered") from None
+    except ValueError as error:
+        raise DataError(f"{folder}: altered: vocab.txt does not fit tokenizer.json ({error})") from None
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror}); the tokenizer's folder is not whole"
+        ) from None
+    if tokenizer.fingerprint != stored.get("fingerprint"):
+        raise DataError(f"{folder}: altered: the files' fingerprint is not the one stored in tokenizer.json")
+    return tokenizer
