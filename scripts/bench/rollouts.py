@@ -37,7 +37,9 @@ def rollouts(quick: bool) -> Iterator[dict[str, object]]:
             def score(given: Texts) -> Tensor:
                 return torch.sigmoid(frozen(given.ids, given.lengths))
 
-            made[f"{low}"] = rollout_values(policy, score, texts, rollouts=ROLLOUTS, start=START, stop=-1, low=low)
+            made[f"{low}"] = rollout_values(
+                policy.stepper(), score, texts, rollouts=ROLLOUTS, start=START, stop=-1, low=low
+            )
 
         def usual(count: int, policy=usual_policy, critic=usual_critic, texts=texts, made=made) -> None:
             made["usual"] = usual_values(policy, critic, texts.ids, count)

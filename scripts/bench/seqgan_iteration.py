@@ -36,7 +36,7 @@ def iteration(quick: bool) -> Iterator[dict[str, object]]:
         def score(given: Texts) -> Tensor:
             return torch.sigmoid(frozen(given.ids, given.lengths))
 
-        made["ours"] = rollout_values(policy, score, texts, rollouts=ROLLOUTS, start=START, stop=-1, low=low)
+        made["ours"] = rollout_values(policy.stepper(), score, texts, rollouts=ROLLOUTS, start=START, stop=-1, low=low)
 
     def usual_rollout() -> None:
         made["usual"] = usual_values(usual_policy, usual_critic, texts.ids, 1)

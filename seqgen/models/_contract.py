@@ -59,8 +59,9 @@ class ModelModule(Protocol):
     def Model(self) -> Any:  # noqa: N802 - a class of the module
         """An `nn.Module`, built from a Config alone, which it keeps as `.config`; `rank_local`: see above.
 
-        A text model has `.decoder(fast=False) -> nn.decode.Decoder`, by which it writes, and `.log_probs(batch) -> (P,)
-        float64`, by which it scores; an image model what `images.generator` calls: `.sample`, `.encodes`."""
+        A text model has `.decoder(fast=False) -> nn.decode.Decoder`, by which it writes (`nn.decode.Autoregressive` is
+        what that wraps), and `.log_probs(batch) -> (P,) float64`, by which it scores; an image model what
+        `images.generator` calls: `.sample`, `.encodes`."""
 
     def optimizers(self, model: Any, train: Train) -> dict[str, Optimizer]:
         """One for each network, by name; parameters of different ones do not overlap."""

@@ -7,7 +7,7 @@ Shapes: B rows, T positions, P counted positions, E embedding, H hidden, V vocab
 Run: seqgen train lm --data captions.txt --out runs/captions
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
 from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer, update
-from seqgen.nn.decode import Decoder, Samples
+from seqgen.nn.decode import TILE, Decoder, Recurrent, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
 from seqgen.nn.sampler import Precision
@@ -152,14 +152,10 @@ class Model(nn.Module):
         each = 2 if self.config.cell == "lstm" else 1
         return tuple(stream_state.split_with_sizes([width for width in self.rnn.widths for _ in range(each)], 1))
 
-    # Sampling: one token per row (`nn.decode.Recurrent`)
+    # Sampling: one token per row
 
-    def start(self, rows: int) -> State:
-        """The state before a prompt."""
-        return self.rnn.zeros(rows)
-
-    def stepper(self, *, fast: bool = False) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights.
+    def stepper(self, *, fast: bool = False) -> Recurrent:
+        """Return this model for single steps, with copies of the recurrent weights of now.
 
         Input products are looked up in a table from the V-th id on, with `fast` at once, if it stays below 128 MB.
         """
@@ -172,7 +168,7 @@ class Model(nn.Module):
             hidden, state = step(ids if by_id else embedding[ids], state)
             return hidden if projection_t is None else hidden @ projection_t, state
 
-        return run
+        return Recurrent(self.rnn.zeros, run, self.head, tile=1 if fast else TILE)
 
     def head(self) -> tuple[Tensor, Tensor]:
         """The output layer: weight (V, H) and bias (V,)."""
@@ -182,7 +178,7 @@ class Model(nn.Module):
         """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
         config = self.config
         return Decoder(
-            self,
+            self.stepper(fast=fast),
             stop=config.stop,
             suppress_tokens=config.suppress_tokens,
             max_length=config.max_length,

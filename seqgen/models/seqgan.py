@@ -575,7 +575,7 @@ def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
     values: Tensor | None = None
     if by_rollouts:
         values = rollout_values(
-            model.policy if model.lagged is None else model.lagged,
+            (model.policy if model.lagged is None else model.lagged).stepper(),
             score,
             texts,
             rollouts=config.rollouts,

@@ -26,7 +26,7 @@ from seqgen.core.options import Sampling
 from seqgen.core.rng import hash64, normals
 from seqgen.core.update import Optimizer, update
 from seqgen.models import lm
-from seqgen.nn.decode import Decoder, Samples
+from seqgen.nn.decode import TILE, Decoder, Recurrent, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rnn import Rnn, State, locked_dropout
 from seqgen.nn.sampler import Precision
@@ -291,7 +291,7 @@ class Model(nn.Module):
         before = whole.flatten()[(batch.positions - 1).clamp_min(0)]
         return torch.where(first, after, after - before)
 
-    # Sampling: one token per row (`nn.decode.Recurrent`)
+    # Sampling: one token per row
 
     def begin(self, latents: Tensor) -> State:
         """The state before the texts of latents (B, Z): the writer's, and what is added to every token it reads."""
@@ -308,8 +308,8 @@ class Model(nn.Module):
         """A latent code from N(0, 1) for the seed (B,) of each text, (B, Z) float32."""
         return normals(latent_seeds(seeds), self.config.latent).float()
 
-    def stepper(self, *, fast: bool = False) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (ids (B,), state) -> (features (B, H), state) on copies of the recurrent weights."""
+    def stepper(self, *, fast: bool = False) -> Recurrent:
+        """Return this model for single steps, with copies of the recurrent weights of now."""
         embedding, step = self.lm.embedding.weight.detach(), self.lm.rnn.stepper()
         projection = self.lm.projection
         projection_t = None if projection is None else projection.weight.detach().t().contiguous()
@@ -318,7 +318,7 @@ class Model(nn.Module):
             hidden, after = step(embedding[ids] + state[-1], state[:-1])
             return hidden if projection_t is None else hidden @ projection_t, (*after, state[-1])
 
-        return run
+        return Recurrent(self.start, run, self.head, tile=1 if fast else TILE)
 
     def head(self) -> tuple[Tensor, Tensor]:
         """The output layer: weight (V, H) and bias (V,)."""
@@ -334,7 +334,7 @@ class Model(nn.Module):
         """This model for sampling. `latents` gives the latent (B, Z) of each text from its seed (B,); else `prior`."""
         config, source = self.config, latents or self.prior
         return Decoder(
-            self,
+            self.stepper(fast=fast),
             stop=config.stop,
             suppress_tokens=config.suppress_tokens,
             max_length=config.max_length,

@@ -1,4 +1,4 @@
-"""Beam search: the likeliest texts of a recurrent model, found breadth first with a limited number of candidates.
+"""Beam search: the likeliest texts of a model, found breadth first with a limited number of candidates.
 
 A text's score is log p / L^a, L its tokens with the stop: a = 0 ranks by probability and so likes short texts, a = 1
 ranks by the mean per token. Diverse search (Vijayakumar et al. 2018) splits the candidates into groups that choose one
@@ -17,7 +17,6 @@ from seqgen.core import config
 from seqgen.core.options import Beam, Sampling
 from seqgen.nn.automaton import Automaton
 from seqgen.nn.decode import Decoder, Rules
-from seqgen.nn.rnn import select
 from seqgen.nn.sampler import CHUNK
 
 
@@ -62,7 +61,8 @@ def beam_search(
     if not prompts:
         return []
 
-    last, state = decoder.encode(prompts)
+    state = decoder.prefill(prompts, room=rules.limit)
+    last = torch.tensor([prompt[-1] for prompt in prompts], device=decoder.device)
     at_work = torch.arange(len(prompts), device=decoder.device)  # the prompts not yet settled
     parents = at_work[:, None].expand(-1, beam.num_beams)  # (N, W): rows of `state`
     last = last[parents]
@@ -74,7 +74,7 @@ def beam_search(
     )
     for t in range(rules.limit):
         rows = decoder.tiled(torch.arange(last.numel(), device=last.device))
-        features, state = decoder.step(last.flatten()[rows], select(state, parents.flatten()[rows]))
+        features, state = decoder.step(last.flatten()[rows], decoder.select(state, parents.flatten()[rows]))
         # whole tiles here too, or the bits would depend on the number of prompts
         next_log_probs = _log_probs(decoder, rules, features, places.flatten()[rows], t)[: last.numel()]
         totals = log_probs[:, :, None] + next_log_probs.view(*last.shape, -1)

@@ -1,16 +1,32 @@
-"""Sampling from a recurrent model, one token per row and step. Token ids in, token ids out: no text here.
+"""Sampling from an autoregressive model: token ids in, token ids out, no text here.
 
-What a model must offer is `Recurrent`: a start state, a step, an output layer. Text k of a call is a function of the
-weights, the options, its prompt and its seed alone: rows are padded to a multiple of 8, because matrix products of
-fewer rows take another path and differ in their last bits, and draw t of a text hashes (its seed, t). On a CPU the
-same bits follow at every batch size; the fast mode gives that promise up for speed on one row.
-Shapes: B rows at work, H features, V vocabulary. Paper references stand in `sampler`.
+The whole idea, for one prompt and its seed:
+
+    *context, token = prompt
+    state = model.prefill([context], room=max_new_tokens)
+    written = []
+    while len(written) < max_new_tokens:
+        features, state = model.step(torch.tensor([token]), state)
+        logits = output.logits(features, bias)
+        logits = keep_top_k(logits / temperature, top_k)
+        uniform = uniforms(seed, torch.tensor([len(written)]))
+        token = int(pick(logits.softmax(-1), uniform))
+        if token == stop:
+            break
+        written.append(token)
+
+`Autoregressive` is what a model must offer for it. The rest of this file does it for many prompts at once, with every
+option, and drops the texts that have ended. Text k of a call is a function of the weights, the options, its prompt and
+its seed alone: rows are padded to a multiple of 8, because matrix products of fewer rows take another path and differ
+in their last bits, and draw t of a text hashes (its seed, t). On a CPU the same bits follow at every batch size; the
+fast mode gives that promise up for speed on one row.
+Shapes: B rows at work, F features, V vocabulary. Paper references stand in `sampler`.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +36,10 @@ from seqgen.core.errors import NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import uniforms
 from seqgen.nn.automaton import NEVER, Automaton, NoCopy
-from seqgen.nn.rnn import State, select
+from seqgen.nn.rnn import State
 from seqgen.nn.sampler import (
     CHUNK,
+    Head,
     OutputLayer,
     Precision,
     entropy,
@@ -39,17 +56,75 @@ _FLOAT32 = torch.finfo(torch.float32)
 _COLD = 1e-30  # below this temperature, logits over it may overflow
 
 
-class Recurrent(Protocol):
-    """What sampling needs of a model. `State` is a tuple of tensors whose first dimension is the row."""
+S = TypeVar("S")
+"""A model's own kind of state, such as a cache of keys and values; `Recurrent` has a tuple of tensors."""
 
-    def start(self, rows: int) -> State:
-        """The state before the first token of a prompt."""
 
-    def stepper(self, *, fast: bool) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (ids (B,), state) -> (features (B, H), state) on copies of weights; `fast` may spend memory."""
+class Autoregressive(Protocol[S]):
+    """What sampling needs of a model, with the weights of now: prefill, step, head, and a limit where there is one."""
 
-    def head(self) -> tuple[Tensor, Tensor | None]:
-        """The output layer as (weight (V, H), bias (V,) or None): logits = features @ weight.T + bias."""
+    @property
+    def context(self) -> int:
+        """Positions of a row at most, prompt and text together; 0: no limit."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]], state: S | None = None, *, room: int = 0) -> S:
+        """Return the state after these tokens, a row for each prompt, with room for so many more.
+
+        Prompts may be empty and of different lengths; `state`, a row for each, is what they go on from.
+        """
+
+    def step(self, ids: Tensor, state: S) -> tuple[Tensor, S]:
+        """Return what predicts the token after ids (B,), features (B, F), and the state after them.
+
+        The state that was passed in is used up here and by `select`: a cache is written in place.
+        """
+
+    def select(self, state: S, rows: Tensor) -> S:
+        """Return the state of some rows, in their order; a row may come several times."""
+
+    def head(self) -> Head:
+        """Return what turns features into a distribution over tokens."""
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A model whose state does not grow with the text, from three functions. `Autoregressive` says what they return."""
+
+    start: Callable[[int], State]
+    """From a number of rows to the state before the first token, tensors whose first dimension is the row."""
+    step: Callable[[Tensor, State], tuple[Tensor, State]]
+    head: Callable[[], Head]
+    tile: int = TILE
+    """Prompts are read in whole multiples of so many rows."""
+    context: int = 0
+
+    def prefill(self, prompts: Sequence[Sequence[int]], state: State | None = None, *, room: int = 0) -> State:
+        """Read prompts by the same steps as the text.
+
+        A scan over whole prompts would be quicker for long ones, but its bits depend on the company a prompt is in.
+        """
+        state = self.start(len(prompts)) if state is None else state
+        device = state[0].device
+        # longest first, so that those still running are the first rows
+        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
+        sort = torch.tensor(order, device=device)
+        state = self.select(state, sort)
+        for t in range(len(prompts[order[0]])):
+            running = sum(len(p) > t for p in prompts)
+            slots = tiled(torch.arange(running, device=device), self.tile)
+            ids = torch.tensor([prompts[n][t] for n in order[:running]], device=device)[slots]
+            _, after = self.step(ids, self.select(state, slots))
+            state = tuple(torch.cat([new[:running], old[running:]]) for new, old in zip(after, state, strict=True))
+        return self.select(state, sort.argsort())
+
+    def select(self, state: State, rows: Tensor) -> State:
+        """Index every tensor."""
+        return tuple(part[rows] for part in state)
+
+
+def tiled(slots: Tensor, tile: int) -> Tensor:
+    """Repeat the last slot up to a whole number of tiles."""
+    return torch.cat([slots, slots[-1:].expand(-len(slots) % tile)])
 
 
 @dataclass(frozen=True)
@@ -94,27 +169,28 @@ class Samples:
 
 
 class Decoder:
-    """A model prepared for sampling: weights copied into the layout that single steps read fastest.
+    """A model prepared for sampling: its output layer copied into the layout that single steps read fastest.
 
     It is made for the weights of now: make another when they have changed. `stop` ends a text (-1: nothing does),
-    `never` ids have no mass. `fast` leaves rows unpadded: about three times as fast for one text, without the promise
-    of equal bits across batch sizes. `precision`: see `OutputLayer`. `start` gives the state before every prompt as a
-    function of its text's seed, (B,) int64, where a model draws it; else it is `model.start`.
+    `suppress_tokens` have no mass. `max_length` is the model's own limit of new tokens, 0: none. `fast` leaves rows
+    unpadded: about three times as fast for one text, without the promise of equal bits across batch sizes.
+    `precision`: see `OutputLayer`. `start` gives the state before every prompt as a function of its text's seed, (B,)
+    int64, where a model draws it; else the model begins with its own.
     """
 
     def __init__(
         self,
-        model: Recurrent,
+        model: Autoregressive[Any],
         *,
         stop: int = -1,
         suppress_tokens: Sequence[int] = (),
         max_length: int = 0,
         fast: bool = False,
         precision: Precision = "fp32",
-        start: Callable[[Tensor], State] | None = None,
+        start: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.step = model.stepper(fast=fast)
-        self.output = OutputLayer(*model.head(), suppress_tokens=suppress_tokens, precision=precision)
+        self.step, self.select = model.step, model.select
+        self.output = OutputLayer(model.head(), suppress_tokens=suppress_tokens, precision=precision)
         self.device = self.output.bias.device
         self.stop, self.suppress_tokens, self.max_length = stop, frozenset(suppress_tokens), max_length
         self._model, self._start = model, start
@@ -126,7 +202,7 @@ class Decoder:
         seeds: Tensor,
         sampling: Sampling,
         *,
-        state: State | None = None,
+        state: Any = None,
         automaton: Automaton | None = None,
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
@@ -142,7 +218,7 @@ class Decoder:
         seeds: Tensor,
         sampling: Sampling,
         *,
-        state: State | None = None,
+        state: Any = None,
         automaton: Automaton | None = None,
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
@@ -151,12 +227,14 @@ class Decoder:
         """The texts token by token, as they are drawn; those that end leave the batch.
 
         `prompts` hold the start id at least and may differ in length; `seeds` (B,) int64 come from
-        `core.rng.text_seeds`. `state` replaces `model.start`, one row per prompt. `automaton` constrains what is
-        written; `begin` is its state behind each prompt (`Automaton.after`), else 0. `no_copy` blocks copied runs,
-        which may begin in the prompt. That block and the one against repetition give way where they would leave
-        nothing. `until` says of the `texts` and `ids` of a step which texts are over for reasons of its own, (n,) bool.
-        Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, constraints that cannot be
-        met in it, and a text for which no token is left; ConfigError for an option out of range.
+        `core.rng.text_seeds`. `state` is what the prompts go on from, one row each, in place of the model's own start.
+        `automaton` constrains what is written; `begin` is its state behind each prompt (`Automaton.after`), else 0.
+        `no_copy` blocks copied runs, which may begin in the prompt. That block and the one against repetition give way
+        where they would leave nothing. `until` says of the `texts` and `ids` of a step which texts are over for reasons
+        of its own, (n,) bool.
+        Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, one beyond the model's
+        context, constraints that cannot be met in it, and a text for which no token is left; ConfigError for an option
+        out of range.
         """
         rules = self.rules(config.build(Sampling, config.to_dict(sampling), section="sample"), automaton, no_copy)
         if len(seeds) != len(prompts):
@@ -167,16 +245,18 @@ class Decoder:
         device = self.device
         if state is None and self._start is not None:
             state = self._start(seeds.to(device))
-        last, state = self.encode(prompts, state)
+        last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         texts = torch.arange(len(prompts), device=device)
         places = torch.tensor(begin or [0] * len(prompts), device=device)
         history = _left_padded(prompts if rules.look_back else [()] * len(prompts)).to(device)
         seeds = seeds.to(device)
         slots = self.tiled(texts)  # the texts at work, then repeats of the last one that fill the tile
-        rows, state = _Rows(last, seeds, seeds[:, None], places, history).select(slots), select(state, slots)
+        rows = _Rows(last, seeds, seeds[:, None], places, history).select(slots)
+        padded = [*prompts, *[prompts[-1]] * (len(slots) - len(prompts))]
+        state = self.prefill(padded, None if state is None else self.select(state, slots), room=rules.limit)
         for t in range(rules.limit):
             features, state = self.step(rows.last, state)
-            rows.last, details = self._choose(features, rows, t, rules)
+            rows.last, details = self._sample(features, rows, t, rules)
             ids = rows.last[: len(texts)]
             if ids.amin() < 0:
                 raise self._nothing_left(features[ids.argmin()], int(texts[ids.argmin()]), t, rules)
@@ -192,7 +272,7 @@ class Decoder:
                 if not len(going):
                     return
                 texts, slots = texts[going], self.tiled(going)
-                rows, state = rows.select(slots), select(state, slots)
+                rows, state = rows.select(slots), self.select(state, slots)
 
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
         """What holds for every row and step of a call. ValueError if it leaves no token, or no length."""
@@ -209,7 +289,8 @@ class Decoder:
         return Rules(sampling, limit, self.stop, self.output.without(blocked), automaton, no_copy)
 
     def check(self, prompts: Sequence[Sequence[int]], begin: Sequence[int] | None, rules: "Rules") -> None:
-        """ValueError for a prompt that is empty or leaves the vocabulary, and a constraint beyond the length limit."""
+        """Raise ValueError for a prompt that is empty, leaves the vocabulary, or is too long for the model's context,
+        and for a constraint beyond the length limit."""
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {number} is empty; it must hold the start id at least")
@@ -217,6 +298,13 @@ class Decoder:
             if bad:
                 raise ValueError(
                     f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}"
+                )
+            # the last token written is never read
+            if 0 < self._model.context < len(prompt) + rules.limit - 1:
+                raise ValueError(
+                    f"prompt {number} of {len(prompt)} tokens and {rules.limit} new ones exceed the model's context of "
+                    f"{self._model.context}; shorten the prompt, or set sample.max_new_tokens to at most "
+                    f"{max(0, self._model.context + 1 - len(prompt))}"
                 )
         if begin is not None and len(begin) != len(prompts):
             raise ValueError(
@@ -234,35 +322,19 @@ class Decoder:
             )
 
     def tiled(self, slots: Tensor) -> Tensor:
-        """The slots with the last one repeated up to a whole number of tiles."""
-        return torch.cat([slots, slots[-1:].expand(-len(slots) % self._tile)])
+        """Repeat the last slot up to a whole number of tiles."""
+        return tiled(slots, self._tile)
 
-    def encode(self, prompts: Sequence[Sequence[int]], state: State | None = None) -> tuple[Tensor, State]:
-        """The last id of every prompt, (B,), and the state before it, from `state` or the model's start.
+    def prefill(self, prompts: Sequence[Sequence[int]], state: Any = None, *, room: int) -> Any:
+        """Return the state before the last token of every prompt, with room for so many steps. Equal ones run once."""
+        contexts = [tuple(prompt[:-1]) for prompt in prompts]
+        if state is not None:
+            return self._model.prefill(contexts, state, room=room)
+        numbers = {context: n for n, context in enumerate(dict.fromkeys(contexts))}
+        each = torch.tensor([numbers[context] for context in contexts], device=self.device)
+        return self.select(self._model.prefill(list(numbers), room=room), each)
 
-        Prompts run through the same steps as the text: a scan over whole prompts would be quicker for long ones, but
-        its bits depend on the company a prompt is in. Equal prompts are run once.
-        """
-        device = self.device
-        if state is None:
-            distinct = {tuple(p): None for p in prompts}
-            numbers = {prompt: n for n, prompt in enumerate(distinct)}
-            last, state = self.encode(list(distinct), self._model.start(len(distinct)))
-            each = torch.tensor([numbers[tuple(p)] for p in prompts], device=device)
-            return last[each], select(state, each)
-        # longest first, so that those still running are the first rows
-        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
-        sort = torch.tensor(order, device=device)
-        state = select(state, sort)
-        for t in range(len(prompts[order[0]]) - 1):
-            running = sum(len(p) > t + 1 for p in prompts)
-            slots = self.tiled(torch.arange(running, device=device))
-            ids = torch.tensor([prompts[n][t] for n in order[:running]], device=device)[slots]
-            _, after = self.step(ids, select(state, slots))
-            state = tuple(torch.cat([new[:running], old[running:]]) for new, old in zip(after, state, strict=True))
-        return torch.tensor([p[-1] for p in prompts], device=device), select(state, sort.argsort())
-
-    def _choose(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
+    def _sample(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
         """The next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
         sampling = rules.sampling
         if t % _AHEAD == 0:
@@ -289,7 +361,7 @@ class Decoder:
     def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
         """Why a text has no next token: the weights, or what was asked for."""
         own = self.output.logits(features_h[None], self.output.plain_bias)[0, : self.output.vocab_size]
-        if not own.isfinite().all():
+        if not own.amax().isfinite():  # -inf alone is no fault: a model may rule tokens out
             return NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
         asked = [] if rules.automaton is None else [rules.automaton.name]
         asked += (

@@ -20,13 +20,8 @@ from seqgen.nn.products import linear
 Cell = Literal["lstm", "gru"]
 
 State = tuple[Tensor, ...]
-"""What a model carries from token to token: tensors whose first dimension is the row, so rows are chosen by indexing
-each. For `Rnn`: h of every layer, and for an LSTM c after each h."""
-
-
-def select(state: State, rows: Tensor) -> State:
-    """The state of some rows, in their order."""
-    return tuple(part[rows] for part in state)
+"""What a recurrent model carries from token to token: tensors whose first dimension is the row, so rows are chosen by
+indexing each. For `Rnn`: h of every layer, and for an LSTM c after each h."""
 
 
 def locked_dropout(x_btf: Tensor, p: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts drawn from a recurrent policy: whole ones, and completions of every prefix (Monte-Carlo rollouts).
+"""Texts drawn from a policy: whole ones, and completions of every prefix (Monte-Carlo rollouts).
 
 The usual way feeds each prefix again for each completion. Here the given texts are read once, one token a step, and at
 every step their completions from there join one batch that grows, so T - 1 steps make all N * B * (T - 1) of them.
@@ -7,12 +7,13 @@ Nothing records gradients. Shapes: B texts, T tokens (the end of the text counte
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqgen.core.options import Sampling
-from seqgen.nn.decode import Decoder, Recurrent
+from seqgen.nn.decode import Autoregressive, Decoder
 from seqgen.nn.sampler import OutputLayer
 
 
@@ -38,7 +39,7 @@ def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
 
 @torch.inference_mode()
 def rollout_values(
-    policy: Recurrent,
+    policy: Autoregressive[Any],
     score: Callable[[Texts], Tensor],
     texts: Texts,
     *,
@@ -71,7 +72,7 @@ def rollout_values(
 
 @torch.inference_mode()
 def complete(
-    policy: Recurrent,
+    policy: Autoregressive[Any],
     texts: Texts,
     *,
     rollouts: int,
@@ -82,8 +83,8 @@ def complete(
 ) -> tuple[Texts, Tensor]:
     """All completions of all proper prefixes, and the flat index b * T + t of the last given token of each, (R,).
 
-    `never` ids are not drawn; `stop` (-1: none) ends a completion. `low` computes the product of the output layer in
-    bfloat16: the distribution drawn from is then a little off (KL about 1e-4 nats).
+    `suppress_tokens` are not drawn; `stop` (-1: none) ends a completion. `low` computes the product of the output layer
+    in bfloat16: the distribution drawn from is then a little off (KL about 1e-4 nats).
     """
     ids_bt, lengths_b = texts.ids, texts.lengths
     rows, length = ids_bt.shape
@@ -93,19 +94,18 @@ def complete(
     lengths = torch.full((total,), length, dtype=torch.int64, device=device)
     cells = torch.empty(total, dtype=torch.int64, device=device)
 
-    step = policy.stepper(fast=False)
-    output = OutputLayer(*policy.head(), suppress_tokens=suppress_tokens, precision="bf16" if low else "fp32")
+    output = OutputLayer(policy.head(), suppress_tokens=suppress_tokens, precision="bf16" if low else "fp32")
     given = torch.arange(rows, device=device)  # texts that are still being read: the first rows of the batch
     going = torch.empty(0, dtype=torch.int64, device=device)  # completions at work: the rows after them
     last = torch.empty(0, dtype=torch.int64, device=device)
-    _, state = step(torch.full((rows,), start, device=device), policy.start(rows))
+    _, state = policy.step(torch.full((rows,), start, device=device), policy.prefill([()] * rows, room=length))
     made = 0
     for t in range(length - 1):
         kept = lengths_b[given] > t + 1
         if not kept.all():
-            state = tuple(torch.cat([s[: len(given)][kept], s[len(given) :]]) for s in state)
+            state = policy.select(state, torch.cat([kept, torch.ones_like(going, dtype=torch.bool)]).nonzero()[:, 0])
             given = given[kept]
-        features, state = step(torch.cat([ids_bt[given, t], last]), state)
+        features, state = policy.step(torch.cat([ids_bt[given, t], last]), state)
         count = len(given)
         if count:
             # every prefix that ends here sends out its completions, as copies of one state
@@ -114,8 +114,9 @@ def complete(
             cells[new] = (given * length + t).repeat(rollouts)
             made += len(new)
             going = torch.cat([going, new])
-            features = torch.cat([features[count:], features[:count].repeat(rollouts, 1)])
-            state = tuple(torch.cat([s, s[:count].repeat(rollouts, 1)]) for s in state)
+            copies = torch.arange(count, device=device).repeat(rollouts)
+            state = policy.select(state, torch.cat([torch.arange(len(features), device=device), copies]))
+            features = torch.cat([features[count:], features[copies]])
         last = output.draw(features, torch.rand(len(features), dtype=torch.float64, device=device))
         ids[going, t + 1] = last
         ended = last == stop
@@ -123,5 +124,5 @@ def complete(
             lengths[going[ended]] = t + 2
             on = ~ended
             going, last = going[on], last[on]
-            state = tuple(torch.cat([s[:count], s[count:][on]]) for s in state)
+            state = policy.select(state, torch.cat([torch.ones_like(given, dtype=torch.bool), on]).nonzero()[:, 0])
     return Texts(ids, lengths), cells

@@ -7,7 +7,7 @@ remove into -inf, and zero mass is never picked. Shapes: B rows, V columns (the 
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,28 @@ CHUNK = 256  # rows whose logits are alive at a time: more would leave the cache
 _MANY = 256  # candidates that are ranked before a whole row is sorted: a sort costs more than the output layer
 
 
+class LogProbs(Protocol):
+    """A head that gives its distribution itself, such as a mixture of two models."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, V."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def log_probs(self, features_cf: Tensor) -> Tensor:
+        """Log-probabilities (C, V) in nats for a chunk of rows of features, -inf where a token cannot come."""
+
+
+Head = tuple[Tensor, Tensor | None] | LogProbs
+"""What turns features into a distribution: weight (V, F) and bias (V,) or None, whose logits are features @ weight.T +
+bias, or an object that gives log-probabilities."""
+
+
 class OutputLayer:
-    """An output layer laid out for drawing: weights transposed, columns padded to whole blocks, buffers kept.
+    """A head laid out for drawing: weights transposed, columns padded to whole blocks, buffers kept.
 
     With `precision` bf16 its product, the dearest part of a step, is taken in bfloat16: several times as fast where the
     CPU has units for that, from a distribution that is a little off (KL about 1e-4 nats).
@@ -30,19 +50,22 @@ class OutputLayer:
 
     def __init__(
         self,
-        weight_vh: Tensor,
-        bias_v: Tensor | None,
+        head: Head,
         *,
         suppress_tokens: Iterable[int] = (),
         precision: Precision = "fp32",
     ) -> None:
-        """`never` ids get no mass."""
-        self.vocab_size = len(weight_vh)
+        """`suppress_tokens` get no mass."""
+        self._given = None if isinstance(head, tuple) else head
+        weight_vf, bias_v = (
+            head if isinstance(head, tuple) else (torch.zeros(head.vocab_size, 0, device=head.device), None)
+        )
+        self.vocab_size = len(weight_vf)
         extra = -self.vocab_size % BLOCK
-        dtype = weight_vh.dtype if precision == "fp32" else torch.bfloat16
-        self.weight_t = F.pad(weight_vh.detach().t(), (0, extra)).to(dtype).contiguous()
-        """(H, V padded)."""
-        bias = weight_vh.new_zeros(self.vocab_size) if bias_v is None else bias_v.detach()
+        dtype = weight_vf.dtype if precision == "fp32" else torch.bfloat16
+        self.weight_t = F.pad(weight_vf.detach().t(), (0, extra)).to(dtype).contiguous()
+        """(F, V padded); F = 0 where the head gives log-probabilities."""
+        bias = weight_vf.new_zeros(self.vocab_size) if bias_v is None else bias_v.detach()
         # padded columns and ids that never come get their -inf here, so that no step has to mask them
         self.plain_bias = F.pad(bias, (0, extra), value=-math.inf)
         """(V padded): the model's own."""
@@ -55,11 +78,13 @@ class OutputLayer:
         index = torch.tensor(sorted(ids), dtype=torch.int64, device=self.plain_bias.device)
         return self.plain_bias.index_fill(0, index, -math.inf)
 
-    def logits(self, features_ch: Tensor, bias: Tensor) -> Tensor:
+    def logits(self, features_cf: Tensor, bias: Tensor) -> Tensor:
         """(C, V padded) for a chunk of rows, float32."""
+        if self._given is not None:
+            return F.pad(self._given.log_probs(features_cf), (0, len(bias) - self.vocab_size)) + bias
         if self.weight_t.dtype != bias.dtype:
-            return features_ch.to(self.weight_t.dtype) @ self.weight_t + bias
-        return linear(features_ch, self.weight_t.t(), bias)
+            return features_cf.to(self.weight_t.dtype) @ self.weight_t + bias
+        return linear(features_cf, self.weight_t.t(), bias)
 
     def probabilities(self, logits_cv: Tensor) -> Tensor:
         """Softmax of a chunk of logits, in a buffer that the next call overwrites."""
@@ -68,12 +93,12 @@ class OutputLayer:
             self._buffer = torch.empty_like(logits_cv)
         return torch.softmax(logits_cv, -1, out=self._buffer[: len(logits_cv)])
 
-    def draw(self, features_bh: Tensor, uniforms_b: Tensor) -> Tensor:
+    def draw(self, features_bf: Tensor, uniforms_b: Tensor) -> Tensor:
         """Ids (B,) int64 drawn from the softmax, one uniform number a row."""
         ids = []
-        for begin in range(0, len(features_bh), CHUNK):
+        for begin in range(0, len(features_bf), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            ids.append(pick(self.probabilities(self.logits(features_bh[rows], self.bias)), uniforms_b[rows]))
+            ids.append(pick(self.probabilities(self.logits(features_bf[rows], self.bias)), uniforms_b[rows]))
         return torch.cat(ids) if ids else uniforms_b.new_empty(0, dtype=torch.int64)
 
 

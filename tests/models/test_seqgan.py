@@ -250,7 +250,9 @@ def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
     torch.manual_seed(4)
     rollouts = 4000
     texts = padded(rows)
-    got = rollout_values(policy, score, texts, rollouts=rollouts, start=START, stop=STOP, suppress_tokens=(START,))
+    got = rollout_values(
+        policy.stepper(), score, texts, rollouts=rollouts, start=START, stop=STOP, suppress_tokens=(START,)
+    )
     for row, text in enumerate(rows):
         for t in range(len(text) - 1):
             # rewards lie in [0, 1], so their deviation is 0.5 at most
@@ -623,7 +625,7 @@ def test_completions_keep_their_prefix_and_are_counted() -> None:
     policy = tiny_policy()
     texts = padded(all_texts())
     torch.manual_seed(0)
-    made, cells = complete(policy, texts, rollouts=3, start=START, stop=STOP, suppress_tokens=(START,))
+    made, cells = complete(policy.stepper(), texts, rollouts=3, start=START, stop=STOP, suppress_tokens=(START,))
     assert len(cells) == 3 * int((texts.lengths - 1).sum())
     counts = torch.bincount(cells, minlength=texts.ids.numel()).view_as(texts.ids)
     proper = torch.arange(LONGEST) < texts.lengths[:, None] - 1

@@ -52,13 +52,19 @@ def test_a_score_that_counts_one_token_gives_the_exact_table() -> None:
     texts = Texts(torch.tensor([[2, 3, 2, 4, 5], [3, 3, 3, 2, 2]]), torch.tensor([5, 5]))
     so_far = (texts.ids == MARK).cumsum(1).float()
     none = rollout_values(
-        uniform_policy(6), count_marks, texts, rollouts=2, start=START, stop=-1, suppress_tokens=(START, MARK)
+        uniform_policy(6).stepper(), count_marks, texts, rollouts=2, start=START, stop=-1, suppress_tokens=(START, MARK)
     )
     assert none[:, :-1].tolist() == so_far[:, :-1].tolist()
     torch.manual_seed(1)
     rollouts = 4000
     some = rollout_values(
-        uniform_policy(6), count_marks, texts, rollouts=rollouts, start=START, stop=-1, suppress_tokens=(START,)
+        uniform_policy(6).stepper(),
+        count_marks,
+        texts,
+        rollouts=rollouts,
+        start=START,
+        stop=-1,
+        suppress_tokens=(START,),
     )
     left = torch.arange(4, 0, -1).float()
     error = (some[:, :-1] - so_far[:, :-1] - left / 5).abs()
@@ -75,7 +81,9 @@ def test_the_reward_of_position_t_reaches_position_t() -> None:
         return given.ids[:, place].float()
 
     torch.manual_seed(2)
-    values = rollout_values(policy(), at_place, texts, rollouts=3, start=START, stop=-1, suppress_tokens=(START,))
+    values = rollout_values(
+        policy().stepper(), at_place, texts, rollouts=3, start=START, stop=-1, suppress_tokens=(START,)
+    )
     for t in range(place, 5):
         assert torch.equal(values[:, t], texts.ids[:, place].float())
     assert not torch.equal(values[:, 0], texts.ids[:, place].float())
@@ -88,7 +96,7 @@ def test_completions_have_the_probabilities_of_the_policy(cell: str) -> None:
     texts = Texts(torch.tensor([[2, 4, 3, 5], [5, 5, 2, 2]]), torch.tensor([4, 4]))
     torch.manual_seed(3)
     rollouts = 5000
-    made, cells = complete(model, texts, rollouts=rollouts, start=START, stop=-1, suppress_tokens=(START,))
+    made, cells = complete(model.stepper(), texts, rollouts=rollouts, start=START, stop=-1, suppress_tokens=(START,))
     for row in range(2):
         for t in range(3):
             inputs = torch.cat([torch.tensor([START]), texts.ids[row, : t + 1]])[None]
@@ -111,19 +119,21 @@ def test_finished_texts_are_left_alone_and_unfinished_ones_stop_at_the_end() -> 
     model = policy(stop=STOP)
     texts = draw(model.decoder(), START, text_seeds(1, 0, 40), 8)
     torch.manual_seed(4)
-    made, cells = complete(model, texts, rollouts=2, start=START, stop=STOP, suppress_tokens=(START,))
+    made, cells = complete(model.stepper(), texts, rollouts=2, start=START, stop=STOP, suppress_tokens=(START,))
     assert len(cells) == 2 * int((texts.lengths - 1).sum())
     inside = torch.arange(8) < made.lengths[:, None]
     stops = (made.ids == STOP) & inside
     assert torch.equal(stops.any(1), made.lengths < 8) or bool((made.ids[made.lengths == 8, 7] == STOP).any())
     assert bool((stops.nonzero()[:, 1] == made.lengths[stops.any(1)] - 1).all()), "a stop is the last token"
-    values = rollout_values(model, count_marks, texts, rollouts=1, start=START, stop=STOP, suppress_tokens=(START,))
+    values = rollout_values(
+        model.stepper(), count_marks, texts, rollouts=1, start=START, stop=STOP, suppress_tokens=(START,)
+    )
     assert not values[torch.arange(8) >= texts.lengths[:, None] - 1].any()
 
 
 def test_one_token_texts_need_no_rollout() -> None:
     texts = Texts(torch.tensor([[STOP, 0, 0], [STOP, 0, 0]]), torch.tensor([1, 1]))
-    assert not rollout_values(policy(stop=STOP), count_marks, texts, rollouts=2, start=START, stop=STOP).any()
+    assert not rollout_values(policy(stop=STOP).stepper(), count_marks, texts, rollouts=2, start=START, stop=STOP).any()
 
 
 def test_drawn_texts_do_not_depend_on_their_company() -> None:
@@ -138,4 +148,4 @@ def test_drawn_texts_do_not_depend_on_their_company() -> None:
 def test_at_least_one_rollout() -> None:
     texts = Texts(torch.tensor([[2, 3]]), torch.tensor([2]))
     with pytest.raises(ValueError, match=r"^rollouts must be at least 1 for values by rollouts, got 0$"):
-        rollout_values(policy(), count_marks, texts, rollouts=0, start=START, stop=-1)
+        rollout_values(policy().stepper(), count_marks, texts, rollouts=0, start=START, stop=-1)
