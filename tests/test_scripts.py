@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHELL_SCRIPTS = ["scripts/setup", "scripts/test", "scripts/check", "scripts/quickstart", ".ci/run"]
+SHELL_SCRIPTS = ["scripts/setup", "scripts/test", "scripts/check", "scripts/quickstart", "scripts/release", ".ci/run"]
 
 # stands in for python3 and, copied, for .venv/bin/python: `-m venv` and `-m pip` are logged and done in small, a
 # program that imports torch prints the version that would be found, everything else goes to the real Python
@@ -241,6 +241,27 @@ def test_every_step_of_check_runs_and_the_failed_ones_are_named(tmp_path):
     assert done.returncode == 1
     assert done.stdout == "1 passed\n"
     assert done.stderr.splitlines()[-1] == "check: failed: ruff format, mypy"
+
+
+def test_a_release_is_made_of_a_commit_that_the_changelog_names(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "seqgen").mkdir()
+    shutil.copy(ROOT / "scripts/release", tmp_path / "scripts/release")
+    (tmp_path / "seqgen/_version.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text("## 0.1.0\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "HOME": str(tmp_path)}
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        ).stderr
+
+    run("git", "init", "-q")
+    assert "release: the checkout has changes that are not committed" in run("sh", "scripts/release")
+    run("git", "add", ".")
+    run("git", *identity, "commit", "-qm", "all")
+    assert run("sh", "scripts/release") == "release: CHANGELOG.md has no heading '## 0.2.0'\n"
 
 
 @pytest.mark.slow
