@@ -167,29 +167,85 @@ def prepare(
     cannot be used, ConfigError for settings that contradict each other.
     """
     data = replace(data, files=tuple(map(str, expanded(data.files, "train"))))
-    made = _prepared(data, tokenizer, batch, seed, device, tokenizer_folder, extra_input, check, fitting, lines_only)
+    asked = _Preparation(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting)
+    made = _prepared(asked, extra_input, lines_only)
     _report_unlearnt(made)
     # Faults name files as they were given; what is kept finds them from any working folder.
     kept = replace(made.resolved[0], files=_absolute(data.files), valid=_absolute(data.valid))
     return replace(made, resolved=(kept, made.resolved[1]))
 
 
-def _prepared(
-    data: DataConfig,
-    tokenizer: TokenizerConfig,
-    batch: int,
-    seed: int,
-    device: torch.device | str,
-    tokenizer_folder: Path | None,
-    extra_input: Iterable[str] | None,
-    check: Callable[[str], None],
-    fitting: Collection[str],
-    lines_only: bool,
-) -> TextData:
+@dataclass(frozen=True)
+class _Preparation:
+    """What `prepare` was asked for: its arguments, `data` with what is settled on the way."""
+
+    data: DataConfig
+    config: TokenizerConfig
+    batch: int
+    seed: int
+    device: torch.device | str
+    tokenizer_folder: Path | None
+    check: Callable[[str], None]
+    fitting: Collection[str]
+
+    def text_data(self, text: "_Packed") -> TextData:
+        """Return what training needs: the one place where batches are made, fitted and given their device."""
+        data, mode, tokenizer = self.data, text.mode, text.tokenizer
+        window = (data.window or _AUTOMATIC_WINDOW) if mode in _RUNNING else 0
+        batch, window = _fitted(text.train, mode, self.batch, window, self.fitting)
+        batches: Batches
+        if mode == "stream":
+            batches = StreamBatches(text.train, batch, window, seed=self.seed, jitter=data.jitter)
+        elif mode == "window":
+            batches = WindowBatches(text.train, batch, window, seed=self.seed)
+        else:
+            batches = SentenceBatches(text.train, batch, pad=tokenizer.pad, seed=self.seed, bucket=data.bucket)
+        there = text.train.ids.values.device.type == torch.device(self.device).type
+        if mode in _RUNNING:
+            data = replace(data, mode=mode, window=window)
+        else:
+            data = replace(data, mode=mode, max_length=data.max_length or text.longest)
+        return TextData(
+            tokenizer=tokenizer,
+            mode=mode,
+            train=text.train,
+            valid=text.valid,
+            train_lines=text.train_lines,
+            valid_lines=text.valid_lines,
+            valid_sources=text.valid_sources,
+            fingerprint=text.fingerprint,
+            resolved=(data, resolved(self.config, tokenizer)),
+            facts=facts(tokenizer, mode, window or text.longest),
+            batches=batches if there else MovedBatches(batches, self.device),
+            batch=batch,
+            device=self.device,
+            valid_characters=text.valid_characters,
+        )
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A text as ids and as lines, training and held-out, before it is cut into batches."""
+
+    mode: Mode
+    tokenizer: Tokenizer
+    train: Corpus
+    valid: Corpus
+    train_lines: Sequence[str]
+    valid_lines: Sequence[str]
+    valid_sources: Sequence[str] | None
+    fingerprint: str
+    valid_characters: int
+    longest: int = 0
+    """Input positions of the longest row; 0: running text."""
+
+
+def _prepared(asked: _Preparation, extra_input: Iterable[str] | None, lines_only: bool) -> TextData:
+    data = asked.data
     if any(is_corpus(file) for file in data.files):
         if len(data.files) > 1 or extra_input is not None:
             raise DataError(f"{data.files[0]}: a corpus folder stands alone; build one of all text together")
-        return _prepare_folder(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting)
+        return _prepare_folder(asked)
     task = oracle(data.files[0]) if len(data.files) == 1 and data.files[0].startswith(PREFIX) else None
     if task is not None:
         data = replace(data, mode="fixed" if task.fixed else "sentence")
@@ -197,18 +253,17 @@ def _prepared(
     mode = _chosen_mode(data, records, lines_only)
     _report_unused(data, mode)
     data = replace(data, mode=mode)
-    check(_fingerprint(data, records))
+    asked = replace(asked, data=data)
+    fingerprint = text_fingerprint(data, len(records.texts), records.texts, records.sources or ())
+    asked.check(fingerprint)
     held_out = _read_files(data, data.valid) if data.valid else None
     if held_out is not None:
         check_held_out([held_out], [records], data.valid)
     if task is not None:
         held_out = records_of(task.valid, name=task.name)
-        own = None if tokenizer_folder is not None else task.tokenizer
-        args = (batch, seed, device, tokenizer_folder, fitting, own)
-        return replace(_prepare_sentences(data, tokenizer, records, held_out, *args), oracle=task)
-    if mode in ("sentence", "fixed"):
-        return _prepare_sentences(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
-    return _prepare_stream(data, tokenizer, records, held_out, batch, seed, device, tokenizer_folder, fitting)
+        return replace(_prepare_sentences(asked, records, held_out, fingerprint, task.tokenizer), oracle=task)
+    prepare_records = _prepare_stream if mode in _RUNNING else _prepare_sentences
+    return prepare_records(asked, records, held_out, fingerprint)
 
 
 def _absolute(files: Sequence[str]) -> tuple[str, ...]:
@@ -216,82 +271,58 @@ def _absolute(files: Sequence[str]) -> tuple[str, ...]:
     return tuple(file if file == STDIN or file.startswith(PREFIX) else str(Path(file).absolute()) for file in files)
 
 
-_AT_WILL = ("files", "mode", "window", "jitter", "bucket")
-"""Settings of the section `data` that are not settled when a corpus folder is built."""
+_UNSETTLED = ("files", "mode", "window", "jitter", "bucket")
+"""Settings of the section `data` that are chosen when a corpus folder is trained on, not when it is built."""
 
 
-def _prepare_folder(
-    data: DataConfig,
-    config: TokenizerConfig,
-    batch: int,
-    seed: int,
-    device: torch.device | str,
-    tokenizer_folder: Path | None,
-    check: Callable[[str], None],
-    fitting: Collection[str],
-) -> TextData:
-    """What `prepare` makes of the text that a corpus folder was built from, without reading it again."""
+def _prepare_folder(asked: _Preparation) -> TextData:
+    """Return what `prepare` makes of the text that a corpus folder was built from, without reading it again."""
+    data = asked.data
     corpus = open_corpus(data.files[0])
     stored = {name: config_of.build(cls, corpus.meta[name], section=name) for name, cls in _SETTLED.items()}
     built, built_config = stored["data"], stored["tokenizer"]
     mode: Mode = built.mode if data.mode == "auto" else data.mode
-    check(corpus.meta["text_sha256"].get(mode, ""))
-    faults = _other_settings("data", data, replace(built, valid=()), _AT_WILL)
-    faults += _other_settings("tokenizer", config, built_config, ())
+    asked.check(corpus.meta["text_sha256"].get(mode, ""))
+    faults = _other_settings("data", data, replace(built, valid=()), _UNSETTLED)
+    faults += _other_settings("tokenizer", asked.config, built_config, ())
     if data.mode not in ("auto", built.mode) and not {data.mode, built.mode} <= set(_RUNNING):
         faults.append(f"data.mode = {data.mode!r}")
     if faults:
         raise ConfigError(f"{corpus.path} was built otherwise than with {', '.join(faults)}; build another corpus")
-    tokenizer = load_tokenizer(tokenizer_folder or corpus.path / "tokenizer")
+    tokenizer_folder = asked.tokenizer_folder or corpus.path / "tokenizer"
+    tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.fingerprint != corpus.train.fingerprint:
         raise DataError(
             f"{corpus.path} was built with the tokenizer {corpus.train.fingerprint[:12]}..., but "
-            f"{tokenizer_folder or corpus.path / 'tokenizer'} is {tokenizer.fingerprint[:12]}...; "
+            f"{tokenizer_folder} is {tokenizer.fingerprint[:12]}...; "
             "build a corpus with that one: seqgen corpus build --tokenizer"
         )
     _report_unused(replace(data, max_length=0, long="error", valid_share=DataConfig.valid_share), mode)
     data = replace(
         built, files=data.files, valid=(), mode=mode, window=data.window, jitter=data.jitter, bucket=data.bucket
     )
-    train = corpus.train
-    batches: Batches
-    if mode in _RUNNING:
-        data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
-    batch, window = _fitted(train, mode, batch, data.window, fitting)
-    if mode in _RUNNING:
-        data = replace(data, window=window)
-        if mode == "stream":
-            batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
-        else:
-            batches = WindowBatches(train, batch, data.window, seed=seed)
-    else:
-        batches = SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket)
-    longest = data.window if mode in _RUNNING else int(corpus.meta["longest"])
-    return TextData(
-        tokenizer=tokenizer,
+    packed = _Packed(
         mode=mode,
-        train=train,
+        tokenizer=tokenizer,
+        train=corpus.train,
         valid=corpus.valid,
         train_lines=corpus.train_lines,
         valid_lines=corpus.valid_lines,
         valid_sources=corpus.valid_sources,
         fingerprint=corpus.meta["text_sha256"][mode],
-        resolved=(data, built_config),
-        facts=facts(tokenizer, mode, longest),
-        batches=batches if torch.device(device).type == "cpu" else MovedBatches(batches, device),
-        batch=batch,
-        device=device,
         valid_characters=int(corpus.meta["valid_characters"]),
+        longest=int(corpus.meta["longest"]),
     )
+    return replace(asked, data=data, config=built_config).text_data(packed)
 
 
 _SETTLED: dict[str, Any] = {"data": DataConfig, "tokenizer": TokenizerConfig}
 _RUNNING = ("stream", "window")
 
 
-def _other_settings(section: str, given: Any, settled: Any, at_will: Sequence[str]) -> list[str]:
-    """The options that were given, are not at will, and differ from what is settled."""
-    values = {f.name: getattr(given, f.name) for f in fields(given) if f.name not in at_will}
+def _other_settings(section: str, given: Any, settled: Any, free: Sequence[str]) -> list[str]:
+    """Return the options that were given, are not free, and differ from what is settled."""
+    values = {f.name: getattr(given, f.name) for f in fields(given) if f.name not in free}
     default = type(given)()
     return [
         f"{section}.{name} = {value!r}"
@@ -463,56 +494,38 @@ def _check_not_blank(records: Records) -> None:
 
 
 def _prepare_sentences(
-    data: DataConfig,
-    config: TokenizerConfig,
-    records: Records,
-    held_out: Records | None,
-    batch: int,
-    seed: int,
-    device: torch.device | str,
-    tokenizer_folder: Path | None,
-    fitting: Collection[str],
-    own: Tokenizer | None = None,
+    asked: _Preparation, records: Records, held_out: Records | None, fingerprint: str, own: Tokenizer | None = None
 ) -> TextData:
-    fingerprint = _fingerprint(data, records)
+    """Return rows of text as sentences; `own` is the tokenizer of text that brings one, where none is saved."""
+    data, config = asked.data, asked.config
     if held_out is None:
         held_out, train_rows, valid_rows = records, *split_by_hash(records, _filled(records), data.valid_share)
     else:
         train_rows, valid_rows = _filled(records), _filled(held_out)
     texts = [records.texts[row] for row in train_rows]
     sources = None if records.sources is None else [records.sources[row] for row in train_rows]
-    tokenizer = own or (
-        load_tokenizer(tokenizer_folder)
-        if tokenizer_folder is not None
-        else train_tokenizer(config, texts if sources is None else texts + sources, seed=seed)
-    )
-    if tokenizer_folder is not None or config.model:
+    tokenizer = own if asked.tokenizer_folder is None else load_tokenizer(asked.tokenizer_folder)
+    if tokenizer is None:
+        tokenizer = train_tokenizer(config, texts if sources is None else texts + sources, seed=asked.seed)
+    if asked.tokenizer_folder is not None or config.model:
         check_fit(tokenizer, texts)
     del texts
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
-    train, valid = train.to(device), valid.to(device)
-    batch, _ = _fitted(train, "sentence", batch, 0, fitting)
-    longest = max(longest, longest_valid)
-    data = replace(data, max_length=data.max_length or longest)
     valid_lines = [held_out.texts[row] for row in valid_rows]
-    mode: Mode = "fixed" if data.mode == "fixed" else "sentence"
-    return TextData(
+    packed = _Packed(
+        mode="fixed" if data.mode == "fixed" else "sentence",
         tokenizer=tokenizer,
-        mode=mode,
-        train=train,
-        valid=valid,
+        train=train.to(asked.device),
+        valid=valid.to(asked.device),
         train_lines=[records.texts[row] for row in train_rows],
         valid_lines=valid_lines,
         valid_sources=None if held_out.sources is None else [held_out.sources[row] for row in valid_rows],
         fingerprint=fingerprint,
-        resolved=(data, resolved(config, tokenizer)),
-        facts=facts(tokenizer, mode, longest),
-        batches=SentenceBatches(train, batch, pad=tokenizer.pad, seed=seed, bucket=data.bucket),
-        batch=batch,
-        device=device,
         valid_characters=sum(len(line) + 1 for line in valid_lines),
+        longest=max(longest, longest_valid),
     )
+    return asked.text_data(packed)
 
 
 def _filled(records: Records) -> list[int]:
@@ -645,21 +658,11 @@ def _pack(
 # ------------------------------------------------------------------------------------------------------ running text
 
 
-def _prepare_stream(
-    data: DataConfig,
-    config: TokenizerConfig,
-    records: Records,
-    held_out: Records | None,
-    batch: int,
-    seed: int,
-    device: torch.device | str,
-    tokenizer_folder: Path | None,
-    fitting: Collection[str],
-) -> TextData:
-    fingerprint = _fingerprint(data, records)
-    data = replace(data, window=data.window or _AUTOMATIC_WINDOW)
+def _prepare_stream(asked: _Preparation, records: Records, held_out: Records | None, fingerprint: str) -> TextData:
+    """Return rows of text as one running text."""
+    data, config = asked.data, asked.config
     text = _running(records)
-    tokenizer = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
+    tokenizer = None if asked.tokenizer_folder is None else load_tokenizer(asked.tokenizer_folder)
     if tokenizer is None:
         config = replace(config, kind=choose_kind(config, records.texts))
     kind = config.kind if tokenizer is None else tokenizer.kind
@@ -676,35 +679,21 @@ def _prepare_stream(
     if tokenizer is None:
         # A whole text has its newlines as characters, and one has to be there for a text to start with.
         parts = [text, "\n"] if newline_is_character(kind) else text.split("\n")
-        tokenizer = train_tokenizer(config, parts, seed=seed)
-    if tokenizer_folder is not None or config.model:
+        tokenizer = train_tokenizer(config, parts, seed=asked.seed)
+    if asked.tokenizer_folder is not None or config.model:
         check_fit(tokenizer, text.split("\n"))
-    train = _stream_corpus(tokenizer, text).to(device)
-    valid = _stream_corpus(tokenizer, valid_text).to(device)
-    mode: Mode = "stream" if data.mode == "stream" else "window"
-    batch, window = _fitted(train, mode, batch, data.window, fitting)
-    data = replace(data, window=window)
-    batches: Batches
-    if data.mode == "stream":
-        batches = StreamBatches(train, batch, data.window, seed=seed, jitter=data.jitter)
-    else:
-        batches = WindowBatches(train, batch, data.window, seed=seed)
-    return TextData(
+    packed = _Packed(
+        mode="stream" if data.mode == "stream" else "window",
         tokenizer=tokenizer,
-        mode=mode,
-        train=train,
-        valid=valid,
+        train=_stream_corpus(tokenizer, text).to(asked.device),
+        valid=_stream_corpus(tokenizer, valid_text).to(asked.device),
         train_lines=text.removesuffix("\n").split("\n"),
         valid_lines=valid_text.removesuffix("\n").split("\n"),
         valid_sources=None,
         fingerprint=fingerprint,
-        resolved=(data, resolved(config, tokenizer)),
-        facts=facts(tokenizer, mode, data.window),
-        batches=batches,
-        batch=batch,
-        device=device,
         valid_characters=len(valid_text),
     )
+    return replace(asked, config=config).text_data(packed)
 
 
 def _running(records: Records) -> str:
@@ -763,10 +752,6 @@ def check_fit(tokenizer: Tokenizer, lines: Collection[str]) -> None:
             f"the given tokenizer does not know {unknown / len(ids):.0%} of the text, for example "
             f"{', '.join(map(repr, list(parts)[:3]))}; use text like the one it was made for, or train a new tokenizer"
         )
-
-
-def _fingerprint(data: DataConfig, records: Records) -> str:
-    return text_fingerprint(data, len(records.texts), records.texts, records.sources or ())
 
 
 def text_fingerprint(data: DataConfig, rows: int, texts: Iterable[str], sources: Iterable[str]) -> str:
