@@ -24,8 +24,8 @@ BELOW = {
     "engine": {"core", "data", "nn", "models", "images", "metrics"},
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine"},
 }
-ENGINE = ["run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "evaluate", "curve", "compare"]
-ENGINE += ["blind", "report", "progress", "loop", "judge"]
+ENGINE = ["folder", "run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "evaluate"]
+ENGINE += ["curve", "compare", "blind", "report", "progress", "loop", "judge"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

@@ -24,6 +24,7 @@ from seqgen.cli.options import (
     reading_named,
     training_file,
 )
+from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from seqgen.engine.compare import Comparison
@@ -129,7 +130,7 @@ def _texts_compared(
     from seqgen.engine import compare as comparing
     from seqgen.engine import run as runs
 
-    folders = [Path(subject) for subject in subjects if (Path(subject) / "config.toml").is_file()]
+    folders = [Path(subject) for subject in subjects if is_run(subject)]
     own = runs.own_module(module)
     fields = runs.read_settings(folders[0], module=own).data if folders else None
     with output.wrong_values(), output.warnings_said(), reading_named(options=False):

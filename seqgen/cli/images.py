@@ -15,6 +15,7 @@ import typer
 
 from seqgen.cli import output
 from seqgen.cli.options import Device, Module, Opening, Run, Seed, Step
+from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -251,7 +252,7 @@ def holds_images(path: Path) -> bool:
         return file.suffix.lower() in SUFFIXES | arrays or bool(re.search(r"idx\d-ubyte", file.name))
 
     if path.is_dir():
-        return not (path / "config.toml").is_file() and any(map(named, files_below(path)))
+        return not is_run(path) and any(map(named, files_below(path)))
     return path.is_file() and named(path)
 
 

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from seqgen.cli import output
+from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from seqgen.data.prepare import DataConfig
@@ -156,7 +157,7 @@ def makes_images(run: Path) -> bool:
     """Whether a run's model is one of images; False for what is no run, which is told when it is opened."""
     from seqgen.engine import run as runs
 
-    if not (run / "config.toml").is_file():
+    if not is_run(run):
         return False
     return "tokenizer" not in runs.stored_sections(run)
 

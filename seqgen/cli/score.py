@@ -28,6 +28,7 @@ from seqgen.cli.options import (
     refuse,
     training_file,
 )
+from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from seqgen.engine.evaluate import Table
@@ -335,7 +336,7 @@ def evaluate(
 
     if subject != "-" and not Path(subject).exists():
         raise output.CommandError(f"{subject}: no such run or file")
-    run = Path(subject) if (Path(subject) / "config.toml").is_file() else None
+    run = Path(subject) if is_run(subject) else None
     if run is None:
         refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", "step", "device", "module"})
     else:

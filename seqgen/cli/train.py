@@ -17,6 +17,7 @@ from seqgen.cli import output
 from seqgen.cli.options import Module
 from seqgen.core import log
 from seqgen.core.errors import DataError
+from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from seqgen.engine.loop import Outcome
@@ -77,14 +78,14 @@ def train(
 
     chosen = None
     own = runs.own_module(module)
-    if model or preset or file or (own is not None and not (out / "config.toml").is_file()):
+    if model or preset or file or (own is not None and not is_run(out)):
         chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
     else:
         paths = {"data.files": data, "data.valid": valid}
         overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
     # code is imported only where this command names it, never because a folder or a file of settings does
     rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward"]
-    begun = chosen is None and (out / "config.toml").is_file()
+    begun = chosen is None and is_run(out)
     settings_now = runs.read_settings(out, module=own) if begun else chosen
     decides = LIKELIHOOD if settings_now is None else str(getattr(settings_now.module, "DECIDES", LIKELIHOOD))
     shown = progress.display(decides)

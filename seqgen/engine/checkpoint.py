@@ -25,6 +25,7 @@ from torch import Tensor
 from seqgen.core import dist, files, log
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.update import Optimizer
+from seqgen.engine.folder import CONFIG
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -137,7 +138,7 @@ def _sealed(record: dict[str, Any]) -> str:
 
 def _run_files(run: Path) -> dict[str, str]:
     """The SHA-256 of what a run never writes again: its settings and its tokenizer, but for the table of words."""
-    paths = [run / "config.toml", *sorted(path for path in (run / "tokenizer").glob("*") if path.name != "words.npz")]
+    paths = [run / CONFIG, *sorted(path for path in (run / "tokenizer").glob("*") if path.name != "words.npz")]
     return {path.relative_to(run).as_posix(): files.sha256_file(path) for path in paths if path.is_file()}
 
 

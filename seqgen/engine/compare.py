@@ -19,6 +19,7 @@ from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, plots
 from seqgen.engine import run as runs
+from seqgen.engine.folder import is_run
 from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
@@ -260,7 +261,7 @@ def compare_images(
     """
     from seqgen.images import scores as image_scores  # late: text needs none of it
 
-    folders = [str(s) for s in subjects if (Path(s) / "config.toml").is_file()]
+    folders = [str(s) for s in subjects if is_run(s)]
     module = runs.own_module(module)
     image_generators = {name: load_image_generator(name, module=module) for name in folders}
     if not image_generators:

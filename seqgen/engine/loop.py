@@ -26,6 +26,7 @@ from seqgen.core.update import Optimizer
 from seqgen.data import rewards
 from seqgen.engine import checkpoint, evaluate, report
 from seqgen.engine import run as runs
+from seqgen.engine.folder import CONFIG, is_run
 from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
 from seqgen.models._contract import ModelModule, check_model, check_sums
@@ -79,7 +80,7 @@ def train(
             _refuse_links(folder)
         if settings is not None and settings.code:
             module = settings.module
-        stored = runs.read_settings(folder, module=module) if (folder / "config.toml").is_file() else None
+        stored = runs.read_settings(folder, module=module) if is_run(folder) else None
         if settings is None:
             if stored is None:
                 raise RunError(
@@ -136,7 +137,7 @@ def train(
                 checkpoint.save(folder, 0, model, optimizers, {}, _state_at_first())
             if dist.is_main():
                 # last, because it is what makes the folder a run
-                files.write_text(folder / "config.toml", to_toml(settings.sections()))
+                files.write_text(folder / CONFIG, to_toml(settings.sections()))
         else:
             _same_text(folder, data.fingerprint, "images" if data.tokenizer is None else "text")
             if dist.is_main():
@@ -209,9 +210,9 @@ def _prepare(
     if model_module.DATA != "text":
         return room.prepare(settings.data, **common)
     common["lines_only"] = getattr(model_module, "LINES_ONLY", False)  # optional: whether running text is of no use
-    trained = folder if (folder / "config.toml").is_file() else tokens_of
+    trained = folder if is_run(folder) else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
-    if (folder / "config.toml").is_file():
+    if is_run(folder):
         # other text is told as such, before what it would be made of does not fit
         common["check"] = lambda fingerprint: _same_text(folder, fingerprint, "text")
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
@@ -253,7 +254,7 @@ def _open_origin(
     source_run: str | os.PathLike[str], model_module: ModelModule
 ) -> tuple[Path, int, dict[str, torch.Tensor]]:
     folder = Path(source_run)
-    if not (folder / "config.toml").is_file():
+    if not is_run(folder):
         raise RunError(f"--from {folder}: not a run folder")
     step, tensors = checkpoint.best(folder)
     checkpoint.check_run(folder, step, below="tokenizer/")

@@ -12,6 +12,7 @@ from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint, plots
 from seqgen.engine import run as runs
+from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
 from seqgen.engine.loading import load
 
@@ -94,7 +95,7 @@ def _page(folder: Path) -> str:
         _section("Quality and diversity over temperatures", _image(folder / "curve.png")),
         _section("Samples", _samples(folder)),
         _section("Codes", _latents(folder, str(name))),
-        _section("Settings", f"<pre>{html.escape((folder / 'config.toml').read_text(encoding='utf-8'))}</pre>"),
+        _section("Settings", f"<pre>{html.escape((folder / CONFIG).read_text(encoding='utf-8'))}</pre>"),
         _section("Environment", f"<pre>{html.escape((folder / 'env.json').read_text(encoding='utf-8'))}</pre>"),
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(folder.name)}</title>'

@@ -25,6 +25,7 @@ from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.data import rewards
 from seqgen.data.corpora import known
+from seqgen.engine.folder import CONFIG, is_run
 from seqgen.models._contract import ModelModule, check_module
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -308,11 +309,9 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
 
 def stored_sections(folder: Path) -> dict[str, Any]:
     """The settings of a run as they stand, as nested values: config.toml and what later sessions changed."""
-    path = folder / "config.toml"
-    if not path.is_file():
-        raise RunError(
-            f"{folder} is not a run folder (no config.toml); train one with: seqgen train MODEL --out {folder}"
-        )
+    path = folder / CONFIG
+    if not is_run(folder):
+        raise RunError(f"{folder} is not a run folder (no {CONFIG}); train one with: seqgen train MODEL --out {folder}")
     sections = settings_of.read_toml_file(path)
     wrong = [key for key in ("data", "model", "train") if not isinstance(sections.get(key), dict)]
     if wrong or not isinstance(sections.get("name"), str):
@@ -339,7 +338,7 @@ def read_settings(folder: Path, *, module: Module | None = None) -> Settings:
     try:
         return build(sections, module=module if spec else None)
     except ConfigError as error:
-        path = str(folder / "config.toml")
+        path = str(folder / CONFIG)
         raise error if str(error).startswith(path) else ConfigError(f"{path}: {error}") from None
 
 
