@@ -1,67 +1,60 @@
 """A Kneser-Ney language model over token lists: the baseline that costs no training.
 
-Interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999, section 2.7). Each sentence is <s> tokens </s>.
-The highest order, and n-grams that begin with <s>, use counts; other lower orders the number of distinct tokens seen
-to the left. Discount per order D = n1 / (n1 + 2 n2); the freed mass goes to the order below, and the unigrams share
-theirs evenly over V symbols: the training tokens, </s>, and one unknown.
-Shapes: N sentences, T tokens, G n-grams of one order.
+Interpolated modified Kneser-Ney (Chen and Goodman 1999, section 3.2). Each sentence is <s> tokens </s>. The highest
+order, and n-grams that begin with <s>, use counts; other lower orders the number of distinct tokens seen to the left.
+An order with n_j n-grams of count j discounts counts of 1, 2 and 3 or more by D1, D2 and D3+,
+
+    Y = n1 / (n1 + 2 n2),  D1 = 1 - 2 Y n2 / n1,  D2 = 2 - 3 Y n3 / n2,  D3+ = 3 - 4 Y n4 / n3        (equation 26)
+
+and by .5, 1 and 1.5 where n1, n2 or n3 is 0 or a D_j is not in (0, j]: the fallback of KenLM (Heafield et al. 2013)
+for small or artificial text, of which the equations say nothing. The freed mass goes to the order below, and the
+unigrams share theirs evenly over V symbols: the training tokens, </s>, and one unknown, or as many as asked for.
+Shapes: N sentences, T tokens, G n-grams of one order, C of the order below, P positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import math
+import os
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from seqgen.metrics.ngrams import Floats, Ints, KnownTokens, Packed, Sentences, Whole, ngram_ids, whole
+from seqgen.metrics.ngrams import Floats, Ints, KnownTokens, Packed, Sentences, ngram_ids, stable_sort
 
 _BOS, _EOS, _UNKNOWN, _FIRST = 0, 1, 2, 3  # ids inside the model; training tokens follow
+_NAMES = {"<s>": _BOS, "</s>": _EOS, "<unk>": _UNKNOWN}
+"""What ARPA files call the first ids."""
+_BREAKS = set(" \t\n\r\v\f\0")
+_FALLBACK = (0.0, 0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """N-grams of one order, sorted by (context, token). C contexts are the n-grams of the order below."""
+class NgramOrder:
+    """N-grams of one order, sorted by (context, token). Contexts are the n-grams of the order below, by index."""
 
-    width: int
-    """Number of tokens V."""
     key: Ints
-    """context * V + token, ascending, (G,)."""
-    count: Whole
-    """Count, or distinct left neighbours, (G,)."""
-    discount: float
-    total: Whole
-    """Sum of counts per context, at least 1, (C,)."""
-    kinds: Whole
-    """Tokens that follow each context, (C,)."""
-
-    def spare(self, context: Ints) -> Floats:
-        """Return the share of each context's mass that goes to the order below, (P,)."""
-        share: Floats = self.discount * self.kinds[context] / self.total[context]
-        return share
-
-    # only sampling needs these two
-    @cached_property
-    def start(self) -> Ints:
-        """First n-gram of each context and the end of the last, (C + 1,)."""
-        return np.searchsorted(self.key, np.arange(self.total.size + 1) * self.width)
-
-    @cached_property
-    def mass(self) -> Floats:
-        """Running sum of the discounted counts, from 0, (G + 1,)."""
-        return np.concatenate([[0.0], np.cumsum(np.maximum(self.count - self.discount, 0.0))])
+    """context * width + token, ascending, (G,)."""
+    p: Floats
+    """P(token | context), lower orders mixed in, (G,)."""
+    spare: Floats
+    """Share of each context's mass that goes to the order below, (C,)."""
 
 
 class KneserNey:
     """A model fitted to training sentences: token lists, or `Packed` ids, and what it scores must be the same.
 
-    Raises ValueError for order < 1 or no sentences, TypeError for lines instead of token lists.
+    `symbols` is V, the number of symbols that share the unigrams' freed mass; 0 means the training tokens, </s> and one
+    unknown. Raises ValueError for order < 1, no sentences or fewer symbols than there are tokens, TypeError for lines
+    instead of token lists.
     """
 
-    def __init__(self, sents: Sentences, order: int = 5) -> None:
+    def __init__(self, sents: Sentences, order: int = 5, *, symbols: int = 0) -> None:
         if not isinstance(order, int) or isinstance(order, bool) or order < 1:
             raise ValueError(f"order must be an integer >= 1, got {order!r}")
         self.order = order
@@ -69,30 +62,42 @@ class KneserNey:
         corpus = self.known.corpus
         if not corpus.lengths.size:
             raise ValueError("a language model needs at least one training sentence, got none")
-        self.symbols = self.known.size + 2
-        """V: training tokens, </s> and the unknown token."""
-        self._width = self.known.size + _FIRST
+        if symbols and symbols <= self.known.size:
+            raise ValueError(f"symbols must be more than the {self.known.size} training tokens, got {symbols}")
+        self.symbols = symbols or self.known.size + 2
+        """V."""
+        self.width = self.known.size + _FIRST
+        """Factor of the context in `NgramOrder.key`: the model's own ids are below it."""
+        self.discounts: list[tuple[float, ...]] = []
+        """D1, D2 and D3+ of each order."""
+        self.orders: list[NgramOrder] = []
+        below, suffix = np.full(1, 1 / self.symbols), np.zeros(self.width, dtype=np.int64)
         wrapped = self._wrap(corpus)
-        self._orders: list[_Order] = []
-        contexts = 1
-        for level, above in pairwise(chain(ngram_ids(wrapped, self._width, order), [None])):
+        for level, above in pairwise(chain(ngram_ids(wrapped, self.width, order), [None])):
             if level is None or not level.size:  # no training sentence is that long
                 break
-            count = np.bincount(level.gram, minlength=level.size)
+            count, next_suffix = np.bincount(level.gram, minlength=level.size), suffix
             if above is not None:
-                somewhere = np.empty(above.size, dtype=level.positions.dtype)
+                somewhere = np.empty(above.size, dtype=above.positions.dtype)
                 somewhere[above.gram] = above.positions
                 gram_at = np.zeros(wrapped.tokens.size, dtype=level.gram.dtype)
                 gram_at[level.positions] = level.gram
-                left = np.bincount(gram_at[somewhere + 1], minlength=level.size)
+                next_suffix = gram_at[somewhere + 1]
                 starts = np.zeros(level.size, dtype=bool)
                 starts[level.gram[wrapped.tokens[level.positions] == _BOS]] = True
-                count = np.where(starts, count, left)
-                del somewhere, gram_at, left, starts
+                count = np.where(starts, count, np.bincount(next_suffix, minlength=level.size))
+                del somewhere, gram_at, starts
             if level.n == 1:
                 count[level.key == _BOS] = 0  # <s> is given, never predicted
-            self._orders.append(_order_of(level.key, count, contexts, self._width))
-            contexts = level.size
+            discounts = _discounts(count)
+            context = level.key // self.width
+            total = np.maximum(np.bincount(context, count, below.size if level.n > 1 else 1), 1)
+            discount = np.array(discounts)[np.minimum(count, 3)]
+            spare = np.bincount(context, discount, total.size) / total
+            p = (count - discount) / total[context] + spare[context] * below[suffix[: level.size]]
+            self.discounts.append(discounts[1:])
+            self.orders.append(NgramOrder(level.key, p, spare))
+            below, suffix = p, next_suffix
 
     def _wrap(self, corpus: Packed) -> Packed:
         """Sentences between <s> and </s>, in the model's ids; -1 becomes the unknown token."""
@@ -135,17 +140,33 @@ class KneserNey:
         first = tokens == _BOS
         p = np.full(tokens.size, 1 / self.symbols)
         context = np.zeros(tokens.size, dtype=np.int64)  # of order n - 1, ending before each position; -1 where unseen
-        for level in self._orders:
-            gram = _find(level, context, tokens, self._width)
-            seen = context >= 0
-            at = context[seen]
-            own = np.where(gram >= 0, np.maximum(level.count[gram] - level.discount, 0.0), 0.0)[seen]
-            p[seen] = own / level.total[at] + level.spare(at) * p[seen]
-            context = np.concatenate([[-1], gram[:-1]])
+        for level in self.orders:
+            seen = np.flatnonzero(context >= 0)
+            before = context[seen]
+            gram = self._find(level, before, tokens[seen])
+            p[seen] = np.where(gram >= 0, level.p[gram], level.spare[before] * p[seen])
+            context = np.full(tokens.size + 1, -1)
+            context[seen + 1] = gram
+            context = context[:-1]
             context[first] = -1
         p[first] = 1.0
         log_p: Floats = np.log(p)
         return log_p
+
+    def _find(self, level: NgramOrder, context: Ints, token: Ints) -> Ints:
+        """Index of the n-gram (context, token), -1 where it or its context was never seen, (P,)."""
+        if level.spare.size == 1:  # the unigrams fit a table
+            table = np.full(self.width, -1)
+            table[level.key] = np.arange(level.key.size)
+            return np.where(context >= 0, table[token], -1)
+        # in sorted order the search walks through memory: measured three times as fast for a million keys
+        key = np.where(context >= 0, context * self.width + token + 1, 0)
+        key, order = stable_sort(key, level.spare.size * self.width + 1)
+        key -= 1
+        place = np.minimum(np.searchsorted(level.key, key), level.key.size - 1)
+        found = np.empty_like(place)
+        found[order] = np.where(level.key[place] == key, place, -1)
+        return found
 
     def sample(self, count: int, seed: int, *, max_tokens: int = 200) -> list[list[Hashable]]:
         """`count` sentences drawn from the model, as token lists; text k is a function of the model, seed and k alone.
@@ -159,11 +180,11 @@ class KneserNey:
         keys = _mix(_mix(np.full(count, seed, dtype=np.int64)) ^ rows.astype(np.uint64))
         drawn: list[tuple[Ints, Ints]] = []
         # gram of order n that ends the text so far, for n = 0 .. depth - 1; -1 where training never had it
-        depth = len(self._orders)
+        depth = len(self.orders)
         history = np.full((count, depth), -1, dtype=np.int64)
         history[:, 0] = 0
         if depth > 1:
-            history[:, 1] = _find(self._orders[0], np.zeros(1, dtype=np.int64), np.array([_BOS]), self._width)[0]
+            history[:, 1] = self._find(self.orders[0], np.zeros(1, dtype=np.int64), np.array([_BOS]))[0]
         for step in range(max_tokens):
             token = self._draw(history, keys[rows], step)
             going = token != _EOS
@@ -173,7 +194,7 @@ class KneserNey:
             drawn.append((rows, token))
             longer = np.zeros_like(history)
             for n in range(1, depth):
-                longer[:, n] = _find(self._orders[n - 1], history[:, n - 1], token, self._width)
+                longer[:, n] = self._find(self.orders[n - 1], history[:, n - 1], token)
             history = longer
         if not drawn:
             return [[] for _ in range(count)]
@@ -184,44 +205,167 @@ class KneserNey:
     def _draw(self, history: Ints, keys: npt.NDArray[np.uint64], step: int) -> Ints:
         """One token per row, by walking down the orders: stay with the discounted mass, else go to the order below."""
         token = np.full(len(history), -1, dtype=np.int64)
-        for n in range(len(self._orders), 0, -1):
-            level = self._orders[n - 1]
+        for n in range(len(self.orders), 0, -1):
+            level, (start, mass) = self.orders[n - 1], self._own[n - 1]
             context = history[:, n - 1]
             open_rows = np.flatnonzero((token < 0) & (context >= 0))
             at = context[open_rows]
             u = _uniform(keys[open_rows], step * (self.order + 1) + n)
-            spare = level.spare(at)
+            spare = level.spare[at]
             stay = u >= spare
             rows, at, spare = open_rows[stay], at[stay], spare[stay]
             inside = (u[stay] - spare) / (1 - spare)
-            low, high = level.mass[level.start[at]], level.mass[level.start[at + 1]]
-            gram = np.searchsorted(level.mass, low + inside * (high - low), side="right") - 1
+            low, high = mass[start[at]], mass[start[at + 1]]
+            gram = np.searchsorted(mass, low + inside * (high - low), side="right") - 1
             # a sum rounded up to the end of the context's mass would fall into the next context
-            gram = np.clip(gram, level.start[at], level.start[at + 1] - 1)
-            token[rows] = level.key[gram] % self._width
+            gram = np.clip(gram, start[at], start[at + 1] - 1)
+            token[rows] = level.key[gram] % self.width
         rest = np.flatnonzero(token < 0)
         # evenly over </s> and the training tokens: the same share the unigrams give to unseen symbols
         evenly = (_uniform(keys[rest], step * (self.order + 1)) * (self.symbols - 1)).astype(np.int64)
         token[rest] = np.where(evenly == 0, _EOS, evenly - 1 + _FIRST)
         return token
 
+    @cached_property
+    def _own(self) -> list[tuple[Ints, Floats]]:
+        """First n-gram of each context, (C + 1,), and the running sum of own mass, (G + 1,), of each order.
 
-def _order_of(key: Ints, count: Ints, contexts: int, width: int) -> _Order:
-    once, twice = int((count == 1).sum()), int((count == 2).sum())
-    # without a single n-gram seen once the estimate is 0 and unseen n-grams would be impossible: discount one half
-    discount = once / (once + 2 * twice) if once else 0.5
-    small = whole(int(count.sum()) + 1)
-    prefix = key // width
-    total = np.maximum(np.bincount(prefix, count, contexts), 1).astype(small)
-    kinds = np.bincount(prefix[count > 0], minlength=contexts).astype(small)
-    return _Order(width, key, count.astype(small), discount, total, kinds)
+        For sampling. Own mass is what P has beyond the share of the order below. ValueError for a model from an ARPA
+        file where that is negative: it backs off without interpolation.
+        """
+        made: list[tuple[Ints, Floats]] = []
+        below, suffix = np.full(1, 1 / self.symbols), np.zeros(1, dtype=np.int64)
+        for n, level in enumerate(self.orders, 1):
+            context, token = np.divmod(level.key, self.width)
+            suffix = self._find(self.orders[n - 2], suffix[context], token) if n > 1 else np.zeros_like(token)
+            own = level.p - level.spare[context] * below[suffix]
+            own[token == _BOS] = 0.0
+            if (suffix < 0).any() or (own < -1e-6).any():
+                raise ValueError("sampling needs an interpolated model; this one backs off without interpolation")
+            start = np.searchsorted(level.key, np.arange(level.spare.size + 1) * self.width)
+            made.append((start, np.concatenate([[0.0], np.cumsum(np.maximum(own, 0.0))])))
+            below = level.p
+        return made
+
+    def write_arpa(self, path: str | os.PathLike[str], names: Sequence[str] | None = None) -> None:
+        """Write the model as an ARPA file, which appears whole: log10 P and log10 of the mass to the order below.
+
+        `names` are how `Packed` ids are spelt, by id; the ids themselves unless given. ValueError for a token that is
+        empty, holds white space, is spelt as another one, or is <s>, </s> or <unk>, which the format keeps for itself.
+        """
+        tokens = self.known.decode(Packed(np.arange(self.known.size), np.array([self.known.size])))[0]
+        spelt = [str(token) if names is None else names[int(str(token))] for token in tokens]
+        for word in spelt:
+            if word in _NAMES or not word or set(word) & _BREAKS:
+                raise ValueError(f"an ARPA file cannot hold the token {word!r}; train on text cut into other tokens")
+        if len(set(spelt)) < len(spelt):
+            raise ValueError("an ARPA file cannot hold two tokens of one spelling; give every token a name of its own")
+        target = Path(path)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(self._arpa([*_NAMES, *spelt]))
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _arpa(self, words: list[str]) -> Iterator[str]:
+        """Pieces of the ARPA file, `words` by the ids inside the model."""
+        unknown = 0 if (self.orders[0].key == _UNKNOWN).any() else 1  # it has a share of the unigrams' mass only
+        sizes = [level.key.size + (unknown if n == 0 else 0) for n, level in enumerate(self.orders)]
+        yield "\\data\\\n" + "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1))
+        grams = [""]
+        for n, level in enumerate(self.orders, 1):
+            yield f"\n\\{n}-grams:\n"
+            if n == 1 and unknown:
+                yield f"{math.log10(level.spare[0] / self.symbols):.10g}\t<unk>\n"
+            context, token = np.divmod(level.key, self.width)
+            log_p = [f"{x:.10g}" for x in np.log10(np.maximum(level.p, 1e-99)).tolist()]
+            grams = [grams[c] + words[t] for c, t in zip(context.tolist(), token.tolist(), strict=True)]
+            backoff = [""] * len(grams)
+            if n < len(self.orders):
+                spare = self.orders[n].spare.tolist()
+                # 0: nothing follows </s>
+                backoff = [f"\t{math.log10(share):.10g}" if share else "" for share in spare]
+            yield from map("{}\t{}{}\n".format, log_p, grams, backoff)
+            grams = [gram + " " for gram in grams]
+        yield "\n\\end\\\n"
+
+    @classmethod
+    def read_arpa(cls, path: str | os.PathLike[str]) -> KneserNey:
+        """The back-off model in an ARPA file, of any program; its tokens are strings.
+
+        ValueError names the file and what is wrong with it.
+        """
+        model = cls.__new__(cls)
+        model.orders, model.discounts = [], []
+        ids = dict(_NAMES)
+        spare = np.zeros(1)
+        for n, (grams, p, backoff) in enumerate(_arpa_sections(Path(path)), 1):
+            if n == 1:
+                words = [word for (word,) in grams if word not in _NAMES]
+                model.known = KnownTokens([words], "model's tokens")
+                ids |= zip(words, range(_FIRST, _FIRST + len(words)), strict=True)
+                model.symbols, model.width = len(words) + 2, len(words) + _FIRST
+                # no <unk>: all but impossible, as KenLM has it
+                unknown = [at for at, (word,) in enumerate(grams) if word == "<unk>"]
+                spare = np.array([(p[unknown[0]] if unknown else 1e-100) * model.symbols])
+            try:
+                table = np.array([[ids[word] for word in gram] for gram in grams], dtype=np.int64).reshape(-1, n)
+            except KeyError as error:
+                raise ValueError(f"{path}: the {n}-grams hold {error}, which is not among the 1-grams") from None
+            context = np.zeros(len(table), dtype=np.int64)
+            for below, token in zip(model.orders, table.T, strict=False):
+                context = model._find(below, context, token)
+            if (context < 0).any():
+                gram = " ".join(grams[int(np.argmin(context))][:-1])
+                raise ValueError(f"{path}: {gram!r} begins {n}-grams and is not among the {n - 1}-grams")
+            key = context * model.width + table[:, -1]
+            order = np.argsort(key)
+            model.orders.append(NgramOrder(key[order], p[order], spare))
+            spare = backoff[order]
+        model.order = len(model.orders)
+        return model
 
 
-def _find(level: _Order, context: Ints, token: Ints, width: int) -> Ints:
-    """Index of the n-gram (context, token), -1 where it or its context was never seen, (P,)."""
-    key = np.where(context >= 0, context * width + token, -1)
-    place = np.minimum(np.searchsorted(level.key, key), level.key.size - 1)
-    return np.where(level.key[place] == key, place, -1)
+def _discounts(count: Ints) -> tuple[float, ...]:
+    """0, D1, D2 and D3+ of an order with these counts; see the head of the file."""
+    n1, n2, n3, n4 = (int((count == j).sum()) for j in (1, 2, 3, 4))
+    if not n1 or not n2 or not n3:
+        return _FALLBACK
+    y = n1 / (n1 + 2 * n2)
+    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    # at 0 a context of such counts alone would leave nothing for what it never had after it
+    return (0.0, *found) if all(0 < d <= j for j, d in enumerate(found, 1)) else _FALLBACK
+
+
+def _arpa_sections(path: Path) -> Iterator[tuple[list[list[str]], Floats, Floats]]:
+    """The n-grams of each order in an ARPA file, their P and the weight of the order below (1 where none is given)."""
+    n, grams, log_p, backoff = 0, list[list[str]](), list[float](), list[float]()
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.strip("\r\n\t ").replace("\t", " ").split(" ")
+            if fields[0] in (f"\\{n + 1}-grams:", "\\end\\"):
+                if n:
+                    yield grams, np.power(10.0, log_p), np.power(10.0, backoff)
+                if fields[0] == "\\end\\" and n:
+                    return
+                n, grams, log_p, backoff = n + 1, [], [], []
+            elif n and fields[0]:
+                try:
+                    log_p.append(float(fields[0]))
+                    backoff.append(float(fields[n + 1]) if len(fields) > n + 1 else 0.0)
+                    if len(fields) not in (n + 1, n + 2):
+                        raise ValueError
+                except ValueError:
+                    raise ValueError(
+                        f"{path}, line {number}: expected log10 P, {n} tokens and perhaps a back-off weight, "
+                        f"got {line.strip()!r:.80}"
+                    ) from None
+                grams.append(fields[1 : n + 1])
+    raise ValueError(
+        f"{path}: no ARPA file, or one cut off: expected \\\\data\\\\, sections and \\\\end\\\\ at its end"
+    )
 
 
 def _mix(value: npt.NDArray[np.int64] | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -129,6 +129,13 @@ def packed(*corpora: Sentences) -> tuple[list[Packed], int]:
     return given, size
 
 
+class _OrUnknown(dict[Hashable, int]):
+    """Numbers by token, -1 for any other. Twice as fast over a corpus as a function that asks `get`."""
+
+    def __missing__(self, token: Hashable) -> int:
+        return -1
+
+
 class KnownTokens:
     """The tokens of one corpus, numbered once, to read other corpora by: `known(sents, name)` has -1 for all others.
 
@@ -157,8 +164,7 @@ class KnownTokens:
                 return Packed(np.full_like(sents.tokens, -1), sents.lengths)
             place = np.minimum(np.searchsorted(self._ids, sents.tokens), self.size - 1)
             return Packed(np.where(self._ids[place] == sents.tokens, place, -1), sents.lengths)
-        numbers = self._numbers or {}
-        return encode_with(lambda token: numbers.get(token, -1), sents, name)
+        return encode_with(_OrUnknown(self._numbers or {}).__getitem__, sents, name)
 
     def decode(self, corpus: Packed) -> list[list[Hashable]]:
         """Token lists of what is numbered as the first corpus is."""
