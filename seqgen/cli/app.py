@@ -48,7 +48,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     config.doctor,
 )
 for command in _COMMANDS:
-    app.command(cls=Command)(command)
+    app.command(cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(command)
 app.add_typer(tokenizer.app)
 app.add_typer(corpus.app)
 

@@ -1,17 +1,19 @@
 """How good text is: `seqgen score`, `evaluate`, `bleu`, `self-bleu`. The last two need no run and no torch."""
 
+import inspect
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from seqgen.cli import images, output
 from seqgen.cli.options import (
+    Command,
     Device,
     Encoding,
     Field,
@@ -44,20 +46,6 @@ _HELD_OUT = 2000
 """Held-out lines that percentiles are taken from, at most."""
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Lines of text; - is standard input.", show_default=False)]
-Order = Annotated[
-    str, typer.Option("--order", metavar="N", help="n-gram order, or several: 2-5 or 2,4; each gives a line.")
-]
-TokenizerName = Annotated[
-    str,
-    typer.Option(
-        "--tokenizer",
-        metavar="NAME",
-        help="How lines are cut: split, nltk (word_tokenize of the whole line, no sentence splitting), 13a, zh, char, "
-        "or a run's folder.",
-    ),
-]
-Smoothing = Annotated[str, typer.Option("--smoothing", metavar="NAME", help="nltk's method0 to method7.")]
-Lowercase = Annotated[bool, typer.Option("--lowercase", help="Lower-case the text first.")]
 
 
 def score(
@@ -90,7 +78,7 @@ def score(
     device: Device = "auto",
     module: Module = None,
 ) -> None:
-    """Log-probability of every line of a file.
+    """Score every line of a file by its log-probability, or by a critic.
 
     The least likely come first; with --by critic the least real.
     Lines are ordered by --rank, or by the critic's logit: above 0 a line looks real. The percentile says how many of
@@ -100,7 +88,7 @@ def score(
     """
     from seqgen.data.formats import table_row
 
-    _outlier_count(outliers, 1)  # a wrong value is told before anything is scored
+    _outlier_count(outliers, 1)  # a wrong value is refused before anything is scored
     generator = open_run(run, step, device, module)
     records = read_for(generator, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
@@ -111,29 +99,29 @@ def score(
         raise output.CommandError(
             f"--rank {rank} is for --by likelihood; --by critic orders lines by the critic's logit"
         )
-    judge = partial(_likelihood, rank=rank) if by == "likelihood" else _critic_scores
-    judged = judge(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
-    held_out = _held_out(generator, judge)
+    scorer = partial(_likelihood, rank=rank) if by == "likelihood" else _critic_scores
+    scored = scorer(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
+    held_out = _held_out(generator, scorer)
     threshold = _threshold(held_out) if per_token else None
     known = sorted(held_out.order) if held_out is not None else []
-    order = sorted(range(len(lines)), key=judged.order.__getitem__)
+    order = sorted(range(len(lines)), key=scored.order.__getitem__)
     for number, i in enumerate(order[: _outlier_count(outliers, len(order))]):
-        record: dict[str, Any] = {"line": records.numbers[rows[i]], **judged.columns(i), "percentile": None}
+        record: dict[str, Any] = {"line": records.numbers[rows[i]], **scored.columns(i), "percentile": None}
         if known:
-            record["percentile"] = 100 * bisect_left(known, judged.order[i]) / len(known)
+            record["percentile"] = 100 * bisect_left(known, scored.order[i]) / len(known)
         if per_token:
-            record["per_token"] = list(zip(judged.tokens[i], judged.values[i], strict=True))
-            record["suspect"] = _spans(judged.tokens[i], judged.values[i], threshold)
+            record["per_token"] = list(zip(scored.tokens[i], scored.values[i], strict=True))
+            record["suspect"] = _spans(scored.tokens[i], scored.values[i], threshold)
         record["text"] = lines[i]
         if number == 0 and not json:
             output.write(table_row(record))
         output.write(output.json_line(record) if json else _tsv(record))
-    output.say(judged.total)
+    output.say(scored.total)
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Lines as one of the two judges sees them."""
+class _Scored:
+    """Lines scored by likelihood or by a critic."""
 
     order: list[float]
     """What lines are sorted by, the worst the lowest."""
@@ -143,7 +131,7 @@ class _Judged:
     total: str
 
 
-def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Judged:
+def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Scored:
     scores = generator.score(lines, sources)
     whole = scores.per_line
     means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
@@ -158,22 +146,22 @@ def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str]
         f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
     )
     order = {"token": means, "line": whole, "worst": worst}[rank]
-    return _Judged(order, columns, scores.tokens, scores.log_probs, total)
+    return _Scored(order, columns, scores.tokens, scores.log_probs, total)
 
 
-def _critic_scores(generator: "TextGenerator", lines: list[str], sources: list[str] | None) -> _Judged:
-    judged = generator.critic_scores(lines)
+def _critic_scores(generator: "TextGenerator", lines: list[str], sources: list[str] | None) -> _Scored:
+    found = generator.critic_scores(lines)
 
     def columns(i: int) -> dict[str, Any]:
-        return {"critic_score": judged.per_line[i], "tokens": len(judged.tokens[i])}
+        return {"critic_score": found.per_line[i], "tokens": len(found.tokens[i])}
 
-    real = sum(value > 0 for value in judged.per_line)
+    real = sum(value > 0 for value in found.per_line)
     total = f"{len(lines)} lines, {real} of them look real to the critic ({100 * real / len(lines):.1f} %)"
-    return _Judged(judged.per_line, columns, judged.tokens, judged.per_token, total)
+    return _Scored(found.per_line, columns, found.tokens, found.per_token, total)
 
 
-def _held_out(generator: "TextGenerator", judge: Callable[..., _Judged]) -> _Judged | None:
-    """The run's own held-out lines, judged; None where its text is not at hand."""
+def _held_out(generator: "TextGenerator", scorer: Callable[..., _Scored]) -> _Scored | None:
+    """Score the run's own held-out lines; None where its text is not at hand."""
     from seqgen.core.errors import DataError
 
     try:
@@ -182,11 +170,11 @@ def _held_out(generator: "TextGenerator", judge: Callable[..., _Judged]) -> _Jud
         output.say(f"warning: no percentiles: {error}")
         return None
     sources = data.valid_sources[:_HELD_OUT] if data.valid_sources is not None else None
-    return judge(generator, list(data.valid_lines[:_HELD_OUT]), sources)
+    return scorer(generator, list(data.valid_lines[:_HELD_OUT]), sources)
 
 
-def _threshold(held_out: _Judged | None) -> float | None:
-    """The highest of the lowest 1 % of the held-out tokens' values."""
+def _threshold(held_out: _Scored | None) -> float | None:
+    """Return the highest of the lowest 1 % of the held-out tokens' values."""
     if held_out is None:
         return None
     values = sorted(value for row in held_out.values for value in row)
@@ -194,7 +182,7 @@ def _threshold(held_out: _Judged | None) -> float | None:
 
 
 def _spans(tokens: Sequence[str], values: Sequence[float], threshold: float | None) -> list[str] | None:
-    """Tokens in a row not above the threshold."""
+    """Return tokens in a row that are not above the threshold."""
     if threshold is None:
         return None
     spans: list[list[str]] = []
@@ -207,7 +195,7 @@ def _spans(tokens: Sequence[str], values: Sequence[float], threshold: float | No
 
 
 def _outlier_count(outliers: str, lines: int) -> int:
-    """How many lines `1%` or `20` are of so many; all of them for ""."""
+    """Return how many lines `1%` or `20` are of so many; all of them for ""."""
     if not outliers:
         return lines
     number, percent = outliers.removesuffix("%"), outliers.endswith("%")
@@ -247,9 +235,9 @@ def evaluate(
     train: Annotated[
         str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")
     ] = "",
-    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="Whose rules: default, texygen ...")] = (
-        "default"
-    ),
+    protocol: Annotated[
+        str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
+    ] = ("default"),
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -287,7 +275,7 @@ def evaluate(
     device: Device = "auto",
     module: Module = None,
 ) -> None:
-    """The table of scores, beside real text.
+    """Score samples beside real text: the whole table.
 
     A 5-gram model of the same text stands there too; images stand beside held-out ones.
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
@@ -384,11 +372,11 @@ def _show(table: "Table", *, everything: bool, json: bool) -> None:
 
 
 def _write_table(table: "Table", *, everything: bool) -> None:
-    """What a reader looks at first, or all of it: values, how far from real ones, and how each number was made."""
+    """Write the first metrics, or all: values, how far from real ones, and how each number was made."""
     from seqgen import metrics
 
     rows = {metric.name: (metric, scores) for metric, scores in table.rows()}
-    headlines = [name for name in metrics.HEADLINES if name in rows]
+    headlines = [name for name in metrics.shown("evaluate") if name in rows]
     chosen = list(rows) if everything or table.protocol not in _LONG else headlines
     columns = [column.name for column in table.columns]
     real = next((i for i, name in enumerate(columns) if name in ("real text", "real")), 0)
@@ -450,42 +438,92 @@ def _number(score: "Score | None") -> str:
 
 
 def _half(score: "Score") -> float:
-    """Half of the interval that a score came with, before it was cut to what is possible; 0 for none."""
+    """Return half of the interval that a score came with, before it was cut to what is possible; 0 for none."""
     low, high = score.stored_interval or (score.value, score.value)
     return max(high - score.value, score.value - low)
 
 
 def _far(score: "Score | None", real: "Score | None") -> str:
-    """How far a score is from that of what is real, and whether so little is noise."""
+    """Return how far a score is from that of real text or images, and whether so little is noise."""
     if score is None or real is None:
         return ""
     far = score.value - real.value
     return f"{far:+.4f}" + (" ~" if abs(far) < math.hypot(_half(score), _half(real)) else "")
 
 
+class BleuCommand(Command):
+    """A command with one option for each field of `BleuSettings`, which it finds in `context.obj`.
+
+    The options are made when the command runs or shows its help: numpy comes with the settings.
+    """
+
+    @property
+    def params(self) -> list[Any]:
+        """Return arguments and options, those of the settings included."""
+        if _bleu_options()[0] not in self._params:
+            self._params[:0] = _bleu_options()
+        return self._params
+
+    @params.setter
+    def params(self, own: list[Any]) -> None:
+        """Take the command's own arguments and options."""
+        self._params = own
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with the texts that the settings have in the library."""
+        from seqgen.core.config import help_texts
+        from seqgen.metrics import BleuSettings
+
+        texts = help_texts(BleuSettings)
+        for option in _bleu_options():
+            option.help = texts[option.name]
+        super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with the settings that were typed."""
+        from seqgen.metrics import BleuSettings
+
+        given = {option.name: ctx.params.pop(option.name) for option in _bleu_options()}
+        given |= {"orders": _orders(given["orders"]), "tokenizer": _tokenizer(given["tokenizer"])}
+        with output.wrong_values():
+            if given["weights"] is not None:
+                given["weights"] = _weights(given["weights"])
+            ctx.obj = BleuSettings(**given)
+        return super().invoke(ctx)
+
+
+@cache
+def _bleu_options() -> list[Any]:
+    from seqgen.metrics import BleuSettings
+
+    def options() -> None:
+        """Stand for a command that has these options alone."""
+
+    parameters = []
+    for one in fields(BleuSettings):
+        kind, default = (bool, False) if one.type == "bool" else (str | None, one.default)
+        if one.name == "orders":
+            flag, metavar, default = "--order", "N", "4"  # one score unless several are named
+        else:
+            flag, metavar = f"--{one.name}", "W,W" if one.name == "weights" else "NAME"
+        option = typer.Option(flag, metavar=None if kind is bool else metavar)
+        parameters.append(
+            inspect.Parameter(
+                one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+            )
+        )
+    options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(options)
+    return list(typer.main.get_command(app).params)
+
+
 def bleu(
+    context: typer.Context,
     hypotheses: Annotated[str, typer.Argument(metavar="HYP", help="Texts to score, one a line.", show_default=False)],
     references: Annotated[
         list[str], typer.Argument(metavar="REF", help="Real text; all lines together.", show_default=False)
     ],
-    order: Order = "4",
-    tokenizer: TokenizerName = "split",
-    smoothing: Annotated[
-        str | None,
-        typer.Option(
-            "--smoothing",
-            metavar="NAME",
-            help="nltk's method0 to method7. By default method1; with --level corpus none (method0), with --level "
-            "sacrebleu exponential (method3).",
-        ),
-    ] = None,
-    level: Annotated[
-        str,
-        typer.Option(
-            "--level", metavar="NAME", help="sentence: the mean; corpus: as nltk's corpus_bleu; or sacrebleu."
-        ),
-    ] = "sentence",
-    lowercase: Lowercase = False,
     aligned: Annotated[
         bool, typer.Option("--aligned", help="Line i of every REF is a reference of line i of HYP alone.")
     ] = False,
@@ -494,13 +532,12 @@ def bleu(
     encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
-    """BLEU of the lines of HYP against all lines of REF.
+    """Compute BLEU of the lines of HYP against all lines of REF.
 
-    Each score comes with its 95 % interval and its signature, which says how it was made.
+    Each score comes with its 95 % interval and its signature, which states how it was made.
     """
     from seqgen import metrics
 
-    orders = _orders(order)
     reading = Reading([hypotheses, *references], field, format, encoding)
     lines, real = reading.lines(hypotheses), [reading.lines(file) for file in references]
     if aligned:
@@ -512,25 +549,13 @@ def bleu(
     shared = None if aligned else [line for others in real for line in others]
     own = [list(row) for row in zip(*real, strict=True)] if aligned else None
     with output.wrong_values():
-        scores = metrics.bleu_orders(
-            lines,
-            shared,
-            references_per_hypothesis=own,
-            orders=orders,
-            tokenizer=_tokenizer(tokenizer),
-            smoothing=smoothing,
-            level=_level(level),
-            lowercase=lowercase,
-        )
+        scores = metrics.bleu_orders(lines, shared, context.obj, references_per_hypothesis=own)
     _write_scores(scores, json=json)
 
 
 def self_bleu(
+    context: typer.Context,
     file: File,
-    order: Order = "4",
-    tokenizer: TokenizerName = "split",
-    smoothing: Smoothing = "method1",
-    lowercase: Lowercase = False,
     sample: Annotated[
         int | None, typer.Option("--sample", metavar="N", help="Score N lines, drawn by --seed, among themselves.")
     ] = None,
@@ -540,31 +565,22 @@ def self_bleu(
     encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
-    """Self-BLEU: BLEU of every line against all others.
+    """Compute Self-BLEU, the BLEU of every line against all others.
 
     Lower is more diverse, and real text of the same size is the measure: below it is not better.
     """
     from seqgen import metrics
 
-    orders = _orders(order)
     if seed and sample is None:
         raise output.CommandError("--seed takes no effect without --sample")
     lines = Reading([file], field, format, encoding).lines(file)
     with output.wrong_values():
-        scores = metrics.self_bleu_orders(
-            lines,
-            orders=orders,
-            tokenizer=_tokenizer(tokenizer),
-            smoothing=smoothing,
-            lowercase=lowercase,
-            sample=sample,
-            seed=seed,
-        )
+        scores = metrics.self_bleu_orders(lines, context.obj, sample=sample, seed=seed)
     _write_scores(scores, json=json)
 
 
 def _tokenizer(name: str) -> Any:
-    """A tokenizer of the metrics by name, or that of a run by its folder."""
+    """Return a tokenizer of the metrics by name, or that of a run by its folder."""
     folder = Path(name) / "tokenizer"
     if not folder.is_dir():
         return name
@@ -579,8 +595,8 @@ def _tokenizer(name: str) -> Any:
     return tokens
 
 
-def _orders(text: str) -> list[int]:
-    """`4`, `2-5` or `2,4` as numbers."""
+def _orders(text: str) -> tuple[int, ...]:
+    """Return `4`, `2-5` or `2,4` as numbers."""
     orders: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -593,13 +609,17 @@ def _orders(text: str) -> list[int]:
         if not 1 <= int(first) <= int(last or first) <= 9:
             raise output.CommandError(f"--order must be in 1..9, got {text!r}")
         orders += range(int(first), int(last or first) + 1)
-    return orders
+    return tuple(orders)
 
 
-def _level(name: str) -> Literal["sentence", "corpus", "sacrebleu"]:
-    if name not in ("sentence", "corpus", "sacrebleu"):
-        raise output.CommandError(f"--level must be sentence, corpus or sacrebleu, got {name!r}")
-    return cast(Literal["sentence", "corpus", "sacrebleu"], name)
+def _weights(text: str) -> tuple[float, ...]:
+    """Return `.5,.5` as numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise output.CommandError(
+            f"--weights must be numbers such as .5,.5, one for each order, got {text!r}"
+        ) from None
 
 
 def _write_scores(scores: "dict[int, Score]", *, json: bool) -> None:

@@ -1,7 +1,7 @@
-"""People as judges: a page that shows two texts side by side without saying which is whose, and what the answers prove.
+"""Blind human evaluation: a page that shows two texts side by side without their origin, and statistics of the answers.
 
-The page works offline and keeps the key out of sight: it holds texts and pair numbers only; who wrote which lies in a
-file of its own. Preferences are reported with a 95 % Wilson interval and an exact binomial test against a coin.
+The page works offline. It holds texts and pair numbers only; the origin of each text lies in a key file of its own.
+Preferences are reported with a 95 % Wilson interval and an exact binomial test against a coin.
 """
 
 import html
@@ -19,7 +19,7 @@ from seqgen.core.errors import DataError
 
 @dataclass(frozen=True)
 class BlindResult:
-    """What the answers of one sheet say."""
+    """Preferences counted from the answers of one sheet."""
 
     name_a: str
     name_b: str
@@ -39,7 +39,7 @@ class BlindResult:
 def sheet(
     a: Sequence[str], b: Sequence[str], *, names: tuple[str, str] = ("A", "B"), count: int = 50, seed: int = 0
 ) -> tuple[str, dict[str, Any]]:
-    """(page, key): an HTML page of `count` pairs in random order and sides, and the key that `verdict` needs.
+    """Return (page, key): an HTML page of `count` pairs in random order and sides, and the key that `tally` needs.
 
     Texts are drawn by the seed, without repetition. Raises DataError where a side has fewer than `count` texts.
     """
@@ -72,7 +72,7 @@ def tally(key: Mapping[str, Any], answers: Mapping[str, Any]) -> BlindResult:
     for_a = sum((c == "left") == left for c, left in zip(chosen, sides, strict=True) if c in ("left", "right"))
     decided = sum(c in ("left", "right") for c in chosen)
     if not decided:
-        raise DataError("no pair was decided, so nothing can be said")
+        raise DataError("no pair was decided, so there is no preference to report")
     return BlindResult(
         key["names"][0],
         key["names"][1],
@@ -95,9 +95,9 @@ label { margin-right: 1.5rem } button { font: inherit; padding: .5rem 1rem } #le
 _SCRIPT = """
 const form = document.querySelector("form"), count = Number(form.dataset.count);
 const answers = () => Array.from({length: count}, (_, i) => (new FormData(form)).get("pair" + i));
-const tell = () => { const open = answers().filter(a => a === null).length;
+const update = () => { const open = answers().filter(a => a === null).length;
   document.getElementById("open").textContent = open ? open + " pairs to go" : "all answered"; };
-form.addEventListener("change", tell); tell();
+form.addEventListener("change", update); update();
 document.getElementById("save").addEventListener("click", () => {
   const content = JSON.stringify({sheet: form.dataset.sheet, answers: answers()});
   const link = document.createElement("a");

@@ -1,4 +1,4 @@
-"""Runs, files and real text in one table and one image, with what the differences are worth; runs of images too.
+"""Runs, files and real text in one table and one plot, with tests of their differences; runs of images too.
 
 Each number of text carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one
 line: mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources or give a
@@ -27,12 +27,6 @@ from seqgen.metrics.tables import Cell
 
 if TYPE_CHECKING:
     from seqgen.images.scores import Encoder
-
-SHOWN = ("nll_per_character", "bleu_4", "backward_bleu_4", "self_bleu_4", "distinct_2", "novelty_4", "copied")
-"""The scores a comparison shows unless others are chosen."""
-
-SHOWN_OF_IMAGES = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training")
-"""Those of images; see `seqgen.images.scores.scores_of`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Comparison:
     tests: list[str]
     """One sentence for each paired test."""
     notes: list[str] = field(default_factory=list)
-    """What the reader must know of the whole."""
+    """Remarks on the whole table."""
 
     def signatures(self) -> dict[str, str]:
         """Return how each score was made, by the first entry that has it; under "" what all signatures share."""
@@ -88,7 +82,7 @@ class Comparison:
         return metrics.misfits([entry.first(name) for entry in self.entries])
 
     def table(self, form: str = "md", *, digits: int = 4, intervals: bool = True) -> str:
-        """The table as Markdown, CSV or LaTeX ("md", "csv", "latex").
+        """Return the table as Markdown, CSV or LaTeX ("md", "csv", "latex").
 
         `intervals` shows the 95 % intervals, and the deviation of seeds; CSV has columns for them.
         """
@@ -112,8 +106,8 @@ class Comparison:
         fits = [not reason for reason in self.misfits(name)]
         shown = [round(each["value"], digits) if each else None for each in figures]
         real = next((v for v, e, fit in zip(shown, self.entries, fits, strict=True) if e.real and fit), None)
-        judged = [v if fit and not e.real else None for v, e, fit in zip(shown, self.entries, fits, strict=True)]
-        best = metrics.best(judged, metrics.metric(name).better, real)
+        candidates = [v if fit and not e.real else None for v, e, fit in zip(shown, self.entries, fits, strict=True)]
+        best = metrics.best(candidates, metrics.metric(name).better, real)
 
         def text(each: dict[str, float], count: int) -> str:
             number = {key: f"{value:.{digits}f}" for key, value in each.items()}
@@ -141,11 +135,9 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: every number with its signature."""
+        """Return what JSON can hold: every number with its signature."""
         return {
-            "metrics": {
-                name: {"better": m.better, "unit": m.unit} for name in self.metrics for m in [metrics.metric(name)]
-            },
+            "metrics": {name: metrics.metric(name).to_dict() for name in self.metrics},
             "entries": [
                 {
                     "name": e.name,
@@ -169,10 +161,10 @@ def compare(
     count: int = 1000,
     seed: int = 0,
     temperature: float = 1.0,
-    shown: Sequence[str] = SHOWN,
+    shown: Sequence[str] = (),
     module: runs.Module | None = None,
 ) -> Comparison:
-    """Runs (folders) and files of lines against the same references, `count` lines each, and real text of that size.
+    """Compare runs (folders), files of lines and real text against the same references, `count` lines each.
 
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
     and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
@@ -207,7 +199,7 @@ def compare(
     }
 
     def learnt(name: str) -> Sequence[str] | None:
-        """The training text of a run; of a file that of the first run."""
+        """Return the training text of a run; of a file that of the first run."""
         if train is not None or not generators:
             return train
         generator = generators.get(name) or next(iter(generators.values()))
@@ -248,11 +240,11 @@ def compare_images(
     *,
     count: int = 1000,
     seed: int = 0,
-    shown: Sequence[str] = SHOWN_OF_IMAGES,
+    shown: Sequence[str] = (),
     encoder: "Encoder | None" = None,
     module: runs.Module | None = None,
 ) -> Comparison:
-    """Image runs, and folders or files of images, side by side, and held-out images as if they were made.
+    """Compare image runs, and folders or files of images, with each other and with held-out images.
 
     `count` images of each, but no more than are held out (see `seqgen.images.scores.column_size`) or than a file has.
     Files are scaled to fit the runs. Of a VAE latents come from the prior and, in an entry of its own, from a mixture
@@ -301,17 +293,17 @@ def compare_images(
 
 def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] = ()) -> Comparison:
     known = list(dict.fromkeys(name for e in entries for scores in e.scores for name in scores))
-    if shown not in (SHOWN, SHOWN_OF_IMAGES):
-        for name in shown:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"unknown column {name!r}; "
-                    + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
-                )
-    present = tuple(name for name in shown if name in known)
+    for name in shown:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"unknown column {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+            )
+    present = tuple(name for name in shown or metrics.shown("compare") if name in known)
     for name in present:
-        cut = {s.signature.fields["tok"]: e.name for e in entries for s in e.group(name) if name in evaluate.PER_TOKEN}
+        if not metrics.metric(name).per_token:
+            continue
+        cut = {s.signature.fields["tok"]: e.name for e in entries for s in e.group(name)}
         if len(cut) > 1:
             runs_of = " and ".join(f"{subject} ({tokenizer})" for tokenizer, subject in cut.items())
             raise DataError(f"{name} is per token, and {runs_of} cut text differently; compare nll_per_character")
@@ -323,8 +315,8 @@ def _only_seed_differs(a: Settings, b: Settings) -> bool:
 
 
 def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
-    """Paired permutation tests of every two single entries whose rows answer the same sources, or are references."""
-    said = []
+    """Run paired permutation tests of every two single entries whose rows answer the same sources or are references."""
+    tests = []
     single = [e for e in entries if len(e.scores) == 1]
     for i, a in enumerate(single):
         for b in single[i + 1 :]:
@@ -337,15 +329,15 @@ def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
                 if any(metrics.misfits([one, other])):
                     continue
                 d = metrics.difference(one, other, paired=True)
-                said.append(
+                tests.append(
                     f"{name}: {a.name} - {b.name} = {d.value:+.4f} [{d.interval[0]:+.4f}, {d.interval[1]:+.4f}], "
                     f"p = {d.p_value:.4f} (paired permutation)"
                 )
-    return said
+    return tests
 
 
 def draw(comparison: Comparison) -> bytes:
-    """The entries as points of quality (BLEU-4) and diversity (1 - Self-BLEU-4), as a PNG."""
+    """Draw the entries as points of quality (BLEU-4) and diversity (1 - Self-BLEU-4), as a PNG."""
     figure, axes = plots.plane()
     for entry in comparison.entries:
         tables = [t for t in entry.scores if "bleu_4" in t and "self_bleu_4" in t]

@@ -15,12 +15,12 @@ from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_te
 from seqgen.engine.generate import TextGenerator
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
-"""Where a curve is sampled unless told otherwise."""
+"""Temperatures of a curve by default."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place on the plane of quality and diversity."""
+    """A point of quality and diversity."""
 
     name: str
     temperature: float | None
@@ -30,12 +30,12 @@ class Point:
 
     @property
     def quality(self) -> float:
-        """BLEU-4 against the references."""
+        """Return BLEU-4 against the references."""
         return float(self.scores["bleu_4"])
 
     @property
     def diversity(self) -> float:
-        """1 - Self-BLEU-4."""
+        """Return 1 - Self-BLEU-4."""
         return 1.0 - float(self.scores["self_bleu_4"])
 
 
@@ -48,16 +48,16 @@ class Curve:
     real: Point | None
 
     def front(self) -> list[Point]:
-        """The points that no other point of the curve beats in both."""
+        """Return the points that no other point of the curve beats in both."""
         indices = metrics.pareto_front([(p.quality, p.diversity) for p in self.points])
         return [self.points[i] for i in indices]
 
     def area(self) -> float:
-        """Area of the plane that the points dominate, from (0, 0); larger is better, comparable at equal sizes."""
+        """Return the area that the points dominate, from (0, 0); larger is better, comparable at equal sizes."""
         return metrics.dominated_area([(p.quality, p.diversity) for p in self.points], (0.0, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """Return what JSON can hold."""
         points = [*self.points, *([self.real] if self.real else [])]
         return {
             "run": self.run,
@@ -90,7 +90,7 @@ def curve(
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
     With `sources` every text answers one; of running text lines are compared, as in `evaluate.samples`.
-    Real text is what `evaluate.real_text` says. Raises ValueError for temperatures that are not positive or repeat,
+    Real text is that of `evaluate.real_text`. Raises ValueError for temperatures that are not positive or repeat,
     DataError for fewer than two references or training text alone.
     """
     references = in_lines(references) if generator.running else references
@@ -101,8 +101,8 @@ def curve(
     if train is None and generator.folder is not None:
         train = generator.own_text().train_lines
     train = in_lines(train) if train and generator.running else train
-    said = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})
-    scored = scoring(references, train, said, seed=seed)
+    stated = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})
+    scored = scoring(references, train, stated, seed=seed)
 
     def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
         made = Point(name, temperature, scores)
@@ -110,9 +110,9 @@ def curve(
             on_point(made)
         return made
 
-    asked = conditions(sources, count, seed)
+    chosen = conditions(sources, count, seed)
     points = [
-        point(f"t = {t:g}", t, scored(samples(generator, count, seed=seed, temperature=t, sources=asked), t))
+        point(f"t = {t:g}", t, scored(samples(generator, count, seed=seed, temperature=t, sources=chosen), t))
         for t in sorted(temperatures)
     ]
     real = None
@@ -122,7 +122,7 @@ def curve(
 
 
 def draw(curves: Sequence[Curve]) -> bytes:
-    """The curves as a PNG: quality to the right, diversity upwards, the Pareto front filled, real text as a star."""
+    """Draw the curves as a PNG: quality to the right, diversity upwards, Pareto front filled, real text as a star."""
     figure, axes = plots.plane()
     for one in curves:
         (line,) = axes.plot(

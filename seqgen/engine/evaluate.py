@@ -1,4 +1,4 @@
-"""Scores that need a model, and the tables that stand it beside real text and an n-gram model.
+"""Scores that need a model, and tables of them beside real text and an n-gram model.
 
 Text-only metrics live in `seqgen.metrics`; here they meet runs: held-out likelihood during training, samples of a run
 against references, the same figures for real text at the same size and for a Kneser-Ney 5-gram model of the same text.
@@ -39,14 +39,14 @@ _WEIGHED = 1000
 """References whose likelihood under a text VAE is estimated, at most, spread over all."""
 
 _ENOUGH = 100
-"""Lines below which samples are not judged to have collapsed."""
+"""Fewest lines for which a collapse is reported."""
 
 _MOST_LINES = 100_000
 """Lines of training and of held-out text that samples are compared with while training; of more, so many are drawn."""
 
 
 def validate(model_module: ModelModule, model: Any, data: Any, device: torch.device) -> dict[str, float]:
-    """Held-out scores: sums over all batches, divided once; processes share the batches and agree on the result.
+    """Compute held-out scores: sums over all batches, divided once; processes share them and agree on the result.
 
     Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
     characters. A model module's `survey` adds what is no sum over batches, on the main process alone.
@@ -93,7 +93,7 @@ def _counted(what: str, batches: Iterator[Any]) -> Iterator[Any]:
 def show_and_score(
     model: Any, data: Any, settings: Settings, device: torch.device, folder: Path
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """What a validation shows of samples, files by the ending of their names, and their scores."""
+    """Return what a validation shows of samples, files by the ending of their names, and their scores."""
     if settings.tokenizer is None:
         from seqgen.images.generator import ImageGenerator
         from seqgen.images.scores import sample_and_score as of_images  # late: text needs none of it
@@ -107,10 +107,10 @@ def show_and_score(
 
 
 def sample_and_score(generator: TextGenerator, data: Any, train: Train) -> tuple[list[str], dict[str, Any]]:
-    """Texts from fixed seeds, and every cheap metric of them beside held-out lines: about 0.6 s for 10,000 lines.
+    """Sample from fixed seeds, and compute every cheap metric beside held-out lines: about 0.6 s for 10,000 lines.
 
-    The numbers are over `train.samples` lines, or as many held-out lines as there are; `signature` says how they were
-    made, `collapse` counts the signs that samples have left the band of real text and `signs` says them. A run on
+    The numbers are over `train.samples` lines, or as many held-out lines as there are; `signature` states how they were
+    made, `collapse` counts the signs that samples have left the band of real text and `signs` lists them. A run on
     running text has no lines to score: the few texts that are shown are all that is written.
     """
     if data.mode not in ("sentence", "fixed"):
@@ -142,7 +142,7 @@ def sample_and_score(generator: TextGenerator, data: Any, train: Train) -> tuple
 
 
 def metric_tokenizer(lines: Sequence[str]) -> str:
-    """How metrics cut lines where nobody says: at spaces, or into characters where text has hardly any spaces."""
+    """Return how metrics cut lines unless chosen: at spaces, or into characters where text has hardly any spaces."""
     return "char" if choose_kind(TokenizerConfig(), lines) == "char" else "split"
 
 
@@ -156,7 +156,7 @@ def drawn(lines: Sequence[str], count: int, seed: int = 0) -> list[str]:
 
 
 BY_LINE = {"unit": "line"}
-"""What signatures say where running text is compared: its lines are texts of their own."""
+"""What signatures state where running text is compared: its lines are texts of their own."""
 
 
 def in_lines(texts: Sequence[str]) -> list[str]:
@@ -202,23 +202,21 @@ def real_text(
     count: int,
     seed: int,
 ) -> tuple[list[str], list[str], dict[str, Score]]:
-    """Return what every table means by real text: training lines as if they were samples, and their scores.
+    """Return the real text of every table: training lines as if they were samples, held-out lines, and scores.
 
-    What compares with the training text is that of as many held-out references, which come second: of training lines
-    it would be trivial.
+    Metrics that compare with the training text are those of as many held-out references, which come second: of
+    training lines they would be trivial.
     """
     lines, held_out = drawn(train, count, seed), drawn(references, count, seed)
     theirs = scored(held_out)
-    scores = {
-        name: theirs[name] if metrics.metric(name).of_training else score for name, score in scored(lines).items()
-    }
+    scores = {name: theirs[name] if metrics.metric(name).training else score for name, score in scored(lines).items()}
     return lines, held_out, scores
 
 
 def leaks(
     lines: Sequence[str], train: Sequence[str] | None, what: str, sources: Sequence[str] | None = None
 ) -> dict[str, str]:
-    """Return what signatures say of lines that also stand in the training text: `leak` with their number, or nothing.
+    """Count lines that also stand in the training text: `leak` with their number, for signatures, or nothing.
 
     Warns of them. DataError where all of them do, unless they have `sources`: to others the same texts may be answers.
     """
@@ -239,7 +237,7 @@ class Column:
     name: str
     """"samples", "real text", "kneser-ney-5"."""
     about: str
-    """Where its lines come from, in words."""
+    """Where its lines come from."""
     scores: dict[str, Score]
     likelihood: dict[str, Score]
     """Held-out figures of the model behind the column; empty where there is none."""
@@ -261,12 +259,12 @@ class Table:
     columns: list[Column]
 
     def rows(self) -> Iterator[tuple[metrics.Metric, list[Score | None]]]:
-        """Each metric with its score in every column, None where a column has none."""
+        """Yield each metric with its score in every column, None where a column has none."""
         for name in dict.fromkeys(n for c in self.columns for n in (*c.likelihood, *c.scores)):
             yield metrics.metric(name), [c.score(name) for c in self.columns]
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: every number with its signature, and what is known of each metric."""
+        """Return what JSON can hold: every number with its signature, and what is known of each metric."""
 
         def stored(scores: Mapping[str, Score]) -> dict[str, Any]:
             # of text an interval takes longer than all else, and is drawn where it is shown
@@ -276,7 +274,7 @@ class Table:
         known = [metric for metric, _ in self.rows()]
         return {
             "protocol": self.protocol,
-            "metrics": {metric.name: {"better": metric.better, "unit": metric.unit} for metric in known},
+            "metrics": {metric.name: metric.to_dict() for metric in known},
             "columns": [
                 {
                     "name": c.name,
@@ -304,7 +302,7 @@ def evaluate(
     baselines: bool = True,
     by_line: bool = False,
 ) -> Table:
-    """The whole table of a run, or of given lines, against references.
+    """Score a run, or given lines, against references: the whole table.
 
     A run (a folder or a loaded `TextGenerator`) writes `count` samples (0: as many as references, at most 10,000)
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
@@ -312,7 +310,7 @@ def evaluate(
     for.
     With `baselines` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
     samples of a 5-gram model of the same training text. Of a run on running text, or with `by_line`, the lines of
-    samples, references and training text are compared that are not blank; signatures say `unit: line`. Warns of
+    samples, references and training text are compared that are not blank; signatures state `unit: line`. Warns of
     references, and of given lines, that stand in the training text. Raises ValueError for an unknown protocol or too
     few lines, DataError where a run's training text has moved, or where all references or given lines are training
     text.
@@ -329,8 +327,8 @@ def evaluate(
         train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references", sources)
         size = count or min(len(references), 10_000)
-        asked = conditions(sources, size, seed)
-        lines = samples(generator, size, seed=seed, temperature=temperature, sources=asked)
+        answered = conditions(sources, size, seed)
+        lines = samples(generator, size, seed=seed, temperature=temperature, sources=answered)
         what = "lines of running text" if generator.running else "samples"
         about = f"{size} {what}, seed {seed}, temperature {temperature:g}"
         likelihood = _likelihood(generator, references, sources, latents)
@@ -369,7 +367,7 @@ def real_column(
     tokenizer: str = "auto",
     by_line: bool = False,
 ) -> Column:
-    """The column of `evaluate` for real text alone; see `real_text`."""
+    """Return the column of `evaluate` for real text alone; see `real_text`."""
     if by_line:
         references, train = in_lines(references), in_lines(train)
     leak = leaks(references, train, "references", sources) | (BY_LINE if by_line else {})
@@ -390,7 +388,7 @@ def scoring(
     tokenizer: str = "auto",
     seed: int = 0,
 ) -> Scored:
-    """Return what scores lines against the references, and says in every signature what `leaks` found in these."""
+    """Return the function that scores lines against the references; every signature states what `leaks` found."""
     how: dict[str, Any] = {"train": train, "protocol": protocol, "seed": seed}
     if protocol == "default":
         how["tokenizer"] = _cut(references, tokenizer)
@@ -420,7 +418,7 @@ def evaluate_images(
     encoder: "Encoder | None" = None,
     samples: int = 100,
 ) -> Table:
-    """The whole table of an image run: what it makes beside its held-out images; see `seqgen.images.scores.table`.
+    """Score an image run: its images beside held-out ones, the whole table; see `seqgen.images.scores.table`.
 
     With `references` (a path or the name of a set) `subject` is a folder or file of images made elsewhere, scaled to
     fit. `encoder` gives features of your own in place of those of a classifier of the real images, which are read again
@@ -466,21 +464,17 @@ def image_table(columns: "Sequence[ImageColumn]") -> Table:
 
 
 def with_fields(scores: Mapping[str, Score], fields: Mapping[str, str]) -> dict[str, Score]:
-    """The same scores with more said in their signatures."""
+    """Return the same scores with more fields in their signatures."""
     return {
         name: replace(score, signature=replace(score.signature, fields={**score.signature.fields, **fields}))
         for name, score in scores.items()
     }
 
 
-PER_TOKEN = ("nll_per_token", "perplexity")
-"""Numbers that only models with the same tokenizer have in common."""
-
-
 def _likelihood(
     generator: TextGenerator, references: Sequence[str], sources: Sequence[str] | None, latents: int
 ) -> dict[str, Score]:
-    """How likely references are: exactly, with their rows, or of a text VAE estimated.
+    """Return how likely references are: exactly, with their rows, or of a text VAE estimated.
 
     A signature names the tokenizer where the number is per token, and the tokens that are `<unk>`, whose letters cost
     nothing: numbers with other tokens of that kind are others' numbers.
@@ -495,7 +489,7 @@ def _likelihood(
         if scored < len(references):
             about["nrefs"] = f"{scored} of {len(references)}"
         return {
-            name: Score(value, _signed(name, references, about | (cut if name in PER_TOKEN else {})))
+            name: Score(value, _signed(name, references, about | (cut if metrics.metric(name).per_token else {})))
             for name, value in found.items()
         }
     lines = generator.score(references, sources)
@@ -526,7 +520,7 @@ def _signed(name: str, references: Sequence[str], fields: Mapping[str, str]) -> 
 
 
 def _exact(references: Sequence[str], nats: "np.ndarray[Any, np.dtype[np.float64]]", unknown: int) -> dict[str, Score]:
-    """Nats per line and per character, the end of a line counted as one, from those of each line."""
+    """Return nats per line and per character, the end of a line counted as one, from those of each line."""
     characters = np.array([len(line) + 1.0 for line in references])
     about = _about(references, unknown)
     rows = {"nll_per_character": np.column_stack([nats, characters]), "nll_per_line": mean_rows(nats)}
@@ -539,7 +533,7 @@ def _exact(references: Sequence[str], nats: "np.ndarray[Any, np.dtype[np.float64
 def _ngram_model(
     train: Sequence[str], references: Sequence[str], size: int, seed: int, tokenizer: str
 ) -> tuple[list[str], dict[str, Score]]:
-    """Samples of a Kneser-Ney 5-gram model of the training text, and what it gives the references."""
+    """Sample a Kneser-Ney 5-gram model of the training text, and compute its likelihood of the references."""
     model = metrics.KneserNey(metrics.tokenize(train, tokenizer))
     joint = "" if tokenizer == "char" else " "
     lines = [joint.join(map(str, tokens)) for tokens in model.sample(size, seed)]

@@ -34,7 +34,7 @@ def judge(
     reverse: bool = True,
     progress: Callable[[Progress], None] | bool = False,
 ) -> dict[str, Score]:
-    """Scores of sample lines by a judge: lm_forward, lm_reverse, frechet_lm, mauve, each with its signature.
+    """Score sample lines by a judge: lm_forward, lm_reverse, frechet_lm, mauve, each with its signature.
 
     `reverse` trains a model on the lines, with the judge's settings, tokenizer and seed, in a folder that is removed
     afterwards. Raises RunError where the judge is no language model of lines, DataError for fewer than two lines.
@@ -49,11 +49,11 @@ def judge(
     inputs = input_hash(lines, references)
     scores = {"lm_forward": _forward(generator, lines)}
     a, b = features(generator, lines), features(generator, references)
-    with warnings.catch_warnings(record=True) as said:  # the notes of small samples belong beside their numbers
+    with warnings.catch_warnings(record=True) as caught:  # the notes of small samples belong beside their numbers
         warnings.simplefilter("always")
         distance = metrics.frechet_distance(a, b)
         overlap = metrics.mauve(a, b)
-    note = "; ".join(dict.fromkeys(str(w.message) for w in said))
+    note = "; ".join(dict.fromkeys(str(w.message) for w in caught))
     dimension = both | {"dim": str(a.shape[1])}
     scores["frechet_lm"] = Score(distance, Signature("frechet_lm", dimension, inputs), note=note)
     clusters = dimension | {"rows": "unit", "k": "auto", "seeds": "5"}
@@ -73,9 +73,9 @@ def judged(
     reverse: bool = True,
     progress: Callable[[Progress], None] | bool = False,
 ) -> Table:
-    """The table with the judge's scores in every column: samples, real text, the 5-gram model's samples.
+    """Return the table with the judge's scores in every column: samples, real text, the 5-gram model's samples.
 
-    What it gives real text is said of held-out lines: it may have learnt the training lines by heart.
+    Real text's lm_forward is that of held-out lines: the judge may have learnt the training lines by heart.
     """
     columns = []
     found = {
@@ -96,7 +96,7 @@ def _about(generator: TextGenerator, lines: Sequence[str]) -> dict[str, str]:
 
 
 def _forward(generator: TextGenerator, lines: Sequence[str]) -> Score:
-    """The judge's nats per token of the lines."""
+    """Return the judge's nats per token of the lines."""
     scored = generator.score(lines)
     rows = np.array([[-sum(row), len(row)] for row in scored.log_probs])
     signature = Signature("lm_forward", _about(generator, lines), input_hash(lines))
@@ -104,7 +104,7 @@ def _forward(generator: TextGenerator, lines: Sequence[str]) -> Score:
 
 
 def features(generator: TextGenerator, lines: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The judge's last hidden states of each line, averaged over its tokens, (N, H)."""
+    """Return the judge's last hidden states of each line, averaged over its tokens, (N, H)."""
     rows = np.zeros((len(lines), generator.model.rnn.widths[-1]))
     with torch.inference_mode():
         for batch in generator.batches(lines):
@@ -123,7 +123,7 @@ def reverse_nats(
     *,
     progress: Callable[[Progress], None] | bool = False,
 ) -> float:
-    """Nats per token of the references under a model of the judge's settings trained on the lines.
+    """Return nats per token of the references under a model of the judge's settings trained on the lines.
 
     A tenth of the lines is held out to choose the best checkpoint. Equal lines are given once (Caccia et al. 2020).
     Raises DataError for fewer than ten different lines.

@@ -259,7 +259,7 @@ class LatentSpace:
     ) -> dict[str, float]:
         """Likelihood of given lines, and what the latent does for them; of `count` of them, spread over all (0: all).
 
-        `nll-*` in nats weighs `samples` latents of each text (Burda et al. 2016). The end of a text is counted; words
+        `nll_*` in nats weighs `samples` latents of each text (Burda et al. 2016). The end of a text is counted; words
         outside the vocabulary become `<unk>`, which is counted. ValueError for samples < 1, DataError for no lines.
         """
         if samples < 1:

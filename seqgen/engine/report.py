@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from seqgen import metrics
 from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
@@ -25,15 +26,6 @@ img { max-width: 100% } pre { white-space: pre-wrap; background: #f6f6f6; paddin
 details { margin: .5rem 0 } summary { cursor: pointer; color: #444 }
 """
 
-
-_SHOWN = (
-    *("step", "nll_per_token", "perplexity", "nll_per_character"),
-    *("bleu_4", "self_bleu_4", "real_self_bleu_4", "unique", "distinct_2", "novelty_4", "copied"),
-    *("loss", "reconstruction", "kl", "bits_per_dim", "accuracy"),
-    *("mutual_information", "information_ceiling", "active_units", "reconstruction_without_latent"),
-    *("ffd", "precision", "recall", "density", "coverage", "class_kl", "nearest_training"),
-)
-"""What the table of validations shows; scores.jsonl holds all of it."""
 
 _LOSSES = (
     ("loss", "training loss", "#9ab"),
@@ -153,8 +145,8 @@ def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
 def _score_table(scores: list[dict[str, Any]]) -> str:
     if not scores:
         return ""
-    names = [name for name in _SHOWN if any(name in row for row in scores)]
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
+    names = [name for name in ("step", *metrics.shown("validation")) if any(name in row for row in scores)]
+    head = "".join(f'<th title="{html.escape(metrics.metric(name).about)}">{html.escape(name)}</th>' for name in names)
     body = "".join(
         "<tr>" + "".join(f'<td class="number">{_number(row.get(name))}</td>' for name in names) + "</tr>"
         for row in scores
@@ -173,7 +165,7 @@ def _evaluation(folder: Path) -> str:
     body = ""
     for name in dict.fromkeys(name for column in values for name in column):
         cells = "".join(f'<td class="number">{_number(column.get(name))}</td>' for column in values)
-        body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
+        body += f'<tr><th title="{html.escape(metrics.metric(name).about)}">{html.escape(name)}</th>{cells}</tr>'
     made = "\n".join(
         score["signature"] for column in columns for score in (column["likelihood"] | column["scores"]).values()
     )

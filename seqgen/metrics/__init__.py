@@ -1,5 +1,6 @@
 """Scores of text: strings, token lists or arrays in, numbers with their signature out; imports nothing else of ours."""
 
+from seqgen.metrics.bleu import BleuSettings as BleuSettings
 from seqgen.metrics.bleu import BleuStats as BleuStats
 from seqgen.metrics.bleu import ReferenceIndex as ReferenceIndex
 from seqgen.metrics.bleu import bleu as bleu
@@ -42,9 +43,10 @@ from seqgen.metrics.diversity import token_frequency_distance as token_frequency
 from seqgen.metrics.diversity import unique_share as unique_share
 from seqgen.metrics.diversity import wasserstein_1 as wasserstein_1
 from seqgen.metrics.diversity import zipf_exponent as zipf_exponent
-from seqgen.metrics.names import HEADLINES as HEADLINES
+from seqgen.metrics.names import METRICS as METRICS
 from seqgen.metrics.names import Metric as Metric
 from seqgen.metrics.names import metric as metric
+from seqgen.metrics.names import shown as shown
 from seqgen.metrics.ngram_lm import KneserNey as KneserNey
 from seqgen.metrics.ngrams import Packed as Packed
 from seqgen.metrics.ngrams import encode as encode

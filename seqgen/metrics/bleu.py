@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -61,7 +62,70 @@ SMOOTHING = {
 """Names of the smoothing methods, and what a signature calls them."""
 
 LEVEL_SMOOTHING = {"sentence": "method1", "corpus": "method0", "sacrebleu": "method3"}
-"""What a level smooths with unless asked: as text-GAN papers do, as nltk's corpus_bleu (none), as sacreBLEU (exp)."""
+"""Smoothing of each level by default: as text-GAN papers do, as nltk's corpus_bleu (none), as sacreBLEU (exp)."""
+
+
+@dataclass(frozen=True)
+class BleuSettings:
+    """How BLEU and Self-BLEU are computed: keywords of the library, a protocol, and options of the command line.
+
+    Raises ValueError for orders outside 1..9, an unknown smoothing or level, and method6 below order 3.
+    """
+
+    orders: tuple[int, ...] = (2, 3, 4, 5)
+    """n-gram orders, 1 to 9, each with a score of its own; on the command line 4, 2-5 or 2,4."""
+    tokenizer: Tokenizer = "split"
+    """How lines are cut: split (at spaces), nltk (word_tokenize of the whole line, no sentence splitting), 13a, zh or
+    char; in the library also a function from a line to its tokens, on the command line also a run's folder."""
+    smoothing: str | None = None
+    """One of nltk's method0 to method7; without it method1 for sentences, none (method0) at the level corpus,
+    exponential (method3) at the level sacrebleu."""
+    level: Level = "sentence"
+    """What is averaged: sentence, the mean over hypotheses; corpus, counts pooled as in nltk's corpus_bleu; sacrebleu,
+    counts pooled as in sacreBLEU."""
+    weights: tuple[float, ...] | None = None
+    """Weight of each n-gram order, which add up to 1; without them all orders weigh the same."""
+    lowercase: bool = False
+    """Lower-case the text first."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.level not in LEVEL_SMOOTHING:
+            raise ValueError(f"level must be sentence, corpus or sacrebleu, got {self.level!r}")
+        if not self.orders:
+            raise ValueError("orders must name at least one n-gram order")
+        for order in self.orders:
+            _check_order(order)
+            _check_smoothing(self.method, order)
+
+    @property
+    def method(self) -> str:
+        """Return the smoothing, that of the level unless one is chosen."""
+        return self.smoothing or LEVEL_SMOOTHING[self.level]
+
+    @property
+    def needed_order(self) -> int:
+        """Return how many orders the statistics must hold."""
+        return needed_order(max(self.orders), self.method)
+
+    @property
+    def case(self) -> str:
+        """Return what a signature calls the case of the text."""
+        return "lc" if self.lowercase else "mixed"
+
+    def pack(self, texts: Mapping[str, Text]) -> tuple[list[Packed], str]:
+        """Cut named texts into ids of one vocabulary; see `pack_texts`."""
+        return pack_texts(texts, self.tokenizer, lowercase=self.lowercase)
+
+
+class BleuKeywords(TypedDict, total=False):
+    """The fields of `BleuSettings` but for the orders, as keywords of `bleu` and `self_bleu`."""
+
+    tokenizer: Tokenizer
+    smoothing: str | None
+    level: Level
+    weights: tuple[float, ...] | None
+    lowercase: bool
 
 
 class BleuStats(NamedTuple):
@@ -88,7 +152,7 @@ def bleu_stats(
     *,
     references_per_hypothesis: Sequence[Sentences] | None = None,
 ) -> BleuStats:
-    """`BleuStats` of every hypothesis against all of `references`, or of number i against references_per_hypothesis[i].
+    """Count matches of every hypothesis with all of `references`, or of number i with references_per_hypothesis[i].
 
     Sentences are token lists or `Packed` ids. Raises ValueError for no hypotheses, no references, an empty reference
     list (index named), a number of reference lists that is not the number of hypotheses, max_n < 1; TypeError for
@@ -112,7 +176,7 @@ def bleu_stats(
 
 
 def _own_reference_stats(hyp: Packed, ref: Packed, sizes: Ints, vocabulary: int, max_n: int) -> BleuStats:
-    """`BleuStats` of hypothesis i against its own sizes[i] references, which stand in `ref` in the same order."""
+    """Count matches of hypothesis i with its own sizes[i] references, which stand in `ref` in the same order."""
     group = np.repeat(np.arange(sizes.size), sizes)
     num = _clipped_matches(ref, hyp, vocabulary, max_n, group)
     # the closest length, ties to the shorter: the least of (distance, length)
@@ -124,7 +188,7 @@ def _own_reference_stats(hyp: Packed, ref: Packed, sizes: Ints, vocabulary: int,
 
 
 def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
-    """`BleuStats` of every sentence against all others (leave-one-out). Raises ValueError for fewer than 2."""
+    """Count matches of every sentence with all others (leave-one-out). Raises ValueError for fewer than 2."""
     _check_order(max_n, limit=None)
     (corpus,), vocabulary = packed(sents)
     lengths = corpus.lengths
@@ -139,7 +203,7 @@ def self_bleu_stats(sents: Sentences, max_n: int = 5) -> BleuStats:
 
 
 def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, group: Ints | None = None) -> Ints:
-    """Matches (N, K) of the hypotheses; `group` names the hypothesis each reference serves, None if it serves all."""
+    """Return matches (N, K); `group` names the hypothesis that each reference serves, None if it serves all."""
     references = ref.lengths.size
     if group is not None:
         group = np.concatenate([group, np.arange(hyp.lengths.size)])
@@ -154,7 +218,7 @@ def _clipped_matches(ref: Packed, hyp: Packed, vocabulary: int, max_n: int, grou
 
 
 def _matches(runs: Runs, clip: Whole, first: int, sentences: int) -> Ints:
-    """Clipped matches of each of the `sentences` from number `first` on, (N,)."""
+    """Return clipped matches of each of the `sentences` from number `first` on, (N,)."""
     found = np.zeros(sentences, dtype=np.int64)
     block = max(_BLOCK, sentences)
     for begin in range(0, runs.run_gram.size, block):
@@ -168,7 +232,7 @@ def _matches(runs: Runs, clip: Whole, first: int, sentences: int) -> Ints:
 def _matching_runs(
     corpora: Sequence[Packed], vocabulary: int, max_n: int, group: Ints | None, alive: _Alive
 ) -> Iterator[tuple[int, Runs]]:
-    """Runs of every order over the positions that may still match: both (n-1)-grams inside the n-gram are alive.
+    """Yield runs of every order over the positions that may still match: both (n-1)-grams inside the n-gram are alive.
 
     The corpora lie end to end. `group` (N,) keeps grams of different groups apart by giving order 0 an id of its own
     per group.
@@ -216,20 +280,20 @@ def _keys(previous: Whole, tokens: Whole, vocabulary: int, positions: Whole, n: 
 
 
 def _repeated_grams(runs: Runs) -> Bools:
-    """Grams that at least two sentences hold."""
+    """Tell which grams at least two sentences hold."""
     several: Bools = np.diff(runs.first_run, append=runs.run_gram.size) > 1
     return several
 
 
 def _shared_grams(runs: Runs, *, references: int) -> Bools:
-    """Grams that a reference and a hypothesis hold: references come first, so the first and the last run tell."""
+    """Tell which grams a reference and a hypothesis hold: references come first, so the first and last run show it."""
     last = np.append(runs.first_run[1:], runs.run_gram.size) - 1
     both: Bools = (runs.run_sentence[runs.first_run] < references) & (runs.run_sentence[last] >= references)
     return both
 
 
 def _second_largest(runs: Runs) -> Ints:
-    """Second-largest run of every gram with multiplicity, 0 where one sentence alone holds it, (G,)."""
+    """Return the second-largest run of every gram with multiplicity, 0 where one sentence alone holds it, (G,)."""
     length = runs.run_length
     if length.max() == 1:
         return _repeated_grams(runs).astype(np.int64)
@@ -245,7 +309,7 @@ def _with_lengths(num: Ints, hyp: Packed, ref_len: Ints) -> BleuStats:
 
 
 def closest_length(lengths: Ints, references: Ints) -> Ints:
-    """For each of `lengths` (N,) the closest of `references` (M,), ties to the shorter, (N,)."""
+    """Return for each of `lengths` (N,) the closest of `references` (M,), ties to the shorter, (N,)."""
     known = np.unique(references)
     above = np.minimum(np.searchsorted(known, lengths), known.size - 1)
     below = np.maximum(above - 1, 0)
@@ -253,7 +317,7 @@ def closest_length(lengths: Ints, references: Ints) -> Ints:
 
 
 def _closest_other_length(lengths: Ints) -> Ints:
-    """For each sentence the closest length among the others, ties to the shorter, (N,); N >= 2."""
+    """Return for each sentence the closest length among the others, ties to the shorter, (N,); N >= 2."""
     known, own, counts = np.unique(lengths, return_inverse=True, return_counts=True)
     far = np.iinfo(np.int64).max // 2
     below = np.concatenate([[-far], known])[own]
@@ -297,7 +361,7 @@ def _check_reference_lists(hypotheses: int, references_per_hypothesis: Sequence[
 
 
 class ReferenceIndex:
-    """References prepared once for many sets: `ReferenceIndex(references, max_n)(hypotheses)` equals `bleu_stats`.
+    """Prepare references once for many sets: `ReferenceIndex(references, max_n)(hypotheses)` equals `bleu_stats`.
 
     Holds, per order, the sorted keys of the references' grams with their clips; hypotheses look theirs up by binary
     search. References are token lists or `Packed` ids, and the hypotheses must be of the same kind. Raises
@@ -322,7 +386,7 @@ class ReferenceIndex:
             self._clips.append(np.maximum.reduceat(runs.run_length, runs.first_run) if grams.size else runs.run_length)
 
     def __call__(self, hypotheses: Sentences, max_n: int | None = None) -> BleuStats:
-        """`BleuStats` of the hypotheses, orders 1..max_n; ValueError above the order the index was built for."""
+        """Count matches of the hypotheses, orders 1..max_n; ValueError above the order the index was built for."""
         max_n = self.max_n if max_n is None else max_n
         _check_order(max_n, limit=None)
         if max_n > self.max_n:
@@ -359,7 +423,7 @@ class ReferenceIndex:
 
 
 def smoothed_precisions(num: Floats, den: Floats, hyp_len: Floats, method: str, order: int) -> Floats:
-    """Smoothed precisions p' of orders 1..order, (..., order) float64, from counts (..., K) and lengths (...).
+    """Return smoothed precisions p' of orders 1..order, (..., order) float64, from counts (..., K) and lengths (...).
 
     Chen and Cherry 2014 as nltk computes them, with its quirks: method 4 leaves 0 for hypotheses of one token,
     methods 5 and 7 append the 5-gram precision whatever the order (so K >= 5), method 6 needs a trigram match. Rows
@@ -393,13 +457,13 @@ def smoothed_precisions(num: Floats, den: Floats, hyp_len: Floats, method: str, 
 
 
 def _method4(m: Floats, d: Floats, hyp_len: Floats) -> Floats:
-    """Geometric sequence scaled by ln(length): short hypotheses get proportionally smaller counts."""
+    """Replace zeros by a geometric sequence scaled by ln(length): short hypotheses get smaller counts."""
     log_length = np.log(np.maximum(hyp_len, 1))[..., None]  # 0 for one token, so its empty orders stay 0
     return np.where(m > 0, m / d, log_length / (2.0 ** np.cumsum(m == 0, axis=-1) * K * d))
 
 
 def _method5(p: Floats, p5: Floats) -> Floats:
-    """Running average of neighbouring orders; the order above the last is always the 5-gram precision."""
+    """Average neighbouring orders as they come; the order above the last is always the 5-gram precision."""
     above = np.concatenate([p[..., 1:], p5[..., None]], axis=-1)
     smoothed = np.empty_like(p)
     before = p[..., 0] + 1
@@ -409,7 +473,7 @@ def _method5(p: Floats, p5: Floats) -> Floats:
 
 
 def _combine(p: Floats, num: Floats, hyp_len: Floats, ref_len: Floats, weights: Floats) -> Floats:
-    """Brevity penalty times the weighted geometric mean of p (..., N); orders with p = 0 are skipped as nltk does."""
+    """Return brevity penalty times the weighted geometric mean of p (..., N); p = 0 is skipped as in nltk."""
     log_p = np.log(np.where(p > 0, p, 1.0))
     short = hyp_len < ref_len
     penalty = np.where(short, 1 - ref_len / np.where(short & (hyp_len > 0), hyp_len, 1), 0.0)
@@ -434,14 +498,14 @@ def _check_smoothing(smoothing: str, order: int) -> None:
 
 
 def needed_order(order: int, smoothing: str) -> int:
-    """Orders the statistics must hold for a score of this order: methods 5 and 7 also read the 5-gram precision."""
+    """Return how many orders a score of this order reads: methods 5 and 7 also read the 5-gram precision."""
     return max(order, 5) if smoothing in ("method5", "method7") else order
 
 
 def sentence_scores(
     stats: BleuStats, order: int = 4, smoothing: str = "method1", weights: Sequence[float] | None = None
 ) -> Floats:
-    """BLEU-`order` of every hypothesis, (N,) float64 in 0..1, as nltk's `sentence_bleu` with this smoothing.
+    """Return BLEU-`order` of every hypothesis, (N,) float64 in 0..1, as nltk's `sentence_bleu` with this smoothing.
 
     Raises ValueError if the statistics hold too few orders, for an unknown smoothing, for weights of the wrong
     number or sum, and for method6 with order < 3 or where a hypothesis with a unigram match has no trigram match
@@ -475,7 +539,7 @@ def corpus_bleu(
     smoothing: str | None = None,
     weights: Sequence[float] | None = None,
 ) -> float:
-    """One BLEU of the whole set, 0..1: counts and lengths are summed first, then scored once.
+    """Return one BLEU of the whole set, 0..1: counts and lengths are summed first, then scored once.
 
     `nltk` sums max(1, length - n + 1) per sentence and knows methods 0-4. `sacrebleu` sums the true counts and knows
     methods 0, 1, 2, 3, which it calls none, floor (0.1), add-k (1) and exp. Without `smoothing` each does as its
@@ -491,7 +555,7 @@ def corpus_bleu(
 
 
 def corpus_rows(stats: BleuStats, order: int, style: str) -> Floats:
-    """Additive rows for corpus scores, (N, 2 order + 2): matches, counts, hypothesis length, reference length."""
+    """Return additive rows for corpus scores, (N, 2 order + 2): matches, counts, both lengths."""
     num = stats.num[:, :order]
     if style == "sacrebleu":
         den = np.maximum(0, stats.hyp_len[:, None] - np.arange(order))
@@ -503,7 +567,7 @@ def corpus_rows(stats: BleuStats, order: int, style: str) -> Floats:
 def pooled_statistic(
     order: int, style: str, smoothing: str, weights: Sequence[float] | None = None
 ) -> Callable[[Floats], Floats]:
-    """The function from summed `corpus_rows` (..., C) to corpus BLEU (...). Raises ValueError as `corpus_bleu`."""
+    """Return the function from summed `corpus_rows` (..., C) to corpus BLEU (...); ValueError as `corpus_bleu`."""
     _check_smoothing(smoothing, order)
     if style not in ("nltk", "sacrebleu"):
         raise ValueError(f"style must be nltk or sacrebleu, got {style!r}")
@@ -541,60 +605,38 @@ def bleu(
     references: Text | None = None,
     *,
     order: int = 4,
-    tokenizer: Tokenizer = "split",
-    smoothing: str | None = None,
-    level: Level = "sentence",
-    weights: Sequence[float] | None = None,
     references_per_hypothesis: Sequence[Text] | None = None,
-    lowercase: bool = False,
+    **settings: Unpack[BleuKeywords],
 ) -> Score:
-    """BLEU-`order` of the hypotheses against all references, 0..1, mean over hypotheses, with `.orders` for 1..order.
+    """Return BLEU-`order` of the hypotheses against all references, 0..1, with `.orders` for 1..order.
 
-    `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). `level` is `sentence`
-    (mean), `corpus` (nltk's pooled form) or `sacrebleu`; `smoothing` is that of the level (`LEVEL_SMOOTHING`) unless
-    given. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds `order` alone; method6 starts at
-    order 3.
+    `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). The other keywords are
+    the fields of `BleuSettings`. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds `order`
+    alone; method6 starts at order 3.
     Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`,
     `corpus_bleu`.
     """
-    return bleu_orders(
-        hypotheses,
-        references,
-        orders=(order,),
-        tokenizer=tokenizer,
-        smoothing=smoothing,
-        level=level,
-        weights=weights,
-        references_per_hypothesis=references_per_hypothesis,
-        lowercase=lowercase,
-    )[order]
+    chosen = BleuSettings(orders=(order,), **settings)
+    return bleu_orders(hypotheses, references, chosen, references_per_hypothesis=references_per_hypothesis)[order]
 
 
 def bleu_orders(
     hypotheses: Text,
     references: Text | None = None,
+    settings: BleuSettings = BleuSettings(),
     *,
-    orders: Sequence[int] = (2, 3, 4, 5),
-    tokenizer: Tokenizer = "split",
-    smoothing: str | None = None,
-    level: Level = "sentence",
-    weights: Sequence[float] | None = None,
     references_per_hypothesis: Sequence[Text] | None = None,
-    lowercase: bool = False,
 ) -> dict[int, Score]:
-    """`bleu` at several orders from one pass over the text, order -> Score."""
-    smoothing = smoothing or LEVEL_SMOOTHING.get(level, "method1")
-    top = needed_order(_check_orders(orders, smoothing), smoothing)
+    """Compute `bleu` at every order of the settings from one pass over the text; order -> Score."""
+    top = settings.needed_order
     if (references is None) == (references_per_hypothesis is None):
         raise ValueError(
             "give either references, shared by all hypotheses, or references_per_hypothesis, one list for each"
         )
     if references is not None:
-        (hyp, ref), kind = pack_texts(
-            {"hypotheses": hypotheses, "references": references}, tokenizer, lowercase=lowercase
-        )
+        (hyp, ref), kind = settings.pack({"hypotheses": hypotheses, "references": references})
         stats = bleu_stats(hyp, ref, top)
-        references, inputs = str(ref.lengths.size), input_hash(hypotheses, references)
+        counted, inputs = str(ref.lengths.size), input_hash(hypotheses, references)
     else:
         assert references_per_hypothesis is not None
         kind_of(hypotheses, "hypotheses")
@@ -604,73 +646,52 @@ def bleu_orders(
             hypotheses.lengths.size if isinstance(hypotheses, Packed) else len(hypotheses), references_per_hypothesis
         )
         flat = _end_to_end(references_per_hypothesis)  # packed at once: a list at a time costs more than the n-grams do
-        (hyp, ref), kind = pack_texts({"hypotheses": hypotheses, "references": flat}, tokenizer, lowercase=lowercase)
+        (hyp, ref), kind = settings.pack({"hypotheses": hypotheses, "references": flat})
         (hyp, ref), vocabulary = packed(hyp, ref)
         stats = _own_reference_stats(hyp, ref, np.array(sizes), vocabulary, top)
-        references, inputs = f"{ref.lengths.size}(own)", input_hash(hypotheses, flat)
-    fields = {
-        "hyp": str(stats.hyp_len.size),
-        "nrefs": references,
-        "tok": kind,
-        "case": "lc" if lowercase else "mixed",
-    }
-    return scores_of_stats("bleu", stats, orders, smoothing, level, weights, fields, inputs)
+        counted, inputs = f"{ref.lengths.size}(own)", input_hash(hypotheses, flat)
+    fields = {"hyp": str(stats.hyp_len.size), "nrefs": counted, "tok": kind, "case": settings.case}
+    return scores_of_stats("bleu", stats, settings, fields, inputs)
 
 
 def self_bleu(
     lines: Text,
     *,
     order: int = 4,
-    tokenizer: Tokenizer = "split",
-    smoothing: str = "method1",
-    weights: Sequence[float] | None = None,
-    lowercase: bool = False,
     sample: int | None = None,
     seed: int = 0,
     against: Text | None = None,
     keep_self: bool = False,
+    **settings: Unpack[BleuKeywords],
 ) -> Score:
-    """Self-BLEU-`order`, 0..1: the mean over lines of BLEU against all other lines.
+    """Return Self-BLEU-`order`, 0..1: BLEU of every line against all other lines.
 
     Lower is more diverse, and real text of the same size is the measure: below it is not better.
     `sample` scores a subset of that many lines, drawn with `seed`, among themselves. `against` scores the lines
     against another set of samples instead (the split form). `keep_self` leaves every line among its own references,
-    the known fault of two toolkits: the result is 1 or nearly so. Input as for `bleu`. Raises ValueError for fewer
-    than two lines, `sample` above their number or below 2, or options that exclude each other.
+    the known fault of two toolkits: the result is 1 or nearly so. Text and the other keywords are as for `bleu`.
+    Raises ValueError for fewer than two lines, `sample` above their number or below 2, or options that exclude each
+    other.
     """
-    return self_bleu_orders(
-        lines,
-        orders=(order,),
-        tokenizer=tokenizer,
-        smoothing=smoothing,
-        weights=weights,
-        lowercase=lowercase,
-        sample=sample,
-        seed=seed,
-        against=against,
-        keep_self=keep_self,
-    )[order]
+    chosen = BleuSettings(orders=(order,), **settings)
+    return self_bleu_orders(lines, chosen, sample=sample, seed=seed, against=against, keep_self=keep_self)[order]
 
 
 def self_bleu_orders(
     lines: Text,
+    settings: BleuSettings = BleuSettings(),
     *,
-    orders: Sequence[int] = (2, 3, 4, 5),
-    tokenizer: Tokenizer = "split",
-    smoothing: str = "method1",
-    weights: Sequence[float] | None = None,
-    lowercase: bool = False,
     sample: int | None = None,
     seed: int = 0,
     against: Text | None = None,
     keep_self: bool = False,
 ) -> dict[int, Score]:
-    """`self_bleu` at several orders from one pass over the text, order -> Score."""
-    top = needed_order(_check_orders(orders, smoothing), smoothing)
+    """Compute `self_bleu` at every order of the settings from one pass over the text; order -> Score."""
+    top = settings.needed_order
     if against is not None and (keep_self or sample is not None):
         raise ValueError("against scores one set of samples against another; it excludes sample and keep_self")
     texts = {"lines": lines} if against is None else {"lines": lines, "against": against}
-    (sents, *others), kind = pack_texts(texts, tokenizer, lowercase=lowercase)
+    (sents, *others), kind = settings.pack(texts)
     size = sents.lengths.size
     fields = {"hyp": str(size), "self": "loo"}
     if sample is not None:
@@ -686,14 +707,13 @@ def self_bleu_orders(
         fields |= {"self": "included"}
     else:
         stats = self_bleu_stats(sents, top)
-    fields |= {"tok": kind, "case": "lc" if lowercase else "mixed"}
+    fields |= {"tok": kind, "case": settings.case}
     drawn = seed if sample is not None else None
-    inputs = input_hash(*texts.values())
-    return scores_of_stats("self_bleu", stats, orders, smoothing, "sentence", weights, fields, inputs, drawn)
+    return scores_of_stats("self_bleu", stats, settings, fields, input_hash(*texts.values()), drawn)
 
 
 def take(sents: Packed, rows: Ints) -> Packed:
-    """The sentences at `rows`, in that order."""
+    """Return the sentences at `rows`, in that order."""
     lengths = sents.lengths[rows]
     start = np.cumsum(sents.lengths) - sents.lengths
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -703,50 +723,38 @@ def take(sents: Packed, rows: Ints) -> Packed:
 def scores_of_stats(
     metric: str,
     stats: BleuStats,
-    orders: Sequence[int],
-    smoothing: str,
-    level: str,
-    weights: Sequence[float] | None,
+    settings: BleuSettings,
     fields: Mapping[str, str],
     inputs: str,
     seed: int | None = None,
     temperature: float | None = None,
 ) -> dict[int, Score]:
-    """One Score per order from counts, signed with how they are combined and with `fields`."""
-    lowest = max(orders) if weights is not None else 3 if smoothing == "method6" else 1
+    """Return one Score per order from counts, signed with the settings and with `fields`."""
+    smoothing, weights = settings.method, settings.weights
+    top = max(settings.orders)
+    lowest = top if weights is not None else 3 if smoothing == "method6" else 1
     values: dict[int, float] = {}
     parts: dict[int, tuple[Floats, Statistic]] = {}
-    for n in range(lowest, max(orders) + 1):
-        if level == "sentence":
+    for n in range(lowest, top + 1):
+        if settings.level == "sentence":
             rows = mean_rows(sentence_scores(stats, n, smoothing, weights))
             statistic: Statistic = ratio_of_sums
-        elif level in ("corpus", "sacrebleu"):
-            style = "nltk" if level == "corpus" else "sacrebleu"
-            rows, statistic = corpus_rows(stats, n, style), pooled_statistic(n, style, smoothing, weights)
         else:
-            raise ValueError(f"level must be sentence, corpus or sacrebleu, got {level!r}")
+            style = "nltk" if settings.level == "corpus" else "sacrebleu"
+            rows, statistic = corpus_rows(stats, n, style), pooled_statistic(n, style, smoothing, weights)
         parts[n] = rows, statistic
         values[n] = float(statistic(rows.sum(axis=0)))
     scores = {}
-    for n in orders:
+    for n in settings.orders:
         how = {
             "n": f"1-{n}" if weights is None else f"1-{n}({','.join(f'{w:g}' for w in weights)})",
-            "lvl": {"sentence": "sent-mean", "corpus": "corpus", "sacrebleu": "corpus-sacrebleu"}[level],
+            "lvl": {"sentence": "sent-mean", "corpus": "corpus", "sacrebleu": "corpus-sacrebleu"}[settings.level],
             "smooth": SMOOTHING[smoothing],
         }
         signature = Signature(metric, how | dict(fields), inputs, seed, temperature)
         rows, statistic = parts[n]
         scores[n] = Score(values[n], signature, {k: v for k, v in values.items() if k <= n}, rows, statistic)
     return scores
-
-
-def _check_orders(orders: Sequence[int], smoothing: str) -> int:
-    if not orders:
-        raise ValueError("orders must name at least one n-gram order")
-    for order in orders:
-        _check_order(order)
-        _check_smoothing(smoothing, order)
-    return max(orders)
 
 
 def _end_to_end(lists: Sequence[Text]) -> Text:

@@ -30,7 +30,7 @@ class Difference:
 
 
 def difference(a: Score, b: Score, *, paired: bool = False, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
-    """`Difference` of two comparable scores.
+    """Compute the `Difference` of two comparable scores.
 
     `paired` states that row i of both belongs together (the same prompt or source): rows are then drawn together, and a
     permutation test swaps them row by row. Otherwise both sides are drawn on their own.
@@ -54,7 +54,7 @@ def difference(a: Score, b: Score, *, paired: bool = False, seed: int = 0, resam
 
 
 def _sign_flip(a: Score, b: Score, rows_a: Floats, rows_b: Floats, seed: int, resamples: int) -> float:
-    """Share of row-wise swaps, the given labelling counted, with a difference at least as large as the one seen."""
+    """Return the share of row-wise swaps, the given labelling counted, whose difference is at least as large."""
     random = np.random.default_rng(seed)
     gap = rows_b - rows_a
     total_a, total_b = rows_a.sum(axis=0), rows_b.sum(axis=0)
@@ -77,7 +77,7 @@ class Group:
 
 
 def group_seeds(scores: Sequence[Score]) -> Group:
-    """Mean, deviation and count of scores of equal making. Raises ValueError if there are none or signatures differ."""
+    """Return mean, deviation and count of comparable scores. Raises ValueError for none, or signatures that differ."""
     if not scores:
         raise ValueError("group_seeds needs at least one score, got none")
     for score in scores[1:]:
@@ -92,7 +92,7 @@ def group_seeds(scores: Sequence[Score]) -> Group:
 
 
 def misfits(scores: Sequence[Score | None]) -> list[str]:
-    """Return for each score in what it was made otherwise than the first there is; "" where in nothing, or none is."""
+    """Return for each score the field in which its signature differs from that of the first, "" where there is none."""
     first = next((score for score in scores if score is not None), None)
     return ["" if first is None or s is None else first.signature.differs(s.signature) for s in scores]
 
@@ -100,7 +100,7 @@ def misfits(scores: Sequence[Score | None]) -> list[str]:
 def best(values: Sequence[float | None], better: Better, real: float | None = None) -> list[bool]:
     """Return which of the values are the best: the highest, the lowest, or the nearest to that of real text.
 
-    None of them where fewer than two are there to choose from, or nothing says which way is better.
+    None of them where there are fewer than two, or where it is not known which way is better.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < 2 or not better or (better == "real" and real is None):
@@ -124,7 +124,7 @@ def _points(points: npt.ArrayLike) -> Floats:
 
 
 def pareto_front(points: npt.ArrayLike) -> Ints:
-    """Indices of the points (P, 2) that no other point beats or equals on both axes at once, by ascending first axis.
+    """Return indices of the points (P, 2) that no other one beats or equals on both axes, by ascending first axis.
 
     Larger is better on both; negate Self-BLEU. Of equal points the first is kept. Raises ValueError for another shape.
     """
@@ -139,7 +139,7 @@ def pareto_front(points: npt.ArrayLike) -> Ints:
 
 
 def dominated_area(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
-    """Area that the points (P, 2) dominate above `reference`, larger being better on both axes.
+    """Return the area that the points (P, 2) dominate above `reference`, larger being better on both axes.
 
     Points that do not exceed the reference on both axes add nothing. Raises ValueError for another shape.
     """
@@ -153,11 +153,11 @@ def dominated_area(points: npt.ArrayLike, reference: tuple[float, float]) -> flo
 
 
 # ------------------------------------------------------------------------------
-# people as judges
+# human preferences
 
 
 def binomial_test(successes: int, trials: int, probability: float = 0.5) -> float:
-    """Exact two-sided binomial p-value: the chance of any outcome no more likely than this one.
+    """Return the exact two-sided binomial p-value: the chance of any outcome no more likely than this one.
 
     Raises ValueError unless 0 <= successes <= trials, trials >= 1 and 0 < probability < 1.
     """
@@ -172,7 +172,7 @@ def binomial_test(successes: int, trials: int, probability: float = 0.5) -> floa
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share. Raises ValueError unless 0 <= successes <= trials and trials >= 1."""
+    """Return the 95 % Wilson score interval of a share. Raises ValueError unless 0 <= successes <= trials >= 1."""
     _check_counts(successes, trials)
     z = 1.959963984540054
     share, spread = successes / trials, z * z / trials
@@ -193,7 +193,7 @@ def _check_counts(successes: int, trials: int) -> None:
 def collapse_signs(
     self_bleu: float, real_self_bleu: float, unique: float, real_unique: float, *, band: float = 0.15
 ) -> list[str]:
-    """What says that samples have left the band of real text: one sentence per sign, none while all is well.
+    """List the signs that samples have left the band of real text: one sentence each, none while all is well.
 
     Both figures must come from as many samples as lines of real text. Self-BLEU leaves the band `band` above or below
     that of real text, the unique share `band` below. Raises ValueError for a band outside 0..1 or shares outside 0..1.

@@ -34,7 +34,7 @@ from seqgen.metrics.ngrams import (
 
 
 def paired_counts(a: Sentences, b: Sentences, max_n: int) -> list[Ints]:
-    """For each order 1..max_n the counts of every n-gram found in either corpus, (2, G).
+    """Return for each order 1..max_n the counts of every n-gram found in either corpus, (2, G).
 
     Raises ValueError where one of the corpora has no sentence of max_n tokens.
     """
@@ -48,12 +48,12 @@ def paired_counts(a: Sentences, b: Sentences, max_n: int) -> list[Ints]:
 
 
 def jensen_shannon(a: Sentences, b: Sentences, n: int) -> float:
-    """Jensen-Shannon divergence of the n-gram distributions of two corpora, 0..ln 2 nats. ValueError on empty input."""
+    """Return the Jensen-Shannon divergence of two corpora's n-grams, 0..ln 2 nats. ValueError on empty input."""
     return js_of_counts(paired_counts(a, b, n)[-1])
 
 
 def js_of_counts(counts: Ints) -> float:
-    """Jensen-Shannon divergence in nats of the two distributions with counts (2, G)."""
+    """Return the Jensen-Shannon divergence in nats of the two distributions with counts (2, G)."""
     p = counts / counts.sum(axis=1, keepdims=True)
     middle = p.mean(axis=0)
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p / middle, 1.0)), 0.0)
@@ -61,7 +61,7 @@ def js_of_counts(counts: Ints) -> float:
 
 
 def ngram_kl(a: Sentences, b: Sentences, n: int, *, alpha: float = 1.0) -> float:
-    """KL divergence of the n-gram distribution of `a` from that of `b`, KL(a || b), in nats.
+    """Return the KL divergence of the n-gram distribution of `a` from that of `b`, KL(a || b), in nats.
 
     Both are smoothed: `alpha` is added to every n-gram that either corpus holds, so the divergence is finite.
     Raises ValueError on empty input or alpha <= 0.
@@ -72,14 +72,14 @@ def ngram_kl(a: Sentences, b: Sentences, n: int, *, alpha: float = 1.0) -> float
 
 
 def kl_of_counts(counts: Ints, alpha: float) -> float:
-    """KL divergence in nats of the first from the second distribution with counts (2, G), alpha added to each."""
+    """Return KL(first || second) in nats of the distributions with counts (2, G), alpha added to each."""
     smoothed = counts + alpha
     p, q = smoothed / smoothed.sum(axis=1, keepdims=True)
     return max(0.0, _sum(p * np.log(p / q)))
 
 
 def ms_jaccard(a: Sentences, b: Sentences, n: int) -> float:
-    """MS-Jaccard-n (Montahaei et al. 2019), 0..1: geometric mean over orders 1..n of sum min(a, b) / sum max(a, b).
+    """Return MS-Jaccard-n (Montahaei et al. 2019), 0..1: geometric mean over orders of sum min(a, b) / sum max(a, b).
 
     Counts are divided by the number of sentences of their corpus. Raises ValueError on empty input.
     """
@@ -90,7 +90,7 @@ def ms_jaccard(a: Sentences, b: Sentences, n: int) -> float:
 
 
 def ms_jaccard_of_counts(tables: list[Ints], sizes: Ints) -> float:
-    """MS-Jaccard from counts (2, G) per order and the number of sentences of each side, (2, 1)."""
+    """Return MS-Jaccard from counts (2, G) per order and the number of sentences of each side, (2, 1)."""
     shares = []
     for table in tables:
         per_sentence = table / sizes
@@ -108,7 +108,7 @@ def _sum(terms: Floats) -> float:
 
 
 def ngram_features(sents: Tokens, *, width: int = 256, max_n: int = 2, seed: int = 0) -> Floats:
-    """Feature rows of sentences without any model: a seeded random projection of n-gram shares, (N, width) float64.
+    """Return features of sentences without a model: a seeded random projection of n-gram shares, (N, width) float64.
 
     Every n-gram of orders 1..max_n is hashed to a column and a sign (Weinberger et al. 2009), and a row is the sum over
     its n-grams divided by their number; an empty sentence is a row of zeros. The same tokens give the same row in any
@@ -140,7 +140,7 @@ def ngram_features(sents: Tokens, *, width: int = 256, max_n: int = 2, seed: int
 
 
 def check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Both arrays as float64 (N, D) and (M, D). Raises ValueError: shape, D, fewer than 2 rows, values not finite."""
+    """Return both as float64 (N, D) and (M, D). Raises ValueError: shape, D, fewer than 2 rows, values not finite."""
     arrays = []
     for name, given in (("first", a), ("second", b)):
         array = np.asarray(given, dtype=np.float64)
@@ -158,7 +158,7 @@ def check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) -> float:
-    """Squared Frechet distance of two Gaussians fitted to feature rows (N, D) and (M, D); >= 0, never complex.
+    """Return the squared Frechet distance of Gaussians fitted to feature rows (N, D) and (M, D); >= 0, never complex.
 
     The formula is that of `frechet_of_moments`; `eps` is added to the diagonals of the covariances. Warns where a side
     has fewer than 2 D rows, since the estimate is then biased. Raises ValueError as `check_features`.
@@ -174,7 +174,7 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) ->
 
 
 def moments(rows: Floats, *, eps: float = 0.0) -> tuple[Floats, Floats]:
-    """Mean (D,) and covariance (D, D), divided by N - 1, of feature rows (N, D); `eps` is added to the diagonal."""
+    """Return mean (D,) and covariance (D, D), over N - 1, of feature rows (N, D); `eps` is added to the diagonal."""
     mean = rows.mean(axis=0)
     centred = rows - mean
     cov = centred.T @ centred / (len(rows) - 1)
@@ -183,7 +183,7 @@ def moments(rows: Floats, *, eps: float = 0.0) -> tuple[Floats, Floats]:
 
 
 def frechet_of_moments(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Floats) -> float:
-    """Squared Frechet distance of two Gaussians (Dowson and Landau 1982; Heusel et al. 2017) in float64, >= 0.
+    """Return the squared Frechet distance of two Gaussians (Dowson and Landau 1982; Heusel et al. 2017), float64, >= 0.
 
     |mu1 - mu2|^2 + Tr S1 + Tr S2 - 2 Tr sqrt(S1^(1/2) S2 S1^(1/2)); the last trace is the sum of the roots of the
     eigenvalues of L' S2 L for any L L' = S1, a symmetric problem, so nothing can become complex.
@@ -237,7 +237,7 @@ def mauve(
     scale: float = 5.0,
     unit_rows: bool = True,
 ) -> Mauve:
-    """MAUVE of Pillutla et al. 2021, section 3, between feature rows (N, D) and (M, D), as `mauve-text` computes it.
+    """Compute MAUVE of Pillutla et al. 2021, section 3, of feature rows (N, D) and (M, D), as `mauve-text` computes it.
 
     Rows scaled to length 1 (`unit_rows`), principal components up to 90 % of the variance, k-means of both sets
     together into `k` clusters (auto: a tenth of the smaller set), histograms p and q, then the area under the
@@ -287,7 +287,7 @@ def _divergence_curve(rows: Floats, size: int, clusters: int, seed: int, scale: 
 
 
 def divergence_curve(p: Floats, q: Floats, scale: float = 5.0) -> Floats:
-    """Points (exp(-c KL(q, r)), exp(-c KL(p, r))), r = t p + (1 - t) q, from histograms p, q.
+    """Return points (exp(-c KL(q, r)), exp(-c KL(p, r))), r = t p + (1 - t) q, from histograms p, q.
 
     t goes in 25 equal steps from just above 0 to just below 1.
     """
@@ -299,6 +299,6 @@ def divergence_curve(p: Floats, q: Floats, scale: float = 5.0) -> Floats:
 
 
 def area_under(curve: Floats) -> float:
-    """Area under a divergence curve (P, 2), closed at (0, 1) and (1, 0), by the trapezoid rule."""
+    """Return the area under a divergence curve (P, 2), closed at (0, 1) and (1, 0), by the trapezoid rule."""
     points = np.concatenate([[[0.0, 1.0]], curve[np.lexsort((-curve[:, 1], curve[:, 0]))], [[1.0, 0.0]]])
     return float(((points[1:, 0] - points[:-1, 0]) * (points[1:, 1] + points[:-1, 1])).sum() / 2)

@@ -43,7 +43,7 @@ def check_n(n: int) -> int:
 
 
 def distinct_n(sents: Sentences, n: int, *, per: Literal["ngrams", "sentences"] = "ngrams") -> float:
-    """Distinct n-grams over all n-grams of the corpus (Li et al. 2016), 0..1; distinct-1 is the type-token ratio.
+    """Return distinct over all n-grams of the corpus (Li et al. 2016), 0..1; distinct-1 is the type-token ratio.
 
     `per="sentences"` divides by the number of sentences instead (Texygen's UniqueGram). Raises ValueError on empty
     input.
@@ -57,19 +57,19 @@ def distinct_n(sents: Sentences, n: int, *, per: Literal["ngrams", "sentences"] 
 
 
 def ngram_entropy(sents: Sentences, n: int) -> float:
-    """Entropy of the corpus distribution of n-grams, -sum p ln p, in nats. Raises ValueError on empty input."""
+    """Return the entropy of the corpus' n-grams, -sum p ln p, in nats. Raises ValueError on empty input."""
     return entropy(counts_of_order(sents, n))
 
 
 def entropy(counts: Ints) -> float:
-    """Entropy in nats of the distribution with these counts; zero counts add nothing."""
+    """Return the entropy in nats of the distribution with these counts; zero counts add nothing."""
     counts = np.sort(counts[counts > 0])  # so that the numbering of the tokens does not move the last bits
     total = int(counts.sum())
     return float(np.log(total) - (counts * np.log(counts)).sum() / total)
 
 
 def repetition_rows(sents: Sentences, n: int) -> Floats:
-    """Per sentence the positions whose n-gram stood before in that sentence, and all positions, (N, 2)."""
+    """Count per sentence the positions with an n-gram that stood before in it, and all positions, (N, 2)."""
     (corpus,), vocabulary = packed(sents)
     *_, grams = ngram_ids(corpus, vocabulary, check_n(n))
     sentence = sentence_index(corpus.lengths)
@@ -80,7 +80,7 @@ def repetition_rows(sents: Sentences, n: int) -> Floats:
 
 
 def repetition_n(sents: Sentences, n: int) -> float:
-    """Share of n-gram positions whose n-gram occurred before in the same sentence, 0..1. ValueError on empty input."""
+    """Return the share of n-grams that occurred before in their sentence, 0..1. ValueError on empty input."""
     rows = repetition_rows(sents, n)
     if not rows[:, 1].sum():
         raise ValueError(f"no sentence has {n} tokens, so there is no {n}-gram among {len(rows)} sentences")
@@ -88,7 +88,7 @@ def repetition_n(sents: Sentences, n: int) -> float:
 
 
 def first_occurrence(corpus: Packed) -> Ints:
-    """For every sentence the index of the first sentence equal to it, (N,); its own where it is new."""
+    """Return for every sentence the index of the first sentence equal to it, (N,); its own where it is new."""
     ends = np.cumsum(corpus.lengths)
     seen: dict[bytes, int] = {}
     data, starts = corpus.tokens, ends - corpus.lengths
@@ -97,7 +97,7 @@ def first_occurrence(corpus: Packed) -> Ints:
 
 
 def unique_share(sents: Sentences) -> float:
-    """Distinct sentences over all sentences, 0..1. Raises ValueError on empty input."""
+    """Return distinct sentences over all sentences, 0..1. Raises ValueError on empty input."""
     (corpus,), _ = packed(sents)
     size = corpus.lengths.size
     if not size:
@@ -106,7 +106,7 @@ def unique_share(sents: Sentences) -> float:
 
 
 def zipf_exponent(sents: Sentences) -> float:
-    """Minus the least-squares slope of ln frequency on ln frequency rank of the tokens; about 1 for natural language.
+    """Return minus the least-squares slope of ln frequency on ln rank of the tokens; about 1 for natural language.
 
     Raises ValueError where fewer than two different tokens occur.
     """
@@ -117,7 +117,7 @@ def zipf_exponent(sents: Sentences) -> float:
 
 
 def zipf_of_counts(counts: Ints) -> float:
-    """Minus the slope of ln count on ln rank, (G,) counts of at least two tokens; zeros are left out."""
+    """Return minus the slope of ln count on ln rank, (G,) counts of at least two tokens; zeros are left out."""
     counts = np.sort(counts[counts > 0])[::-1]
     x, y = np.log(np.arange(1, counts.size + 1)), np.log(counts)
     x = x - x.mean()
@@ -140,7 +140,7 @@ class Summary:
 
 
 def summary(values: Floats | Ints) -> Summary:
-    """`Summary` of values (N,). Raises ValueError if there are none."""
+    """Summarise values (N,). Raises ValueError if there are none."""
     if not values.size:
         raise ValueError("a summary needs at least one value, got none")
     low, q1, median, q3, high = (float(q) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
@@ -148,18 +148,18 @@ def summary(values: Floats | Ints) -> Summary:
 
 
 def length_stats(sents: Sentences) -> Summary:
-    """`Summary` of the sentence lengths, in tokens. Raises ValueError on empty input."""
+    """Summarise the sentence lengths, in tokens. Raises ValueError on empty input."""
     (corpus,), _ = packed(sents)
     return summary(corpus.lengths)
 
 
 def frequency_stats(sents: Sentences) -> Summary:
-    """`Summary` of how often each distinct token occurs. Raises ValueError on empty input."""
+    """Summarise how often each distinct token occurs. Raises ValueError on empty input."""
     return summary(counts_of_order(sents, 1))
 
 
 def wasserstein_1(a: Floats | Ints, b: Floats | Ints) -> float:
-    """Wasserstein-1 distance of two samples (N,) and (M,), in their unit: the area between the distribution functions.
+    """Return the Wasserstein-1 distance of samples (N,) and (M,): the area between the distribution functions.
 
     Raises ValueError for an empty sample or values that are not finite.
     """
@@ -177,13 +177,13 @@ def wasserstein_1(a: Floats | Ints, b: Floats | Ints) -> float:
 
 
 def length_distance(a: Sentences, b: Sentences) -> float:
-    """Wasserstein-1 distance between the sentence lengths of two corpora, in tokens."""
+    """Return the Wasserstein-1 distance between the sentence lengths of two corpora, in tokens."""
     (first, second), _ = packed(a, b)
     return wasserstein_1(first.lengths, second.lengths)
 
 
 def token_frequency_distance(a: Sentences, b: Sentences) -> float:
-    """Wasserstein-1 distance between the token frequencies of two corpora, sorted by rank: 0 for the same Zipf curve.
+    """Return the Wasserstein-1 distance of two corpora's token frequencies by rank: 0 for the same Zipf curve.
 
     Each corpus gives the relative frequency of its r-th most frequent token; the distance is over the rank r at which a
     token drawn from the corpus stands, in ranks. It sees how heavy the tail is and not which words make it.
@@ -196,6 +196,6 @@ def token_frequency_distance(a: Sentences, b: Sentences) -> float:
 
 
 def frequency_distance_of_counts(counts: Ints) -> float:
-    """The same from token counts of both corpora, (2, G), each with at least one token."""
+    """Return the same from token counts of both corpora, (2, G), each with at least one token."""
     curves = [np.cumsum(np.sort(row)[::-1]) / row.sum() for row in counts]
     return float(np.abs(curves[0] - curves[1]).sum())

@@ -40,7 +40,7 @@ Sentences: TypeAlias = Tokens | Packed
 
 
 def encode(*corpora: Tokens) -> tuple[list[Packed], int]:
-    """Each corpus of token lists as `Packed` ids, and the size of their common vocabulary.
+    """Return each corpus of token lists as `Packed` ids, and the size of their common vocabulary.
 
     Ids are given in order of appearance.
     Raises TypeError where a sentence is a bare string or no sequence, or a corpus is one sentence instead of a list
@@ -52,7 +52,7 @@ def encode(*corpora: Tokens) -> tuple[list[Packed], int]:
 
 
 def encode_with(lookup: Callable[[Hashable], int], corpus: Iterable[Sequence[Hashable]], name: str) -> Packed:
-    """One corpus as `Packed` through `lookup`, from token to id; `name` stands in the messages. Raises as `encode`.
+    """Return a corpus as `Packed` through `lookup`, from token to id; `name` stands in messages. Raises as `encode`.
 
     Sentences may come from an iterator: tokens that are looked up and dropped at once cost half of those kept in lists.
     """
@@ -80,7 +80,7 @@ def _short(value: object) -> str:
 
 
 def pack(ids: npt.ArrayLike, lengths: npt.ArrayLike) -> Packed:
-    """`Packed` from padded rows: ids (N, L) of any integer type and lengths (N,).
+    """Return `Packed` from padded rows: ids (N, L) of any integer type and lengths (N,).
 
     What lies beyond a row's length is dropped.
     Raises ValueError if the shapes do not fit or a length is outside 0..L, TypeError if ids are not integers.
@@ -98,7 +98,7 @@ def pack(ids: npt.ArrayLike, lengths: npt.ArrayLike) -> Packed:
 
 
 def packed(*corpora: Sentences) -> tuple[list[Packed], int]:
-    """The corpora with common ids and the vocabulary size: packed ones as they are, token lists through `encode`.
+    """Return corpora with common ids and the vocabulary size: packed ones as they are, token lists encoded.
 
     Raises TypeError for a mix of the two (ids and tokens have no common meaning), ValueError for negative ids or
     lengths that do not add up.
@@ -155,7 +155,7 @@ class KnownTokens:
             self._numbers, self.size = dict(numbers), len(numbers)
 
     def __call__(self, sents: Sentences, name: str) -> Packed:
-        """Sentences in the numbers of the first corpus, -1 for a token it does not have."""
+        """Return sentences in the numbers of the first corpus, -1 for a token it does not have."""
         if isinstance(sents, Packed) is not (self._numbers is None):
             kind = "Packed ids" if self._numbers is None else "token lists"
             raise TypeError(f"{name} must be {kind}, as the {self.name} were")
@@ -167,7 +167,7 @@ class KnownTokens:
         return encode_with(_OrUnknown(self._numbers or {}).__getitem__, sents, name)
 
     def decode(self, corpus: Packed) -> list[list[Hashable]]:
-        """Token lists of what is numbered as the first corpus is."""
+        """Return token lists of sentences in the numbers of the first corpus."""
         names: list[Hashable] = []
         names.extend(self._numbers if self._numbers is not None else self._ids.tolist())
         tokens = [names[i] for i in corpus.tokens.tolist()]
@@ -176,7 +176,7 @@ class KnownTokens:
 
 
 def join(corpora: Sequence[Packed]) -> Packed:
-    """All corpora end to end, in order."""
+    """Return all corpora end to end, in order."""
     return Packed(np.concatenate([c.tokens for c in corpora]), np.concatenate([c.lengths for c in corpora]))
 
 
@@ -191,18 +191,18 @@ def joined_tokens(corpora: Sequence[Packed], vocabulary: int) -> Whole:
 
 
 def sentence_index(lengths: Ints) -> Ints:
-    """The sentence each token belongs to, (T,)."""
+    """Return the sentence each token belongs to, (T,)."""
     return np.repeat(np.arange(lengths.size), lengths)
 
 
 def tokens_left(lengths: Ints) -> Ints:
-    """How many tokens of its own sentence start at each position, itself included, (T,)."""
+    """Count how many tokens of its own sentence start at each position, itself included, (T,)."""
     ends = np.cumsum(lengths)
     return np.repeat(ends, lengths) - np.arange(int(lengths.sum()))
 
 
 def stable_sort(key: Ints, bound: int) -> tuple[Ints, Whole]:
-    """`key` (T,) sorted, and the order that sorts it, equal keys in order of position; every key is in 0..bound-1.
+    """Sort `key` (T,), values in 0..bound-1: sorted keys, and the order that sorts them, equal ones by position.
 
     `key` is used up. Key and position share one int64 where they fit: a plain value sort is then stable, and it runs on
     vector instructions (measured: 0.7 ms against 13 ms for a stable argsort of 150,000 keys).
@@ -275,7 +275,7 @@ class Grams(NamedTuple):
 
 
 def ngram_ids(corpus: Packed, vocabulary: int, max_n: int) -> Iterator[Grams]:
-    """Ids of the n-grams of orders 1..max_n, one `Grams` an order, sentences never mixed."""
+    """Yield ids of the n-grams of orders 1..max_n, one `Grams` an order, sentences never mixed."""
     small = whole(corpus.tokens.size)
     tokens, left = corpus.tokens, tokens_left(corpus.lengths).astype(small)
     previous, grams = np.zeros(tokens.size, dtype=small), 1
@@ -300,7 +300,7 @@ def ngram_ids(corpus: Packed, vocabulary: int, max_n: int) -> Iterator[Grams]:
 
 
 def ngram_counts(corpora: Sequence[Packed], vocabulary: int, max_n: int) -> Iterator[Ints]:
-    """For each order 1..max_n the counts of all n-grams found in any corpus, (C, G) int64, one row a corpus."""
+    """Yield for each order 1..max_n the counts of all n-grams found in any corpus, (C, G) int64, one row a corpus."""
     whole = join(corpora)
     edges = np.cumsum([corpus.tokens.size for corpus in corpora])
     for grams in ngram_ids(whole, vocabulary, max_n):

@@ -46,7 +46,7 @@ class Matches(NamedTuple):
 
 
 def match_training(sents: Sentences, train: Sentences) -> Matches:
-    """`Matches` of every sentence in the training text. Raises ValueError if either is empty."""
+    """Match every sentence with the training text. Raises ValueError if either is empty."""
     (own, other), vocabulary = packed(sents, train)
     if not own.lengths.size:
         raise ValueError("there are no samples; give at least one sentence")
@@ -84,7 +84,7 @@ def match_training(sents: Sentences, train: Sentences) -> Matches:
 
 
 def leaked(lines: Iterable[str], train: Iterable[str]) -> tuple[int, int]:
-    """(how many of the lines also stand in the training text, how many there are); blank ones are not counted.
+    """Return (how many of the lines stand in the training text, how many there are); blank ones are not counted.
 
     White space at the ends is not looked at.
     """
@@ -95,7 +95,7 @@ def leaked(lines: Iterable[str], train: Iterable[str]) -> tuple[int, int]:
 
 
 def _suffix_ranks(tokens: Whole, left: Whole, vocabulary: int, longest: int) -> list[Whole]:
-    """Ranks of all windows of 1, 2, 4, ... tokens, cut at the sentence's end, each (T,); the last ranks whole suffixes.
+    """Rank all windows of 1, 2, 4, ... tokens, cut at the sentence's end, each (T,); the last ranks whole suffixes.
 
     Equal rank, equal window; a window that ends sorts before one that goes on.
     """
@@ -124,7 +124,7 @@ def _suffix_ranks(tokens: Whole, left: Whole, vocabulary: int, longest: int) -> 
 
 
 def _common_prefix(ranks: list[Whole], left: Whole, a: Ints, b: Whole) -> Ints:
-    """Length of the longest common prefix of the suffixes at `a` and at `b`, (P,), by descent over window sizes."""
+    """Return the longest common prefix of the suffixes at `a` and `b`, (P,), by descent over window sizes."""
     length = np.zeros(a.size, dtype=np.int64)
     last = left.size - 1
     left_a, left_b = left[a], left[b]
@@ -138,7 +138,7 @@ def _common_prefix(ranks: list[Whole], left: Whole, a: Ints, b: Whole) -> Ints:
 
 
 def novelty_rows(matches: Matches, n: int) -> Floats:
-    """Per sentence the n-gram positions that are absent from the training text, and all positions, (N, 2)."""
+    """Count per sentence the n-grams that are absent from the training text, and all n-grams, (N, 2)."""
     sentence, left = sentence_index(matches.lengths), tokens_left(matches.lengths)
     absent = (matches.length < n) & (left >= n)
     size = matches.lengths.size
@@ -148,7 +148,7 @@ def novelty_rows(matches: Matches, n: int) -> Floats:
 
 
 def novelty_n(sents: Sentences, train: Sentences, n: int) -> float:
-    """Share of the n-gram positions of the samples whose n-gram is absent from the training text, 0..1.
+    """Return the share of the samples' n-grams that are absent from the training text, 0..1.
 
     Raises ValueError on empty input, or where no sample has n tokens.
     """
@@ -159,7 +159,7 @@ def novelty_n(sents: Sentences, train: Sentences, n: int) -> float:
 
 
 def copied_share(sents: Sentences, train: Sentences) -> float:
-    """Share of samples that are training sentences word for word, 0..1. Raises ValueError on empty input."""
+    """Return the share of samples that are training sentences word for word, 0..1. Raises ValueError on empty input."""
     return float(match_training(sents, train).copied.mean())
 
 
@@ -176,12 +176,12 @@ class CopiedSpan:
 
 
 def copied_spans(sents: Sentences, train: Sentences) -> list[CopiedSpan]:
-    """The `CopiedSpan` of every sample, the earliest of equally long ones. Raises ValueError on empty input."""
+    """Return the `CopiedSpan` of every sample, the earliest of equally long ones. Raises ValueError on empty input."""
     return spans_of(match_training(sents, train))
 
 
 def spans_of(matches: Matches) -> list[CopiedSpan]:
-    """The `CopiedSpan` of every sample, from its matches."""
+    """Return the `CopiedSpan` of every sample, from its matches."""
     spans = []
     end = 0
     for size in matches.lengths.tolist():
@@ -193,7 +193,7 @@ def spans_of(matches: Matches) -> list[CopiedSpan]:
 
 
 def span_lengths(matches: Matches) -> Ints:
-    """Length of the longest copied span of every sample, (N,)."""
+    """Return the length of the longest copied span of every sample, (N,)."""
     longest = np.zeros(matches.lengths.size, dtype=np.int64)
     np.maximum.at(longest, sentence_index(matches.lengths), matches.length)
     return longest

@@ -7,6 +7,7 @@ Where a toolkit's own fault makes a number meaningless, it is still computed, wi
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,21 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seqgen.metrics.bleu import BleuStats, Level, bleu_stats, scores_of_stats, self_bleu_stats, take
-from seqgen.metrics.distance import js_of_counts, kl_of_counts, ms_jaccard_of_counts
-from seqgen.metrics.diversity import (
-    entropy,
-    first_occurrence,
-    frequency_distance_of_counts,
-    repetition_rows,
-    wasserstein_1,
-    zipf_of_counts,
-)
-from seqgen.metrics.ngram_lm import KneserNey
-from seqgen.metrics.ngrams import Floats, Packed, ngram_counts
-from seqgen.metrics.novelty import match_training, novelty_rows, span_lengths
-from seqgen.metrics.score import Score, Signature, input_hash, mean_rows, with_intervals
-from seqgen.metrics.tokens import Text, Tokenizer, pack_texts
+from seqgen.metrics.bleu import BleuSettings, BleuStats, bleu_stats, scores_of_stats, self_bleu_stats, take
+from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError
+from seqgen.metrics.ngrams import Packed
+from seqgen.metrics.score import Score, Signature, input_hash, with_intervals
+from seqgen.metrics.tokens import Text, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -47,29 +38,27 @@ class Protocol:
     """The first so many references are used."""
     own_references: bool = False
     """Hypothesis i is scored against reference i alone."""
-    tokenizer: Tokenizer = "split"
-    """How lines become tokens; token lists are left as they are."""
-    lowercase: bool = False
-    """Whether text is lower-cased."""
-    smoothing: str = "method1"
-    level: Level = "sentence"
-    orders: tuple[int, ...] = (2, 3, 4, 5)
-    """BLEU orders."""
+    bleu: BleuSettings = field(default_factory=BleuSettings)
+    """How BLEU is computed; tokenizer and case hold for every metric."""
     self_form: Literal["loo", "split", "included", "none"] = "loo"
     """Self-BLEU against all others, of fresh samples against the rest, with the line in its references, or none."""
     self_count: int | None = None
     """How many samples Self-BLEU scores."""
     self_shuffle_seed: int | None = None
     """Seed the toolkit itself shuffles the Self-BLEU samples with."""
-    self_smoothing: str = "method1"
-    self_orders: tuple[int, ...] = (2, 3, 4, 5)
-    """Self-BLEU orders."""
+    self_orders: tuple[int, ...] = ()
+    """Orders of Self-BLEU, where they are not those of BLEU."""
     backward: bool = False
     """Whether BLEU is also computed both ways, as sentence means with method1 on `self_count` lines."""
     digits: int | None = None
     """Decimals the toolkit rounds to."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Metric -> why its number must not be read at face value."""
+
+    @property
+    def means(self) -> BleuSettings:
+        """Return the settings of BLEU as sentence means with method1: of Self-BLEU, and of BLEU both ways."""
+        return replace(self.bleu, level="sentence", smoothing="method1")
 
 
 CACCIA_MULTIPLIERS = (
@@ -79,26 +68,26 @@ CACCIA_MULTIPLIERS = (
 """The 19 factors on the logits of Caccia et al. 2020; a temperature is the inverse of one."""
 
 _INCLUDED = "every line is among its own references, so this is 1 whatever the samples are; it says nothing"
+_NLTK = BleuSettings(tokenizer="nltk")
+_NLTK_LOWER = replace(_NLTK, lowercase=True)
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("default", "this package: full files, leave-one-out, every cheap metric", backward=True),
-        Protocol("texygen", "geek-ai/Texygen, its published table", tokenizer="nltk", lowercase=True),
+        Protocol("texygen", "geek-ai/Texygen, its published table", bleu=_NLTK_LOWER),
         Protocol(
             "texygen-fast",
             "geek-ai/Texygen, the code's default is_fast=True",
             references=500,
-            tokenizer="nltk",
-            lowercase=True,
+            bleu=_NLTK_LOWER,
             self_count=500,
         ),
         Protocol(
             "textgan",
             "williamSYSU/TextGAN-PyTorch",
             hypotheses=200,
-            tokenizer="nltk",
-            lowercase=True,
+            bleu=_NLTK_LOWER,
             self_form="split",
             self_count=200,
             self_orders=(2, 3, 4),
@@ -108,7 +97,7 @@ PROTOCOLS = {
             "relgan",
             "weilinie/RelGAN",
             hypotheses=100,
-            tokenizer="nltk",
+            bleu=_NLTK,
             self_form="included",
             self_count=200,
             warnings={"self_bleu": _INCLUDED},
@@ -118,7 +107,7 @@ PROTOCOLS = {
             "CR-Gjx/LeakGAN",
             hypotheses=2000,
             shuffle=True,
-            smoothing="method0",
+            bleu=BleuSettings(smoothing="method0"),
             self_form="none",
             warnings={"bleu": "published values came from nltk before 3.3, whose unsmoothed scores were far too high"},
         ),
@@ -127,21 +116,16 @@ PROTOCOLS = {
             "pclucas14/GansFallingShort",
             hypotheses=10_000,
             references=10_000,
-            tokenizer="nltk",
-            orders=(5,),
+            bleu=replace(_NLTK, orders=(5,)),
             self_count=10_000,
-            self_orders=(5,),
         ),
         Protocol(
             "cotk",
             "thu-coai/cotk",
             own_references=True,
-            smoothing="method3",
-            level="corpus",
-            orders=(4,),
+            bleu=BleuSettings(orders=(4,), smoothing="method3", level="corpus"),
             self_count=1000,
             self_shuffle_seed=1229,
-            self_orders=(4,),
             backward=True,
         ),
     )
@@ -150,7 +134,7 @@ PROTOCOLS = {
 
 
 def protocol_named(name: str) -> Protocol:
-    """The preset of this name. Raises ValueError for an unknown one, which lists those there are."""
+    """Return the preset of this name. Raises ValueError for an unknown one, which lists those there are."""
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -173,7 +157,7 @@ class Evaluation:
         return self.scores[name]
 
     def rows(self) -> Iterator[tuple[str, Score, Score | None]]:
-        """Each line of the table: name, the samples' score, real text's score or None."""
+        """Yield each line of the table: name, the samples' score, real text's score or None."""
         for name, score in self.scores.items():
             yield name, score, None if self.real is None else self.real[name]
 
@@ -203,7 +187,7 @@ def evaluate_text(
     seed: int = 0,
     temperature: float | None = None,
 ) -> Evaluation:
-    """The scores of samples `hypotheses` against real text `references` by a named protocol, each with its signature.
+    """Score samples `hypotheses` against real text `references` by a named protocol, each score with its signature.
 
     `train` adds novelty and copying, in the default protocol. `real` is other real text: its first lines, as many as
     there are samples, are scored as if they were samples. `seed` is for protocols that shuffle; `temperature`, that of
@@ -217,7 +201,9 @@ def evaluate_text(
         raise ValueError(f"protocol {protocol} fixes its tokenizer; choose one in the default protocol only")
     given = {"hypotheses": hypotheses, "references": references, "training text": train, "real text": real}
     texts = {name: text for name, text in given.items() if text is not None}
-    corpora, kind = pack_texts(texts, tokenizer or rules.tokenizer, lowercase=rules.lowercase)
+    if tokenizer is not None:
+        rules = replace(rules, bleu=replace(rules.bleu, tokenizer=tokenizer))
+    corpora, kind = rules.bleu.pack(texts)
     by_name = dict(zip(texts, corpora, strict=True))
     for name, corpus in by_name.items():
         if not corpus.lengths.size:
@@ -256,18 +242,36 @@ class _Making:
         counts = {"hyp": str(hyp.lengths.size)}
         if ref is not None:
             counts["nrefs"] = str(ref.lengths.size)
-        return others | counts | {"tok": self.kind, "case": "lc" if self.rules.lowercase else "mixed"}
+        return others | counts | {"tok": self.kind, "case": self.rules.bleu.case}
 
-    def sign(self, metric: str, inputs: str, fields: Mapping[str, str]) -> Signature:
-        return Signature(metric, fields, inputs, None, self.temperature)
+    def score(self, row: Metric, n: int, texts: Texts, inputs: str) -> Score | None:
+        """Return a metric at an order (0: it has none); None where it needs training text and there is none."""
+        assert row.compute is not None
+        references = texts.references if row.references else None
+        order = {"n": str(n)} if n else {}
+        fields = self.fields(texts.samples, references, **order, **row.states(texts))
+        signature = Signature(row.name, fields, inputs, None, self.temperature)
+        try:
+            value = row.compute(texts, n)
+        except UndefinedError as error:
+            return Score(math.nan, signature, note=f"undefined: {error}")
+        if value is None or isinstance(value, float):
+            return None if value is None else Score(value, signature)
+        sums = value.sum(axis=0)
+        if not sums[1]:
+            return Score(math.nan, signature, note="undefined: no sample is long enough")
+        return Score(float(sums[0] / sums[1]), signature, rows=value)
 
 
 def _column(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inputs: str) -> dict[str, Score]:
     rules = making.rules
     scores = _bleu_table(making, hyp, ref, inputs)
     if rules.name == "default":
-        scores |= _ngram_table(making, hyp, ref, inputs)
-        scores |= _row_table(making, hyp, ref, train, inputs)
+        texts = Texts(hyp, ref, train)
+        for row in METRICS:
+            for n in row.orders or (0,) if row.compute else ():
+                if (score := making.score(row, n, texts, inputs)) is not None:
+                    scores[f"{row.name}_{n}" if n else row.name] = score
     named = {
         name: replace(score, note=rules.warnings.get(name.rsplit("_", 1)[0], score.note))
         for name, score in scores.items()
@@ -294,14 +298,12 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
     if rules.shuffle:
         hyp = take(hyp, np.random.default_rng(making.seed).permutation(hyp.lengths.size))
     scored, used = _first(hyp, rules.hypotheses), _first(ref, rules.references)
-    top = max(rules.orders)
+    top = max(rules.bleu.orders)
 
-    def table(name: str, stats: BleuStats, fields: Mapping[str, str], **how: Any) -> dict[str, Score]:
-        orders, drawn = how.pop("orders", rules.orders), how.pop("drawn", seed)
-        smoothing, level = how.pop("smoothing", rules.smoothing), how.pop("level", rules.level)
-        by_order = scores_of_stats(
-            name, stats, orders, smoothing, level, None, fields, inputs, drawn, making.temperature
-        )
+    def table(
+        name: str, stats: BleuStats, fields: Mapping[str, str], settings: BleuSettings, drawn: int | None = seed
+    ) -> dict[str, Score]:
+        by_order = scores_of_stats(name, stats, settings, fields, inputs, drawn, making.temperature)
         return {f"{name}_{n}": score for n, score in by_order.items()}
 
     if rules.own_references:
@@ -316,17 +318,16 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
     else:
         stats = bleu_stats(scored, used, top)
         fields = making.fields(scored, used)
-    scores = table("bleu", stats, fields)
+    scores = table("bleu", stats, fields, rules.bleu)
     scores |= _self_table(making, hyp, table)
     if rules.backward:
-        means = {"level": "sentence", "smoothing": rules.self_smoothing, "orders": rules.orders}
         ahead, back = hyp, ref
         if rules.self_shuffle_seed is not None:
             ahead, back = (_first(_shuffled(one, rules.self_shuffle_seed), rules.self_count) for one in (hyp, ref))
-            scores |= table("forward_bleu", bleu_stats(ahead, back, top), making.fields(ahead, back), **means)
+            scores |= table("forward_bleu", bleu_stats(ahead, back, top), making.fields(ahead, back), rules.means)
         forward = "forward_bleu" if rules.self_shuffle_seed is not None else "bleu"
-        scores |= table("backward_bleu", bleu_stats(back, ahead, top), making.fields(back, ahead), **means)
-        for n in rules.orders:
+        scores |= table("backward_bleu", bleu_stats(back, ahead, top), making.fields(back, ahead), rules.means)
+        for n in rules.bleu.orders:
             a, b = scores[f"{forward}_{n}"], scores[f"backward_bleu_{n}"]
             both = a.value + b.value
             signature = replace(a.signature, metric="bleu_f1")
@@ -338,11 +339,12 @@ def _self_table(making: _Making, hyp: Packed, table: Callable[..., dict[str, Sco
     rules = making.rules
     if rules.self_form == "none":
         return {}
-    how: dict[str, Any] = {"orders": rules.self_orders, "smoothing": rules.self_smoothing, "level": "sentence"}
+    settings = replace(rules.means, orders=rules.self_orders or rules.bleu.orders)
+    how: dict[str, Any] = {"settings": settings}
     if rules.self_shuffle_seed is not None:
         hyp = _shuffled(hyp, rules.self_shuffle_seed)
         how["drawn"] = rules.self_shuffle_seed
-    top, size = max(rules.self_orders), hyp.lengths.size
+    top, size = max(settings.orders), hyp.lengths.size
     if rules.self_form == "split":
         # the toolkit draws fresh samples for this; here they are the last ones, the others the rest
         fresh = min(rules.self_count or size, size - 1)
@@ -362,92 +364,7 @@ def _first(corpus: Packed, count: int | None) -> Packed:
 
 
 def _shuffled(corpus: Packed, seed: int) -> Packed:
-    """In the order that Python's own generator shuffles a list of this length into, as the toolkit does."""
+    """Return it in the order that Python's own generator shuffles a list of this length into, as the toolkit does."""
     rows = list(range(corpus.lengths.size))
     random.Random(seed).shuffle(rows)
     return take(corpus, np.array(rows, dtype=np.int64))
-
-
-# ------------------------------------------------------------------------------
-# everything else of the default protocol
-
-
-def _ngram_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[str, Score]:
-    """Functions of n-gram counts: no sums over rows, so no interval."""
-    vocabulary = 1 + int(max(corpus.tokens.max(initial=0) for corpus in (hyp, ref)))
-    tables = list(ngram_counts([hyp, ref], vocabulary, 5))
-    sizes = np.array([[hyp.lengths.size], [ref.lengths.size]])
-    scores: dict[str, Score] = {}
-
-    def add(metric: str, n: int | None, compared: bool, function: Callable[[], float]) -> None:
-        counted = tables[(n or 1) - 1]
-        short = [side for side, row in zip(("sample", "reference"), counted, strict=True) if not row.any()]
-        if not compared:
-            short = short[:1] if short[:1] == ["sample"] else []
-        fields = making.fields(hyp, ref if compared else None, **({"n": str(n)} if n else {}))
-        note = f"undefined: no {' and no '.join(short)} has {n or 1} tokens" if short else ""
-        if not note and metric == "zipf" and np.count_nonzero(counted[0]) < 2:
-            note = "undefined: the samples hold fewer than 2 different tokens"
-        value = float("nan") if note else function()
-        signature = making.sign(metric, inputs, fields)
-        scores[metric if n is None else f"{metric}_{n}"] = Score(value, signature, note=note)
-
-    for n in (1, 2, 3, 4):
-        own = tables[n - 1][0]
-        add("distinct", n, False, lambda own=own: np.count_nonzero(own) / int(own.sum()))  # type: ignore[misc]
-    for n in (1, 2, 3):
-        add("entropy", n, False, lambda own=tables[n - 1][0]: entropy(own))  # type: ignore[misc]
-    add("zipf", None, False, lambda: zipf_of_counts(tables[0][0]))
-    for n in (2, 3, 4, 5):
-        add("ms_jaccard", n, True, lambda n=n: ms_jaccard_of_counts(tables[:n], sizes))  # type: ignore[misc]
-    for n in (1, 2, 3):
-        add("js", n, True, lambda n=n: js_of_counts(tables[n - 1]))  # type: ignore[misc]
-    for n in (1, 2, 3):
-        add("kl", n, True, lambda n=n: kl_of_counts(tables[n - 1], 1.0))  # type: ignore[misc]
-    add("frequency_w1", None, True, lambda: frequency_distance_of_counts(tables[0]))
-    return scores
-
-
-def _row_table(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inputs: str) -> dict[str, Score]:
-    """Sums over samples, with intervals, and what is known of whole lines."""
-    scores: dict[str, Score] = {}
-
-    def add(name: str, rows: Floats, fields: Mapping[str, str], undefined: str = "no sample is long enough") -> None:
-        metric, _, order = name.rpartition("_")
-        signature = making.sign(metric if order.isdigit() else name, inputs, fields)
-        sums = rows.sum(axis=0)
-        if not sums[1]:
-            scores[name] = Score(float("nan"), signature, note=f"undefined: {undefined}")
-        else:
-            scores[name] = Score(float(sums[0] / sums[1]), signature, rows=rows)
-
-    def plain(name: str, value: float, fields: Mapping[str, str]) -> None:
-        scores[name] = Score(value, making.sign(name, inputs, fields))
-
-    for n in (2, 3, 4):
-        add(f"repetition_{n}", repetition_rows(hyp, n), making.fields(hyp, n=str(n)))
-    size = hyp.lengths.size
-    plain("unique", float((first_occurrence(hyp) == np.arange(size)).mean()), making.fields(hyp))
-    add("length", mean_rows(hyp.lengths.astype(np.float64)), making.fields(hyp))
-    plain("length_w1", wasserstein_1(hyp.lengths, ref.lengths), making.fields(hyp, ref))
-    if train is not None:
-        matches = match_training(hyp, train)
-        fields = making.fields(hyp, train=str(train.lengths.size))
-        for n in range(1, 9):
-            add(f"novelty_{n}", novelty_rows(matches, n), {"n": str(n)} | fields)
-        add("copied", mean_rows(matches.copied.astype(np.float64)), fields)
-        spans = span_lengths(matches)
-        add("copied_span", mean_rows(spans.astype(np.float64)), fields)
-        plain("copied_span_max", float(spans.max()), fields)
-    add(
-        "kn_forward",
-        _kn_rows(train if train is not None else ref, hyp),
-        making.fields(hyp, fit="references" if train is None else "train", order="5"),
-    )
-    add("kn_reverse", _kn_rows(hyp, ref), making.fields(hyp, ref, fit="hyp", order="5"))
-    return scores
-
-
-def _kn_rows(fitted: Packed, scored: Packed) -> Floats:
-    """Per sentence the negative ln P under a Kneser-Ney 5-gram of the other corpus, and its tokens and end, (N, 2)."""
-    return np.column_stack([-KneserNey(fitted).log_probability(scored), scored.lengths + 1.0])

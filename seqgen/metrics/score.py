@@ -47,7 +47,7 @@ class Signature:
 
     @property
     def parts(self) -> list[str]:
-        """What stands behind the name, one piece each."""
+        """Return what stands behind the name, one piece each."""
         parts = [*(f"{name}:{value}" for name, value in self.fields.items()), f"version:{VERSION}"]
         if self.inputs:
             parts.append(f"in:{self.inputs}")
@@ -86,13 +86,13 @@ def factored(signatures: Mapping[str, Signature]) -> dict[str, str]:
 
 
 def ratio_of_sums(sums: Floats) -> Floats:
-    """First column over second, (..., 2) -> (...): a mean if the second counts rows, a share if it counts units."""
+    """Return first column over second, (..., 2) -> (...): a mean if the second counts rows, else a share."""
     numerator, denominator = sums[..., 0], sums[..., 1]
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def mean_rows(values: Floats) -> Floats:
-    """Rows (N, 2) whose ratio of sums is the mean of `values` (N,)."""
+    """Return rows (N, 2) of which the ratio of sums is the mean of `values` (N,)."""
     return np.column_stack([values, np.ones_like(values)])
 
 
@@ -114,7 +114,7 @@ class Score:
     stored_interval: tuple[float, float] | None = field(default=None, repr=False)
     """The interval, where it was computed before or read back from a file."""
     note: str = ""
-    """What the reader must know, such as that a toolkit's own bug makes this number meaningless."""
+    """A caution about the number, such as that a toolkit's own bug makes it meaningless."""
 
     def __float__(self) -> float:
         """Return the number alone."""
@@ -145,7 +145,7 @@ class Score:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % percentile bootstrap interval over hypotheses, seed 0; None where rows allow none.
+        """Return the 95 % percentile bootstrap interval over hypotheses, seed 0; None where rows allow none.
 
         Self-BLEU's rows share their references, so its interval states the spread over hypotheses, not over whole
         sample sets.
@@ -174,7 +174,7 @@ class Score:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Score:
-        """A score as `to_dict` wrote it: it prints and compares as before, but has no rows for further tests."""
+        """Return a score as `to_dict` wrote it: it prints and compares as before, but has no rows for further tests."""
         signature = Signature(
             stored["metric"], dict(stored["fields"]), stored["inputs"], stored["seed"], stored["temperature"]
         )
@@ -189,7 +189,7 @@ class Score:
 
 
 def with_intervals(scores: Sequence[Score]) -> list[Score]:
-    """The same scores, each with its interval computed: scores with equally many rows share their resamples."""
+    """Return the same scores with their intervals computed: scores with equally many rows share their resamples."""
     by_size: dict[int, list[int]] = {}
     for i, score in enumerate(scores):
         if score.stored_interval is None and score.rows is not None and len(score.rows) > 1:
@@ -207,7 +207,7 @@ def with_intervals(scores: Sequence[Score]) -> list[Score]:
 
 
 def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Sums of `rows` (N, C) over B draws of N rows with replacement, (B, C) float64; same seed and N, same draws."""
+    """Sum `rows` (N, C) over B draws of N rows with replacement, (B, C) float64; same seed and N, same draws."""
     random = np.random.default_rng(seed)
     size = len(rows)
     sums = np.empty((resamples, rows.shape[1]))
@@ -224,7 +224,7 @@ def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Fl
 
 
 def input_hash(*texts: Sequence[str] | Sentences) -> str:
-    """A short name of the exact texts, 12 hexadecimal digits each, joined by a slash: equal texts, equal names."""
+    """Return a short name of the exact texts, 12 hexadecimal digits each, joined by a slash."""
     return "/".join(_hash_one(text) for text in texts)
 
 

@@ -27,7 +27,7 @@ NAMES = ("split", "nltk", "13a", "zh", "char")
 
 
 def tokenizer_name(tokenizer: Tokenizer) -> str:
-    """The word a signature uses for the tokenizer: its name, or the qualified name of a callable."""
+    """Return the word a signature uses for the tokenizer: its name, or the qualified name of a callable."""
     if tokenizer == "nltk":
         return "nltk(preserve_line)"  # nltk's own word_tokenize splits a line into sentences first; this one does not
     if isinstance(tokenizer, str):
@@ -36,7 +36,7 @@ def tokenizer_name(tokenizer: Tokenizer) -> str:
 
 
 def tokenize(lines: Sequence[str], tokenizer: Tokenizer = "split") -> list[Sequence[Hashable]]:
-    """One token list per line. Raises ValueError for an unknown name, TypeError for what is no list of str."""
+    """Return one token list per line. Raises ValueError for an unknown name, TypeError for what is no list of str."""
     if isinstance(lines, str):
         raise TypeError(f"lines must be a list of str, got one str of {len(lines)} characters; split it into lines")
     for i, line in enumerate(lines):
@@ -46,7 +46,7 @@ def tokenize(lines: Sequence[str], tokenizer: Tokenizer = "split") -> list[Seque
 
 
 def splitter(tokenizer: Tokenizer) -> Callable[[str], Sequence[Hashable]]:
-    """The function from a line to its tokens. Raises ValueError for an unknown name, which lists the known ones."""
+    """Return the function from a line to its tokens. Raises ValueError for an unknown name, listing the known ones."""
     if not isinstance(tokenizer, str):
         return tokenizer
     match tokenizer:
@@ -69,7 +69,7 @@ def splitter(tokenizer: Tokenizer) -> Callable[[str], Sequence[Hashable]]:
 
 
 def tokens_char(line: str) -> list[str]:
-    """Characters of one line, white space left out."""
+    """Return the characters of one line, white space left out."""
     return list("".join(line.split()))
 
 
@@ -90,7 +90,7 @@ def _western(line: str) -> list[str]:
 
 
 def tokens_13a(line: str) -> list[str]:
-    """Tokens of one line by the rules of mteval-v13a."""
+    """Return tokens of one line by the rules of mteval-v13a."""
     line = line.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     if "&" in line:
         for entity, character in _ENTITIES:
@@ -110,18 +110,18 @@ _CHINESE = re.compile(
 
 
 def tokens_zh(line: str) -> list[str]:
-    """Tokens of one line: every Chinese character by itself, what is between them by the western rules of 13a."""
+    """Return tokens of one line: every Chinese character by itself, what is between them by the rules of 13a."""
     return _western(_CHINESE.sub(r" \1 ", line.strip()))
 
 
 def pack_texts(
     texts: Mapping[str, Text], tokenizer: Tokenizer = "split", *, lowercase: bool = False
 ) -> tuple[list[Packed], str]:
-    """Every text as `Packed` ids of one vocabulary, and what its tokens are: the tokenizer's name, "given" or "ids".
+    """Return texts as `Packed` ids of one vocabulary, and what tokens are: the tokenizer's name, "given" or "ids".
 
-    Lines go through `tokenizer`; token lists and ids are left as they are, but for `lower`. The keys name the texts
+    Lines go through `tokenizer`; token lists and ids are left as they are, but for `lowercase`. The keys name the texts
     in messages. Raises TypeError, with name and index, for a bare string, for lines and token lists side by side,
-    and for `lower` on what has no case.
+    and for `lowercase` on what has no case.
     """
     kinds = {name: kind_of(text, name) for name, text in texts.items()}
     found = [(name, kind) for name, kind in kinds.items() if kind]
@@ -149,7 +149,7 @@ def pack_texts(
 
 
 def kind_of(text: Text, name: str) -> str:
-    """What a text is made of: "lines", "token lists", "ids", or "" if it is empty."""
+    """Return what a text is made of: "lines", "token lists", "ids", or "" if it is empty."""
     if isinstance(text, Packed):
         return "ids"
     if isinstance(text, str) or not isinstance(text, Sequence):

@@ -54,8 +54,8 @@ class Run:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What reaches the metrics."""
     seen: list[Any] = []
-    monkeypatch.setattr(metrics, "self_bleu_orders", lambda lines, **_: seen.append(lines) or {})
-    monkeypatch.setattr(metrics, "bleu_orders", lambda lines, real, **_: seen.extend([lines, real]) or {})
+    monkeypatch.setattr(metrics, "self_bleu_orders", lambda lines, *_, **__: seen.append(lines) or {})
+    monkeypatch.setattr(metrics, "bleu_orders", lambda lines, real, *_, **__: seen.extend([lines, real]) or {})
     return seen
 
 

@@ -15,7 +15,7 @@ from command_line import SMALL
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from seqgen.engine.loading import load
-from seqgen.metrics import HEADLINES
+from seqgen.metrics import shown
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -186,7 +186,7 @@ def test_a_run_is_shown_beside_real_text_and_a_5_gram_model(
         return {line.split()[1]: line.split() for line in ended.out.split("\n\n")[0].splitlines()[2:] if line[0] != " "}
 
     assert max(map(len, short.out.split("\n\n")[0].splitlines())) <= 80
-    assert list(body(short)) == [name for name in HEADLINES if name in numbers[0]]
+    assert list(body(short)) == [name for name in shown("evaluate") if name in numbers[0]]
     assert 8 <= len(body(short)) <= 12
     for name, cells in body(short).items():
         arrow = {"higher": "↑", "lower": "↓", "real": "≈"}[table["metrics"][name]["better"]]

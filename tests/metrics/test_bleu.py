@@ -4,6 +4,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from nltk.translate import bleu_score as nltk_bleu
 
 from seqgen.metrics.bleu import (
+    BleuKeywords,
+    BleuSettings,
     BleuStats,
     ReferenceIndex,
     bleu,
@@ -338,11 +341,25 @@ def test_orders_hold_1_to_order_and_equal_single_calls() -> None:
     assert list(score.orders) == list(range(1, 10))
     for n in range(1, 10):
         assert score.orders[n] == float(bleu(hypotheses, references, order=n))
-    by_order = bleu_orders(hypotheses, references, orders=(2, 5))
+    by_order = bleu_orders(hypotheses, references, BleuSettings(orders=(2, 5)))
     assert {n: float(s) for n, s in by_order.items()} == {2: score.orders[2], 5: score.orders[5]}
     assert {n: float(s) for n, s in self_bleu_orders(hypotheses).items()} == {
         n: self_bleu(hypotheses, order=5).orders[n] for n in (2, 3, 4, 5)
     }
+
+
+def test_keywords_are_the_fields_of_the_settings() -> None:
+    types = {field.name: field.type for field in fields(BleuSettings) if field.name != "orders"}
+    assert {name: kind.__forward_arg__ for name, kind in BleuKeywords.__annotations__.items()} == types
+
+
+def test_self_bleu_takes_every_setting_of_bleu() -> None:
+    lines = ["A b c d e", "a b c f g", "b c d e a"]
+    how: BleuKeywords = {"level": "corpus", "lowercase": True, "weights": (0.5, 0.5)}
+    tokens = [line.lower().split() for line in lines]
+    others = [tokens[:i] + tokens[i + 1 :] for i in range(3)]
+    expected = float(nltk_bleu.corpus_bleu(others, tokens, (0.5, 0.5)))
+    assert float(self_bleu(lines, order=2, **how)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_self_bleu_against_others_is_bleu() -> None:

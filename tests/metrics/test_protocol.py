@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqgen.metrics.bleu import bleu, bleu_stats, corpus_bleu, self_bleu, self_bleu_orders
+from seqgen.metrics import protocol
+from seqgen.metrics.bleu import BleuSettings, bleu, bleu_stats, corpus_bleu, self_bleu, self_bleu_orders
 from seqgen.metrics.distance import jensen_shannon, ms_jaccard, ngram_kl
 from seqgen.metrics.diversity import (
     distinct_n,
@@ -16,6 +17,7 @@ from seqgen.metrics.diversity import (
     unique_share,
     zipf_exponent,
 )
+from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError, metric
 from seqgen.metrics.ngram_lm import KneserNey
 from seqgen.metrics.novelty import copied_share, copied_spans, novelty_n
 from seqgen.metrics.protocol import CACCIA_MULTIPLIERS, PROTOCOLS, evaluate_text, protocol_named
@@ -88,6 +90,29 @@ def test_scores_of_the_table_compare_with_those_of_the_functions() -> None:
     assert "novelty_2" not in table.scores
     with pytest.raises(KeyError, match="no score 'blue-4'; there are bleu_2, bleu_3"):
         table["blue-4"]
+
+
+@pytest.mark.filterwarnings("ignore:protocol")
+def test_a_metric_is_one_row_with_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    def longest(texts: Texts, n: int) -> float:
+        if texts.samples.lengths.max() < n:
+            raise UndefinedError(f"no sample has {n} tokens")
+        return float(texts.samples.lengths.max())
+
+    row = Metric("longest", "real", "tokens", "tokens of the longest sample", orders=(1, 99), compute=longest)
+    monkeypatch.setattr(protocol, "METRICS", (*METRICS, row))
+    table = evaluate_text(HYPOTHESES, REFERENCES)
+    assert float(table["longest_1"]) == max(len(line.split()) for line in HYPOTHESES)
+    assert str(table["longest_1"].signature).startswith("longest|n:1|hyp:60|tok:split|case:mixed|version:")
+    assert table["longest_99"].note == "undefined: no sample has 99 tokens"
+    assert "longest_1" not in evaluate_text(HYPOTHESES, REFERENCES, protocol="leakgan").scores
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.filterwarnings("ignore:protocol")
+def test_every_score_has_a_row(name: str) -> None:
+    for score in evaluate_text(HYPOTHESES[:50], REFERENCES, train=TRAIN, protocol=name).scores:
+        assert metric(score).about, score
 
 
 def test_real_text_is_scored_at_the_size_of_the_samples() -> None:
@@ -221,7 +246,7 @@ def test_cotk_scores_own_references_and_1000_shuffled_samples() -> None:
     for text in (shuffled_hypotheses, shuffled_references):
         random.Random(1229).shuffle(text)
     first, second = shuffled_hypotheses[:1000], shuffled_references[:1000]
-    assert float(got["self_bleu_4"]) == float(self_bleu_orders(first, orders=(4,))[4])
+    assert float(got["self_bleu_4"]) == float(self_bleu_orders(first, BleuSettings(orders=(4,)))[4])
     assert float(got["forward_bleu_4"]) == float(bleu(first, second))
     assert float(got["backward_bleu_4"]) == float(bleu(second, first))
     assert got["self_bleu_4"].signature.seed == 1229

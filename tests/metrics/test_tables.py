@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from seqgen.metrics.names import HEADLINES, metric
+from seqgen.metrics import names
+from seqgen.metrics.names import METRICS, metric
 from seqgen.metrics.tables import Cell, comma_separated, escaped_latex, latex, markdown
 
 AWKWARD = [
@@ -116,7 +117,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arrow", "of_training"),
+    ("name", "arrow", "training"),
     [
         ("bleu_4", "↑", False),
         ("self_bleu_3", "≈", False),
@@ -125,11 +126,19 @@ def test_latex_compiles(tmp_path: Path) -> None:
         ("copied", "≈", True),
     ],
 )
-def test_a_metric_is_known_at_every_order(name: str, arrow: str, of_training: bool) -> None:
+def test_a_metric_is_known_at_every_order(name: str, arrow: str, training: bool) -> None:
     found = metric(name)
-    assert (found.name, found.arrow, found.of_training) == (name, arrow, of_training)
+    assert (found.name, found.arrow, found.training) == (name, arrow, training)
 
 
 def test_an_unknown_number_is_no_more_than_its_name() -> None:
     assert metric("of_ones_own_7").arrow == metric("of_ones_own_7").unit == ""
-    assert len(set(HEADLINES)) == len(HEADLINES)
+
+
+def test_each_name_has_one_row_that_says_what_it_is() -> None:
+    assert len({(row.name, bool(row.orders)) for row in METRICS}) == len(METRICS)
+    for row in METRICS:
+        assert row.about
+        assert row.name == row.name.lower().replace("-", "_")
+        assert (row.shown_order in row.orders) if row.tables and row.orders else row.shown_order == 0
+    assert names.shown("compare")[:3] == ("nll_per_character", "bleu_4", "self_bleu_4")
