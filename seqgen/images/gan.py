@@ -26,6 +26,7 @@ from seqgen.images.data import ImageBatch
 from seqgen.nn.conv import (
     ClassNorm,
     Norm,
+    default_widths,
     doubling,
     frozen_statistics,
     halving,
@@ -38,6 +39,8 @@ from seqgen.nn.latents import decoded_in_tiles
 
 DATA = "images"
 DECIDES = "ffd"
+
+_FIRST = 64  # channels next to the image, by default
 
 
 def squared_gradient(critic: "Critic", images: Tensor, labels: Tensor | None) -> Tensor:
@@ -127,10 +130,11 @@ class Config:
 
     net: Literal["conv", "mlp"] = "conv"
     """conv: each width doubles or halves the image (DCGAN); mlp: three hidden layers each."""
-    generator_widths: tuple[int, ...] = (128, 64)
-    """Channels before each doubling (conv)."""
-    critic_widths: tuple[int, ...] = (64, 128)
-    """Channels after each halving (conv)."""
+    generator_widths: tuple[int, ...] = ()
+    """Channels before each doubling (conv); none: 64 before the last, twice as many before each of the others, up to
+    512, from a side of 4 to 7 pixels."""
+    critic_widths: tuple[int, ...] = ()
+    """Channels after each halving (conv); none: as the generator's, backwards."""
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of each hidden layer (mlp)."""
     latent: Annotated[int, Field(ge=1)] = 64
@@ -213,14 +217,14 @@ class Generator(nn.Module):
         self.joined = len(config.classes) if config.labels in ("concat", "acgan") else 0
         inputs, size, channels = config.latent + self.joined, config.size, config.channels
         if config.net == "conv":
-            widths = config.generator_widths
+            widths = config.generator_widths or default_widths(size, _FIRST)[::-1]
             side = smallest_side(size, widths, "model.generator_widths")
             norm: Norm = "class" if config.labels == "projection" else config.generator_norm
             self.pieces = nn.ModuleList(
                 [
                     nn.Linear(inputs, widths[0] * side**2),
                     nn.Unflatten(1, (widths[0], side, side)),
-                    *doubling(widths, channels, nn.ReLU(), norm=norm, classes=len(config.classes)),
+                    *doubling(widths, channels, size, nn.ReLU(), norm=norm, classes=len(config.classes)),
                     nn.Tanh(),
                 ]
             )
@@ -278,9 +282,10 @@ class Critic(nn.Module):
             self.class_maps = nn.Embedding(self.classes, size**2)
             channels += 1
         if config.net == "conv":
-            side = smallest_side(size, config.critic_widths, "model.critic_widths")
-            pieces = [*halving(channels, config.critic_widths, nn.LeakyReLU(0.2), norm=norm), nn.Flatten()]
-            width = config.critic_widths[-1] * side**2
+            widths = config.critic_widths or default_widths(size, _FIRST)
+            side = smallest_side(size, widths, "model.critic_widths")
+            pieces = [*halving(channels, widths, nn.LeakyReLU(0.2), norm=norm), nn.Flatten()]
+            width = widths[-1] * side**2
         else:
             width, leaky = config.hidden, nn.LeakyReLU(0.2)
             layers = _dense([channels * size**2, width, width, width], leaky, norm)

@@ -24,7 +24,7 @@ from seqgen.core.errors import ConfigError
 from seqgen.core.rng import normals
 from seqgen.core.update import Optimizer, update
 from seqgen.images.data import ImageBatch
-from seqgen.nn.conv import doubling, halving, smallest_side
+from seqgen.nn.conv import default_widths, doubling, halving, smallest_side
 from seqgen.nn.latents import decoded_in_tiles, fixed_uniforms
 
 DATA = "images"
@@ -40,8 +40,9 @@ class Config:
 
     net: Literal["conv", "mlp"] = "conv"
     """conv: each of `widths` halves the image; mlp: two hidden layers each way, the classic one."""
-    widths: tuple[int, ...] = (32, 64)
-    """Channels after each halving (conv)."""
+    widths: tuple[int, ...] = ()
+    """Channels after each halving (conv); none: 32, then twice as many each time, up to 256, down to a side of 4 to 7
+    pixels."""
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of the fully connected layers."""
     latent: Annotated[int, Field(ge=1)] = 16
@@ -105,17 +106,18 @@ class Model(nn.Module):
         self.pixels = config.channels * config.size**2
         hidden, latent = config.hidden, config.latent
         if config.net == "conv":
-            side = smallest_side(config.size, config.widths, "model.widths")
-            maps = config.widths[-1] * side**2
-            self.body = nn.Sequential(*halving(config.channels, config.widths, nn.SiLU()), nn.Flatten())
+            widths = config.widths or default_widths(config.size, 32)
+            side = smallest_side(config.size, widths, "model.widths")
+            maps = widths[-1] * side**2
+            self.body = nn.Sequential(*halving(config.channels, widths, nn.SiLU()), nn.Flatten())
             # SiLU: with ReLU and no norm units die, and one epoch of MNIST ends 20 nats higher
             self.to_latent = nn.Sequential(nn.Linear(maps + classes, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
             self.decoder = nn.Sequential(
                 nn.Linear(latent + classes, hidden),
                 nn.SiLU(),
                 nn.Linear(hidden, maps),
-                nn.Unflatten(1, (config.widths[-1], side, side)),
-                *doubling(config.widths[::-1], config.channels, nn.SiLU()),
+                nn.Unflatten(1, (widths[-1], side, side)),
+                *doubling(widths[::-1], config.channels, config.size, nn.SiLU()),
             )
         else:
             self.body = nn.Sequential(nn.Flatten())
@@ -269,7 +271,11 @@ def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic."""
+    """One update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic.
+
+    The gradient, whose norm is logged and clipped, is that of the loss per pixel: its norm is of one order for all
+    sizes, where that of the loss per image grows with the pixels.
+    """
     if model.critic is not None and step % 2:
         return _critic_step(model, model.critic, optimizers["critic"], batch, step)
     optimizer = optimizers["model"]
@@ -284,9 +290,10 @@ def train_step(
             loss = terms["loss"].sum()
             if model.critic is not None:
                 loss = loss + model.config.beta * F.softplus(-model.critic(terms["latents"]).float()).sum()
-            yield loss, len(part.pixels)
+            yield loss / model.pixels, len(part.pixels)
 
     scalars = update(optimizer, losses(), step)
+    scalars["loss"] *= model.pixels
     return {**scalars, **{name: total / len(batch.pixels) for name, total in sums.items()}}
 
 

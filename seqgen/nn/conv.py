@@ -18,21 +18,31 @@ Norm: TypeAlias = Literal["none", "batch", "layer", "spectral", "class"]
 Pieces: TypeAlias = list[nn.Module]
 
 
+def default_widths(size: int, first: int) -> tuple[int, ...]:
+    """Return channels after each halving: `first`, then twice as many each time, up to eight times `first`.
+
+    The map is halved down to a side of 4 to 7 (Radford et al. 2016), but at least twice where there are pixels for it.
+    """
+    bits = size.bit_length()
+    return tuple(first * min(2**k, 8) for k in range(min(max(2, bits - 3), bits - 1)))
+
+
 def smallest_side(size: int, widths: Sequence[int], option: str) -> int:
-    """The side of the map after one halving per width; ConfigError names `option` where a side would be odd."""
-    side = size
-    for _ in widths:
-        if side % 2:
-            raise ConfigError(
-                f"{option} has {len(widths)} widths, each of which halves the image, but {size} pixels are not "
-                f"divisible by {2 ** len(widths)}; give fewer widths, or another data.size"
-            )
-        side //= 2
-    return side
+    """Return the side of the map after one halving per width, an odd side rounded down.
+
+    ConfigError names `option` where there are too few pixels for so many halvings, or none is made.
+    """
+    most = size.bit_length() - 1
+    if not 0 < len(widths) <= most:
+        raise ConfigError(
+            f"{option} has {len(widths)} widths, each of which halves the image, but {size} pixels can be halved "
+            f"{most} times; give 1 to {most} widths, or model.net=mlp"
+        )
+    return size >> len(widths)
 
 
 def halving(channels: int, widths: Sequence[int], activation: nn.Module, *, norm: Norm = "none") -> Pieces:
-    """4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n).
+    """4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n), rounded down.
 
     The activation stands behind every convolution; batch or layer norm between them, but not behind the first (Radford
     et al. 2016).
@@ -48,16 +58,18 @@ def halving(channels: int, widths: Sequence[int], activation: nn.Module, *, norm
 
 
 def doubling(
-    widths: Sequence[int], channels: int, activation: nn.Module, *, norm: Norm = "none", classes: int = 0
+    widths: Sequence[int], channels: int, size: int, activation: nn.Module, *, norm: Norm = "none", classes: int = 0
 ) -> Pieces:
-    """4x4 transposed convolutions of stride 2: (B, widths[0], S, S) to (B, channels, S * 2^n, S * 2^n).
+    """4x4 transposed convolutions of stride 2, `halving` backwards: (B, widths[0], ...) to (B, channels, size, size).
 
     The norm (`class` for one with a scale and shift per class) and the activation stand before every convolution, so
     that the last one's output is bare.
     """
     pieces: Pieces = []
-    for width, after in zip(widths, [*widths[1:], channels], strict=True):
-        pieces += [*_normed(width, norm, classes), activation, nn.ConvTranspose2d(width, after, 4, 2, 1)]
+    for k, (width, after) in enumerate(zip(widths, [*widths[1:], channels], strict=True), 1):
+        odd = (size >> (len(widths) - k)) % 2
+        up = nn.ConvTranspose2d(width, after, 4, 2, 1, output_padding=odd)
+        pieces += [*_normed(width, norm, classes), activation, up]
     return pieces
 
 

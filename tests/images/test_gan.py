@@ -276,9 +276,9 @@ def test_packs_are_scored_together() -> None:
         ),
         ({"pack": 2, "labels": "concat"}, "model.pack > 1 goes with model.labels = none only"),
         (
-            {"size": 10},
-            "model.generator_widths has 2 widths, each of which halves the image, but 10 pixels are not divisible "
-            "by 4; give fewer widths, or another data.size",
+            {"size": 3},
+            "model.generator_widths has 2 widths, each of which halves the image, but 3 pixels can be halved 1 times; "
+            "give 1 to 1 widths, or model.net=mlp",
         ),
     ],
 )

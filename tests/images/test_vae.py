@@ -231,9 +231,9 @@ def test_a_conditional_model_needs_and_uses_the_label() -> None:
         ),
         ({"match": "adversarial", "free_bits": 0.1}, "model.free_bits needs match = kl"),
         (
-            {"size": 28, "widths": (4, 4, 4)},
-            "model.widths has 3 widths, each of which halves the image, but 28 pixels are not divisible by 8; "
-            "give fewer widths, or another data.size",
+            {"size": 6, "widths": (4, 4, 4)},
+            "model.widths has 3 widths, each of which halves the image, but 6 pixels can be halved 2 times; "
+            "give 1 to 2 widths, or model.net=mlp",
         ),
     ],
 )
@@ -256,6 +256,17 @@ def test_a_step_of_the_adversarial_autoencoder_moves_one_network() -> None:
         scalars = vae.train_step(net, made, batch(seed=step), step)
         assert changed(net, before) == moved
         assert ("critic_loss" in scalars) == (step % 2 == 1)
+
+
+def test_the_logged_norm_is_that_of_the_gradient_per_pixel() -> None:
+    net = model().train()
+    given, drawn = batch(), noise(net)
+    mean = net.terms(given, drawn)["loss"].mean()
+    gradient = torch.autograd.grad(mean / 64, list(net.parameters()))
+    torch.manual_seed(5)
+    scalars = vae.train_step(net, vae.optimizers(net, TRAIN), given, 0)
+    assert scalars["loss"] == pytest.approx(mean.item(), rel=1e-5)
+    assert scalars["grad_norm"] == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in gradient)), rel=1e-4)
 
 
 def trained(data: ImageData, steps: int, **options: Any) -> Iterator[tuple[vae.Model, float]]:

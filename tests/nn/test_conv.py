@@ -5,29 +5,49 @@ import torch
 from torch import nn
 
 from seqgen.core.errors import ConfigError
-from seqgen.nn.conv import ClassNorm, doubling, frozen_statistics, halving, limited, small_normal, smallest_side
+from seqgen.nn.conv import (
+    ClassNorm,
+    default_widths,
+    doubling,
+    frozen_statistics,
+    halving,
+    limited,
+    small_normal,
+    smallest_side,
+)
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 64])
+@pytest.mark.parametrize("size", [8, 13, 28, 32, 50])
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "spectral"])
 def test_halving_and_doubling_are_each_others_sizes(size: int, norm: str) -> None:
-    widths = (4, 6)
+    widths = (4, 5, 6)
     side = smallest_side(size, widths, "model.widths")
     down = nn.Sequential(*halving(3, widths, nn.ReLU(), norm=norm))  # type: ignore[arg-type]
-    up = nn.Sequential(*doubling(widths[::-1], 3, nn.ReLU(), norm="batch"))
+    up = nn.Sequential(*doubling(widths[::-1], 3, size, nn.ReLU(), norm="batch"))
     maps = down(torch.zeros(2, 3, size, size))
-    assert maps.shape == (2, 6, side, side)
+    assert maps.shape == (2, 6, side, side) == (2, 6, size // 8, size // 8)
     assert up(maps).shape == (2, 3, size, size)
 
 
-def test_a_size_that_cannot_be_halved_is_refused() -> None:
-    assert smallest_side(28, (1, 1), "model.widths") == 7
+def test_default_widths_are_those_of_dcgan_and_end_at_a_side_of_4_to_7() -> None:
+    assert default_widths(64, 64) == (64, 128, 256, 512)  # figure 1 of Radford et al. 2016, from its last layer on
+    assert default_widths(128, 32) == (32, 64, 128, 256, 256)
+    for size in range(16, 300):
+        assert 4 <= smallest_side(size, default_widths(size, 1), "model.widths") <= 7
+    assert [len(default_widths(size, 1)) for size in (1, 2, 3, 4, 8, 15)] == [0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "message"),
+    [
+        (5, (1, 1, 1), "has 3 widths, each of which halves the image, but 5 pixels can be halved 2 times; give 1 to 2"),
+        (1, (), "has 0 widths, each of which halves the image, but 1 pixels can be halved 0 times; give 1 to 0"),
+    ],
+)
+def test_a_size_that_cannot_be_halved_is_refused(size: int, widths: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        smallest_side(28, (1, 1, 1), "model.widths")
-    assert str(caught.value) == (
-        "model.widths has 3 widths, each of which halves the image, but 28 pixels are not divisible by 8; "
-        "give fewer widths, or another data.size"
-    )
+        smallest_side(size, widths, "model.widths")
+    assert str(caught.value) == f"model.widths {message} widths, or model.net=mlp"
 
 
 def test_spectral_norm_limits_the_largest_singular_value() -> None:
@@ -75,7 +95,7 @@ def test_frozen_statistics_normalise_by_the_batch_and_stay() -> None:
 
 def test_first_weights_of_dcgan() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(*doubling((64, 64), 64, nn.ReLU(), norm="batch"))
+    net = nn.Sequential(*doubling((64, 64), 64, 32, nn.ReLU(), norm="batch"))
     small_normal(net)
     convolutions = [m for m in net if isinstance(m, nn.ConvTranspose2d)]
     assert convolutions[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
