@@ -168,7 +168,7 @@ def _weights(net: Net) -> dict[str, Tensor]:
 def _train(net: Net, split: Split, kind: str, seed: int) -> None:
     """Outside `core.update` because it is no run: nothing of it is resumed or logged."""
     count, device = len(split.pixels), split.pixels.device
-    weights = list(net.parameters())
+    weights: list[Tensor] = list(net.parameters())
     mean, square = ([torch.zeros_like(p) for p in weights] for _ in range(2))
     steps_done = [torch.tensor(0.0) for _ in weights]
     draws = rng.generator("feature batches", seed)
