@@ -23,6 +23,7 @@ import typer
 
 from seqgen._version import __version__
 from seqgen.cli import compare, config, corpus, generate, images, latent, output, report, score, tokenizer, train
+from seqgen.cli.flags import with_flags
 from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
 from seqgen.core.log import abandon
@@ -48,7 +49,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     config.doctor,
 )
 for command in _COMMANDS:
-    app.command(cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(command)
+    app.command(cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(with_flags(command))
 app.add_typer(tokenizer.app)
 app.add_typer(corpus.app)
 

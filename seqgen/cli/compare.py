@@ -8,15 +8,14 @@ import typer
 
 from seqgen.cli import images, output
 from seqgen.cli.options import (
-    Device,
     Encoding,
     Field,
     Format,
     Json,
     Module,
+    Opening,
     Reading,
     Run,
-    Step,
     check_writable,
     makes_images,
     open_run,
@@ -156,9 +155,8 @@ def curve(
     seed: Seed = 0,
     plot: Plot = None,
     json: Json = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Quality against diversity over temperatures.
 
@@ -174,7 +172,7 @@ def curve(
     output.at_least(2, count=count)
     check_writable(run)
     chosen = _temperatures(temperatures) if temperatures else curves.TEMPERATURES
-    generator = open_run(run, step, device, module)
+    generator = open_run(run, opening)
     real = read_for(generator, references)
     with output.wrong_values(), reading_named(options=False):
         drawn = curves.curve(

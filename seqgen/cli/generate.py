@@ -3,169 +3,90 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqgen.cli import images, output
-from seqgen.cli.options import (
-    Device,
-    Json,
-    Module,
-    Run,
-    Seed,
-    Step,
-    makes_images,
-    open_run,
-    reading_named,
-    refuse,
-    row_for,
-    training_file,
-)
+from seqgen.cli.flags import Panel, names
+from seqgen.cli.options import Open, Opening, Run, makes_images, open_run, reading_named, refuse, row_for, training_file
+from seqgen.core.options import Beam, Constraints, Drawing, Lengths, Option, Request, Selection
 from seqgen.core.patterns import Expression
 
 if TYPE_CHECKING:
-    from seqgen.engine.generate import Text, TextGenerator
-    from seqgen.engine.latent import Source
+    from seqgen.engine.generate import Latents, Text, TextGenerator
 
 _METHODS = ("prior", "mixture")
 
-_SEVERAL = {"count", "prompts", "source", "best_of", "unique", "novel", "match", "no_copy"}
-"""Parameters that need texts to choose from, or whole texts."""
 
-_WEIGHED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "greedy"}
-"""Parameters that say how a token is drawn from its distribution."""
+@dataclass(frozen=True, kw_only=True)
+class Writing(Request):
+    """What to write."""
 
-_DRAWN = {"seed", "stop", "method", "steer", "strength", "fast", "repetition_penalty", "no_repeat_ngram_size"}
-"""Other parameters that a search has no use for."""
+    prompts: Annotated[str, Option(metavar="FILE")] = ""
+    """File of prompts, one a line, or the field text of .jsonl, with line breaks: --count texts for each."""
+    source: Annotated[str, Option(metavar="FILE")] = ""
+    """File of conditions, one a line: each is answered --count times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept(Selection):
+    """Which texts are kept."""
+
+    novel: bool = False
+    """Keep no line of the training text."""
+    train: Annotated[str, Option(metavar="FILE")] = ""
+    """The training text for --novel and --no-copy, if it has moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Where latents come from."""
+
+    method: Annotated[str, Option(metavar="NAME")] = "prior"
+    """Draw latents from prior, mixture (VAE), metropolis or langevin (GAN: better single images, not a better set)."""
+    steer: Annotated[tuple[str, ...], Option(metavar="CONDITION")] = ()
+    """Draw latents of texts with length=12, contains=WORD or label=YES_FILE:NO_FILE (text-vae); repeat for several."""
+    strength: float = 1.0
+    """Weight of what --steer asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Where the texts or images go."""
+
+    out: Annotated[Path | None, Option(metavar="FILE")] = None
+    """Write into this file: text, or for images a grid (.png), arrays (.npz) or a folder of files."""
+    json: bool = False
+    """Write JSON instead of text, an object a line."""
+    stream: bool = False
+    """Show one text while it is written."""
+
+
+_SEVERAL = {"count", "prompts", "source", *names(Kept)} - {"train"}
+"""Options that need texts to choose from, or whole texts."""
+
+_DRAWN = names(Drawing) - names(Lengths)
+"""Options that say how a text is drawn, and of which a search has no use."""
+
+_WEIGHED = _DRAWN - {"repetition_penalty", "no_repeat_ngram_size", "seed", "stop", "fast"}
+"""Those of them that say how a token is drawn from its distribution."""
 
 
 def generate(
     context: typer.Context,
     run: Run,
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Every text begins with it.")] = "",
-    prompts: Annotated[
-        str,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Prompts, one a line, or the field text of .jsonl, with line breaks: --count texts for each.",
-        ),
-    ] = "",
-    source: Annotated[
-        str, typer.Option("--source", metavar="FILE", help="Conditions, one a line: each is answered --count times.")
-    ] = "",
-    count: Annotated[int, typer.Option("--count", metavar="N", help="How many texts, or images.")] = 1,
-    seed: Seed = 0,
-    label: images.Label = None,
-    temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", help="Below 1 surer, above 1 wilder; 0 is greedy.")
-    ] = 1.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", metavar="P", help="Only the likeliest tokens that hold this mass.")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Only the K likeliest tokens; 0: all.")] = 0,
-    min_p: Annotated[
-        float, typer.Option("--min-p", metavar="P", help="Only tokens at least P times as likely as the likeliest.")
-    ] = 0.0,
-    typical_p: Annotated[
-        float,
-        typer.Option("--typical-p", metavar="P", help="Only the tokens of most typical information, to this mass."),
-    ] = 0.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="A text ends before this string; may be repeated."),
-    ] = None,
-    min_new_tokens: Annotated[
-        int, typer.Option("--min-new-tokens", metavar="N", help="Tokens after the prompt at least.")
-    ] = 0,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option("--max-new-tokens", metavar="N", help="Tokens after the prompt at most; 0: the run's own limit."),
-    ] = 0,
-    bad_words: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--bad-word", metavar="WORD", help="A word that must not appear (masked, see above); may be repeated."
-        ),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option("--require", metavar="WORD", help="A word that must appear (masked, see above); may be repeated."),
-    ] = None,
-    template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="The text, ? for each free character (masked, see above).")
-    ] = "",
-    pattern: Annotated[
-        str, typer.Option("--pattern", metavar="REGEX", help="The whole text matches this (masked, see above).")
-    ] = "",
-    no_copy: Annotated[
-        int, typer.Option("--no-copy", metavar="N", help="Never N tokens in a row that stand in the training text.")
-    ] = 0,
-    best_of: Annotated[
-        int, typer.Option("--best-of", metavar="N", help="The likeliest of N texts, its end or --stop counted.")
-    ] = 1,
-    num_beams: Annotated[
-        int, typer.Option("--num-beams", metavar="WIDTH", help="Search the --count likeliest texts; nothing is drawn.")
-    ] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens already there become rarer.")
-    ] = 1.0,
-    no_repeat_ngram_size: Annotated[
-        int,
-        typer.Option(
-            "--no-repeat-ngram-size", metavar="N", help="No N tokens in a row appear twice in a text; 0: off."
-        ),
-    ] = 0,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Where latents come from: prior, mixture (VAE), metropolis, langevin (GAN: better single images, not "
-            "a better set).",
-        ),
-    ] = "prior",
-    steer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--steer",
-            metavar="CONDITION",
-            help="Codes of texts with length=12, contains=WORD or label=YES_FILE:NO_FILE; may be repeated (text-vae).",
-        ),
-    ] = None,
-    strength: Annotated[float, typer.Option("--strength", metavar="X", help="Weight of what --steer asks for.")] = 1.0,
-    unique: Annotated[bool, typer.Option("--unique", help="No text twice.")] = False,
-    novel: Annotated[bool, typer.Option("--novel", help="No line of the training text.")] = False,
-    train: Annotated[
-        str, typer.Option("--train", metavar="FILE", help="The training text for --novel, if it has moved.")
-    ] = "",
-    match: Annotated[
-        str | None,
-        typer.Option("--match", metavar="REGEX", help="Only texts in which this is found, by drawing again: exact."),
-    ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Quicker for one text; last bits may then depend on --count.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Into this file. Of images: .png a grid, .npz, a folder of files."),
-    ] = None,
-    columns: Annotated[
-        int, typer.Option("--columns", metavar="N", help="Images in a row of the grid; 0: about as many as rows.")
-    ] = 0,
-    scale: Annotated[
-        int,
-        typer.Option("--scale", metavar="N", help="Times a grid enlarges its images; 0: to 48 pixels, one image not."),
-    ] = 0,
-    by_class: Annotated[bool, typer.Option("--by-class", help="A row of the grid for each class.")] = False,
-    json: Json = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Show one text while it is written.")] = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    writing: Annotated[Writing, Panel("What to write")],
+    drawing: Annotated[Drawing, Panel("Sampling")],
+    beam: Annotated[Beam | None, Panel("Beam search", switch="num_beams")],
+    constraints: Annotated[Constraints, Panel("Constraints")],
+    kept: Annotated[Kept, Panel("Constraints")],
+    latent: Annotated[Latent, Panel("Latents")],
+    grid: Annotated[images.Grid, Panel("Images")],
+    result: Annotated[Result, Panel("Output")],
+    opening: Opening,
 ) -> None:
     """Write texts with a trained run.
 
@@ -174,132 +95,127 @@ def generate(
     names of the run's fields, so that score reads them back.
     Text k depends on the weights, the options, the seed and k alone: asking for more gives the same texts and more.
 
-    --bad-word, --require, --template, --pattern and --no-copy mask, token by token, what would break them: every text
-    meets them, but not as often as the model would write it among such texts. --match is exact: it draws until it is
-    met.
+    Options marked (masked) hold token by token: every text meets them, but not as often as the model would write it
+    among such texts. --match is exact: it draws until it is met.
 
-    A run of images takes --count, --seed, --label, --method, --temperature, --out, --columns, --scale, --by-class,
-    --json, --step and --device.
+    A run of images takes --count, --seed, --temperature, --method, --out, --json and the options of images and run.
     """
-    output.at_least(1, count=count, best_of=best_of)
-    output.at_least(0, num_beams=num_beams, no_copy=no_copy, temperature=temperature)
-    output.at_least(0, columns=columns, scale=scale)
     if makes_images(run):
-        known = ("run", "count", "seed", "label", "method", "temperature", "out", "json")
-        images.refuse(context, *known, "columns", "scale", "by_class", "step", "device", "module")
+        known = {"run", "count", "seed", "method", "temperature", "out", "json", *names(images.Grid, Open)}
+        images.refuse(context, *known)
         images.generate(
             run,
-            count=count,
-            seed=seed,
-            label=label or (),
-            method=method,
-            temperature=temperature,
-            out=out,
-            columns=columns,
-            scale=scale,
-            by_class=by_class,
-            json=json,
-            opening=(step, device, module),
+            count=writing.count,
+            seed=drawing.seed,
+            method=latent.method,
+            temperature=drawing.temperature,
+            grid=grid,
+            out=result.out,
+            json=result.json,
+            opening=opening,
         )
         return
-    if columns or scale or by_class:
+    _check(context, writing, drawing, beam, kept, latent, result)
+    if grid.columns or grid.scale or grid.by_class:
         raise output.CommandError("--columns, --scale and --by-class arrange images, and this run writes text")
-    given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--source", source)) if value]
+    generator = open_run(run, opening)
+    if grid.label:
+        raise output.CommandError("--label is for images; conditions of texts are lines of --source FILE")
+    with output.wrong_values(), reading_named(options=False):
+        if result.stream:
+            how = vars(drawing) | vars(constraints) | {"latents": _latents(generator, latent)}
+            _stream(generator, writing.prompt, how)
+            return
+        kind = "" if result.json else output.kind_of_texts(result.out, one_line=generator.one_line)
+        texts = _texts(generator, writing, drawing, beam, constraints, kept, latent, details=result.json)
+    rows = [row_for(generator, text.text, text.source) for text in texts]
+    if result.json:
+        written = "".join(map(output.json_line, _detailed(texts, rows, drawing.seed)))
+    else:
+        written = output.of_texts([text.text for text in texts], kind, result.out, rows)
+    output.write_or_save(written, result.out, f"{len(texts)} texts")
+
+
+def _check(
+    context: typer.Context,
+    writing: Writing,
+    drawing: Drawing,
+    beam: Beam | None,
+    kept: Kept,
+    latent: Latent,
+    result: Result,
+) -> None:
+    """Raise CommandError for options that exclude each other or take no effect, before the run is opened."""
+    asked = {"--prompt": writing.prompt, "--prompts": writing.prompts, "--source": writing.source}
+    given = [name for name, value in asked.items() if value]
     if len(given) > 1:
         raise output.CommandError(f"give {' or '.join(given)}, not both")
-    if method not in _METHODS:
-        raise output.CommandError(f"--method must be {' or '.join(_METHODS)} for text, got {method!r}")
-    if strength != 1 and not steer:
+    if latent.method not in _METHODS:
+        raise output.CommandError(f"--method must be {' or '.join(_METHODS)} for text, got {latent.method!r}")
+    if latent.strength != 1 and not latent.steer:
         raise output.CommandError("--strength takes no effect without --steer")
-    if train and not (novel or no_copy):
+    if kept.train and not (kept.novel or kept.no_copy):
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
-    Expression(match or "", f"--match {match!r}")  # a wrong one is told before the run is opened
-    if stream:
-        refuse(context, "--stream shows one text while it is written", {*_SEVERAL, "num_beams", "out", "json"})
-    if num_beams:
-        refuse(
-            context,
-            "--num-beams searches and draws nothing",
-            {*_SEVERAL - {"count", "prompts", "source"}, *_DRAWN, *_WEIGHED},
-        )
-        if count > num_beams:
-            raise output.CommandError(f"--count must be at most {num_beams}, the width of --num-beams, got {count}")
-    if greedy or temperature == 0:
-        name = "--greedy" if greedy else "--temperature 0"
-        refuse(context, f"{name} takes the likeliest token", _WEIGHED - ({"greedy"} if greedy else {"temperature"}))
+    Expression(kept.match or "", f"--match {kept.match!r}")
+    if result.stream:
+        why = "--stream shows one text while it is written"
+        refuse(context, why, {*_SEVERAL, "num_beams", "out", "json"})
+    if beam:
+        refuse(context, "--num-beams searches and draws nothing", {*names(Kept, Latent), *_DRAWN} - {"train"})
+        if writing.count > beam.num_beams:
+            most = f"--count must be at most {beam.num_beams}, the width of --num-beams"
+            raise output.CommandError(f"{most}, got {writing.count}")
+    if drawing.sure:
+        name = "--greedy" if drawing.greedy else "--temperature 0"
+        own = {"greedy"} if drawing.greedy else {"temperature"}
+        refuse(context, f"{name} takes the likeliest token", _WEIGHED - own)
+
+
+def _texts(
+    generator: "TextGenerator",
+    writing: Writing,
+    drawing: Drawing,
+    beam: Beam | None,
+    constraints: Constraints,
+    kept: Kept,
+    latent: Latent,
+    *,
+    details: bool,
+) -> list["Text"]:
+    """Return the texts that the options ask for."""
     from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
-    generator = open_run(run, step, device, module)
-    if label:
-        raise output.CommandError("--label is for images; conditions of texts are lines of --source FILE")
-    options: dict[str, Any] = {
-        "seed": seed,
-        "stop": tuple(stop or ()),
-        "fast": fast,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical_p": typical_p,
-        "greedy": greedy,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-    }
-    limits: dict[str, Any] = {
-        "prompt": prompt,
-        "min_new_tokens": min_new_tokens,
-        "max_new_tokens": max_new_tokens,
-        "bad_words": tuple(bad_words or ()),
-        "require": tuple(require or ()),
-        "template": template,
-        "pattern": pattern,
-    }
-    with output.wrong_values(), reading_named(options=False):
-        if steer or method != "prior":
-            options["latents"] = _latents(generator, method, steer or [], strength)
-        if stream:
-            _stream(generator, prompt, options | limits)
-            return
-        kind = "" if json else output.kind_of_texts(out, one_line=generator.one_line)
-        if source:
-            limits["sources"] = read_sources(source, generator.settings.data.source)
-        if prompts:
-            limits["prompts"] = read_lines(prompts)
-        if num_beams:
-            texts = generator.search(count, num_beams=num_beams, **limits)
-        else:
-            options |= {"unique": unique, "match": match, "details": json, "best_of": best_of, "no_copy": no_copy}
-            options["train_files"] = (train,) if train else ()
-            if novel:
-                own = not train or is_corpus(train)  # a corpus folder is no text to read
-                options["novel_against"] = (
-                    generator.own_text(options["train_files"]).train_lines if own else read_lines(training_file(train))
-                )
-            with _Counter(count * len(limits.get("sources") or limits.get("prompts") or [1])) as counter:
-                texts = generator.texts(count, on_text=counter, **options, **limits)
-    rows = [row_for(generator, text.text, text.source) for text in texts]
-    if json:
-        written = "".join(map(output.json_line, _detailed(texts, rows, seed)))
-    else:
-        written = output.of_texts([text.text for text in texts], kind, out, rows)
-    if out is None:
-        output.write(written)
-    else:
-        from seqgen.core import files
-
-        files.write_text(out, written)
-        output.say(f"{len(texts)} texts written to {out}")
+    options: dict[str, Any] = {"count": writing.count, "prompt": writing.prompt, **vars(constraints)}
+    if writing.source:
+        options["sources"] = read_sources(writing.source, generator.settings.data.source)
+    if writing.prompts:
+        options["prompts"] = read_lines(writing.prompts)
+    if beam:
+        return generator.search(**options, **vars(beam))
+    files = (kept.train,) if kept.train else ()
+    if kept.novel:
+        own = not kept.train or is_corpus(kept.train)  # a corpus folder is no text to read
+        options["novel_against"] = (
+            generator.own_text(files).train_lines if own else read_lines(training_file(kept.train))
+        )
+    options |= vars(drawing) | {name: getattr(kept, name) for name in names(Selection)} | {"details": details}
+    with _Counter(writing.count * len(options.get("sources") or options.get("prompts") or [1])) as counter:
+        latents = _latents(generator, latent)
+        return generator.texts(train_files=files, on_text=counter, latents=latents, **options)
 
 
-def _latents(generator: "TextGenerator", method: str, steer: Sequence[str], strength: float) -> "Source":
-    """Where the latents of a text VAE come from, if not from its prior."""
+def _latents(generator: "TextGenerator", chosen: Latent) -> "Latents | None":
+    """Return where the latents of a text VAE come from, if not from its prior."""
     from seqgen.engine.latent import LatentSpace
 
+    if chosen.method == "prior" and not chosen.steer:
+        return None
     space = LatentSpace(generator)
-    mixture = space.mixture() if method == "mixture" else None
-    if steer:
-        return space.steered([space.condition(words) for words in steer], strength=strength, mixture=mixture)
+    mixture = space.mixture() if chosen.method == "mixture" else None
+    if chosen.steer:
+        conditions = [space.condition(words) for words in chosen.steer]
+        return space.steered(conditions, strength=chosen.strength, mixture=mixture)
     assert mixture is not None
     return space.of_mixture(mixture)
 
@@ -316,7 +232,7 @@ def read_sources(file: str, fields: str) -> list[str]:
 
 def _stream(generator: "TextGenerator", prompt: str, options: dict[str, Any]) -> None:
     output.write(prompt)
-    for piece in generator.stream(**options):
+    for piece in generator.stream(prompt=prompt, **options):
         output.write(piece)
         output.flush()
     output.write("\n")

@@ -8,13 +8,15 @@ import io
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Device, Module, Opening, Run, Seed, Step
+from seqgen.cli.options import Open, Opening, Run, Seed
+from seqgen.core.options import Option
 from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
@@ -27,9 +29,24 @@ if TYPE_CHECKING:
 _SHEET = 32
 """Images of a file that a grid beside their reconstructions shows."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Which images are made, and how a grid arranges them."""
+
+    label: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
+    """Class to draw; repeat for several, which then take turns."""
+    columns: Annotated[int, Option(ge=0)] = 0
+    """Images in a row of the grid; 0: about as many as rows."""
+    scale: Annotated[int, Option(ge=0)] = 0
+    """Times that a grid enlarges its images; 0: to 48 pixels, a single image not at all."""
+    by_class: bool = False
+    """Give each class a row of the grid."""
+
+
 Label = Annotated[
     list[str] | None,
-    typer.Option("--label", metavar="CLASS", help="Of images: the class; may be repeated, then in turn."),
+    typer.Option("--label", metavar="CLASS", help="Class of the images; repeat for several, which then take turns."),
 ]
 
 
@@ -44,13 +61,12 @@ def refuse(context: typer.Context, *known: str) -> None:
             )
 
 
-def open_image_generator(run: Path, opening: Opening) -> "ImageGenerator":
+def open_image_generator(run: Path, opening: Open) -> "ImageGenerator":
     """The trained image model of a run folder, faults named by the options of the command line."""
     from seqgen.engine.loading import load_image_generator
 
-    step, device, module = opening
     with output.wrong_values():
-        return load_image_generator(run, step=step, device=device, module=module)
+        return load_image_generator(run, **vars(opening))
 
 
 def _method(name: str) -> "Method":
@@ -70,33 +86,31 @@ def generate(
     *,
     count: int,
     seed: int,
-    label: Sequence[str],
     method: str,
     temperature: float,
+    grid: Grid,
     out: Path | None,
-    columns: int,
-    scale: int,
-    by_class: bool,
     json: bool,
-    opening: Opening,
+    opening: Open,
 ) -> None:
     """Make images; --json says of each its seed, number, class and file, an object a line."""
     chosen = _method(method)
     if temperature != 1 and method != "prior":
         raise output.CommandError(f"--temperature takes no effect with --method {method}")
     target = _target(run, out, "generated.png")
-    if (columns or scale or by_class) and (target.suffix != ".png" or target.is_dir()):
+    arranged = grid.columns or grid.scale or grid.by_class
+    if arranged and (target.suffix != ".png" or target.is_dir()):
         raise output.CommandError(f"--columns, --scale and --by-class arrange a grid (.png), and --out is {target}")
-    if columns and by_class:
+    if grid.columns and grid.by_class:
         raise output.CommandError("--by-class gives each class a row, so --columns takes no effect with it")
     generator = open_image_generator(run, opening)
     with output.wrong_values():
-        made = generator.generate(count, seed=seed, labels=label, method=chosen, temperature=temperature)
-        names = generator.label_names(count, seed=seed, labels=label)
-    if by_class and not names:
+        made = generator.generate(count, seed=seed, labels=grid.label, method=chosen, temperature=temperature)
+        names = generator.label_names(count, seed=seed, labels=grid.label)
+    if grid.by_class and not names:
         raise output.CommandError("--by-class: this run is not conditional: it was trained without classes")
-    shown, columns = _by_class(made, names) if by_class else (made, columns)
-    paths = _save(shown, target, names, columns=columns, zoom=scale or int(count == 1))
+    shown, columns = _by_class(made, names) if grid.by_class else (made, grid.columns)
+    paths = _save(shown, target, names, columns=columns, zoom=grid.scale or int(count == 1))
     _tell(target, out, f"{count} image{'s' * (count != 1)}", quiet=json)
     if json:
         for k in range(count):
@@ -188,7 +202,7 @@ def interpolate(
     _tell(target, out, f"{len(path)} images")
 
 
-def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], opening: Opening) -> None:
+def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], opening: Open) -> None:
     """The mean latents of images into a file."""
     if out is None:
         raise output.CommandError("give --out FILE.npy, for the latents")
@@ -354,9 +368,8 @@ def restore(
     ] = 0.1,
     steps: Annotated[int, typer.Option("--steps", metavar="N", help="Steps of each chain.")] = 400,
     seed: Seed = 0,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Repair, denoise or enlarge an image with a run.
 
@@ -374,7 +387,7 @@ def restore(
         if value < 0 or (value == 0 and name == "trust"):
             raise output.CommandError(f"--{name} must be above 0, got {value:g}")
     target = _target(run, out, "restored.png")
-    generator = open_image_generator(run, (step, device, module))
+    generator = open_image_generator(run, opening)
     size = generator.config.size
     if size % scale:
         raise output.CommandError(f"--scale must divide the {size} pixels that this run's images have, got {scale}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import images, output
-from seqgen.cli.options import Device, Json, Module, Run, Seed, Step, makes_images, open_run, read_for, row_for
+from seqgen.cli.flags import names
+from seqgen.cli.options import Json, Open, Opening, Run, Seed, makes_images, open_run, read_for, row_for
 
 if TYPE_CHECKING:
     from seqgen.engine.latent import LatentSpace
@@ -24,13 +25,11 @@ File = Annotated[
 ]
 
 
-def open_latent_space(
-    run: Path, step: int | None, device: str, label: list[str] | None, module: Path | None
-) -> "LatentSpace":
+def open_latent_space(run: Path, opening: Open, label: list[str] | None) -> "LatentSpace":
     """The text VAE of a run folder, which takes no --label."""
     from seqgen.engine.latent import LatentSpace
 
-    generator = open_run(run, step, device, module)
+    generator = open_run(run, opening)
     if label:
         raise output.CommandError("--label is for images; this run writes text")
     return LatentSpace(generator)
@@ -45,17 +44,6 @@ def filled(space: "LatentSpace", file: str, count: int = 0) -> tuple[list[int], 
         raise output.CommandError(f"{file}: only blank lines; expected texts")
     sources = None if records.sources is None else [records.sources[row] for row in rows]
     return [records.numbers[row] for row in rows], [records.texts[row] for row in rows], sources
-
-
-def write_out(text: str, out: Path | None, what: str) -> None:
-    """The result to standard output, or whole into a file."""
-    if out is None:
-        output.write(text)
-        return
-    from seqgen.core import files
-
-    files.write_text(out, text)
-    output.say(f"{what} written to {out}")
 
 
 def reconstruct(
@@ -77,9 +65,8 @@ def reconstruct(
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Write each text again from its latent code alone.
 
@@ -89,14 +76,14 @@ def reconstruct(
     """
     output.at_least(0, count=count, temperature=temperature)
     if makes_images(run):
-        images.refuse(context, "run", "file", "count", "out", "label", "step", "device", "module")
-        images.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=(step, device, module))
+        images.refuse(context, "run", "file", "count", "out", "label", *names(Open))
+        images.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=opening)
         return
     if bool(toward) != bool(away):
         raise output.CommandError("--toward and --away belong together: a file of lines on either side")
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
-    space = open_latent_space(run, step, device, label, module)
+    space = open_latent_space(run, opening, label)
     kind = "" if json else output.kind_of_texts(out, one_line=space.generator.one_line)
     _, lines, sources = filled(space, file, count)
     with output.wrong_values():
@@ -112,7 +99,7 @@ def reconstruct(
     else:
         rows = [row_for(space.generator, b, source) for b, source in zip(texts, asked, strict=True)]
         written = output.of_texts(texts, kind, out, rows)
-    write_out(written, out, f"{len(texts)} texts")
+    output.write_or_save(written, out, f"{len(texts)} texts")
 
 
 def interpolate(
@@ -128,9 +115,8 @@ def interpolate(
     label: images.Label = None,
     seed: Seed = 0,
     out: Out = None,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Texts or images between one and another.
 
@@ -138,7 +124,7 @@ def interpolate(
     """
     output.at_least(2, steps=steps)
     if makes_images(run):
-        known = ("run", "a", "b", "steps", "spherical", "out", "label", "seed", "step", "device", "module")
+        known = ("run", "a", "b", "steps", "spherical", "out", "label", "seed", *names(Open))
         images.refuse(context, *known)
         images.interpolate(
             run,
@@ -149,15 +135,15 @@ def interpolate(
             out=out,
             label=label or (),
             seed=seed,
-            opening=(step, device, module),
+            opening=opening,
         )
         return
-    space = open_latent_space(run, step, device, label, module)
+    space = open_latent_space(run, opening, label)
     kind = output.kind_of_texts(out, one_line=space.generator.one_line)
     with output.wrong_values():
         path = space.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
     rows = [row_for(space.generator, text, source) for text in path]
-    write_out(output.of_texts(path, kind, out, rows), out, f"{len(path)} texts")
+    output.write_or_save(output.of_texts(path, kind, out, rows), out, f"{len(path)} texts")
 
 
 def encode(
@@ -173,9 +159,8 @@ def encode(
     ] = None,
     label: images.Label = None,
     json: Json = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """The latents of texts or images, or neighbours.
 
@@ -183,14 +168,14 @@ def encode(
     """
     output.at_least(0, nearest=nearest)
     if makes_images(run):
-        images.refuse(context, "run", "file", "out", "label", "step", "device", "module")
-        images.encode(run, file=file, out=out, label=label or (), opening=(step, device, module))
+        images.refuse(context, "run", "file", "out", "label", *names(Open))
+        images.encode(run, file=file, out=out, label=label or (), opening=opening)
         return
     if (out is None) == (nearest == 0):
         raise output.CommandError("give either --out FILE.npy, for the latents, or --nearest N, for their neighbours")
     if out is not None:
         images.check_latents_file(out)
-    space = open_latent_space(run, step, device, label, module)
+    space = open_latent_space(run, opening, label)
     numbers, lines, sources = filled(space, file)
     if nearest:
         found = space.nearest(lines, sources, count=nearest)

@@ -18,6 +18,8 @@ import typer
 from typer.core import TyperCommand
 
 from seqgen.cli import output
+from seqgen.cli.flags import Panel
+from seqgen.core.options import Option, help_texts
 from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
@@ -26,25 +28,26 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import TextGenerator
 
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-Step: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--step", metavar="N", help="The checkpoint of this step instead of the best one.", show_default=False
-    ),
-]
-Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... or auto.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
+
+
+@dataclass(frozen=True)
+class Open:
+    """How a run is opened."""
+
+    step: int | None = None
+    """Take the checkpoint of this step instead of the best one."""
+    device: Annotated[str, Option(metavar="NAME")] = "auto"
+    """Compute on cpu, cuda, cuda:1 ...; auto: a CUDA device if there is one."""
+    module: Annotated[Path | None, Option(metavar="FILE.py")] = None
+    """The Python file of the run's model, if it is one of your own; it is run."""
+
+
+Opening: TypeAlias = Annotated[Open, Panel("Run")]
 Module: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--module",
-        metavar="FILE.py",
-        help="The Python file of a model of your own; it is run.",
-        show_default=False,
-    ),
+    typer.Option("--module", metavar="FILE.py", help=help_texts(Open)["module"], show_default=False),
 ]
-Opening: TypeAlias = tuple[int | None, str, Path | None]
-"""How a run is opened: what --step, --device and --module gave."""
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Field: TypeAlias = Annotated[
     str, typer.Option("--field", metavar="NAME", help="The field that is the text, where rows have fields.")
@@ -67,6 +70,18 @@ _LARGEST = 2**63 - 1
 
 class Command(TyperCommand):
     """A command that refuses what none can take, in the words typed, before anything is done."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of arguments and flags, panel by panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            other = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            title = getattr(parameter, "rich_help_panel", None) or other
+            if (record := parameter.get_help_record(ctx)) is not None:
+                panels.setdefault(title, []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command's name; raise CommandError for those that mean nothing."""
@@ -162,12 +177,12 @@ def makes_images(run: Path) -> bool:
     return "tokenizer" not in runs.stored_sections(run)
 
 
-def open_run(run: Path, step: int | None, device: str, module: Path | None = None) -> "TextGenerator":
+def open_run(run: Path, opening: Open) -> "TextGenerator":
     """The trained model of a run folder, faults named by the options above."""
     from seqgen.engine.loading import load
 
     with output.wrong_values():
-        return load(run, step=step, device=device, module=module)
+        return load(run, **vars(opening))
 
 
 def training_file(file: str) -> str:

@@ -86,6 +86,17 @@ def of_texts(texts: Sequence[str], kind: str, out: Path | None, rows: Sequence[M
     return "".join(map(json_line, rows)) if kind == "jsonl" else text_lines(texts, kind)
 
 
+def write_or_save(text: str, out: Path | None, what: str) -> None:
+    """Write a result to standard output, or whole into a file, and then say where it is."""
+    if out is None:
+        write(text)
+        return
+    from seqgen.core import files
+
+    files.write_text(out, text)
+    say(f"{what} written to {out}")
+
+
 def flush() -> None:
     """Everything written so far, on its way."""
     with _standard_output():

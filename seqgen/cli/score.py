@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from seqgen.cli import images, output
+from seqgen.cli.flags import names
 from seqgen.cli.options import (
     Command,
-    Device,
     Encoding,
     Field,
     Format,
     Json,
-    Module,
+    Open,
+    Opening,
     Reading,
     Run,
-    Step,
     check_writable,
     makes_images,
     open_run,
@@ -74,9 +74,8 @@ def score(
     format: Format = "auto",
     encoding: Encoding = "auto",
     json: Json = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Score every line of a file by its log-probability, or by a critic.
 
@@ -89,7 +88,7 @@ def score(
     from seqgen.data.formats import table_row
 
     _outlier_count(outliers, 1)  # a wrong value is refused before anything is scored
-    generator = open_run(run, step, device, module)
+    generator = open_run(run, opening)
     records = read_for(generator, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
     if not rows:
@@ -271,9 +270,8 @@ def evaluate(
     format: Format = "auto",
     encoding: Encoding = "auto",
     json: Json = False,
-    step: Step = None,
-    device: Device = "auto",
-    module: Module = None,
+    *,
+    opening: Opening,
 ) -> None:
     """Score samples beside real text: the whole table.
 
@@ -292,7 +290,7 @@ def evaluate(
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
     if makes_images(Path(subject)):
-        images.refuse(context, "subject", "method", "latents", "step", "device", "module", *_OF_IMAGES)
+        images.refuse(context, "subject", "method", "latents", *names(Open), *_OF_IMAGES)
         shown = images.evaluate(
             Path(subject),
             count=count,
@@ -300,7 +298,7 @@ def evaluate(
             latents=latents,
             method=method or (),
             features=features,
-            opening=(step, device, module),
+            opening=opening,
         )
         _keep(Path(subject), shown.to_dict())
         _show(shown, everything=everything, json=json)
@@ -326,7 +324,7 @@ def evaluate(
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if is_run(subject) else None
     if run is None:
-        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", "step", "device", "module"})
+        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", *names(Open)})
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
@@ -339,7 +337,7 @@ def evaluate(
             held_out = reading.lines(references)
             table = evaluation.evaluate(reading.lines(subject), held_out, train=own, **options)
         else:
-            generator = open_run(run, step, device, module)
+            generator = open_run(run, opening)
             real = read_for(generator, references, reading)
             held_out = evaluation.in_lines(real.texts) if generator.running else real.texts
             own = read_for(generator, train, reading).texts if train else None
@@ -355,7 +353,7 @@ def evaluate(
         if judge is not None:
             from seqgen.engine.judge import judged
 
-            table = judged(table, open_run(judge, None, device), held_out, reverse=reverse)
+            table = judged(table, open_run(judge, Open(device=opening.device)), held_out, reverse=reverse)
     if run is not None:
         _keep(run, table.to_dict())
     _show(table, everything=everything, json=json)
@@ -471,7 +469,7 @@ class BleuCommand(Command):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with the texts that the settings have in the library."""
-        from seqgen.core.config import help_texts
+        from seqgen.core.options import help_texts
         from seqgen.metrics import BleuSettings
 
         texts = help_texts(BleuSettings)

@@ -5,15 +5,11 @@ suggestion, and all faults of one input are reported together. The string under 
 is a dataclass itself is a section of its section: `model.critic.hidden=128`, the TOML table [model.critic].
 """
 
-import ast
 import dataclasses
 import difflib
 import functools
-import inspect
-import itertools
 import json
 import math
-import sys
 import tomllib
 import types
 import typing
@@ -26,6 +22,7 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from seqgen.core.errors import ConfigError
+from seqgen.core.options import help_texts, plain
 
 T = TypeVar("T")
 
@@ -224,17 +221,13 @@ def _shown(given: Any, value: Any) -> str:
     return str.__repr__(given) if isinstance(given, Typed) and isinstance(value, str) else repr(value)
 
 
-def _plain(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
 def _read_typed(value: Any, hint: Any) -> Any:
     """The value of an option: for what was typed, TOML syntax, or the bare text where a text is wanted."""
-    is_list = typing.get_origin(_plain(hint)) is tuple
+    is_list = typing.get_origin(plain(hint)) is tuple
     if not isinstance(value, Typed):
         return tuple(value) if isinstance(value, list) else value
     text = str(value)
-    if _plain(hint) is str and not text.startswith(('"', "'")):
+    if plain(hint) is str and not text.startswith(('"', "'")):
         return text
     try:
         read = tomllib.loads(f"value = {text}")["value"]
@@ -245,47 +238,21 @@ def _read_typed(value: Any, hint: Any) -> Any:
 
 def _expected(hint: Any) -> str:
     """What a field accepts, in words: `an integer >= 1`, `one of adam, adamw, sgd`."""
-    plain, limits = _plain(hint), ""
+    kind, limits = plain(hint), ""
     if typing.get_origin(hint) is Annotated:
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
         rules = [rule for made in typing.get_args(hint)[1:] for rule in getattr(made, "metadata", [made])]
         found = [(sign, getattr(rule, key, None)) for rule in rules for key, sign in signs.items()]
         limits = " and".join(f" {sign} {limit:g}" for sign, limit in found if limit is not None)
-    origin = typing.get_origin(plain)
+    origin = typing.get_origin(kind)
     if origin is Literal:
-        return f"one of {', '.join(map(str, typing.get_args(plain)))}"
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_expected(part) for part in typing.get_args(plain))
+        return " or ".join(_expected(part) for part in typing.get_args(kind))
     if origin in (tuple, Sequence):
-        return f"a list, each item {_expected(typing.get_args(plain)[0])}"
+        return f"a list, each item {_expected(typing.get_args(kind)[0])}"
     words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
-    return words.get(plain, str(plain)) + limits
-
-
-def help_texts(cls: type) -> dict[str, str]:
-    """Return the string under each field of a settings dataclass, by field name; those of its bases too.
-
-    pydantic's `use_attribute_docstrings` reads them of pydantic's own classes alone, not of dataclasses.
-    """
-    texts: dict[str, str] = {}
-    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
-        for statement, following in itertools.pairwise(_bodies(base.__module__)[base.__name__]):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-                and isinstance(following.value.value, str)
-            ):
-                texts[statement.target.id] = " ".join(following.value.value.split())
-    return texts
-
-
-@functools.cache
-def _bodies(module: str) -> dict[str, list[ast.stmt]]:
-    """The statements of each class in a module."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
-    return {node.name: node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    return words.get(kind, str(kind)) + limits
 
 
 def describe(defaults: Any, *, section: str) -> list[tuple[str, str, str, str]]:

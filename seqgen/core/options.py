@@ -4,11 +4,14 @@ Each option is declared here once, with its default, its range and the help unde
 as keyword arguments (`takes`), and the command line makes its flags from them.
 """
 
+import ast
 import functools
 import inspect
+import itertools
+import sys
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -33,7 +36,7 @@ class Option:
     lt: float | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Give pydantic the limits. Its own `Field` does the same and takes 0.1 s to import, at every --help."""
+        """Give pydantic the limits. Its own `Field` does the same and takes 0.1 s to import, at `seqgen --help`."""
         limits = {name: getattr(self, name) for name in ("ge", "gt", "le", "lt")}
         return handler(source) | {name: limit for name, limit in limits.items() if limit is not None}
 
@@ -46,8 +49,8 @@ def takes(
     Type checkers and editors see the fields with their types and defaults, and so does `help`.
     """
     shown = inspect.signature(options).parameters.values()
-    plain = [one.replace(annotation=_plain(one.annotation)) for one in shown]
-    names = [one.name for one in plain]
+    fields = [one.replace(annotation=plain(one.annotation)) for one in shown]
+    names = [one.name for one in fields]
 
     def decorate(method: Callable[[Owner, Options], Result]) -> Callable[Concatenate[Owner, P], Result]:
         @functools.wraps(method)
@@ -58,14 +61,41 @@ def takes(
             return method(owner, options(*args, **given))
 
         own = inspect.signature(method)
-        call.__signature__ = own.replace(parameters=[next(iter(own.parameters.values())), *plain])  # type: ignore[attr-defined]
+        call.__signature__ = own.replace(parameters=[next(iter(own.parameters.values())), *fields])  # type: ignore[attr-defined]
         return call
 
     return decorate
 
 
-def _plain(hint: Any) -> Any:
+def plain(hint: Any) -> Any:
+    """Return a type without what `Annotated` adds to it."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def help_texts(cls: type) -> dict[str, str]:
+    """Return the string under each field of a settings dataclass, by field name; those of its bases too.
+
+    pydantic's `use_attribute_docstrings` reads them of pydantic's own classes alone, not of dataclasses.
+    """
+    texts: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(cls.__mro__)):
+        for statement, following in itertools.pairwise(_bodies(base.__module__)[base.__name__]):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            ):
+                texts[statement.target.id] = " ".join(following.value.value.split())
+    return texts
+
+
+@functools.cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class in a module."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from seqgen.core.options import Sampling
 from seqgen.data.batches import sentence_evaluation
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.text import read_lines
-from seqgen.engine.generate import TextGenerator
+from seqgen.engine.generate import Latents, TextGenerator
 from seqgen.models.text_vae import active_units, content_seeds, gaussian_kl, information, latent_seeds
 from seqgen.nn.latents import Mixture, between, fit_mixture, langevin
 from seqgen.nn.losses import CHUNK
@@ -43,9 +43,6 @@ _CHAIN = 100
 
 _EXAMPLES = 10
 """Texts that have a property, and that have it not, which a condition is learnt from at least."""
-
-Source = Callable[[Tensor], Tensor]
-"""From the seeds (B,) of texts to their latents (B, Z): what `TextGenerator.texts(latents=...)` takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,13 +201,13 @@ class LatentSpace:
         latents = self.known.latents
         return fit_mixture(latents.numpy(), components=max(1, min(components, len(latents) // 10)), seed=seed)
 
-    def of_mixture(self, mixture: Mixture) -> Source:
+    def of_mixture(self, mixture: Mixture) -> Latents:
         """Codes drawn from a mixture."""
         return lambda seeds: mixture.sample(latent_seeds(seeds)).float()
 
     def steered(
         self, conditions: Sequence[Condition], *, strength: float = 1.0, mixture: Mixture | None = None
-    ) -> Source:
+    ) -> Latents:
         """Codes from Langevin chains towards p(z) times every condition's probability to the power `strength`.
 
         Metropolis-adjusted (Roberts and Tweedie 1996). The chains start where latents come from otherwise: from the

@@ -167,6 +167,16 @@ def test_prompts_come_from_a_file_of_lines_or_of_json(run: Path, running: Path, 
         assert len(made["tokens"]) == len(made["log_probs"]) == len(made["entropies"])
 
 
+def test_every_option_of_a_beam_reaches_the_library(run: Path, seqgen: Any) -> None:
+    words = "--num-beams 4 --length-penalty 0 --num-beam-groups 2 --diversity-penalty 3 --min-new-tokens 3"
+    found = load(run).search(
+        4, num_beams=4, length_penalty=0.0, num_beam_groups=2, diversity_penalty=3.0, min_new_tokens=3
+    )
+    ended = seqgen("generate", run, "--count", "4", *words.split())
+    assert ended.out.splitlines() == [text.text for text in found]
+    assert found != load(run).search(4, num_beams=4)
+
+
 def test_a_beam_keeps_to_the_lengths(run: Path, seqgen: Any) -> None:
     ended = seqgen("generate", run, "--num-beams", "3", "--max-new-tokens", "4", "--json")
     assert len(json.loads(ended.out)["tokens"]) <= 4

@@ -3,12 +3,13 @@
 import gc
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from command_line import call
 from torch.distributed.run import get_args_parser
 
 from seqgen.cli import app
+from seqgen.core.options import Beam, Constraints, Lengths, Sampling, help_texts
 
 NO_UTF_8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 CAPTION = call("corpus", "sample", "captions", "--count", "1").out.encode()
@@ -30,15 +32,41 @@ def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     )
 
 
-def modules_after(*arguments: str) -> set[str]:
-    """What is imported when a command has run."""
-    script = f"import sys, seqgen.__main__ as m; m.main({list(arguments)!r}); print(*sys.modules, file=sys.stderr)"
+def modules_after(*arguments: str, also: Sequence[Sequence[str]] = ()) -> set[str]:
+    """What is imported when a command has run, and others after it."""
+    calls = f"[m.main(words) for words in {[list(arguments), *map(list, also)]!r}]"
+    script = f"import sys, seqgen.__main__ as m; {calls}; print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(ended.stderr.split())
 
 
 def test_help_imports_nothing_heavy() -> None:
     assert modules_after("--help").isdisjoint(HEAVY)
+    every = [[*words, "--help"] for words, _ in commands(typer.main.get_command(app.app))]
+    lean = [words for words in every if words[0] not in ("bleu", "self-bleu")]  # their settings bring numpy
+    # typer parses the words of a command with pydantic
+    assert modules_after(*lean[0], also=lean[1:]).isdisjoint({*HEAVY} - {"pydantic"})
+    assert "torch" not in modules_after(*every[0], also=every[1:])
+
+
+def test_the_flags_of_generate_are_the_fields_of_its_options_in_panels(seqgen: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    titles = ("What to write", "Sampling", "Beam search", "Constraints", "Latents", "Images", "Output", "Run")
+    shown = dict(
+        zip(
+            titles,
+            re.split(rf"^(?:{'|'.join(titles)}):$", seqgen("generate", "--help").out, flags=re.M)[1:],
+            strict=True,
+        )
+    )
+    for cls, title in ((Sampling, "Sampling"), (Constraints, "Constraints"), (Beam, "Beam search")):
+        for name, text in help_texts(cls).items():
+            flag = {"bad_words": "--bad-word"}.get(name, f"--{name.replace('_', '-')}")
+            if name in ("suppress_tokens", "details"):
+                assert flag not in " ".join(shown.values())
+            else:
+                assert flag in shown["Sampling" if name in help_texts(Lengths) else title]
+                assert text in " ".join(" ".join(shown.values()).split())
 
 
 def test_scores_of_text_and_samples_of_grammars_need_no_torch(tmp_path: Path) -> None:

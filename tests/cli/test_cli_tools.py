@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from seqgen.core.config import Train, help_texts
+from seqgen.core.config import Train
+from seqgen.core.options import help_texts
 from seqgen.data.corpora import known
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_lines

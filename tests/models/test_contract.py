@@ -12,8 +12,7 @@ import torch
 
 from seqgen.core import config as settings_of
 from seqgen.core import rng
-from seqgen.core.config import help_texts
-from seqgen.core.options import Sampling
+from seqgen.core.options import Sampling, help_texts
 from seqgen.engine import run as runs
 from seqgen.models._contract import ModelModule
 from seqgen.nn.decode import Samples
