@@ -1,16 +1,18 @@
 """From files to a corpus folder, in memory that does not grow with their size.
 
-The text is read several times: to look at it, to hash it, to learn a tokenizer from a part of it, to write its ids.
-What is split, learnt and packed is what `seqgen.data.prepare` makes of the same files in memory, so that a run on the
-folder has the bytes of a run on the files. Memory holds a MiB of text, or its longest line where that is longer.
+The text is read several times: to look at it and to decide which rows are held out, to learn a tokenizer from it, to
+write its ids, to hash it. What is split, learnt and packed is what `seqgen.data.prepare` makes of the same files in
+memory, so that a run on the folder has the bytes of a run on the files. Memory holds a MiB of text, or its longest line
+where that is longer, and a bit for every row.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from seqgen.core import config as config_of
@@ -74,7 +76,7 @@ def build_corpus(
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     with new_folder(out) as folder:
         write = _write_stream if data.mode in _RUNNING else _write_sentences
-        made, config, splits, more = write(folder, data, config, text, held_out, given, seed)
+        made, config, splits, more = write(_Build(folder, data, config, text, held_out, given, seed))
         made.save(folder / "tokenizer")
         more |= {
             "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
@@ -95,7 +97,7 @@ def _modes(data: DataConfig) -> tuple[Any, ...]:
 
 
 class _Text:
-    """The rows of files, read again whenever they are gone through, and what one look at all of them tells."""
+    """The rows of files, read again whenever they are gone through, and what one look at all of them found."""
 
     def __init__(self, data: DataConfig, files: Sequence[str]) -> None:
         self.data, self.files = data, files
@@ -104,20 +106,32 @@ class _Text:
         self.place = self.first = ""
         """Where the first row stands, and the first that is not blank."""
         self.lowest, self.highest = 1 << 64, -1
-        """Least and greatest hash of rows that are not blank."""
+        """Least and greatest hash of rows that are not blank, where a hash decides which are held out."""
         self._lines = self._blank = self._blank_at_end = self._long = 0
         self._last_long = self._last_long_stripped = False
+        # The hash below which rows are held out is this one for all but a few lines of text, so that one look at the
+        # hashes decides: a bit for every row, block by block.
+        self._likely = int(data.valid_share * 2**64)
+        self._below: list[np.ndarray] = []
+        hashes, looks = data.mode not in _RUNNING and not data.valid, data.mode == "auto"
         for records in self.blocks():
             self.place = self.place or records.where(0)
             self.rows += len(records.texts)
             self.characters += sum(map(len, records.texts)) + len(records.texts)
-            for row, text in enumerate(records.texts):
-                if text.strip():
-                    self.first = self.first or records.where(row)
-                    self.filled += 1
-                    number = line_hash(text)
-                    self.lowest, self.highest = min(self.lowest, number), max(self.highest, number)
-                self._look(text)
+            filled = _filled(records)
+            self.filled += len(filled)
+            if filled and not self.first:
+                self.first = records.where(filled[0])
+            if hashes:
+                numbers = [line_hash(records.texts[row]) for row in filled]
+                self.lowest = min([self.lowest, *numbers])
+                self.highest = max([self.highest, *numbers])
+                below = np.zeros(len(records.texts), bool)
+                below[filled] = [number < self._likely for number in numbers]
+                self._below.append(np.packbits(below))
+            if looks:
+                for text in records.texts:
+                    self._look(text)
         if not self.rows:
             raise DataError(f"{', '.join(files)}: empty; expected text, one or more lines")
         if not self.filled:
@@ -126,6 +140,21 @@ class _Text:
     def blocks(self) -> Iterator[Records]:
         """All rows, about a MiB at a time."""
         return record_blocks(self.files, **reading(self.data), warn=not self.rows)
+
+    def sides(self, limit: int) -> Iterator[tuple[Records, list[int], list[int]]]:
+        """Yield every block with its rows for training and those held out, which have a hash below `limit`."""
+        marks = iter(self._below)
+        for records in self.blocks():
+            filled = _filled(records)
+            low: set[int] = set()
+            if limit == self._likely:
+                bits = next(marks, np.empty(0, np.uint8))
+                if len(bits) != -(-len(records.texts) // 8):
+                    raise DataError(f"{', '.join(self.files)}: changed while it was read; build the corpus again")
+                low = set(np.flatnonzero(np.unpackbits(bits)).tolist())
+            elif limit:
+                low = {row for row in filled if line_hash(records.texts[row]) < limit}
+            yield records, [row for row in filled if row not in low], [row for row in filled if row in low]
 
     def texts(self) -> Iterator[str]:
         """The text of every row."""
@@ -192,41 +221,46 @@ class _Lines(Collection[str]):
         return any(line == other for other in self)
 
 
+@dataclass(frozen=True)
+class _Build:
+    """What is written into which folder, and by what."""
+
+    folder: Path
+    data: DataConfig
+    config: TokenizerConfig
+    text: _Text
+    held_out: _Text | None
+    given: Tokenizer | None
+    seed: int
+
+
+_Written: TypeAlias = tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]
+
+
+def _filled(records: Records) -> list[int]:
+    return [row for row, text in enumerate(records.texts) if text.strip()]
+
+
 # --------------------------------------------------------------------------------------------------------- sentences
 
 
-def _write_sentences(
-    folder: Path,
-    data: DataConfig,
-    config: TokenizerConfig,
-    text: _Text,
-    held_out: _Text | None,
-    given: Tokenizer | None,
-    seed: int,
-) -> tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]:
+def _write_sentences(build: _Build) -> _Written:
+    folder, data, config, text, held_out = build.folder, build.data, build.config, build.text, build.held_out
     limit = 0 if held_out is not None else split_limit(text.lowest, text.highest, data.valid_share, text.first)
 
-    def rows_of(records: Records) -> tuple[list[int], list[int]]:
-        """The block's rows for training, and those held out."""
-        filled = [row for row, line in enumerate(records.texts) if line.strip()]
-        if held_out is not None:
-            return filled, []
-        low = {row for row in filled if line_hash(records.texts[row]) < limit}
-        return [row for row in filled if row not in low], [row for row in filled if row in low]
-
     def learnt() -> Iterator[str]:
-        for records in text.blocks():
-            yield from (records.texts[row] for row in rows_of(records)[0])
+        yield from train_lines()
         if data.source:
-            for records in text.blocks():
-                yield from ((records.sources or [])[row] for row in rows_of(records)[0])
+            for records, rows, _ in text.sides(limit):
+                yield from ((records.sources or [])[row] for row in rows)
 
     def train_lines() -> Iterator[str]:
-        return (records.texts[row] for records in text.blocks() for row in rows_of(records)[0])
+        return (records.texts[row] for records, rows, _ in text.sides(limit) for row in rows)
 
-    train_rows = sum(len(rows_of(records)[0]) for records in text.blocks())
-    tokenizer = given or train_tokenizer(config, _Lines(learnt, train_rows * (2 if data.source else 1)), seed=seed)
-    if given is not None or config.model:
+    train_rows = sum(len(rows) for _, rows, _ in text.sides(limit))
+    lines = _Lines(learnt, train_rows * (2 if data.source else 1))
+    tokenizer = build.given or train_tokenizer(config, lines, seed=build.seed)
+    if build.given is not None or config.model:
         check_fit(tokenizer, _Lines(train_lines, train_rows))
     packers = {"train": RowPacker(data, tokenizer, "training"), "valid": RowPacker(data, tokenizer, "held-out")}
     size = tokenizer.vocab_size
@@ -244,13 +278,12 @@ def _write_sentences(
                 writers[split].add(corpus, lines, sources)
             return sum(map(len, lines)) + len(lines)
 
-        for records in text.blocks():
-            for split, rows in zip(writers, rows_of(records), strict=True):
-                written = write(split, records, rows)
-                characters += written if split == "valid" else 0
+        for records, train_part, valid_part in text.sides(limit):
+            write("train", records, train_part)
+            characters += write("valid", records, valid_part)
         if held_out is not None:
-            for records in held_out.blocks():
-                characters += write("valid", records, rows_of(records)[0])
+            for records, valid_part, _ in held_out.sides(0):
+                characters += write("valid", records, valid_part)
     for packer in packers.values():
         packer.finish()
     longest = max(packer.longest for packer in packers.values())
@@ -260,15 +293,9 @@ def _write_sentences(
 # ------------------------------------------------------------------------------------------------------ running text
 
 
-def _write_stream(
-    folder: Path,
-    data: DataConfig,
-    config: TokenizerConfig,
-    text: _Text,
-    held_out: _Text | None,
-    given: Tokenizer | None,
-    seed: int,
-) -> tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]:
+def _write_stream(build: _Build) -> _Written:
+    folder, data, config, text, held_out = build.folder, build.data, build.config, build.text, build.held_out
+    given = build.given
     if given is None:
         config = replace(config, kind=choose_kind(config, _Lines(text.texts, text.rows)))
     kind = config.kind if given is None else given.kind
@@ -294,7 +321,7 @@ def _write_stream(
         # A whole text has its newlines as characters, and one has to be there for a text to start with.
         whole = _Lines(lambda: chain(train_parts(), "\n"), text.rows)
         tokenizer = train_tokenizer(
-            config, whole if newline_is_character(kind) else _Lines(train_lines, text.rows), seed=seed
+            config, whole if newline_is_character(kind) else _Lines(train_lines, text.rows), seed=build.seed
         )
     else:
         tokenizer = given

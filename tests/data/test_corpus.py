@@ -320,6 +320,18 @@ def test_a_build_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
+def test_text_that_grows_while_it_is_built_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = some_text(tmp_path / "text.txt")
+
+    def grows(*arguments: Any, **options: Any) -> Any:
+        file.write_text(file.read_text() * 2)
+        return train_tokenizer(*arguments, **options)
+
+    monkeypatch.setattr(packing, "train_tokenizer", grows)
+    with pytest.raises(DataError, match=r"text\.txt: changed while it was read; build the corpus again$"):
+        build_corpus([file], tmp_path / "corpus", data=DataConfig(mode="sentence"))
+
+
 def test_stored_lines_are_a_sequence(corpus: Path) -> None:
     lines = open_corpus(corpus).train_lines
     everything = list(lines)
