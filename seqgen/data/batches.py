@@ -34,7 +34,7 @@ class Batches(Protocol):
         """Steps that go through the text once."""
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
-        """The batch of a step, or a process's share of it."""
+        """Return the batch of a step, or a process's share of it."""
 
 
 class MovedBatches:
@@ -46,7 +46,7 @@ class MovedBatches:
         self.steps_per_epoch = batches.steps_per_epoch
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
-        """The batch of a step, or a process's share of it."""
+        """Return the batch of a step, or a process's share of it."""
         return self.batches.at(step, rank, world).to(self.device)
 
 
@@ -81,7 +81,7 @@ class SentenceBatches:
         self._made: tuple[tuple[int, ...], list[SequenceBatch]] = ((), [])
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
-        """The batch of a step; process `rank` of `world` takes every world-th row of it."""
+        """Return the batch of a step; process `rank` of `world` takes every world-th row of it."""
         _check_share(self.batch, rank, world)
         epoch, at = divmod(step, self.steps_per_epoch)
         pool, at = divmod(at, self.bucket)
@@ -109,7 +109,7 @@ class SentenceBatches:
 
 
 def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(size) takes the numbers `places`, int64.
+    """Return where a keyed permutation of range(size) takes the numbers `places`, int64.
 
     A balanced Feistel network of six rounds over an even number of bits, walked until the result falls inside
     ("cycle walking", Black and Rogaway 2002); at most four walks are needed on average. The round functions are
@@ -205,7 +205,7 @@ class StreamBatches:
         return len(self._drawn_starts(0)) - 1 if self.jitter else -(-self.column // self.window)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
-        """The windows of a step; process `rank` of `world` takes a contiguous share of the columns."""
+        """Return the windows of a step; process `rank` of `world` takes a contiguous share of the columns."""
         _check_share(self.batch, rank, world)
         if self.jitter:
             return self._windows(*self._drawn_window(step), 1, rank, world)[0]
@@ -283,7 +283,7 @@ class WindowBatches:
         self._made: tuple[tuple[int, ...], list[SequenceBatch]] = ((), [])
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
-        """The windows of a step; process `rank` of `world` takes every world-th of them."""
+        """Return the windows of a step; process `rank` of `world` takes every world-th of them."""
         _check_share(self.batch, rank, world)
         group, at = divmod(step, self._group)
         key = (group, rank, world)
@@ -314,7 +314,7 @@ class WindowBatches:
 
 
 def sentence_evaluation(corpus: Corpus, batch: int, *, pad: int) -> Iterator[SequenceBatch]:
-    """Every row once, sorted by length, `batch` rows at a time."""
+    """Yield every row once, sorted by length, `batch` rows at a time."""
     lengths = corpus.ids.lengths.cpu() - 1
     first = corpus.ids.offsets.cpu()
     order = torch.argsort(lengths, stable=True)
@@ -324,7 +324,7 @@ def sentence_evaluation(corpus: Corpus, batch: int, *, pad: int) -> Iterator[Seq
 
 
 def stream_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> Iterator[SequenceBatch]:
-    """Every token of a text but the first once, in up to `batch` columns whose state is carried from window to window.
+    """Yield every token of a text but the first once, in up to `batch` columns that carry their state.
 
     There are fewer columns where they would be shorter than eight windows: each starts without context.
     """
@@ -347,7 +347,7 @@ def stream_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> I
 
 
 def window_evaluation(corpus: Corpus, batch: int, window: int, *, pad: int) -> Iterator[SequenceBatch]:
-    """Every token of a text but the first once, in windows that overlap by half: the first half is context only.
+    """Yield every token of a text but the first once, in windows that overlap by half, the first half unscored.
 
     The first window counts all its targets.
     """

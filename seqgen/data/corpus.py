@@ -50,7 +50,7 @@ class Corpus:
     """Fingerprint of the tokenizer that made the ids."""
 
     def to(self, device: torch.device | str) -> "Corpus":
-        """The same corpus on another device."""
+        """Return the same corpus on another device."""
         loss_from = None if self.loss_from is None else self.loss_from.to(device)
         return Corpus(self.ids.to(device), loss_from, self.fingerprint)
 
@@ -62,7 +62,7 @@ class StoredLines(Sequence[str]):
         self._text, self._offsets = text, offsets
 
     def check(self, folder: Path) -> None:
-        """DataError where an offset leads out of the text."""
+        """Raise DataError where an offset leads out of the text."""
         at = self._offsets
         falls = any(bool((np.diff(at[k : k + _BLOCK + 1]) < 0).any()) for k in range(0, len(at), _BLOCK))
         if not len(at) or at[0] != 0 or at[-1] != len(self._text) or falls:
@@ -105,12 +105,12 @@ class CorpusFolder:
 
 
 def is_corpus(path: str | Path) -> bool:
-    """Whether a path is a folder that holds a corpus."""
+    """Return whether a path is a folder that holds a corpus."""
     return (Path(path) / "meta.json").is_file()
 
 
 def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
-    """The corpus in a folder, its arrays mapped on the CPU.
+    """Return the corpus in a folder, its arrays mapped on the CPU.
 
     The sizes of all files are checked, and with `verify` their SHA-256, which reads them once. Raises DataError where
     the folder is none, is not whole, or was altered.
@@ -299,7 +299,7 @@ class _Hashed:
 def described(
     splits: dict[str, SplitWriter], *, vocab_size: int, fingerprint: str, more: dict[str, Any]
 ) -> dict[str, Any]:
-    """What meta.json holds of written sides; `more` comes from whoever built the corpus."""
+    """Return what meta.json holds of written sides; `more` comes from whoever built the corpus."""
     return {
         "format": _FORMAT,
         "version": __version__,

@@ -1,6 +1,6 @@
 """The formats that text comes in: from the bytes of a file to decoded blocks, and from those to rows with named fields.
 
-Byte order marks tell UTF-8, UTF-16 and UTF-32 apart; without one a file is UTF-8, or what `encoding` names. CSV is RFC
+Byte order marks mark UTF-8, UTF-16 and UTF-32; without one a file is UTF-8, or what `encoding` names. CSV is RFC
 4180, TSV too where its quotes follow that, JSON is RFC 8259, and the cells and strings in them may hold line breaks.
 Memory holds a block of about a MiB, or one line where that is longer, up to a limit; a JSON array is read whole.
 """
@@ -55,7 +55,7 @@ _DENSEST = 300
 """How many times its size a packed file may unpack to, beyond 16 blocks; text is at some ten times."""
 
 _LOOKED_AT = 50
-"""Lines, or rows, that tell what a file looks like."""
+"""Lines, or rows, from which the format of a file is guessed."""
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -85,7 +85,7 @@ def unit(kind: str) -> str:
 
 
 def text_blocks(file: str | Path, encoding: str = "auto", *, lenient: bool = False) -> Iterator[tuple[int, str]]:
-    """A file's text in blocks of about 1 MiB that end at a newline (or the end), each with its first line's number.
+    """Yield a file's text in blocks of about 1 MiB that end at a newline, each with its first line's number.
 
     A carriage return before a newline is dropped; where a file has carriage returns and not one newline, its lines end
     at those. DataError names file, line and remedy of what is no text; `lenient` lets it pass: bytes that cannot be
@@ -206,7 +206,7 @@ def _wide(name: str, start: bytes) -> str:
 def rows_of(
     file: str | Path, kind: str, wanted: tuple[str, ...], encoding: str, remedy: str, *, checked: bool
 ) -> Iterator[Row]:
-    """The wanted fields of a file's rows.
+    """Return the wanted fields of a file's rows.
 
     `checked` refuses a file that looks like another format; `remedy` ends the message about a field that is not there.
     """
@@ -389,7 +389,7 @@ def looks_like(text: str) -> str:
         items = _parsed(text)
         if isinstance(items, list) and all(isinstance(item, str | dict) for item in items):
             return "json"
-        # of a long array the first object tells
+        # of a long array the first object decides
         if text[start.end()] == "{" and re.match(r'\{\s*"(?:[^"\\]|\\.)*"\s*:', text[start.end() :][:4096]):
             return "json"
     sequences = [line for line in lines if line[0] != ">"]

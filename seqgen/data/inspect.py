@@ -90,7 +90,7 @@ class Inspection:
     """What else a plain file looks like, and how to read it so."""
 
     def rows(self) -> list[Row]:
-        """The table: names, values and advice, in the order a person reads them."""
+        """Return the table: names, values and advice, in the order a person reads them."""
         rows = [
             *([Row("format", self.format, self.looks_like)] if self.format else []),
             Row("lines", f"{self.lines:,}", f"{self.blank:,} of them blank" if self.blank else ""),
@@ -115,7 +115,7 @@ class Inspection:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values for JSON; quantiles are named `p0`, `p50` ... `p100`."""
+        """Return all of it as plain values for JSON; quantiles are named `p0`, `p50` ... `p100`."""
         plain = dataclasses.asdict(self)
         for key in ("line_characters", "line_words"):
             plain[key] = {f"p{100 * share:g}": length for share, length in plain[key].items()}
@@ -125,9 +125,9 @@ class Inspection:
         return "little text: a model will soon know it by heart" if self.characters < 100_000 else ""
 
     def _word_advice(self) -> str:
-        # where there are no spaces a line is one word, and that tells nothing
-        told = f"{self.words_seen_twice:,} seen twice or more, they make {self.coverage:.1%} of the text"
-        return told if self.without_spaces < 0.9 else ""
+        # where there are no spaces a line is one word, and that means nothing
+        counted = f"{self.words_seen_twice:,} seen twice or more, they make {self.coverage:.1%} of the text"
+        return counted if self.without_spaces < 0.9 else ""
 
     def _space_advice(self) -> str:
         return f"{self.without_spaces:.0%} of the lines have no space" if self.without_spaces else ""
@@ -157,7 +157,7 @@ class _NothingInsideError(DataError):
 
 
 def inspect(lines: Iterable[str], *, fields: bool = False) -> Inspection:
-    """What a text is like; `fields` tells that the lines are rows of a table, each a sample of its own.
+    """Return what a text is like; with `fields` the lines are rows of a table, each a sample of its own.
 
     Lines are without their newline; bytes that could not be decoded are in them as `surrogateescape` leaves them, and
     are counted. Raises DataError if there is no line with anything in it.
@@ -216,7 +216,7 @@ def inspect(lines: Iterable[str], *, fields: bool = False) -> Inspection:
 def inspect_files(
     files: Sequence[str | Path], *, field: str = "text", format: Format = "auto", encoding: str = "auto"
 ) -> Inspection:
-    """What the text of files, folders, `.gz` and `-` (standard input) is like; of rows with fields the text in `field`.
+    """Return what the text of files, folders, `.gz` and `-` (standard input) is like, of rows that in `field`.
 
     Raises DataError if a file is missing, cannot be read or holds nothing.
     """

@@ -138,7 +138,7 @@ class _Text:
             raise DataError(f"{self.place}: only blank lines; expected text")
 
     def blocks(self) -> Iterator[Records]:
-        """All rows, about a MiB at a time."""
+        """Yield all rows, about a MiB at a time."""
         return record_blocks(self.files, **reading(self.data), warn=not self.rows)
 
     def sides(self, limit: int) -> Iterator[tuple[Records, list[int], list[int]]]:
@@ -157,11 +157,11 @@ class _Text:
             yield records, [row for row in filled if row not in low], [row for row in filled if row in low]
 
     def texts(self) -> Iterator[str]:
-        """The text of every row."""
+        """Yield the text of every row."""
         return (text for records in self.blocks() for text in records.texts)
 
     def running(self) -> Iterator[tuple[int, str]]:
-        """The rows as one text, each ended by a newline: its parts, and the character each begins at."""
+        """Yield the rows as one text, each ended by a newline: its parts, and the character each begins at."""
         at = 0
         for records in self.blocks():
             part = "\n".join([*records.texts, ""])
@@ -169,7 +169,7 @@ class _Text:
             at += len(part)
 
     def fingerprint(self, data: DataConfig) -> str:
-        """The fingerprint of the text, read in this way."""
+        """Return the fingerprint of the text, read in this way."""
         sources = (source for records in self.blocks() for source in records.sources or ()) if data.source else ()
         return text_fingerprint(data, self.rows, self.texts(), sources)
 

@@ -130,12 +130,12 @@ class TextData:
     """The reward that was passed to this training as a function or named as a Python file."""
 
     def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
-        """The reward that `data.rewards` knows by this name, of id rows in the place of lines."""
+        """Return the reward that `data.rewards` knows by this name, of id rows in the place of lines."""
         judge = reward(spec, self.code)
         return lambda rows: judge(self.tokenizer.decode(rows))
 
     def validation(self) -> Iterator[SequenceBatch]:
-        """The held-out text, every target counted once."""
+        """Return the held-out text, every target counted once."""
         data, pad = self.resolved[0], self.tokenizer.pad
         if self.mode in ("sentence", "fixed"):
             batches = sentence_evaluation(self.valid, self.batch, pad=pad)
@@ -161,7 +161,7 @@ def prepare(
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
     With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
-    folder in the place of files has all this behind it, and is mapped. `check` is told the fingerprint of the text
+    folder in the place of files has all this behind it, and is mapped. `check` gets the fingerprint of the text
     before anything is made of it, and may raise. `fitting` names what is made smaller where the text cannot fill it:
     train.batch, data.window. With `lines_only` the mode `auto` is never running text. Raises DataError for text that
     cannot be used, ConfigError for settings that contradict each other.
@@ -332,7 +332,7 @@ def _other_settings(section: str, given: Any, settled: Any, free: Sequence[str])
 
 
 def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
-    """The ids of conditions as a model reads them after its start id: every field followed by `sep`.
+    """Return the ids of conditions as a model reads them after its start id: every field followed by `sep`.
 
     Several fields stand in one string, separated by tabs; each string must have as many as the first.
     """
@@ -346,7 +346,7 @@ def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
 
 
 def choose_mode(data: DataConfig, records: Records) -> Mode:
-    """The mode, auto replaced: running text is text that is cut into lines for other reasons than its sentences.
+    """Return the mode, auto replaced: running text is cut into lines for other reasons than its sentences.
 
     That is: one line alone, blank lines between paragraphs (5 % of the lines and more), or more than a tenth of the
     lines over 1,000 characters. Rows of .jsonl and .tsv are samples.
@@ -364,7 +364,7 @@ def choose_mode(data: DataConfig, records: Records) -> Mode:
 
 
 def _chosen_mode(data: DataConfig, records: Records, lines_only: bool) -> Mode:
-    """The mode, auto replaced, and said where running text was found that nobody spoke of."""
+    """Return the mode, auto replaced; log it where running text was found that no option asked for."""
     mode = choose_mode(data, records)
     if data.mode != "auto" or mode not in _RUNNING:
         return mode
@@ -379,7 +379,7 @@ def _chosen_mode(data: DataConfig, records: Records, lines_only: bool) -> Mode:
 
 
 def _fitted(train: Corpus, mode: Mode, batch: int, window: int, fitting: Collection[str]) -> tuple[int, int]:
-    """Batch and window, made smaller where the text cannot fill them and they are among `fitting`, and said."""
+    """Return batch and window, those among `fitting` made smaller, and logged, where the text cannot fill them."""
     rows, tokens = train.ids.rows, train.ids.values.numel()
     running = mode in _RUNNING
     smaller, narrower = batch, window
@@ -395,12 +395,12 @@ def _fitted(train: Corpus, mode: Mode, batch: int, window: int, fitting: Collect
 
 
 def is_running(lines: int, blank: int, long: int) -> bool:
-    """Whether so many lines, blank lines and lines of over 1,000 characters look like running text."""
+    """Return whether so many lines, blank lines and lines of over 1,000 characters look like running text."""
     return lines == 1 or (blank >= 2 and blank >= 0.05 * lines) or long > 0.1 * lines
 
 
 def _report_unused(data: DataConfig, mode: Mode) -> None:
-    """Say which settings take no effect in this mode."""
+    """Warn of settings that take no effect in this mode."""
     only = {
         "max_length": "sentence fixed",
         "long": "sentence fixed",
@@ -416,7 +416,7 @@ def _report_unused(data: DataConfig, mode: Mode) -> None:
 
 
 def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names: Sequence[str]) -> None:
-    """Say how many of the held-out rows also stand in the training text; raise DataError where all do."""
+    """Warn of held-out rows that also stand in the training text; raise DataError where all do."""
     from seqgen.metrics.novelty import leaked  # late: generation needs none of the metrics
 
     known, count = leaked(_rows(held_out), _rows(train))
@@ -440,7 +440,7 @@ def _rows(blocks: Iterable[Records]) -> Iterator[str]:
 
 
 def _report_unlearnt(made: TextData) -> None:
-    """Say where held-out text holds `<unk>` and training text does not: what no model has seen costs it anything."""
+    """Warn where held-out text holds `<unk>` and training text does not: what no model has seen costs it anything."""
     if not uses(made.tokenizer.kind, "min_count") or any(is_corpus(file) for file in made.resolved[0].files):
         return
     held_out, training = (split.ids.values == made.tokenizer.unk for split in (made.valid, made.train))
@@ -534,7 +534,7 @@ def _filled(records: Records) -> list[int]:
 
 
 def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
-    """Training and held-out rows by a hash of the text: equal texts fall on one side, whatever the order of files.
+    """Return training and held-out rows by a hash of the text: equal texts fall on one side in any order.
 
     White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
     """
@@ -553,7 +553,7 @@ def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[
 
 
 def split_limit(lowest: int, highest: int, share: float, where: str) -> int:
-    """The hash below which a text is held out, from the least and the greatest of all; `where` the first one stands."""
+    """Return the hash below which a text is held out, from the lowest and the highest; `where` is for errors."""
     if lowest == highest:
         raise DataError(
             f"{where}: the only line, or equal to all others, so none can be held out; "
@@ -564,12 +564,12 @@ def split_limit(lowest: int, highest: int, share: float, where: str) -> int:
 
 
 def line_hash(text: str) -> int:
-    """64 bits of a text, without the white space at its ends, that decide on its side."""
+    """Return 64 bits of a text, without the white space at its ends, that decide on its side."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
 class RowPacker:
-    """Makes rows of ids of lines, block after block, and tells of those that are too long for a row."""
+    """Makes rows of ids of lines, block after block, and counts those that are too long for a row."""
 
     def __init__(self, data: DataConfig, tokenizer: Tokenizer, split: str) -> None:
         self._data, self._tokenizer, self._split = data, tokenizer, split
@@ -581,7 +581,7 @@ class RowPacker:
         """Input positions of the longest row."""
 
     def pack(self, records: Records, rows: list[int]) -> tuple[Corpus, list[int]]:
-        """Corpus of some rows, and which of them are in it."""
+        """Return a corpus of some rows, and which of them are in it."""
         data, tokenizer = self._data, self._tokenizer
         ids = tokenizer.encode([records.texts[row] for row in rows])
         parts: list[Ragged | int] = [tokenizer.bos, ids]
@@ -620,7 +620,7 @@ class RowPacker:
         return Corpus(packed, loss_from, tokenizer.fingerprint), rows
 
     def finish(self) -> None:
-        """Say how many rows were too long, or raise DataError for them."""
+        """Warn of rows that were too long, or raise DataError for them."""
         if not self._long:
             return
         what = f"{self._long} of {self._rows} {self._split} rows are longer than {self._limit} tokens"
@@ -720,7 +720,7 @@ def _stream_corpus(tokenizer: Tokenizer, text: str) -> Corpus:
 
 
 def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
-    """What a model has to know of the ids."""
+    """Return what a model has to know of the ids."""
     start: int
     stop: int
     written: set[int]
@@ -755,7 +755,7 @@ def check_fit(tokenizer: Tokenizer, lines: Collection[str]) -> None:
 
 
 def text_fingerprint(data: DataConfig, rows: int, texts: Iterable[str], sources: Iterable[str]) -> str:
-    """Content and way of reading, not the place: a moved file is the same text."""
+    """Return the SHA-256 of content and way of reading, not of the place: a moved file is the same text."""
     digest = hashlib.sha256(repr((data.mode, data.source, data.target, rows)).encode())
     for text in chain(texts, sources):
         line = text.encode()

@@ -53,7 +53,7 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
-        """Rows of Python integers, packed as int32. Raises TypeError for anything but integers, bool included."""
+        """Return rows of Python integers, packed as int32; TypeError for anything else, bool included."""
         flat = list(chain.from_iterable(rows))
         wrong = {kind for kind in set(map(type, flat)) if kind is bool or not issubclass(kind, Integral)}
         if wrong:
@@ -65,7 +65,7 @@ class Ragged:
 
     @classmethod
     def from_text(cls, lines: Sequence[str]) -> "Ragged":
-        """The UTF-8 bytes of every line, uint8."""
+        """Return the UTF-8 bytes of every line, uint8."""
         values, offsets = utf8(lines)
         return cls(torch.from_numpy(values), torch.from_numpy(offsets))
 
@@ -80,7 +80,7 @@ class Ragged:
         return self.offsets.diff()
 
     def lengths_of(self, rows: Tensor) -> Tensor:
-        """(N,) int64 on the CPU, the lengths of the given rows."""
+        """Return the lengths of the given rows, (N,) int64 on the CPU."""
         rows = rows.to(self.offsets.device)
         return (self.offsets[rows + 1] - self.offsets[rows]).cpu()
 
@@ -96,7 +96,7 @@ class Ragged:
         return self.values.device
 
     def row(self, i: int) -> Tensor:
-        """(length,) int64, the values of row i; a negative i counts from the end."""
+        """Return the values of row i, (length,) int64; a negative i counts from the end."""
         if not -self.rows <= i < self.rows:
             raise IndexError(f"row {i} of {self.rows}")
         i %= self.rows
@@ -109,18 +109,18 @@ class Ragged:
         return (self.row(i) for i in range(self.rows))
 
     def tolist(self) -> list[list[int]]:
-        """The rows as lists of Python integers."""
+        """Return the rows as lists of Python integers."""
         values, offsets = widen(self.values).tolist(), self.offsets.tolist()
         return [values[first:end] for first, end in pairwise(offsets)]
 
     def take(self, rows: Tensor) -> "Ragged":
-        """The given rows, (N,) int64, in that order, as a new Ragged."""
+        """Return the given rows, (N,) int64, in that order, as a new Ragged."""
         rows = rows.to(self.device)
         first = self.offsets[rows]
         return self._moved(first, self.offsets[rows + 1] - first)
 
     def cut(self, max_len: int) -> "Ragged":
-        """The first `max_len` values of every row."""
+        """Return the first `max_len` values of every row."""
         return self._moved(self.offsets[:-1], self.lengths.clamp(max=max_len))
 
     def _moved(self, first: Tensor, lengths: Tensor) -> "Ragged":
@@ -145,7 +145,7 @@ class Ragged:
         *,
         truncate: Literal["error", "cut", "drop"] = "error",
     ) -> tuple[Tensor, Tensor]:
-        """All rows as (R, L) int64 filled with `pad`, and their (R,) int64 lengths.
+        """Return all rows as (R, L) int64 filled with `pad`, and their (R,) int64 lengths.
 
         Padding stands on the right, or on the left if asked. Rows longer than `max_len` are an error (DataError)
         unless `truncate` says to cut their end or to drop them.
@@ -173,18 +173,18 @@ class Ragged:
         return ids, lengths
 
     def to(self, device: torch.device | str) -> "Ragged":
-        """The same rows on another device."""
+        """Return the same rows on another device."""
         return Ragged(self.values.to(device), self.offsets.to(device))
 
 
 def widen(values: Tensor) -> Tensor:
-    """Stored values as contiguous int64 ids: int16 holds the bit patterns of unsigned ids."""
+    """Return stored values as contiguous int64 ids: int16 holds the bit patterns of unsigned ids."""
     wide = values.to(torch.int64, memory_format=torch.contiguous_format)
     return wide.bitwise_and_(0xFFFF) if values.dtype == torch.int16 else wide
 
 
 def utf8(lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The UTF-8 bytes of all lines, uint8, and the (R+1,) int64 offsets of each."""
+    """Return the UTF-8 bytes of all lines, uint8, and the (R+1,) int64 offsets of each."""
     text = "".join(lines)
     values = np.frombuffer(bytearray(text.encode()), np.uint8)
     offsets = np.zeros(len(lines) + 1, np.int64)
@@ -198,7 +198,7 @@ def utf8(lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
-    """Rows put together from left to right: row i is row i of every Ragged, and an int stands as itself in all rows."""
+    """Return rows put together from left to right: row i is row i of every Ragged; an int stands in all rows."""
     offsets = torch.zeros(rows + 1, dtype=torch.int64)
     for part in parts:
         offsets[1:] += part.lengths if isinstance(part, Ragged) else 1
@@ -221,7 +221,7 @@ def joined(parts: Sequence[Ragged | int], rows: int) -> Ragged:
 
 
 def stacked(parts: Sequence[Ragged]) -> Ragged:
-    """The rows of several Ragged of one kind, one after the other; none give no rows of int32."""
+    """Return the rows of several Ragged of one kind, one after the other; none give no rows of int32."""
     if not parts:
         return Ragged.from_lists([])
     starts = accumulate((part.values.numel() for part in parts), initial=0)

@@ -30,7 +30,7 @@ _KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE or
 
 
 def is_code(spec: str) -> bool:
-    """Whether a reward is a function of one's own."""
+    """Return whether a reward is a function of one's own."""
     kind, colon, _ = spec.partition(":")
     return bool(colon) and (kind == "call" or kind.endswith(".py"))
 

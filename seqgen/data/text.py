@@ -1,7 +1,7 @@
 """Text from files, folders, standard input and Python iterables, with the file and line of every fault.
 
 Lines end at a newline only (a carriage return before it is dropped), so U+2028 and form feeds stay inside a line.
-The suffix, or `format`, tells files with named fields: JSON Lines, JSON arrays, CSV, TSV, FASTA; `.gz` is unpacked.
+The suffix, or `format`, marks files with named fields: JSON Lines, JSON arrays, CSV, TSV, FASTA; `.gz` is unpacked.
 """
 
 import bisect
@@ -48,7 +48,7 @@ class Records:
     """First row of every file that gave rows, and its name with what is counted in it: `a.txt, line`."""
 
     def where(self, row: int) -> str:
-        """`file, line n` of a row, for messages."""
+        """Return `file, line n` of a row, for messages."""
         place = bisect.bisect_right(self.places, row, key=lambda place: place[0]) - 1
         return f"{self.places[place][1]} {self.numbers[row]}"
 
@@ -56,10 +56,10 @@ class Records:
 def read_lines(
     source: str | Path | Iterable[str], *, field: str = "text", format: Format = "auto", encoding: str = "auto"
 ) -> list[str]:
-    """The lines of a file, of a folder's files (recursively, by name), of `-` (standard input) or of an iterable.
+    """Return the lines of a file, a folder's files (recursively, by name), `-` (standard input) or an iterable.
 
     Blank lines are kept. Of files with named fields (JSON Lines, a JSON array, CSV, TSV, FASTA) the text in `field`.
-    `format` tells what a file without a telling suffix is, `encoding` the encoding where it is not UTF-8. Raises
+    `format` is that of a file whose suffix does not say, `encoding` the encoding where it is not UTF-8. Raises
     DataError naming file and line if the source is missing, empty or no such text; TypeError if it is no source.
     """
     if isinstance(source, str | Path):
@@ -76,7 +76,7 @@ def read_records(
     format: Format = "auto",
     encoding: str = "auto",
 ) -> Records:
-    """The rows of files and folders in the given order, with their conditions if `source` names any.
+    """Return the rows of files and folders in the given order, with their conditions if `source` names any.
 
     Without `source` a row is a line, or the text in `field` of a file with named fields. With it (one or more field
     names joined by commas) every file must have fields, and the row's text is the field `target`.
@@ -108,7 +108,7 @@ def record_blocks(
     encoding: str = "auto",
     warn: bool = True,
 ) -> Iterator[Records]:
-    """The rows of files as `read_records` gives them, about a MiB at a time and each block from one file.
+    """Yield the rows of files as `read_records` gives them, about a MiB at a time, a block from one file.
 
     `warn`: the first plain file that looks like a table or the like is warned of.
     """
@@ -145,7 +145,7 @@ def record_blocks(
 
 
 def _check_plain(name: str, start: str, field: str, *, warn: bool) -> bool:
-    """Say of plain text that it looks like another format; whether that was said.
+    """Warn where plain text looks like another format; return whether it was.
 
     What `generate` writes of texts with line breaks is never taken for lines: that would give wrong numbers.
     """
@@ -162,7 +162,7 @@ def _check_plain(name: str, start: str, field: str, *, warn: bool) -> bool:
 
 
 def records_of(lines: Iterable[str], *, name: str = "input") -> Records:
-    """The rows of a Python iterable of strings; a newline inside an item stays there."""
+    """Return the rows of a Python iterable of strings; a newline inside an item stays there."""
     if isinstance(lines, str | bytes | Path):
         raise TypeError(f"expected an iterable of str, got {lines!r}; read a file with read_lines(path)")
     texts = list(lines)
@@ -176,12 +176,12 @@ def records_of(lines: Iterable[str], *, name: str = "input") -> Records:
 
 
 def has_fields(files: Sequence[str | Path], format: Format = "auto") -> bool:
-    """Whether any of the files (folders opened) is read by named fields."""
+    """Return whether any of the files (folders opened) is read by named fields."""
     return any(format_of(file, format) != "lines" for file in files_in(files))
 
 
 def files_in(files: Iterable[str | Path]) -> Iterator[str | Path]:
-    """The files themselves, folders replaced by the files in them, by name, hidden ones left out.
+    """Return the files themselves, folders replaced by the files in them, by name, hidden ones left out.
 
     The name of a known set stands for its test part; a path that exists wins.
     """

@@ -29,12 +29,12 @@ from seqgen.engine.folder import CONFIG
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return where the checkpoint of a step lies."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
 def steps(run: Path) -> list[int]:
-    """The steps of the checkpoints of a run, whole or damaged, ascending; other names are not ours."""
+    """Return the steps of the checkpoints of a run, whole or damaged, ascending; other names are not ours."""
     there = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
     return sorted(int(match[1]) for path in there if (match := re.fullmatch(r"step-(\d{8,})", path.name)))
 
@@ -157,7 +157,7 @@ class DamagedError(RunError):
 
 
 def read_state(run: Path, step: int) -> dict[str, Any]:
-    """The state.json of a checkpoint; RunError where there is no such step, DamagedError where it is damaged."""
+    """Return the state.json of a checkpoint; RunError where there is no such step, DamagedError if it is damaged."""
     path = folder_of(run, step) / "state.json"
     if not path.parent.is_dir():
         raise RunError(
@@ -195,7 +195,7 @@ def _check(run: Path, step: int, state: dict[str, Any], name: str) -> Path:
 
 
 def check_run(run: Path, step: int, *, below: str = "") -> None:
-    """RunError where a file of the run is not what it was when a checkpoint was made; `below`: of one folder alone."""
+    """Raise RunError where a file of the run is not what it was at a checkpoint; `below`: of one folder alone."""
     for name, expected in read_state(run, step)["run"].items():
         if name.startswith(below) and not ((run / name).is_file() and files.sha256_file(run / name) == expected):
             raise RunError(
@@ -205,7 +205,7 @@ def check_run(run: Path, step: int, *, below: str = "") -> None:
 
 
 def read_tensors(run: Path, step: int, name: str = "model.safetensors") -> dict[str, Tensor]:
-    """A tensor file of a checkpoint, its hash checked; DamagedError says which file is truncated or altered."""
+    """Return a tensor file of a checkpoint, its hash checked; DamagedError names what is truncated or altered."""
     return _tensors(_check(run, step, read_state(run, step), name))
 
 
@@ -217,9 +217,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def best(run: Path) -> tuple[int, dict[str, Tensor]]:
-    """The step to sample and score with and its model's tensors: the best by validation, else the last, that is whole.
+    """Return the step to sample with and its tensors: the best by validation, else the last, that is whole.
 
-    Every damaged one passed over is said. RunError if there is none.
+    A damaged one that is passed over is logged. RunError if there is none.
     """
     there = steps(run)[::-1]
     if not there:
@@ -246,7 +246,7 @@ def best(run: Path) -> tuple[int, dict[str, Tensor]]:
 
 
 def last_whole(run: Path) -> tuple[int | None, list[str]]:
-    """The last checkpoint of which every file is whole, and the faults of those after it; None if there is none at all.
+    """Return the last checkpoint of which every file is whole, and the faults of later ones; None if none is.
 
     RunError where all are damaged: to begin anew would throw away what may be restored.
     """
@@ -266,7 +266,7 @@ def last_whole(run: Path) -> tuple[int | None, list[str]]:
 
 
 def check_processes(run: Path, state: dict[str, Any]) -> None:
-    """RunError where processes had a state of their own and there are now more or fewer of them."""
+    """Raise RunError where processes had a state of their own and there are now more or fewer of them."""
     own = [name for name in state["sha256"] if name.startswith("rank-")]
     before, now = state["world"], dist.world()
     if own and before != now:
@@ -316,7 +316,7 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
 
 
 def load(run: Path, step: int, model: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
-    """Everything of a checkpoint that `last_whole` found back in place; returns its state.json."""
+    """Put everything of a checkpoint that `last_whole` found back in place; returns its state.json."""
     state, folder = read_state(run, step), folder_of(run, step)
     fill(model, _tensors(folder / "model.safetensors"), str(folder))
     if f"rank-{dist.rank()}.safetensors" in state["sha256"]:

@@ -124,7 +124,7 @@ def train(
         if stored is None:
             _try_out(settings, model, data)
 
-        said: list[str] = []
+        notes: list[str] = []
         last: int | None = None
         if stored is None:
             if origin is not None:
@@ -141,10 +141,10 @@ def train(
         else:
             _same_text(folder, data.fingerprint, "images" if data.tokenizer is None else "text")
             if dist.is_main():
-                last, world, said = _last_whole(folder)
-                said += runs.reconcile_settings(folder, stored, settings, last or 0, processes=(world, dist.world()))
-                said += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
-                said += _other_origin(folder, source_run)
+                last, world, notes = _last_whole(folder)
+                notes += runs.reconcile_settings(folder, stored, settings, last or 0, processes=(world, dist.world()))
+                notes += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
+                notes += _other_origin(folder, source_run)
             last = dist.from_main(last, device)
         dist.barrier()
 
@@ -156,7 +156,7 @@ def train(
         for file in session.logs.values():
             at_the_end.callback(file.close)
         session.resume(last)
-        for sentence in said:
+        for sentence in notes:
             session.say(sentence)
         return session.run()
 
@@ -178,8 +178,8 @@ def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
     checkpoint.check_run(folder, last)
     checkpoint.check_processes(folder, state)
     checkpoint.set_aside(folder, last)
-    said = [f"warning: {fault}; set aside as *.damaged, the checkpoint of step {last} is used" for fault in faults]
-    return last, state["world"], said
+    notes = [f"warning: {fault}; set aside as *.damaged, the checkpoint of step {last} is used" for fault in faults]
+    return last, state["world"], notes
 
 
 def _given(model_module: ModelModule, name: str, lines: Iterable[str] | None, images: Any) -> Any:
@@ -213,7 +213,7 @@ def _prepare(
     trained = folder if is_run(folder) else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
     if is_run(folder):
-        # other text is told as such, before what it would be made of does not fit
+        # other text is refused as such, before what is made of it does not fit
         common["check"] = lambda fingerprint: _same_text(folder, fingerprint, "text")
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
 
@@ -378,7 +378,7 @@ class _Session:
             self.say(f"continuing {self.folder} from step {step}")
 
     def say(self, message: str) -> None:
-        """Tell the person; the log holds no sentences."""
+        """Show a message; the log holds none."""
         if dist.is_main():
             if self.progress is not None:
                 self.progress(Progress(self.step, self.settings.train.steps, self.scalars, self.scores, message))
@@ -386,7 +386,7 @@ class _Session:
                 log.messages.info(message)
 
     def run(self) -> Outcome:
-        """The loop, in reading order."""
+        """Train to the end, or to a signal: the loop, in reading order."""
         train = self.settings.train
         began, began_step = time.perf_counter(), self.step
         reason = "finished"
@@ -465,9 +465,9 @@ class _Session:
                     self.say(f"step {self.step}: {sign}")
         averaging = [optimizer.averaging for optimizer in self.optimizers.values()]
         observe = getattr(self.model_module, "observe", None)  # optional: what the model module makes of a validation
-        said = observe(self.model, scores) if observe is not None else None
+        observed = observe(self.model, scores) if observe is not None else None
         decides = getattr(self.model_module, "DECIDES", LIKELIHOOD)  # optional: the score that is to be lowest
-        self._judge(scores.get(decides, math.inf), said or {})
+        self._judge(scores.get(decides, math.inf), observed or {})
         self.state["pending"] = False
         if observe is not None or averaging != [optimizer.averaging for optimizer in self.optimizers.values()]:
             self._save()
@@ -505,10 +505,10 @@ class _Session:
             part = f"{what} {done}" + (f" of {total}" if total else "") if done else what
             self.progress(Progress(self.step, self.settings.train.steps, self.scalars, self.scores, part=part))
 
-    def _judge(self, score: float, said: dict[str, Any]) -> None:
+    def _judge(self, score: float, observed: dict[str, Any]) -> None:
         """What a validation decides: a new best, the averaging trigger. Equal on every process.
 
-        `said` is what `observe` gave: "best" replaces the comparison of scores, "event" is kept in state.json.
+        `observed` is what `observe` gave: "best" replaces the comparison of scores, "event" is kept in state.json.
         """
         state, train = self.state, self.settings.train
         history = state["history"]
@@ -521,11 +521,11 @@ class _Session:
                     self.say(f"step {self.step}: validation no longer falls, averaging begins")
         if math.isfinite(score):
             history.append(score)
-        if "event" in said:
-            state["events"].append({"step": self.step, "event": said["event"]})
-            self.say(f"step {self.step}: {said['event']}")
+        if "event" in observed:
+            state["events"].append({"step": self.step, "event": observed["event"]})
+            self.say(f"step {self.step}: {observed['event']}")
         better = math.isfinite(score) and (state["best_score"] is None or score < state["best_score"])
-        if said.get("best", better):
+        if observed.get("best", better):
             state |= {"best_score": score, "best_step": self.step, "since_best": 0}
         else:
             state["since_best"] += 1

@@ -70,14 +70,14 @@ class Settings:
     """Options that were set by name, and are not changed to fit the data; not stored."""
 
     def sections(self) -> dict[str, Any]:
-        """Plain nested values, valid as TOML and as input to `config(file=...)`."""
+        """Return plain nested values, valid as TOML and as input to `config(file=...)`."""
         parts = {"data": self.data, "tokenizer": self.tokenizer, "model": self.model, "train": self.train}
         plain = {name: settings_of.to_dict(part) for name, part in parts.items() if part is not None}
         own = {"module": self.code} if self.code else {}
         return {"name": self.name, "seed": self.seed, "version": __version__, "format": FORMAT, **own, **plain}
 
     def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
-        """Every option in which two settings differ, as {name: (this, other)}."""
+        """Return every option in which two settings differ, as {name: (this, other)}."""
         a, b = settings_of.flat(self.sections()), settings_of.flat(other.sections())
         return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in _ABOUT and a.get(key) != b.get(key)}
 
@@ -133,17 +133,17 @@ def _origin(module: Any) -> str:
 
 
 def data_room(kind: str) -> Any:
-    """The module that prepares a model module's kind of data ("text" or "images")."""
+    """Return the module that prepares a model module's kind of data ("text" or "images")."""
     return importlib.import_module(_DATA_ROOMS[kind])
 
 
 def preset_names() -> list[str]:
-    """The named starting points shipped with the package."""
+    """Return the named starting points shipped with the package."""
     return sorted(p.name.removesuffix(".toml") for p in resources.files("seqgen").joinpath("presets").iterdir())
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """A preset's settings as nested values."""
+    """Return a preset's settings as nested values."""
     if name not in preset_names():
         raise ConfigError(f"unknown preset {name}{settings_of.suggestion(name, preset_names())}")
     text = resources.files("seqgen").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ def config(
     overrides: Mapping[str, Any] | Iterable[str] = (),
     module: Module | None = None,
 ) -> Settings:
-    """The settings of a run: dataclass defaults < preset < what a known set needs < TOML file < overrides.
+    """Return the settings of a run: dataclass defaults < preset < needs of a known set < TOML file < overrides.
 
     `data` and `valid` are paths or names of known sets, which stand for their training and their test part. `overrides`
     is `{"model.hidden": 512}` or `["model.hidden=512"]`. Without preset and file, the preset of the model's name or
@@ -258,7 +258,7 @@ def _nested(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
 
 
 def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str]) -> Settings:
-    """The settings with some options replaced."""
+    """Return the settings with some options replaced."""
     asked = _nested(overrides)
     module = settings.module if settings.code else None
     made = build(settings_of.merge(settings.sections(), asked), module=module)
@@ -268,7 +268,7 @@ def changed(settings: Settings, overrides: Mapping[str, Any] | Iterable[str]) ->
 
 
 def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Settings:
-    """Settings from nested values; every fault of every section is reported in one ConfigError."""
+    """Return settings from nested values; every fault of every section is reported in one ConfigError."""
     name = sections.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"name must be a model ({', '.join(model_names())}), got {sections.get('name', 'nothing')!r}")
@@ -308,7 +308,7 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
 
 
 def stored_sections(folder: Path) -> dict[str, Any]:
-    """The settings of a run as they stand, as nested values: config.toml and what later sessions changed."""
+    """Return the settings of a run as they stand, nested: config.toml and what later sessions changed."""
     path = folder / CONFIG
     if not is_run(folder):
         raise RunError(f"{folder} is not a run folder (no {CONFIG}); train one with: seqgen train MODEL --out {folder}")
@@ -329,7 +329,7 @@ def stored_sections(folder: Path) -> dict[str, Any]:
 
 
 def read_settings(folder: Path, *, module: Module | None = None) -> Settings:
-    """The settings of a run as they stand; `module` is needed where the model is one's own, and else not used."""
+    """Return the settings of a run as they stand; `module` is needed, and used, for a model of one's own."""
     sections = stored_sections(folder)
     spec = str(sections.get("module", ""))
     if module is None and spec:
@@ -357,7 +357,7 @@ def on_own_data(settings: Settings, stored: Settings) -> Settings:
 
 
 def read_changes(folder: Path) -> list[dict[str, Any]]:
-    """What later sessions changed, oldest first: {"step", "settings": {name: [old, new]}}."""
+    """Return what later sessions changed, oldest first: {"step", "settings": {name: [old, new]}}."""
     path = folder / "changes.json"
     changes = files.read_json(path) if path.is_file() else []
     try:
@@ -372,7 +372,7 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
 def reconcile_settings(
     folder: Path, stored: Settings, asked: Settings, step: int, *, processes: tuple[int, int] = (1, 1)
 ) -> list[str]:
-    """Accept or refuse what a new session asks of an existing run, and record it; returns sentences worth saying.
+    """Accept or refuse what a new session asks of an existing run, and record it; returns notes on it.
 
     `processes`: how many trained before, and now. RunError lists every option that would rewrite the past.
     """
@@ -387,16 +387,16 @@ def reconcile_settings(
     change: dict[str, Any] = {"step": step, "settings": {k: list(v) for k, v in differences.items()}}
     change |= {"processes": [before, now]} if before != now else {}
     changes = read_changes(folder)
-    if changes[-1:] != [change]:  # a session that broke off before its first checkpoint has said so already
+    if changes[-1:] != [change]:  # a session that broke off before its first checkpoint has recorded it already
         files.write_json(folder / "changes.json", [*changes, change])
-    said = [f"{key} is now {_toml(new)}, was {_toml(old)}" for key, (old, new) in sorted(differences.items())]
+    notes = [f"{key} is now {_toml(new)}, was {_toml(old)}" for key, (old, new) in sorted(differences.items())]
     if "train.steps" in differences and stored.train.schedule in ("cosine", "linear"):
-        said.append(f"the {stored.train.schedule} schedule ends at the new train.steps: the learning rate jumps here")
+        notes.append(f"the {stored.train.schedule} schedule ends at the new train.steps: the learning rate jumps here")
     if before != now:
-        said.append(
+        notes.append(
             f"{now} process{'es' * (now > 1)} from here on, {before} before: what follows is not what {before} gave"
         )
-    return said
+    return notes
 
 
 def _toml(value: Any) -> str:
@@ -406,7 +406,7 @@ def _toml(value: Any) -> str:
 def trusted_code(
     settings: Settings, reward: rewards.Reward | str | None, folder: Path, stored: Settings | None
 ) -> rewards.Reward | None:
-    """The function behind model.reward, imported from its file where this call names that; None where it is no code.
+    """Return the function behind model.reward, imported where this call names its file; None if it is no code.
 
     RunError where the settings alone lead to code: a run folder or a file of settings may come from anybody.
     """
@@ -451,7 +451,7 @@ def changed_code(folder: Path, settings: Settings) -> list[str]:
 
 
 def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any, *, batch: int) -> Settings:
-    """The settings with what the data decided filled in: sizes, special ids, the batch, and every `auto` replaced."""
+    """Return the settings with what the data decided: sizes, special ids, the batch, every `auto` replaced."""
     model, train = _filled(settings.model, facts), dataclasses.replace(settings.train, batch=batch)
     return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model, train=train)
 
@@ -468,7 +468,7 @@ def _filled(section: Any, facts: Mapping[str, Any]) -> Any:
 
 
 def environment(device: torch.device, command: list[str] | None = None) -> dict[str, Any]:
-    """What the machine and the software are, for env.json."""
+    """Return what the machine and the software are, for env.json."""
     import numpy
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -487,7 +487,7 @@ def environment(device: torch.device, command: list[str] | None = None) -> dict[
 
 
 def choose_device(name: str) -> torch.device:
-    """The device an option names; ConfigError where it is unknown or absent."""
+    """Return the device an option names; ConfigError where it is unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -29,7 +29,7 @@ PAD = -7
 
 
 def sentences(lengths: list[int], loss_from: list[int] | None = None) -> Corpus:
-    """Rows of distinct tokens, so that a batch tells where each of its tokens came from."""
+    """Rows of distinct tokens, so that a batch shows where each of its tokens came from."""
     numbers = iter(range(10**6))
     rows = [[next(numbers) for _ in range(length)] for length in lengths]
     return Corpus(Ragged.from_lists(rows), None if loss_from is None else torch.tensor(loss_from), "")

@@ -93,7 +93,7 @@ def test_a_folder_is_what_its_text_is(data: dict[str, Any], tokenizer: dict[str,
     in_memory = prepared(file, data, tokenizer)
     running = {name: value for name, value in data.items() if name in ("window", "jitter")}
     same(prepared(tmp_path / "corpus", running, {}), in_memory)
-    # and with all settings said again, as a run that is continued does
+    # and with all settings given again, as a run that is continued does
     config, words = in_memory.resolved
     same(prepare(replace(config, files=(str(tmp_path / "corpus"),)), words, batch=2, seed=1, device="cpu"), in_memory)
 
@@ -248,7 +248,7 @@ def test_a_shard_that_is_not_whole_is_named(corpus: Path, name: str, harm: str) 
     assert str(error.value) == message
 
 
-def test_a_tokenizer_that_does_not_fit_is_told_with_both_fingerprints(corpus: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_is_named_with_both_fingerprints(corpus: Path, tmp_path: Path) -> None:
     other = train_tokenizer(TokenizerConfig(kind="char"), ["abc"], seed=0)
     other.save(tmp_path / "other")
     with pytest.raises(DataError) as error:
@@ -288,7 +288,7 @@ def test_settings_that_were_settled_are_refused(
     assert str(error.value).endswith("; build another corpus")
 
 
-def test_what_is_no_corpus_is_said(corpus: Path, tmp_path: Path) -> None:
+def test_what_is_no_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no meta\.json; expected a folder that `seqgen corpus build FILES --out DIR`"):
         open_corpus(tmp_path)
     with pytest.raises(DataError, match=r"a corpus folder stands alone; build one of all text together$"):

@@ -298,14 +298,14 @@ def test_a_saved_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
     assert str(caught.value).endswith("; use text like the one it was made for, or train a new tokenizer")
 
 
-def test_other_text_is_told_before_its_tokenizer_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_text_is_seen_before_its_tokenizer_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepared(tmp_path, "\n".join(LINES))
     first.tokenizer.save(tmp_path / "tokenizer")
     (tmp_path / "other.txt").write_text("\n".join(f"{i} green apes sing" for i in range(40)))
-    told: list[str] = []
+    seen: list[str] = []
 
     def other(fingerprint: str) -> None:
-        told.append(fingerprint)
+        seen.append(fingerprint)
         raise KeyError("other text")
 
     monkeypatch.chdir(tmp_path)
@@ -314,8 +314,8 @@ def test_other_text_is_told_before_its_tokenizer_does_not_fit(tmp_path: Path, mo
     with pytest.raises(KeyError, match="other text"):
         prepare(data, config, batch=2, seed=1, device="cpu", tokenizer_folder=tmp_path / "tokenizer", check=other)
     # and it is the fingerprint that is made in the end, of a file that is kept by its whole path
-    made = prepare(data, config, batch=2, seed=1, device="cpu", check=told.append)
-    assert told == [made.fingerprint, made.fingerprint]
+    made = prepare(data, config, batch=2, seed=1, device="cpu", check=seen.append)
+    assert seen == [made.fingerprint, made.fingerprint]
     assert made.resolved[0].files == (str(tmp_path / "other.txt"),)
 
 
@@ -340,9 +340,9 @@ def test_settings_without_effect_are_said(tmp_path: Path, caplog: pytest.LogCapt
     ]
 
 
-@pytest.mark.parametrize(("least", "said"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("least", "warned"), [(1, True), (2, False)])
 def test_a_token_that_is_never_learnt_is_said(
-    least: int, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    least: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "held-out.txt").write_text("a b unheard\na a b b b b b\n")
     for name, mode in (("a.txt", "sentence"), ("b.txt", "stream")):
@@ -350,11 +350,11 @@ def test_a_token_that_is_never_learnt_is_said(
         data = DataConfig(files=(str(tmp_path / name),), valid=(str(tmp_path / "held-out.txt"),), mode=mode, window=3)
         caplog.clear()
         prepare(data, TokenizerConfig(kind="word", min_count=least), batch=2, seed=1, device="cpu")
-        told = [message for message in caplog.messages if "never learnt" in message]
-        assert len(told) == said
-        if said:
+        seen = [message for message in caplog.messages if "never learnt" in message]
+        assert len(seen) == warned
+        if warned:
             share = {"sentence": 1 / 14, "stream": 1 / 13}[mode]  # of 10 words, 2 ends, and 2 starts or 1
-            assert told[0].startswith(f"{100 * share:.1f} % of the held-out tokens are outside the vocabulary")
+            assert seen[0].startswith(f"{100 * share:.1f} % of the held-out tokens are outside the vocabulary")
 
 
 @pytest.mark.parametrize(

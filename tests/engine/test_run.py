@@ -183,9 +183,9 @@ def test_training_longer_is_recorded_and_equals_a_run_that_knew_it(text: Path, t
 
 def test_a_schedule_that_depended_on_the_end_is_announced(text: Path, tmp_path: Path) -> None:
     loop.train(short(text), tmp_path / "r")
-    said: list[str] = []
-    loop.train(None, tmp_path / "r", overrides=["train.steps=8"], progress=lambda p: said.append(p.message))
-    assert "the cosine schedule ends at the new train.steps: the learning rate jumps here" in said
+    notes: list[str] = []
+    loop.train(None, tmp_path / "r", overrides=["train.steps=8"], progress=lambda p: notes.append(p.message))
+    assert "the cosine schedule ends at the new train.steps: the learning rate jumps here" in notes
 
 
 def test_other_text_is_refused_and_a_moved_file_is_not(text: Path, tmp_path: Path) -> None:
@@ -321,12 +321,12 @@ def test_patience_stops_and_the_best_checkpoint_is_kept(text: Path, tmp_path: Pa
 
 def test_averaging_begins_when_validation_no_longer_falls(text: Path, tmp_path: Path) -> None:
     words = ["train.steps=200", "train.eval_every=4", "train.optimizer=sgd", "train.lr=30", "train.average_trigger=2"]
-    said: list[str] = []
+    notes: list[str] = []
     chosen = config("lm", text, overrides=[*SMALL, *words, "train.samples=0", "train.schedule=constant"])
-    loop.train(chosen, tmp_path / "r", progress=lambda p: said.append(p.message))
+    loop.train(chosen, tmp_path / "r", progress=lambda p: notes.append(p.message))
     values = [row["nll_per_token"] for row in log.read(tmp_path / "r" / "scores.jsonl")]
     first = next(i for i in range(3, len(values)) if values[i] > min(values[: i - 2]))
-    assert f"step {4 * (first + 1)}: validation no longer falls, averaging begins" in said
+    assert f"step {4 * (first + 1)}: validation no longer falls, averaging begins" in notes
 
 
 def test_a_model_module_of_one_s_own_trains_and_loads(text: Path, tmp_path: Path) -> None:

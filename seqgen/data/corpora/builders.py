@@ -28,7 +28,7 @@ _SHORTEST, _LONGEST = 5, 40  # Words of a sentence.
 
 
 def python_docs() -> Iterator[str]:
-    """Sentences of Python's help topics, then of the docstrings of its standard library, each once, a line each.
+    """Return sentences of Python's help topics, then of its library's docstrings, each once, a line each.
 
     Only plain sentences: a capital letter first, a full stop at the end, no code, markup, lists or tables.
     """
@@ -42,7 +42,7 @@ def python_docs() -> Iterator[str]:
 
 
 def python_code() -> Iterator[str]:
-    """The lines of the standard library's source files, in the order of their names, an empty line between two files.
+    """Return the lines of the standard library's source files by their names, an empty line between two files.
 
     Tests, tables, generated files and files that are not UTF-8 are left out.
     """
@@ -53,7 +53,7 @@ def python_code() -> Iterator[str]:
 
 
 def grammar_lines(path_or_name: str | Path, count: int, seed: int) -> Iterator[str]:
-    """`count` lines of a grammar; a labelled one has a header first, `label TAB text`, as .tsv files have."""
+    """Return `count` lines of a grammar; a labelled one has a header first, `label TAB text`, as .tsv files."""
     grammar = Grammar.load(path_or_name)
     if grammar.labels:
         yield "label\ttext"
@@ -74,7 +74,7 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> int:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The plain sentences of a documentation text, in its order, without markup."""
+    """Return the plain sentences of a documentation text, in its order, without markup."""
     for paragraph in _paragraphs(text):
         for sentence in _SENTENCE_END.split(_unmarked(paragraph)):
             if _is_plain(sentence):

@@ -62,7 +62,7 @@ class Tree:
     log_probability: float
 
     def tokens(self) -> list[str]:
-        """The tokens under this tree, left to right."""
+        """Return the tokens under this tree, left to right."""
         return [token for child in self.children for token in ([child] if isinstance(child, str) else child.tokens())]
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class _Chart:
         self.memo: list[dict[_Rule, dict[int, float]]] = [{} for _ in self.tokens]
 
     def spans(self, rule: _Rule, start: int) -> dict[int, float]:
-        """Log-probability of `rule` over tokens[start:end], for each end it can reach."""
+        """Return log-probability of `rule` over tokens[start:end], for each end it can reach."""
         known = self.memo[start].get(rule)
         if known is not None:
             return known
@@ -141,7 +141,7 @@ class _Chart:
         return found
 
     def after(self, item: str | _Rule, ends: dict[int, float]) -> dict[int, float]:
-        """The ends that can be reached, and their log-probabilities, when `item` follows what ended at `ends`."""
+        """Return the ends that can be reached when `item` follows what ended at `ends`, and their log-probabilities."""
         if isinstance(item, str):
             return {end + 1: value for end, value in ends.items() if self.tokens[end] == item}
         following: dict[int, float] = {}
@@ -152,7 +152,7 @@ class _Chart:
         return following
 
     def tree(self, rule: _Rule, start: int, end: int) -> Tree:
-        """The best derivation of tokens[start:end] by `rule`, which must reach `end`; of a chart merged with `max`."""
+        """Return the best derivation of tokens[start:end] by `rule`, which must reach `end` (chart by `max`)."""
         best: tuple[float, _Alternative, list[dict[int, float]]] | None = None
         for alternative in rule.by_first.get(self.tokens[start], rule.may_be_empty):
             steps = [{start: alternative.log_probability}]
@@ -214,7 +214,7 @@ class Grammar:
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> "Grammar":
-        """The grammar in a TOML file, or one that comes with the package by its name, such as "captions"."""
+        """Return the grammar in a TOML file, or one that comes with the package by its name, such as "captions"."""
         path = Path(path_or_name)
         if not path.exists() and path.suffix != ".toml":
             here = grammars()
@@ -233,19 +233,19 @@ class Grammar:
         return cls(source, where=where)
 
     def sample(self, count: int, seed: int = 0) -> list[str]:
-        """`count` lines drawn independently; a labelled grammar's are `label TAB text`.
+        """Return `count` lines drawn independently; a labelled grammar's are `label TAB text`.
 
         Line k depends on (seed, k) alone, on every machine and Python version.
         """
         return [self._line(seed, k) for k in range(count)]
 
     def sample_records(self, count: int, seed: int = 0) -> list[dict[str, str]]:
-        """The lines of `sample` as records: `{"label": ..., "text": ...}`, or `{"text": ...}` without labels."""
+        """Return the lines of `sample` as records: `{"label": ..., "text": ...}`, or `{"text": ...}` without."""
         fields = ("label", "text") if self.labels else ("text",)
         return [dict(zip(fields, line.split("\t"), strict=True)) for line in self.sample(count, seed)]
 
     def log_probability(self, line: str, *, label: str | None = None) -> float:
-        """Exact log-probability of `line` in nats, summed over all its derivations; -inf if it is not grammatical.
+        """Return the exact log-probability of `line` in nats, over all its derivations; -inf if not grammatical.
 
         Of a labelled grammar: `label TAB text` gives the probability of both together, text alone its probability over
         all labels, and text with `label=` its probability given that label. Raises ValueError for an unknown label.
@@ -257,11 +257,11 @@ class Grammar:
         return total
 
     def grammatical(self, line: str) -> bool:
-        """Whether the grammar can write `line`; where it has labels, `label TAB text` or text under any of them."""
+        """Return whether the grammar can write `line`; with labels, `label TAB text` or text under any of them."""
         return self.log_probability(line) > -math.inf
 
     def parse(self, line: str, *, label: str | None = None) -> Tree | None:
-        """The most probable derivation of `line`, the earlier alternative on a tie; None if it is not grammatical.
+        """Return the most probable derivation of `line`, the earlier alternative on a tie; None if not grammatical.
 
         `label` is as for `log_probability`, and a label's share of the probability is counted in the same way.
         """
@@ -336,7 +336,7 @@ def _size(rule: _Rule, sizes: dict[str, _Size]) -> _Size:
 
 
 def grammars() -> dict[str, Path]:
-    """The grammars that come with the package: name -> file."""
+    """Return the grammars that come with the package: name -> file."""
     return {path.stem: path for path in sorted(corpora_folder().glob("*.toml")) if path.stem != "known"}
 
 

@@ -70,28 +70,28 @@ class KnownSet:
     files: tuple[KnownFile, ...]
 
     def folder(self) -> Path:
-        """Where its files lie."""
+        """Return where its files lie."""
         return corpora_folder() if self.shipped else Path(os.environ.get("SEQGEN_DATA") or "data")
 
     def at_hand(self) -> bool:
-        """Whether all of its files are there."""
+        """Return whether all of its files are there."""
         return all((self.folder() / file.path).is_file() for file in self.files)
 
 
 def corpora_folder() -> Path:
-    """The folder of grammars and corpora: inside an installed package, at the root of a checkout."""
+    """Return the folder of grammars and corpora: inside an installed package, at the root of a checkout."""
     package = Path(__file__).resolve().parents[2]
     installed = package / "corpora"
     return installed if installed.is_dir() else package.parent / "corpora"
 
 
 def shipped() -> dict[str, Path]:
-    """The corpora that come with the package: name -> text to train on."""
+    """Return the corpora that come with the package: name -> text to train on."""
     return {name: paths_of(entry, "train")[0] for name, entry in read_catalogue().items() if entry.shipped}
 
 
 def read_catalogue(path: Path | None = None) -> dict[str, KnownSet]:
-    """The sets of a catalogue by name; of the package's own, corpora/known.toml, if no path is given."""
+    """Return the sets of a catalogue by name; without a path the package's own, corpora/known.toml."""
     return dict(_catalogue(path or corpora_folder() / "known.toml"))
 
 
@@ -102,7 +102,7 @@ def _catalogue(path: Path) -> dict[str, KnownSet]:
 
 
 def named(name: str | Path, kind: str) -> KnownSet | None:
-    """The set that a name stands for; None for a path that exists and for what no set is called.
+    """Return the set that a name stands for; None for a path that exists and for what no set is called.
 
     DataError where it is not of the kind, text or images.
     """
@@ -113,7 +113,7 @@ def named(name: str | Path, kind: str) -> KnownSet | None:
 
 
 def paths_of(known: KnownSet, use: Use) -> list[Path]:
-    """The files of a set to train on or to test with, whole; label files are found beside those of images.
+    """Return the files of a set to train on or to test with; label files are found beside those of images.
 
     Of a set without a test part all of it is both. Raises DataError if a file is missing or altered.
     """
@@ -123,13 +123,13 @@ def paths_of(known: KnownSet, use: Use) -> list[Path]:
 
 
 def expanded(files: Iterable[str | Path], use: Use, kind: str = "text") -> list[str | Path]:
-    """The files with every name of a set replaced by the paths of its part."""
+    """Return the files with every name of a set replaced by the paths of its part."""
     entries = [(file, named(file, kind)) for file in files]
     return [path for file, entry in entries for path in ([file] if entry is None else paths_of(entry, use))]
 
 
 def no_such_file(file: str | Path, kind: str = "text") -> DataError:
-    """The error for a path that does not exist; for a bare name with the nearest name of a set, or all of them."""
+    """Return the error for a path that does not exist; for a bare name with the nearest name of a set, or all."""
     if Path(file).name != str(file) or "." in str(file):
         return DataError(f"{file}: no such file")
     names = [name for name, entry in read_catalogue().items() if entry.kind == kind]
@@ -142,7 +142,7 @@ def no_such_file(file: str | Path, kind: str = "text") -> DataError:
 def find(
     name: str, *, folder: str | Path | None = None, catalogue: Mapping[str, KnownSet] | None = None
 ) -> dict[str, Path]:
-    """All files of a set, part -> path, each with the right SHA-256, under `folder` or where sets lie.
+    """Return all files of a set, part -> path, each with the right SHA-256, under `folder` or where sets lie.
 
     Raises DataError if the name is unknown, or a file is missing or altered.
     """
@@ -217,7 +217,7 @@ def _fetch(url: str, part: Path, name: str, progress: Progress | None, timeout_s
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and have:
-            return  # nothing is left to send: the part is whole, or its hash will tell that it is not
+            return  # nothing is left to send: the part is whole, or its hash will show that it is not
         raise
     with answer:
         if answer.status != 206:

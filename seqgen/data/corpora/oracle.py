@@ -56,7 +56,7 @@ class Oracle:
 
 
 def oracle(name: str) -> Oracle:
-    """The task called `oracle:...`; DataError says what can follow."""
+    """Return the task called `oracle:...`; DataError says what can follow."""
     kind, _, rest = name.removeprefix(PREFIX).partition(":")
     if kind == "lstm":
         return _lstm_task(name, rest)
@@ -126,7 +126,7 @@ class LstmOracle:
 
     @classmethod
     def seeded(cls, seed: int = 0, *, vocab_size: int = 5000, embedding: int = 32, hidden: int = 32) -> "LstmOracle":
-        """An oracle with every parameter drawn from N(0, 1)."""
+        """Return an oracle with every parameter drawn from N(0, 1)."""
         draws = generator("oracle parameters", seed)
         shapes = [
             (vocab_size, embedding),
@@ -153,7 +153,7 @@ class LstmOracle:
             ) from None
 
     def sample(self, count: int, length: int, draws: torch.Generator) -> Tensor:
-        """(count, length) int64."""
+        """Return lines drawn from the oracle, (count, length) int64."""
         parts = []
         for begin in range(0, count, _ROWS):
             rows = min(_ROWS, count - begin)
@@ -169,7 +169,7 @@ class LstmOracle:
         return torch.cat(parts)
 
     def log_probs(self, ids_bt: Tensor) -> Tensor:
-        """The log-probability of every token given those before it, (B, T) float64 in nats."""
+        """Return the log-probability of every token given those before it, (B, T) float64 in nats."""
         results = []
         for rows in torch.split(ids_bt, _ROWS):
             ids, (h, c) = torch.zeros(len(rows), dtype=torch.int64), self._start(len(rows))

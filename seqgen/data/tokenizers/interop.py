@@ -31,7 +31,7 @@ class TorchtextVocab(Protocol):
     """As much of a torchtext `Vocab` as is needed to make a tokenizer of it."""
 
     def get_itos(self) -> list[str]:
-        """The token of every index."""
+        """Return the token of every index."""
 
 
 class Vocab:
@@ -62,37 +62,37 @@ class Vocab:
         return self.lookup_indices(tokens)
 
     def forward(self, tokens: Iterable[str]) -> list[int]:
-        """The indices of tokens."""
+        """Return the indices of tokens."""
         return self.lookup_indices(tokens)
 
     def lookup_indices(self, tokens: Iterable[str]) -> list[int]:
-        """The indices of tokens."""
+        """Return the indices of tokens."""
         return [self[token] for token in tokens]
 
     def lookup_token(self, index: int) -> str:
-        """The token of an index."""
+        """Return the token of an index."""
         if not 0 <= index < len(self):
             raise RuntimeError(f"index {index} is not in the vocabulary, 0 to {len(self) - 1}")
         return self._tokens[index]
 
     def lookup_tokens(self, indices: Iterable[int]) -> list[str]:
-        """The tokens of indices."""
+        """Return the tokens of indices."""
         return [self.lookup_token(int(index)) for index in indices]
 
     def get_itos(self) -> list[str]:
-        """The token of every index."""
+        """Return the token of every index."""
         return list(self._tokens)
 
     def get_stoi(self) -> dict[str, int]:
-        """The index of every token."""
+        """Return the index of every token."""
         return dict(self._indices)
 
     def set_default_index(self, index: int | None) -> None:
-        """The index of tokens that are not there; None: they are errors."""
+        """Set the index of tokens that are not there; None: they are errors."""
         self._default = index
 
     def get_default_index(self) -> int | None:
-        """The index of tokens that are not there, or None."""
+        """Return the index of tokens that are not there, or None."""
         return self._default
 
     def insert_token(self, token: str, index: int) -> None:
@@ -110,7 +110,7 @@ class Vocab:
 
 
 def as_vocab(tokenizer: Tokenizer) -> Vocab:
-    """The vocabulary of a tokenizer, every token at its own id; what is not there is `unk`."""
+    """Return the vocabulary of a tokenizer, every token at its own id; what is not there is `unk`."""
     tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.vocab_size)]
     return Vocab(tokens, default_index=tokenizer.unk)
 
@@ -118,10 +118,10 @@ def as_vocab(tokenizer: Tokenizer) -> Vocab:
 def word_tokenizer(
     vocab: TorchtextVocab, *, specials: Mapping[str, str] = SPECIAL_NAMES, lowercase: bool = False
 ) -> WordTokenizer:
-    """A word tokenizer that knows the tokens of a torchtext `Vocab` (0.18 or like it), in their order.
+    """Return a word tokenizer that knows the tokens of a torchtext `Vocab` (0.18 or alike), in their order.
 
     Ids are this package's: five special ones come first, and tokens that `specials` takes for one of them get no other.
-    `rows_of` tells which index an id had. TypeError for what is no vocabulary, DataError for one that holds no words.
+    `rows_of` returns the index an id had. TypeError for what is no vocabulary, DataError for one that holds no words.
     """
     if not isinstance(vocab, TorchtextVocab):
         raise TypeError(f"expected a torchtext Vocab (something with get_itos), got {type(vocab).__name__}")
@@ -132,7 +132,7 @@ def word_tokenizer(
 
 
 def rows_of(vocab: TorchtextVocab, tokenizer: Tokenizer, *, specials: Mapping[str, str] = SPECIAL_NAMES) -> Tensor:
-    """(V,) int64: the index in a vocabulary of each id of a tokenizer, -1 where it has none.
+    """Return the index in a vocabulary of each id of a tokenizer, (V,) int64, -1 where it has none.
 
     With it trained embeddings are put in the tokenizer's order: `new[rows >= 0] = old[rows[rows >= 0]]`.
     """

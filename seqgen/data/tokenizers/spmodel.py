@@ -1,8 +1,8 @@
-"""A SentencePiece .model file, read by hand, and what it says of encoding word by word.
+"""A SentencePiece .model file, read by hand, and whether it can be encoded word by word.
 
 The file is one protocol buffer message (sentencepiece_model.proto): pieces are field 1, the trainer's options field 2,
 the normaliser's field 3. Reading it here needs no protobuf, and what matters is decided from the pieces and rules
-themselves: a trainer's options may not tell what was done to a model later.
+themselves: a trainer's options may not show what was done to a model later.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ class PieceModel:
 
 
 def read_model(content: bytes) -> PieceModel:
-    """The parts of a .model file. Raises DataError if the bytes are none."""
+    """Return the parts of a .model file. Raises DataError if the bytes are none."""
     pieces: list[str] = []
     types: list[int] = []
     scores: list[float] = []
@@ -147,7 +147,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def why_rows(model: PieceModel) -> str:
-    """Why rows have to be encoded whole, or "" where every word can be encoded by itself.
+    """Return why rows have to be encoded whole, or "" where every word can be encoded by itself.
 
     It can where no piece reaches over a word marker and no rule of the normaliser over a space. The score of a unigram
     segmentation is summed over a row in float32, so equal ids also take a guard against near ties: see `PieceLearner`.
@@ -179,7 +179,7 @@ def why_rows(model: PieceModel) -> str:
 
 
 def charsmap_has(charsmap: bytes, byte: int) -> bool:
-    """Whether a rule of a compiled normaliser reads this byte anywhere.
+    """Return whether a rule of a compiled normaliser reads this byte anywhere.
 
     The rules' keys are a double-array trie (Darts-clone): a unit's lowest eight bits are the byte it is reached by, its
     children stand at its own place xor its offset xor their byte. Unused units hold any byte, so each that has the one
@@ -254,7 +254,7 @@ class PieceLearner:
         self._is_marker = [not piece.strip(MARKER) for piece in model.pieces]
 
     def rows(self, rows: Sequence[str | bytes]) -> list[list[int]]:
-        """SentencePiece's ids of rows, or those of their words where no word's are unsure."""
+        """Return SentencePiece's ids of rows, or those of their words where no word's are unsure."""
         if not self.by_word:
             return self._whole(rows)
         cut = [chunks_of(row.encode() if isinstance(row, str) else row) for row in rows]
@@ -282,7 +282,7 @@ class PieceLearner:
         return ids
 
     def learn(self, chunks: list[bytes], first: bool) -> Learnt:
-        """SentencePiece's ids of chunks, and how far they hold."""
+        """Return SentencePiece's ids of chunks, and how far they hold."""
         processor = self.processor if first else self._further
         if self.model.merge_spaces:
             # A chunk of spaces alone, at the end of a row, is nothing.
@@ -306,7 +306,7 @@ class PieceLearner:
         return Learnt(ids, reach, weight)
 
     def surfaces(self, *, left_out: Sequence[int]) -> SurfaceTable:
-        """The table that decodes as SentencePiece does; the special ids `left_out` may lie behind the model's own.
+        """Return the table that decodes as SentencePiece does; special ids `left_out` may lie behind the model's own.
 
         Left to SentencePiece: rows with byte pieces, which may be no characters; rows that begin with markers alone
         where runs of spaces are merged, of which it drops as many as there are; and all rows of models that have rules

@@ -42,7 +42,7 @@ def choose_kind(config: TokenizerConfig, lines: Collection[str]) -> Kind:
     alone, or if it has none and its words recur often.
     """
     if config.pattern and config.words == "nltk":
-        raise ConfigError("tokenizer.pattern and tokenizer.words = nltk are two ways to cut words; give one")
+        raise ConfigError("tokenizer.pattern and tokenizer.words = nltk both cut words; give one")
     if config.pattern or config.words == "nltk":
         given, option = ("tokenizer.pattern", "pattern") if config.pattern else ("tokenizer.words = nltk", "words")
         if (config.kind != "auto" and not uses(config.kind, option)) or config.model:

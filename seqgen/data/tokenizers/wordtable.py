@@ -116,7 +116,7 @@ class _Numpy:
         return array.repeat(counts)
 
     def sums(self, array: Array) -> Array:
-        """Running sums, 0 first."""
+        """Return running sums, 0 first."""
         sums = np.empty(len(array) + 1, array.dtype)
         sums[0] = 0
         np.cumsum(array, out=sums[1:])
@@ -129,18 +129,18 @@ class _Numpy:
         return np.concatenate(arrays)
 
     def unique(self, array: Array) -> tuple[Array, Array]:
-        """The distinct values, rising, and where one of each stands."""
+        """Return the distinct values, rising, and where one of each stands."""
         return np.unique(array, return_index=True)
 
     def words(self, buffer: Array) -> Array:
-        """Bytes as 8-byte words, little-endian, with at least 16 zero bytes after them."""
+        """Return bytes as 8-byte words, little-endian, with at least 16 zero bytes after them."""
         padded = np.empty(len(buffer) // 8 * 8 + 24, np.uint8)
         padded[: len(buffer)] = buffer
         padded[len(buffer) :] = 0
         return padded.view("<i8")
 
     def eight(self, words: Array, at: Array) -> Array:
-        """The eight bytes from each place on as one number."""
+        """Return the eight bytes from each place on as one number."""
         # Two neighbouring words shifted together; a left shift by 64 is none, so it is done in two.
         unsigned, place, bits = words.view("<u8"), at >> 3, ((at & 7) << 3).view(np.uint64)
         high = (unsigned.take(place + 1) << np.uint64(1)) << (np.uint64(63) - bits)
@@ -156,7 +156,7 @@ class _Numpy:
         return array.astype(dtype)
 
     def unsigned(self, ids: Array) -> Array:
-        """Stored ids as int64."""
+        """Return stored ids as int64."""
         return ids.astype(np.int64) & 0xFFFF if ids.dtype == np.int16 else ids.astype(np.int64)
 
 
@@ -202,7 +202,7 @@ class _Torch:
         return array.repeat_interleave(counts, output_size=total)
 
     def sums(self, array: Array) -> Array:
-        """Running sums, 0 first."""
+        """Return running sums, 0 first."""
         return torch.cat([array.new_zeros(1), array.cumsum(0)])
 
     def search(self, rising: Array, values: Array, right: bool = False) -> Array:
@@ -212,20 +212,20 @@ class _Torch:
         return torch.cat(list(arrays))
 
     def unique(self, array: Array) -> tuple[Array, Array]:
-        """The distinct values, rising, and where one of each stands."""
+        """Return the distinct values, rising, and where one of each stands."""
         ordered, order = torch.sort(array, stable=True)
         new = torch.ones_like(ordered, dtype=torch.bool)
         new[1:] = ordered[1:] != ordered[:-1]
         return ordered[new], order[new]
 
     def words(self, buffer: Array) -> Array:
-        """Bytes as 8-byte words, little-endian, with at least 16 zero bytes after them."""
+        """Return bytes as 8-byte words, little-endian, with at least 16 zero bytes after them."""
         padded = torch.zeros(len(buffer) // 8 * 8 + 24, dtype=torch.uint8, device=self.device)
         padded[: len(buffer)] = buffer
         return padded.view(torch.int64)
 
     def eight(self, words: Array, at: Array) -> Array:
-        """The eight bytes from each place on as one number."""
+        """Return the eight bytes from each place on as one number."""
         # As above, with the bits that a signed shift fills in cut off.
         place, bits = at >> 3, (at & 7) << 3
         kept = ~((-1 << 1) << (63 - bits))
@@ -241,7 +241,7 @@ class _Torch:
         return array.to(_TORCH_DTYPES[dtype])
 
     def unsigned(self, ids: Array) -> Array:
-        """Stored ids as int64."""
+        """Return stored ids as int64."""
         return widen(ids)
 
 
@@ -250,7 +250,7 @@ _NUMPY = _Numpy()
 
 
 def operations(device: torch.device, *, tensors: bool = False) -> Operations:
-    """numpy on the CPU, torch elsewhere: torch's gathers and scans on the CPU take two to twenty times as long.
+    """Return numpy's operations on the CPU, else torch's: on the CPU its gathers and scans are 2 to 20 times slower.
 
     `tensors` asks for torch on the CPU too, to try what a GPU would do.
     """
@@ -305,10 +305,10 @@ class Learner(Protocol):
         """Digest of all that decides the ids."""
 
     def learn(self, chunks: list[bytes], first: bool) -> Learnt:
-        """The ids of chunks that stand first in a row, or further on after one space more than they hold."""
+        """Return the ids of chunks that stand first in a row, or further on after one more space than they hold."""
 
     def rows(self, rows: Sequence[str | bytes]) -> list[list[int]]:
-        """The ids of whole rows, all of one type."""
+        """Return the ids of whole rows, all of one type."""
 
 
 class WordTable:
@@ -323,7 +323,7 @@ class WordTable:
         return len(self._store)
 
     def encode_lines(self, lines: Sequence[str]) -> Ragged:
-        """The ids of every line, int32, on the CPU."""
+        """Return the ids of every line, int32, on the CPU."""
         # Some lines at a time: few of them hold other than ASCII characters, which Python joins and encodes fastest.
         return stacked([self._group(lines[at : at + _LINES]) for at in range(0, len(lines), _LINES)])
 
@@ -336,7 +336,7 @@ class WordTable:
         return self._encode(_NUMPY, [(buffer, offsets)])
 
     def encode(self, text: Ragged, *, ops: Operations | None = None) -> Ragged:
-        """The ids of every row of text (uint8), int32, on the text's device.
+        """Return the ids of every row of text (uint8), int32, on the text's device.
 
         `ops` states the operations, for trying torch's on the CPU.
         """
@@ -491,7 +491,7 @@ def _row_blocks(offsets: np.ndarray, size: int) -> Iterator[range]:
 
 
 def chunks_of(row: bytes) -> list[bytes]:
-    """The chunks of one row as a table sees them: all but the first without the space they begin with."""
+    """Return the chunks of one row as a table sees them: all but the first without the space they begin with."""
     chunks = re.findall(rb" +[^ ]*|[^ ]+", row)
     return [*chunks[:1], *(chunk[1:] for chunk in chunks[1:])]
 
@@ -605,7 +605,7 @@ class _Table:
     guarded: bool
 
     def find(self, ops: Operations, keys: Array) -> tuple[Array, Array]:
-        """The value of every key, or -1, and its slot."""
+        """Return the value of every key, or -1, and its slot."""
         last = len(self.slots) - 1
         slots = _slot(keys, len(self.slots))
         found = ops.take(self.slots, slots)
@@ -623,7 +623,7 @@ class _Table:
         return values, slots
 
     def same(self, ops: Operations, slots: Array, long: _Long) -> Array:
-        """Whether long chunks are, word by word, those of the slots: a hash alone might err."""
+        """Return whether long chunks are, word by word, those of the slots: a hash alone might err."""
         stored = ops.take(self.slot_words, slots)
         at = _runs(ops, stored >> 8, long.counts, long.sums)
         other = ops.take(self.words, ops.minimum(at, len(self.words) - 1)) != long.words
@@ -731,7 +731,7 @@ class _Store:
         self._insert(known)
 
     def at(self, ops: Operations) -> _Table:
-        """The table on the operations' device."""
+        """Return the table on the operations' device."""
         if isinstance(ops, _Numpy):
             return self._table(ops)
         name = str(ops.device)
@@ -834,7 +834,7 @@ class SurfaceTable:
         self._placed: dict[str, dict[str, Array]] = {}
 
     def texts(self, ids: Ragged) -> list[str]:
-        """The text of every row."""
+        """Return the text of every row."""
         text = self.decode(ids)
         content, ends = text.values.cpu().numpy().tobytes(), text.offsets.tolist()
         if content.isascii():
@@ -843,7 +843,7 @@ class SurfaceTable:
         return [content[first:end].decode() for first, end in pairwise(ends)]
 
     def decode(self, ids: Ragged, *, ops: Operations | None = None) -> Ragged:
-        """The UTF-8 bytes of every row, uint8, on the ids' device; ids must be in range.
+        """Return the UTF-8 bytes of every row, uint8, on the ids' device; ids must be in range.
 
         `ops` states the operations, for trying torch's on the CPU.
         """

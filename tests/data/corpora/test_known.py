@@ -19,7 +19,7 @@ PACKED = gzip.compress(CONTENT, 1)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT under any name, as told by what it was given; remembers the ranges asked for."""
+    """Serves CONTENT under any name, as its options say; remembers the ranges asked for."""
 
     daemon_threads = True
 

@@ -507,7 +507,7 @@ def test_the_size_an_error_allows_is_allowed(kind: Kind) -> None:
         ),
         (
             {"pattern": "a", "words": "nltk"},
-            "tokenizer.pattern and tokenizer.words = nltk are two ways to cut words; give one",
+            "tokenizer.pattern and tokenizer.words = nltk both cut words; give one",
         ),
         (
             {"pattern": "a", "kind": "bpe"},
