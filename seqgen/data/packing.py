@@ -113,6 +113,7 @@ class _Text:
         # hashes decides: a bit for every row, block by block.
         self._likely = int(data.valid_share * 2**64)
         self._below: list[np.ndarray] = []
+        self._low = 0
         hashes, looks = data.mode not in _RUNNING and not data.valid, data.mode == "auto"
         for records in self.blocks():
             self.place = self.place or records.where(0)
@@ -129,6 +130,7 @@ class _Text:
                 below = np.zeros(len(records.texts), bool)
                 below[filled] = [number < self._likely for number in numbers]
                 self._below.append(np.packbits(below))
+                self._low += int(below.sum())
             if looks:
                 for text in records.texts:
                     self._look(text)
@@ -155,6 +157,12 @@ class _Text:
             elif limit:
                 low = {row for row in filled if line_hash(records.texts[row]) < limit}
             yield records, [row for row in filled if row not in low], [row for row in filled if row in low]
+
+    def training_rows(self, limit: int) -> int:
+        """Return how many rows `sides` yields for training."""
+        if limit in (0, self._likely):
+            return self.filled - (self._low if limit else 0)
+        return sum(len(rows) for _, rows, _ in self.sides(limit))
 
     def texts(self) -> Iterator[str]:
         """Yield the text of every row."""
@@ -257,7 +265,7 @@ def _write_sentences(build: _Build) -> _Written:
     def train_lines() -> Iterator[str]:
         return (records.texts[row] for records, rows, _ in text.sides(limit) for row in rows)
 
-    train_rows = sum(len(rows) for _, rows, _ in text.sides(limit))
+    train_rows = text.training_rows(limit)
     lines = _Lines(learnt, train_rows * (2 if data.source else 1))
     tokenizer = build.given or train_tokenizer(config, lines, seed=build.seed)
     if build.given is not None or config.model:
