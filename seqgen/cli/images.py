@@ -179,23 +179,37 @@ def interpolate(
     b: str,
     steps: int,
     spherical: bool,
+    traverse: bool,
     out: Path | None,
     label: Sequence[str],
     seed: int,
     opening: Opening,
 ) -> None:
-    """A strip of images on the way from one latent code to another."""
-    target = _target(run, out, "path.png")
+    """A strip of images on the way from one latent code to another, or a row for each latent dimension."""
+    if traverse and (b or spherical):
+        typed = "--spherical" if spherical else "B"
+        raise output.CommandError(f"--traverse varies the latent code of A alone, so {typed} takes no effect")
+    target = _target(run, out, "traversal.png" if traverse else "path.png")
     generator = open_image_generator(run, opening)
     ends: list[Any] = []
     names = list(label)
-    for number, end in enumerate((a, b)):
+    for number, end in enumerate((a,) if traverse else (a, b)):
         if not end:
             ends.append(number)
             continue
         image, own = _one(generator, end, label)
         ends.append(image)
         names = names if label else [*names, *own]
+    if traverse:
+        with output.wrong_values():
+            images, dimensions = generator.traverse(ends[0], steps=steps, seed=seed, labels=names)
+        _save(images, target, [], columns=steps)
+        _tell(target, out, f"{len(images)} images")
+        output.say(
+            f"rows: latent dimensions {', '.join(map(str, dimensions))} of {generator.config.latent}, from -3 to 3, "
+            "the largest change first"
+        )
+        return
     with output.wrong_values():
         path = generator.interpolate(*ends, steps=steps, spherical=spherical, seed=seed, labels=names)
     _save(path, target, [], columns=len(path))
@@ -298,24 +312,26 @@ def evaluate(
 ) -> "Table":
     """The table of an image run: what it makes, reconstructions and held-out images, by the same features."""
     from seqgen.engine.evaluate import evaluate_images
+    from seqgen.engine.progress import shown_parts
 
     methods = tuple(_method(name) for name in method)
     if features.endswith(".npy"):
         raise output.CommandError("--features FILE.npy goes with a file or folder of images; a run makes its own anew")
     encoder = own_features(features)
     generator = open_image_generator(run, opening)
-    with output.wrong_values():
+    with output.wrong_values(), shown_parts():
         return evaluate_images(generator, count=count, seed=seed, methods=methods, encoder=encoder, samples=latents)
 
 
 def evaluate_given(path: str, references: str, *, count: int, seed: int, features: str) -> "Table":
     """The table of images made elsewhere beside real ones, a set or a file, or of the features of both."""
     from seqgen.engine.evaluate import evaluate_images, image_table
+    from seqgen.engine.progress import shown_parts
     from seqgen.images import reading
     from seqgen.images.scores import table_of_features
 
     if not features.endswith(".npy"):
-        with output.wrong_values():
+        with output.wrong_values(), shown_parts():
             return evaluate_images(path, references, count=count, seed=seed, encoder=own_features(features))
     made, real = _rows("--features", features), _rows("--references", references)
     images = len(reading.read(path, size=8, colour="grey", labels="none").pixels)

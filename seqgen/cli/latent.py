@@ -112,6 +112,9 @@ def interpolate(
     steps: Annotated[int, typer.Option("--steps", metavar="N", help="How many, both ends included.")] = 7,
     spherical: Annotated[bool, typer.Option("--spherical", help="Along the great circle, not the line.")] = False,
     source: Annotated[str, typer.Option("--source", metavar="TEXT", help="The condition of all of them.")] = "",
+    traverse: Annotated[
+        bool, typer.Option("--traverse", help="Images: vary the latent code of A, one dimension in each row.")
+    ] = False,
     label: images.Label = None,
     seed: Seed = 0,
     out: Out = None,
@@ -124,7 +127,7 @@ def interpolate(
     """
     output.at_least(2, steps=steps)
     if makes_images(run):
-        known = ("run", "a", "b", "steps", "spherical", "out", "label", "seed", *names(Open))
+        known = ("run", "a", "b", "steps", "spherical", "traverse", "out", "label", "seed", *names(Open))
         images.refuse(context, *known)
         images.interpolate(
             run,
@@ -132,12 +135,15 @@ def interpolate(
             b=b,
             steps=steps,
             spherical=spherical,
+            traverse=traverse,
             out=out,
             label=label or (),
             seed=seed,
             opening=opening,
         )
         return
+    if traverse:
+        raise output.CommandError("--traverse is for images; this run writes text")
     space = open_latent_space(run, opening, label)
     kind = output.kind_of_texts(out, one_line=space.generator.one_line)
     with output.wrong_values():

@@ -1,11 +1,13 @@
 """How far a training is: lines or a bar on standard error, for the command line and the library alike."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from seqgen.core.log import say
+from seqgen.core.log import say, watched
 
 LIKELIHOOD = "nll_per_token"
 """The score that decides where a model's file names no other."""
@@ -135,6 +137,38 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+@contextlib.contextmanager
+def shown_parts() -> Iterator[None]:
+    """While open, show on standard error how far a long piece of work is (`core.log.part`).
+
+    On a terminal that is one line that moves, elsewhere a line every half minute.
+    """
+    terminal = sys.stderr.isatty()
+    wait = _REFRESH_S if terminal else _QUIET_LINE_S
+    said_at, drawn = time.monotonic(), False
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said_at, drawn
+        if time.monotonic() - said_at < wait:
+            return
+        said_at = time.monotonic()
+        words = f"{what} {done} of {total}" if total else what
+        if terminal:
+            drawn = True
+            sys.stderr.write(f"\r{words}\x1b[K")
+            sys.stderr.flush()
+        else:
+            say(words)
+
+    try:
+        with watched(show):
+            yield
+    finally:
+        if drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 class _Pace:

@@ -74,7 +74,10 @@ class Features:
         """Features (N, 64) and class probabilities (N, K), float64, of uint8 images."""
         device = next(self.net.parameters()).device
         with torch.no_grad():
-            parts = [self.net(block.to(device)) for block in torch.split(pixels, _ROWS)]
+            parts = []
+            for at, block in enumerate(torch.split(pixels, _ROWS)):
+                log.part("images encoded", at * _ROWS, len(pixels))
+                parts.append(self.net(block.to(device)))
         features = torch.cat([part[0] for part in parts]).double().cpu().numpy()
         probabilities = torch.cat([part[1] for part in parts]).double().softmax(1).cpu().numpy()
         return features, probabilities

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqgen.core import files, rng
+from seqgen.core import files, log, rng
 from seqgen.core.errors import DataError
 from seqgen.images import reading
 from seqgen.images.data import DataConfig, ImageBatch, ImageData, prepare
@@ -39,6 +39,7 @@ Method: TypeAlias = Literal["prior", "mixture", "metropolis", "langevin"]
 METHODS: tuple[Method, ...] = ("prior", "mixture", "metropolis", "langevin")
 """Where latents come from; `mixture` needs an encoder, the last two a critic."""
 
+_TOGETHER = 16 * TILE  # images made between two looks at the time
 _FITTED = 20_000  # latents that the mixture is fitted to
 _JUDGED = 2000  # training and held-out images that the critic's last layer is fitted to again
 _STARTS = 256  # latents of which the best begins a chain of `restore`
@@ -109,13 +110,22 @@ class ImageGenerator:
         seeds = rng.text_seeds(seed, 0, count).to(self.device)
         numbers = self.labels(seeds, labels)
         with torch.no_grad():
-            if method == "prior":
-                return as_bytes(self.model.sample(seeds, numbers, temperature=temperature)).cpu()
+            latents = None
             if method == "mixture":
                 latents = self._fitted(components).sample(seeds).float()
-            else:
+            elif method != "prior":
                 latents = self._chains(method, seeds, numbers)
-            return as_bytes(self.model.decode(latents, numbers)).cpu()
+            parts = []
+            for at in range(0, count, _TOGETHER):
+                log.part("images", at, count)
+                rows = slice(at, at + _TOGETHER)
+                own = None if numbers is None else numbers[rows]
+                if latents is None:
+                    made = self.model.sample(seeds[rows], own, temperature=temperature)
+                else:
+                    made = self.model.decode(latents[rows], own)
+                parts.append(as_bytes(made).cpu())
+            return torch.cat(parts)
 
     def labels(self, seeds: Tensor, names: Sequence[str] = ()) -> Tensor | None:
         """The class number (N,) of each image to be made; None where the model is not conditional."""
@@ -262,6 +272,35 @@ class ImageGenerator:
             numbers = self.labels(torch.zeros(steps, dtype=torch.int64), along)
         with torch.no_grad():
             return as_bytes(self.model.decode(path, numbers)).cpu()
+
+    def traverse(
+        self,
+        center: Tensor | int = 0,
+        *,
+        steps: int = 9,
+        rows: int = 10,
+        span: float = 3.0,
+        seed: int = 0,
+        labels: Sequence[str] = (),
+    ) -> tuple[Tensor, list[int]]:
+        """Return images of latents that differ in one dimension, a row for each, and which dimensions these are.
+
+        Images (R * steps, C, S, S) uint8: in each row one dimension goes from -span to span, the others are those of
+        `center`, an image (C, S, S) uint8, which a VAE encodes, or k for image k of `generate(seed=seed)` (Higgins et
+        al. 2017). The R <= `rows` dimensions are those between whose ends the image changes most, the largest change
+        first. labels: the class, which a conditional run needs.
+        """
+        names = list(labels[:1])
+        if self.conditional and not names:
+            raise DataError("this run is conditional: name the class of the images (--label)")
+        latents = self._end(center, names, seed).repeat(self.config.latent, steps, 1)
+        values = torch.linspace(-span, span, steps, device=self.device)
+        latents.diagonal(dim1=0, dim2=2).copy_(values[:, None].expand(-1, len(latents)))
+        decoded = self.decode(latents.flatten(0, 1), names)
+        images = decoded.view(-1, steps, *decoded.shape[1:])
+        change = (images[:, -1].float() - images[:, 0]).square().flatten(1).mean(1)
+        chosen = change.argsort(descending=True, stable=True)[:rows]
+        return images[chosen].flatten(0, 1), chosen.tolist()
 
     def _end(self, end: Tensor | int, names: Sequence[str], seed: int) -> Tensor:
         if isinstance(end, Tensor):

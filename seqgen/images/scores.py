@@ -37,6 +37,7 @@ _QUICK, _WHOLE = 1000, 5000  # images of each side compared pair by pair, at a v
 _NEIGHBOURS = 5
 _LIKELIHOOD_ROWS = 500  # held-out images whose likelihood is estimated
 _GROUPS = 10  # of the jackknife
+_SHEET_ROWS = 20  # classes that a sheet shows
 _FEW_LABELS = 1000  # images made to see whether a chosen class is what comes
 
 
@@ -106,12 +107,11 @@ def sample_and_score(
 
     The numbers are those of `scores_of`; `signs` says what looks like a collapse.
     """
-    log.part("images", 0, max(train.samples, train.show))
     made = generator.generate(max(train.samples, train.show))
     log.part("sheets of images", 0)
     shown = {".png": grids.png(grids.grid(made[: max(1, train.show)]))}
     if train.show > 1:
-        shown |= {ending: grids.png(sheet) for ending, sheet in strips(generator, data)}
+        shown |= {ending: grids.png(sheet) for ending, sheet in strips(generator, data, made)}
     made = made[: train.samples]
     if len(made) < 2:
         return shown, {}
@@ -120,12 +120,21 @@ def sample_and_score(
     return shown, scores | {"signs": signs(scores)}
 
 
-def strips(generator: ImageGenerator, data: ImageData, *, rows: int = 4, steps: int = 10) -> Iterator[tuple[str, Any]]:
-    """Images that show a run's latents, by the ending of the file's name.
+def strips(
+    generator: ImageGenerator, data: ImageData, made: Tensor, *, rows: int = 4, steps: int = 10
+) -> Iterator[tuple[str, Any]]:
+    """Yield sheets that show what a run makes, with the ending of the file's name.
 
-    `-between`: paths from one image to another; of a VAE also `-rebuilt`: held-out images above their
-    reconstructions, and `-plane`: latents on a grid in the two most active dimensions.
+    `-between`: paths from one image to another; `-neighbours`: images of `made` above their nearest training images;
+    `-classes` of a conditional run: a row for each class, at most 20; of a VAE also `-rebuilt`: held-out images above
+    their reconstructions, and `-plane`: latents on a grid in the two most active dimensions.
     """
+    own = data.train.pixels
+    near = own[metrics.nearest(made[:steps].to(own.device), own)[1]].cpu()
+    yield "-neighbours.png", grids.grid(torch.cat([made[:steps], near]), columns=len(near))
+    if generator.conditional:
+        each = [name for name in data.classes[:_SHEET_ROWS] for _ in range(steps)]
+        yield "-classes.png", grids.grid(generator.generate(len(each), labels=each), columns=steps)
     names = [data.classes[k % len(data.classes)] for k in range(rows)] if generator.conditional else [""] * rows
     chosen = [[name] if name else [] for name in names]
     if not generator.encodes:

@@ -50,10 +50,10 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conditional VAE with a likelihood."""
     words = ("train.steps=20", "model.widths=[8, 8]", "model.conditional=true", "model.likelihood=bernoulli")
-    return trained(tmp_path_factory.mktemp("images") / "told", "image-vae", *words)
+    return trained(tmp_path_factory.mktemp("images") / "conditional", "image-vae", *words)
 
 
 @pytest.fixture(scope="session")
@@ -141,10 +141,10 @@ def test_single_files_of_known_classes_are_read_again_with_their_labels(
     assert sorted(source.labels.tolist()) == ["2", "2", "7", "7", "7"]
 
 
-def test_arrays_are_data_again(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
-    assert seqgen("generate", told, "--count", 40, "--out", tmp_path / "made.npz").code == 0
+def test_arrays_are_data_again(seqgen: Seqgen, conditional: Path, tmp_path: Path) -> None:
+    assert seqgen("generate", conditional, "--count", 40, "--out", tmp_path / "made.npz").code == 0
     source = reading.read(str(tmp_path / "made.npz"))
-    one = generator(told)
+    one = generator(conditional)
     assert np.array_equal(source.pixels, one.generate(40)[:, 0].numpy())
     assert source.labels is not None
     assert source.labels.tolist() == one.label_names(40)
@@ -186,17 +186,19 @@ def test_images_stand_above_their_reconstructions(seqgen: Seqgen, vae: Path, tmp
         assert np.array_equal(np.asarray(sheet), np.asarray(grid(expected, columns=16)))
 
 
-def test_a_conditional_run_knows_the_classes_of_what_it_reads(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
-    assert seqgen("encode", told, "#", "--out", tmp_path / "own.npy").code == 0
-    one = generator(told)
+def test_a_conditional_run_knows_the_classes_of_what_it_reads(
+    seqgen: Seqgen, conditional: Path, tmp_path: Path
+) -> None:
+    assert seqgen("encode", conditional, "#", "--out", tmp_path / "own.npy").code == 0
+    one = generator(conditional)
     side = one.images.valid
     names = [str(k) for k in side.labels.tolist()]
     assert np.array_equal(np.load(tmp_path / "own.npy"), one.encode(side.pixels, names).numpy())
-    assert seqgen("generate", told, "--count", 4, "--out", tmp_path / "made.npz").code == 0
-    assert seqgen("encode", told, tmp_path / "made.npz", "--out", tmp_path / "made.npy").code == 0
+    assert seqgen("generate", conditional, "--count", 4, "--out", tmp_path / "made.npz").code == 0
+    assert seqgen("encode", conditional, tmp_path / "made.npz", "--out", tmp_path / "made.npy").code == 0
     again = one.encode(one.generate(4), one.label_names(4)).numpy()
     assert np.array_equal(np.load(tmp_path / "made.npy"), again)
-    assert seqgen("encode", told, tmp_path / "made.npz", "--label", 3, "--out", tmp_path / "other.npy").code == 0
+    assert seqgen("encode", conditional, tmp_path / "made.npz", "--label", 3, "--out", tmp_path / "other.npy").code == 0
     assert not np.array_equal(np.load(tmp_path / "other.npy"), again)
 
 
@@ -211,6 +213,17 @@ def test_a_strip_runs_from_one_image_to_the_other(seqgen: Seqgen, vae: Path, gan
     path = generator(gan).interpolate(0, 1, steps=5, seed=3, spherical=True, labels=["1", "8"])
     save_grid(path, tmp_path / "expected.png", columns=5)
     assert (gan / "path.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_traversal_has_a_row_for_each_dimension(seqgen: Seqgen, vae: Path, gan: Path, tmp_path: Path) -> None:
+    ended = seqgen("interpolate", vae, "#3", "--traverse", "--steps", 5, "--out", tmp_path / "a.npz")
+    one = generator(vae)
+    images, dimensions = one.traverse(one.images.valid.pixels[3], steps=5)
+    assert torch.equal(torch.from_numpy(reading.read(str(tmp_path / "a.npz")).pixels)[:, None], images)
+    assert f"rows: latent dimensions {', '.join(map(str, dimensions))} of 16, from -3 to 3" in ended.err
+    assert seqgen("interpolate", gan, "--traverse", "--label", 1, "--seed", 3).out == f"{gan / 'traversal.png'}\n"
+    save_grid(generator(gan).traverse(seed=3, steps=7, labels=["1"])[0], tmp_path / "expected.png", columns=7)
+    assert (gan / "traversal.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_latents_are_written_as_the_name_says(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
@@ -434,12 +447,12 @@ def test_only_damaged_pixels_are_repaired(seqgen: Seqgen, vae: Path, tmp_path: P
     assert torch.equal(pixels(tmp_path / "one.png"), restored)
 
 
-def test_noise_and_scale_give_images_of_the_runs_size(seqgen: Seqgen, told: Path, tmp_path: Path) -> None:
+def test_noise_and_scale_give_images_of_the_runs_size(seqgen: Seqgen, conditional: Path, tmp_path: Path) -> None:
     words = ("--count", 2, "--steps", 4)
-    save_grid(generator(told).images.valid.pixels[:1, :, ::2, ::2], tmp_path / "small.png", zoom=1)
-    assert seqgen("restore", told, tmp_path / "small.png", "--scale", 2, "--label", 5, *words).code == 0
-    assert pixels(told / "restored.png").shape == (1, 8, 8)
-    assert seqgen("restore", told, "#0", "--noise", 0.2, *words, "--out", tmp_path / "a.npz").code == 0
+    save_grid(generator(conditional).images.valid.pixels[:1, :, ::2, ::2], tmp_path / "small.png", zoom=1)
+    assert seqgen("restore", conditional, tmp_path / "small.png", "--scale", 2, "--label", 5, *words).code == 0
+    assert pixels(conditional / "restored.png").shape == (1, 8, 8)
+    assert seqgen("restore", conditional, "#0", "--noise", 0.2, *words, "--out", tmp_path / "a.npz").code == 0
     assert reading.read(str(tmp_path / "a.npz")).pixels.shape == (2, 8, 8)
 
 
@@ -473,6 +486,7 @@ def test_options_of_images_are_refused_for_text(seqgen: Seqgen, run: Path, text:
     assert seqgen("evaluate", run, "--references", text, "--method", "prior").err == (
         "error: --method is for images; a text is scored as it is\n"
     )
+    assert seqgen("interpolate", run, "--traverse").err == "error: --traverse is for images; this run writes text\n"
     assert seqgen("evaluate", run).err == "error: --references is missing; see: seqgen evaluate --help\n"
     assert seqgen("restore", run, "#1", "--noise", 0.1).err == (
         f"error: {run} writes text and makes no images; in Python: seqgen.load\n"
@@ -514,6 +528,17 @@ WRONG = [
     ("gan", ("reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
     ("gan", ("interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
     ("gan", ("interpolate",), "this run is conditional: name the class of the images (--label)"),
+    ("gan", ("interpolate", "--traverse"), "this run is conditional: name the class of the images (--label)"),
+    (
+        "vae",
+        ("interpolate", "#1", "#2", "--traverse"),
+        "--traverse varies the latent code of A alone, so B takes no effect",
+    ),
+    (
+        "vae",
+        ("interpolate", "--traverse", "--spherical"),
+        "--traverse varies the latent code of A alone, so --spherical takes no effect",
+    ),
     ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
     ("vae", ("interpolate", "digits", "#1"), "digits: 1797 images; expected one"),
     ("vae", ("encode", "#"), "give --out FILE.npy, for the latents"),

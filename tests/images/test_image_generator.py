@@ -21,7 +21,8 @@ from seqgen.engine.run import config
 from seqgen.images import metrics, scores
 from seqgen.images.data import DataConfig, Split
 from seqgen.images.generator import ImageGenerator
-from seqgen.images.grids import as_bytes, save_arrays
+from seqgen.images.grids import as_bytes, grid, save_arrays
+from seqgen.images.scores import strips
 from seqgen.nn import latents as samplers
 
 SMALL = ("train.batch=32", "train.eval_every=0", "train.save_every=0", "train.samples=0", "train.lr=5e-3")
@@ -37,12 +38,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "image-vae",
             ("train.steps=500", "model.net=mlp", "model.hidden=64", "model.latent=8", "model.beta=0.3"),
         ),
-        "told": (
+        "conditional": (
             "image-vae",
             ("train.steps=60", "model.widths=[8, 8]", "model.likelihood=bernoulli", "model.conditional=true"),
         ),
         "gan": ("image-gan", small_gan),
-        "told-gan": ("image-gan", ("model.labels=concat", *small_gan)),
+        "conditional-gan": ("image-gan", ("model.labels=concat", *small_gan)),
     }
     for name, (model, words) in kinds.items():
         loop.train(config(model, overrides=[*SMALL, *words]), folder / name)
@@ -67,9 +68,9 @@ def gan(runs: dict[str, Path]) -> ImageGenerator:
         ("vae", {"method": "mixture"}),
         ("gan", {}),
         ("gan", {"method": "metropolis"}),
-        ("told", {}),
-        ("told-gan", {"labels": ["7", "2", "2"]}),
-        ("told-gan", {"method": "metropolis"}),
+        ("conditional", {}),
+        ("conditional-gan", {"labels": ["7", "2", "2"]}),
+        ("conditional-gan", {"method": "metropolis"}),
     ],
 )
 def test_image_k_does_not_depend_on_the_count(runs: dict[str, Path], kind: str, options: dict[str, Any]) -> None:
@@ -95,7 +96,7 @@ def test_temperature_0_is_the_middle_of_the_prior(vae: ImageGenerator) -> None:
 
 
 def test_labels_are_taken_in_turn(runs: dict[str, Path]) -> None:
-    generator = load_image_generator(runs["told"])
+    generator = load_image_generator(runs["conditional"])
     numbers = generator.labels(torch.arange(5), ["3", "0"])
     assert numbers is not None
     assert numbers.tolist() == [3, 0, 3, 0, 3]
@@ -123,22 +124,22 @@ def test_paths_run_from_one_image_to_the_other(vae: ImageGenerator, gan: ImageGe
 
 
 def test_paths_of_a_conditional_run_change_their_class_in_the_middle(runs: dict[str, Path]) -> None:
-    generator = load_image_generator(runs["told-gan"])
+    generator = load_image_generator(runs["conditional-gan"])
     path = generator.interpolate(0, 0, steps=4, labels=["1", "8"])
     ends = [generator.interpolate(0, 0, steps=2, labels=[k])[0] for k in ("1", "8")]
     assert torch.equal(path, torch.stack([ends[0], ends[0], ends[1], ends[1]]))
 
 
 def test_likelihood_and_critic_scores(runs: dict[str, Path], gan: ImageGenerator) -> None:
-    told = load_image_generator(runs["told"])
-    side = told.images.valid
-    names = [told.config.classes[k] for k in side.labels[:70].tolist()]
-    values = told.log_likelihood(side.pixels[:70], names, samples=20)
+    conditional = load_image_generator(runs["conditional"])
+    side = conditional.images.valid
+    names = [conditional.config.classes[k] for k in side.labels[:70].tolist()]
+    values = conditional.log_likelihood(side.pixels[:70], names, samples=20)
     assert values.shape == (70,)
     assert (values < 0).all()
-    torch.testing.assert_close(told.log_likelihood(side.pixels[:5], names[:5], samples=20), values[:5])
+    torch.testing.assert_close(conditional.log_likelihood(side.pixels[:5], names[:5], samples=20), values[:5])
     noise = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8)
-    assert told.log_likelihood(noise, names, samples=20).mean() < values.mean()
+    assert conditional.log_likelihood(noise, names, samples=20).mean() < values.mean()
     assert gan.critic_scores(side.pixels[:5]).shape == (5,)
 
 
@@ -180,7 +181,7 @@ def test_denoising_and_enlarging_come_nearer_to_the_image(vae: ImageGenerator) -
 
 
 def test_a_generator_restores_too(runs: dict[str, Path]) -> None:
-    generator = load_image_generator(runs["told-gan"])
+    generator = load_image_generator(runs["conditional-gan"])
     found = generator.restore(generator.generate(1)[0], noise=0.2, count=3, steps=40, label="5")
     assert found.pixels.shape == (3, 1, 8, 8)
 
@@ -194,7 +195,7 @@ def refused(error: type[Exception], call: Any) -> str:
 def test_what_cannot_be_asked_is_one_clear_line(
     runs: dict[str, Path], vae: ImageGenerator, gan: ImageGenerator
 ) -> None:
-    told, image = load_image_generator(runs["told"]), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    conditional, image = load_image_generator(runs["conditional"]), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     assert refused(ValueError, lambda: vae.generate(0)) == "count must be an integer >= 1, got 0"
     assert refused(ValueError, lambda: vae.generate(1, temperature=-1)) == "temperature must be at least 0, got -1"
     assert refused(ValueError, lambda: vae.generate(1, method="metropolis")) == (
@@ -206,10 +207,10 @@ def test_what_cannot_be_asked_is_one_clear_line(
     assert refused(DataError, lambda: vae.generate(1, labels=["3"])) == (
         "this run is not conditional: it was trained without classes, so none can be chosen"
     )
-    assert refused(DataError, lambda: told.generate(1, labels=["11"])) == (
+    assert refused(DataError, lambda: conditional.generate(1, labels=["11"])) == (
         "class '11' was never seen in training; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     )
-    assert refused(DataError, lambda: told.encode(image)) == (
+    assert refused(DataError, lambda: conditional.encode(image)) == (
         "this run is conditional: name the class of the images (--label)"
     )
     assert refused(ValueError, lambda: vae.encode(image[..., :4])) == (
@@ -262,13 +263,13 @@ def test_the_table_puts_the_run_beside_real_images(runs: dict[str, Path], vae: I
         assert 0 <= column.scores["coverage"].value <= 1
     assert columns["real"].scores["ffd"].value < columns["prior"].scores["ffd"].value
     assert columns["rebuilt"].scores["squared_error"].value < 0.1
-    table = evaluate_images(runs["told"], count=200, samples=5)
+    table = evaluate_images(runs["conditional"], count=200, samples=5)
     assert table.to_dict()["protocol"] == "ffd-2"
-    told = {column.name: column for column in table.columns}
-    assert float(told["prior"].likelihood["bits_per_dim"]) == pytest.approx(
-        float(told["prior"].likelihood["nll_per_image"]) / 64 / np.log(2)
+    conditional = {column.name: column for column in table.columns}
+    assert float(conditional["prior"].likelihood["bits_per_dim"]) == pytest.approx(
+        float(conditional["prior"].likelihood["nll_per_image"]) / 64 / np.log(2)
     )
-    assert 0 <= told["prior"].scores["label_accuracy"].value <= 1
+    assert 0 <= conditional["prior"].scores["label_accuracy"].value <= 1
 
 
 def test_every_column_has_as_many_images_and_says_so(vae: ImageGenerator) -> None:
@@ -363,6 +364,43 @@ def test_features_of_ones_own_are_taken(vae: ImageGenerator) -> None:
 def test_samplers_of_latents_feed_the_decoder(vae: ImageGenerator) -> None:
     seeds = torch.arange(4)
     assert torch.equal(vae.decode(samplers.normals(seeds, 8).float()), as_bytes(vae.model.sample(seeds)))
+
+
+class Dials:
+    """A GAN whose pixel k shows latent dimension k alone, with a slope of its own."""
+
+    encodes = False
+    config = SimpleNamespace(conditional=False, latent=3)
+    slopes = torch.tensor([0.05, -0.15, 0.1])
+
+    def decode(self, latents: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        return (0.5 + self.slopes * latents)[:, None, None]
+
+
+def test_a_traversal_moves_one_dimension_in_each_row_the_largest_change_first() -> None:
+    toy = ImageGenerator(Dials(), DataConfig(), 1, torch.device("cpu"), None)
+    pixels, dimensions = toy.traverse(4, steps=5, rows=2, span=2.0, seed=7)
+    assert dimensions == [1, 2]
+    center = rng.normals(rng.text_seeds(7, 4, 1), 3).float()[0]
+    rows = []
+    for k in dimensions:
+        for value in (-2.0, -1.0, 0.0, 1.0, 2.0):
+            latents = center.clone()
+            latents[k] = value
+            rows.append((0.5 + Dials.slopes * latents).clamp(0, 1) * 255)
+    assert torch.equal(pixels, torch.stack(rows).round().to(torch.uint8)[:, None, None])
+
+
+def test_sheets_show_neighbours_of_what_was_made_and_a_row_for_each_class(runs: dict[str, Path]) -> None:
+    plain, conditional = (load_image_generator(runs[name]) for name in ("gan", "conditional-gan"))
+    own = plain.images.train.pixels
+    sheets = dict(strips(plain, plain.images, own[5:12], steps=7))
+    assert set(sheets) == {"-between.png", "-neighbours.png"}
+    sheet = np.asarray(sheets["-neighbours.png"])
+    assert (sheet[:48] == sheet[50:]).all()  # a training image is its own neighbour
+    sheets = dict(strips(conditional, conditional.images, own[:2], steps=3))
+    expected = [conditional.generate(30, labels=[str(k // 3) for k in range(30)])[k] for k in range(30)]
+    assert (np.asarray(sheets["-classes.png"]) == np.asarray(grid(torch.stack(expected), columns=3))).all()
 
 
 class Toy:

@@ -96,10 +96,11 @@ def test_samples_scores_and_the_report_are_resumed_alike(tmp_path: Path) -> None
     assert {name for name in again if name.startswith("samples/00000012")} == {
         "samples/00000012.png",
         "samples/00000012-between.png",
+        "samples/00000012-neighbours.png",
     }
     assert b'"ffd"' in again["scores.jsonl"]
     report = (tmp_path / "broken" / "report.html").read_text()
-    assert report.count('src="data:image/png;base64,') == 2 + 3 * 2  # two of curves, two at each of three validations
+    assert report.count('src="data:image/png;base64,') == 2 + 3 * 3  # two of curves, three at each of three validations
     best = checkpoint.read_state(tmp_path / "broken", 18)["best_step"]
     assert best in (6, 12, 18)
 
