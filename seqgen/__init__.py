@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seqgen.data.tokenizers import train_tokenizer as train_tokenizer
     from seqgen.engine.evaluate import Table as Table
     from seqgen.engine.evaluate import evaluate as evaluate
+    from seqgen.engine.evaluate import evaluate_aligned as evaluate_aligned
     from seqgen.engine.evaluate import evaluate_images as evaluate_images
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import TextGenerator as TextGenerator
@@ -60,7 +61,7 @@ _NAMES = {
     "data.ragged": ("Ragged",),
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
-    "engine.evaluate": ("Table", "evaluate", "evaluate_images"),
+    "engine.evaluate": ("Table", "evaluate", "evaluate_aligned", "evaluate_images"),
     "engine.generate": ("Text", "TextGenerator"),
     "engine.likelihood": ("LineScores",),
     "engine.loading": ("load", "load_image_generator"),

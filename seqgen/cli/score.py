@@ -234,15 +234,23 @@ def evaluate(
     train: Annotated[
         str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")
     ] = "",
+    aligned: Annotated[
+        bool,
+        typer.Option("--aligned", help="Text i is scored against reference i alone: translations, answers to sources."),
+    ] = False,
+    num_beams: Annotated[
+        int,
+        typer.Option("--num-beams", metavar="N", help="With --aligned: beams of a run's search; 0 draws the answers."),
+    ] = 5,
     protocol: Annotated[
         str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
-    ] = ("default"),
+    ] = "default",
     tokenizer: Annotated[
         str,
         typer.Option(
             "--tokenizer",
             metavar="NAME",
-            help="auto, split, nltk (no sentence splitting), 13a, zh or char (protocol default).",
+            help="auto, split, nltk (no sentence splitting), 13a, zh or char (protocol default, and --aligned).",
         ),
     ] = "auto",
     count: Annotated[
@@ -279,6 +287,8 @@ def evaluate(
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
     column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
     tokenizers have in common; --all adds what is per token. Running text is compared line by line.
+    With --aligned, text i has reference i: BLEU and chrF as sacreBLEU computes them (but 0..1), tokenised BLEU,
+    exact matches, each with its 95 % interval; a run with conditions answers those of the references.
     A run of images takes --count, --seed, --latents, --method, --features, --all, --json, --step and --device; images
     made elsewhere (a folder, .npz, .npy, .zip) --references, a set or a path, --count, --seed, --features, --all and
     --json. Their features may also be given: --features MADE.npy with --references REAL.npy, a row for each image.
@@ -287,8 +297,16 @@ def evaluate(
     output.at_least(1, latents=latents)
     if count == 1:
         raise output.CommandError("--count must be 0 or an integer >= 2, got 1")
+    if aligned:
+        why = "--aligned scores every line against its own reference"
+        refuse(context, why, {"train", "protocol", "count", "judge", "reverse", "features", "everything", "method"})
+    elif num_beams != 5:
+        raise output.CommandError("--num-beams takes no effect without --aligned")
+    output.at_least(0, num_beams=num_beams)
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
+    if aligned and (makes_images(Path(subject)) or images.holds_images(Path(subject))):
+        raise output.CommandError("--aligned is for text; images are scored as sets")
     if makes_images(Path(subject)):
         images.refuse(context, "subject", "method", "latents", *names(Open), *_OF_IMAGES)
         shown = images.evaluate(
@@ -324,7 +342,7 @@ def evaluate(
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if is_run(subject) else None
     if run is None:
-        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", *names(Open)})
+        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", "num_beams", *names(Open)})
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
@@ -332,7 +350,18 @@ def evaluate(
     reading = Reading([subject, references, train], field, format, encoding)
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
-        if run is None:
+        if aligned:
+            how: dict[str, Any] = {"tokenizer": "13a" if tokenizer == "auto" else tokenizer}
+            if run is None:
+                lines, real_lines = reading.lines(subject), reading.lines(references)
+                _check_aligned(subject, lines, references, real_lines)
+                table = evaluation.evaluate_aligned(lines, real_lines, **how)
+            else:
+                generator = open_run(run, opening)
+                real = read_for(generator, references, reading)
+                how |= {"num_beams": num_beams, "seed": seed, "temperature": temperature, "latents": latents}
+                table = evaluation.evaluate_aligned(generator, real.texts, sources=real.sources, **how)
+        elif run is None:
             own = reading.lines(train) if train else None
             held_out = reading.lines(references)
             table = evaluation.evaluate(reading.lines(subject), held_out, train=own, **options)
@@ -540,10 +569,7 @@ def bleu(
     lines, real = reading.lines(hypotheses), [reading.lines(file) for file in references]
     if aligned:
         for file, others in zip(references, real, strict=True):
-            if len(others) != len(lines):
-                raise output.CommandError(
-                    f"--aligned: {hypotheses} has {len(lines)} lines, {file} {len(others)}; expected as many"
-                )
+            _check_aligned(hypotheses, lines, file, others)
     shared = None if aligned else [line for others in real for line in others]
     own = [list(row) for row in zip(*real, strict=True)] if aligned else None
     with output.wrong_values():
@@ -575,6 +601,11 @@ def self_bleu(
     with output.wrong_values():
         scores = metrics.self_bleu_orders(lines, context.obj, sample=sample, seed=seed)
     _write_scores(scores, json=json)
+
+
+def _check_aligned(file: str, lines: list[str], other: str, others: list[str]) -> None:
+    if len(others) != len(lines):
+        raise output.CommandError(f"--aligned: {file} has {len(lines)} lines, {other} {len(others)}; expected as many")
 
 
 def _tokenizer(name: str) -> Any:

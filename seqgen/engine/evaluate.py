@@ -356,6 +356,59 @@ def evaluate(
     return Table(protocol, columns)
 
 
+_AT_ONCE = 100
+"""Sources that are searched for together."""
+
+
+def evaluate_aligned(
+    subject: TextGenerator | str | os.PathLike[str] | Sequence[str],
+    references: Sequence[str],
+    *,
+    sources: Sequence[str] | None = None,
+    num_beams: int = 5,
+    tokenizer: str = "13a",
+    lowercase: bool = False,
+    seed: int = 0,
+    temperature: float = 1.0,
+    latents: int = 100,
+) -> Table:
+    """Score texts that have a reference each, line by line: a run's answers to sources, or given lines.
+
+    A run (a folder or a loaded `TextGenerator` with conditions) answers every source by beam search with `num_beams`
+    candidates, or draws the answer where it is 0, and adds the likelihood of the references. The scores are those of
+    `seqgen.metrics.score_aligned`. Raises DataError where lines and references, or sources, are not equally many, and
+    RunError for a run without conditions.
+    """
+    generator = load(subject) if isinstance(subject, str | os.PathLike) else subject
+    likelihood: dict[str, Score] = {}
+    if isinstance(generator, TextGenerator):
+        if not generator.settings.data.source:
+            raise RunError(
+                f"{generator.folder} has no conditions to answer (data.source); give a file with a text for each "
+                "reference"
+            )
+        if sources is None or len(sources) != len(references):
+            raise DataError(f"expected a source for each of {len(references)} references, got {len(sources or ())}")
+        if num_beams:
+            parts = [sources[i : i + _AT_ONCE] for i in range(0, len(sources), _AT_ONCE)]
+            lines = [text.text for part in parts for text in generator.search(sources=part, num_beams=num_beams)]
+            about = f"answers to {len(sources)} sources, {num_beams} beams"
+        else:
+            lines = generator.generate(1, sources=sources, seed=seed, temperature=temperature)
+            about = f"answers to {len(sources)} sources, seed {seed}, temperature {temperature:g}"
+        likelihood = _likelihood(generator, references, sources, latents)
+    else:
+        lines = list(generator)
+        about = f"{len(lines)} given lines"
+        if len(lines) != len(references):
+            raise DataError(f"expected a line for each of {len(references)} references, got {len(lines)}")
+    if not references:
+        raise DataError("no references to score against")
+    own = [[line] for line in references]
+    scores = metrics.score_aligned(lines, own, tokenizer=tokenizer, lowercase=lowercase)
+    return Table("aligned", [Column("answers", about, scores, likelihood, lines)])
+
+
 def real_column(
     train: Sequence[str],
     references: Sequence[str],

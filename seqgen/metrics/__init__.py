@@ -1,5 +1,6 @@
 """Scores of text: strings, token lists or arrays in, numbers with their signature out; imports nothing else of ours."""
 
+from seqgen.metrics.aligned import score_aligned as score_aligned
 from seqgen.metrics.bleu import BleuSettings as BleuSettings
 from seqgen.metrics.bleu import BleuStats as BleuStats
 from seqgen.metrics.bleu import ReferenceIndex as ReferenceIndex
@@ -11,6 +12,7 @@ from seqgen.metrics.bleu import self_bleu as self_bleu
 from seqgen.metrics.bleu import self_bleu_orders as self_bleu_orders
 from seqgen.metrics.bleu import self_bleu_stats as self_bleu_stats
 from seqgen.metrics.bleu import sentence_scores as sentence_scores
+from seqgen.metrics.chrf import chrf as chrf
 from seqgen.metrics.comparison import Difference as Difference
 from seqgen.metrics.comparison import Group as Group
 from seqgen.metrics.comparison import best as best

@@ -170,12 +170,12 @@ def bleu_stats(
         return _with_lengths(num, hyp, closest_length(hyp.lengths, ref.lengths))
     assert references_per_hypothesis is not None
     count = hypotheses.lengths.size if isinstance(hypotheses, Packed) else len(hypotheses)
-    sizes = _check_reference_lists(count, references_per_hypothesis)
+    sizes = check_reference_lists(count, references_per_hypothesis)
     (hyp, *lists), vocabulary = packed(hypotheses, *references_per_hypothesis)
-    return _own_reference_stats(hyp, join(lists), np.array(sizes), vocabulary, max_n)
+    return own_reference_stats(hyp, join(lists), np.array(sizes), vocabulary, max_n)
 
 
-def _own_reference_stats(hyp: Packed, ref: Packed, sizes: Ints, vocabulary: int, max_n: int) -> BleuStats:
+def own_reference_stats(hyp: Packed, ref: Packed, sizes: Ints, vocabulary: int, max_n: int) -> BleuStats:
     """Count matches of hypothesis i with its own sizes[i] references, which stand in `ref` in the same order."""
     group = np.repeat(np.arange(sizes.size), sizes)
     num = _clipped_matches(ref, hyp, vocabulary, max_n, group)
@@ -338,7 +338,7 @@ def _check_filled(hyp: Packed, ref: Packed) -> None:
         raise ValueError("there are no references; give at least one")
 
 
-def _check_reference_lists(hypotheses: int, references_per_hypothesis: Sequence[Text]) -> list[int]:
+def check_reference_lists(hypotheses: int, references_per_hypothesis: Sequence[Text]) -> list[int]:
     """Return the number of references of every hypothesis, at least one each."""
     if not hypotheses:
         raise ValueError("there are no hypotheses; give at least one")
@@ -642,13 +642,13 @@ def bleu_orders(
         kind_of(hypotheses, "hypotheses")
         for i, one in enumerate(references_per_hypothesis):
             kind_of(one, f"references_per_hypothesis[{i}]")
-        sizes = _check_reference_lists(
+        sizes = check_reference_lists(
             hypotheses.lengths.size if isinstance(hypotheses, Packed) else len(hypotheses), references_per_hypothesis
         )
         flat = _end_to_end(references_per_hypothesis)  # packed at once: a list at a time costs more than the n-grams do
         (hyp, ref), kind = settings.pack({"hypotheses": hypotheses, "references": flat})
         (hyp, ref), vocabulary = packed(hyp, ref)
-        stats = _own_reference_stats(hyp, ref, np.array(sizes), vocabulary, top)
+        stats = own_reference_stats(hyp, ref, np.array(sizes), vocabulary, top)
         counted, inputs = f"{ref.lengths.size}(own)", input_hash(hypotheses, flat)
     fields = {"hyp": str(stats.hyp_len.size), "nrefs": counted, "tok": kind, "case": settings.case}
     return scores_of_stats("bleu", stats, settings, fields, inputs)

@@ -330,8 +330,8 @@ def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[
         for n in rules.bleu.orders:
             a, b = scores[f"{forward}_{n}"], scores[f"backward_bleu_{n}"]
             both = a.value + b.value
-            signature = replace(a.signature, metric="bleu_f1")
-            scores[f"bleu_f1_{n}"] = Score(2 * a.value * b.value / both if both else 0.0, signature)
+            value = 2 * a.value * b.value / both if both else 0.0
+            scores[f"bleu_f1_{n}"] = Score(value, a.signature).named("bleu_f1")
     return scores
 
 

@@ -116,6 +116,10 @@ class Score:
     note: str = ""
     """A caution about the number, such as that a toolkit's own bug makes it meaningless."""
 
+    def named(self, metric: str) -> Score:
+        """Return the same score as that of another metric."""
+        return replace(self, signature=replace(self.signature, metric=metric))
+
     def __float__(self) -> float:
         """Return the number alone."""
         return float(self.value)

@@ -341,6 +341,23 @@ OTHERS = [
     ("bleu good.txt few.txt --order 0", "--order must be in 1..9, got '0'"),
     ("bleu good.txt few.txt --order x", "--order must be a number such as 4, a range such as 2-5 or a list, got 'x'"),
     ("bleu good.txt few.txt --level line", "--level must be sentence, corpus or sacrebleu, got 'line'"),
+    (
+        "evaluate good.txt --references few.txt --aligned",
+        "--aligned: good.txt has 144 lines, few.txt 5; expected as many",
+    ),
+    ("evaluate good.txt --references few.txt --num-beams 2", "--num-beams takes no effect without --aligned"),
+    (
+        "evaluate good.txt --references few.txt --aligned --count 3",
+        "--aligned scores every line against its own reference; it excludes --count",
+    ),
+    (
+        "evaluate good.txt --references few.txt --aligned --num-beams 2",
+        "good.txt is a file, scored as it is; it excludes --num-beams",
+    ),
+    (
+        "evaluate run --references few.txt --aligned",
+        "run has no conditions to answer (data.source); give a file with a text for each reference",
+    ),
     ("bleu good.txt few.txt --aligned", "--aligned: good.txt has 144 lines, few.txt 5; expected as many"),
     ("self-bleu one.txt", "Self-BLEU needs at least 2 sentences, got 1"),
     ("compare run --references good.txt --format html", "--format must be md, csv or latex, got 'html'"),

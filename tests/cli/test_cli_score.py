@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 from command_line import SMALL
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
+from seqgen.engine.evaluate import evaluate_aligned
 from seqgen.engine.loading import load
 from seqgen.metrics import shown
 
@@ -291,6 +293,37 @@ def test_a_score_is_printed_with_interval_and_signature(seqgen: Any, two: tuple[
     assert ended.out == f"{stored['value']:.4f} [{low:.4f}, {high:.4f}] {stored['signature']}\n"
     assert "tok:char" in stored["signature"]
     assert "case:lc" in stored["signature"]
+
+
+def test_aligned_files_get_sacrebleus_scores(seqgen: Any, two: tuple[Path, Path]) -> None:
+    lines = [path.read_text().splitlines() for path in two]
+    ended = seqgen("evaluate", two[0], "--references", two[1], "--aligned", "--json")
+    (column,) = json.loads(ended.out)["columns"]
+    assert (column["name"], column["likelihood"]) == ("answers", {})
+    bleu, chrf = column["scores"]["bleu_4"], column["scores"]["chrf"]
+    assert bleu["value"] * 100 == pytest.approx(sacrebleu.corpus_bleu(lines[0], [lines[1]], force=True).score)
+    assert chrf["value"] * 100 == pytest.approx(sacrebleu.corpus_chrf(lines[0], [lines[1]]).score)
+    assert bleu["interval"][0] <= bleu["value"] <= bleu["interval"][1]
+    assert bleu["fields"]["tok"] == "13a"
+
+
+def test_a_run_answers_each_source_of_aligned_references(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
+    shutil.copytree(labelled, tmp_path / "r")
+    rows = [("up", "it was good a"), ("down", "it was bad b"), ("up", "it was good c")]
+    (tmp_path / "rows.tsv").write_text("".join("\t".join(row) + "\n" for row in [("label", "body"), *rows]))
+    words = ["evaluate", tmp_path / "r", "--references", tmp_path / "rows.tsv", "--aligned"]
+    (column,) = json.loads(seqgen(*words, "--num-beams", "2", "--json").out)["columns"]
+    generator = load(labelled)
+    answers = [text.text for text in generator.search(sources=[label for label, _ in rows], num_beams=2)]
+    expected = sacrebleu.corpus_chrf(answers, [[text for _, text in rows]]).score
+    assert column["scores"]["chrf"]["value"] * 100 == pytest.approx(expected)
+    assert column["about"] == "answers to 3 sources, 2 beams"
+    nats = generator.score([text for _, text in rows], [label for label, _ in rows]).nats
+    assert column["likelihood"]["nll_per_line"]["value"] == pytest.approx(nats / 3)
+    sources, texts = zip(*rows, strict=True)
+    drawn = evaluate_aligned(generator, texts, sources=sources, num_beams=0, seed=3).columns[0]
+    assert drawn.lines == generator.generate(1, sources=sources, seed=3)
+    assert drawn.about == "answers to 3 sources, seed 3, temperature 1"
 
 
 def test_self_bleu_equals_nltk_and_reads_standard_input(seqgen: Any, two: tuple[Path, Path], stdin: Any) -> None:
