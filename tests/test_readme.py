@@ -81,6 +81,23 @@ def test_readme_block_runs(block, folder):
     assert done.stdout.strip() or block.language == "python"
 
 
+PAGES = [
+    (page.relative_to(ROOT), block)
+    for page in sorted(ROOT.glob("docs/**/*.md"))
+    for block in blocks(page.read_text(encoding="utf-8"))
+    if block.note == "tested"
+]
+
+
+@pytest.mark.parametrize(("page", "block"), PAGES, ids=[f"{page}-{block.line}" for page, block in PAGES])
+def test_example_of_a_page_runs(page, block, tmp_path):
+    command = [sys.executable, "-W", "error", "-c", block.code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if page.name == "language-models.md":
+        assert done.stdout.startswith("14.71"), "the figure of the page"
+
+
 def missing_files(text: str) -> list[str]:
     """Files named in code spans, links and the tree that the checkout does not have."""
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
