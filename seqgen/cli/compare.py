@@ -32,15 +32,20 @@ if TYPE_CHECKING:
 References = Annotated[
     str,
     typer.Option(
-        "--references", metavar="FILE", help="Real text that no run was trained on, or a set.", show_default=False
+        "--references",
+        metavar="FILE",
+        help="Real text that no run was trained on: a file, or the test part of a set.",
+        show_default=False,
     ),
 ]
 Train = Annotated[
-    str, typer.Option("--train", metavar="FILE", help="The training text; a run's own is found by its settings.")
+    str, typer.Option("--train", metavar="FILE", help="Training text; without it a run's own, by its settings.")
 ]
-Count = Annotated[int, typer.Option("--count", metavar="N", help="Texts of each.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="An image as PNG.", show_default=False)]
+Count = Annotated[int, typer.Option("--count", metavar="N", help="Number of texts of each.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the samples and of what is drawn from them.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw an image into this PNG file.", show_default=False)
+]
 
 
 def compare(
@@ -51,22 +56,26 @@ def compare(
     ],
     references: References = "",
     train: Train = "",
-    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="Whose rules.")] = "default",
+    protocol: Annotated[
+        str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
+    ] = "default",
     count: Count = 1000,
     seed: Seed = 0,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help="md, csv or latex.")] = "md",
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
+    form: Annotated[str, typer.Option("--format", metavar="NAME", help="Write the table as md, csv or latex.")] = "md",
     columns: Annotated[
-        str, typer.Option("--columns", metavar="NAME,NAME", help="Which scores, such as bleu_2,nll_per_line.")
+        str, typer.Option("--columns", metavar="NAME,NAME", help="Show these scores only, such as bleu_2,nll_per_line.")
     ] = "",
-    digits: Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.")] = 4,
-    intervals: Annotated[bool, typer.Option(help="The 95 % interval of each score, or the deviation of seeds.")] = True,
+    digits: Annotated[int, typer.Option("--digits", metavar="N", help="Number of decimals.")] = 4,
+    intervals: Annotated[
+        bool, typer.Option(help="Show the 95 % interval of each score, or the deviation of seeds.")
+    ] = True,
     features: images.Features = "",
     plot: Plot = None,
     json: Json = False,
     module: Module = None,
 ) -> None:
-    """Runs, files and real text in one table.
+    """Compare runs, files and real text in one table.
 
     Scores that are sums over texts have a 95 % interval; runs that differ in their seed alone are one line: mean,
     deviation and number. The best is bold: highest (↑), lowest (↓), or nearest to real text (≈). Likelihood is in nats
@@ -148,7 +157,7 @@ def curve(
     run: Run,
     references: References,
     temperatures: Annotated[
-        str, typer.Option("--temperatures", metavar="T,T...", help="Where to sample; without it 0.5 to 1.2.")
+        str, typer.Option("--temperatures", metavar="T,T...", help="Temperatures to sample at; without it 0.5 to 1.2.")
     ] = "",
     train: Train = "",
     count: Count = 1000,
@@ -158,7 +167,7 @@ def curve(
     *,
     opening: Opening,
 ) -> None:
-    """Quality against diversity over temperatures.
+    """Draw quality against diversity over temperatures.
 
     Real text is drawn beside them.
     Quality is BLEU-4 against the references, diversity is 1 - Self-BLEU-4. A star marks the points that no other point
@@ -226,23 +235,27 @@ def blind(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="A B", help="Two files of texts.", show_default=False)
     ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Pairs to judge.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws and shuffles.")] = 0,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of pairs to judge.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws and shuffles the pairs.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The page; its key lies beside it.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write the page into this file, and its key beside it.", show_default=False
+        ),
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option("--score", metavar="FILE", help="Answers the page saved.", show_default=False)
+        Path | None,
+        typer.Option("--score", metavar="FILE", help="Score the answers that the page saved.", show_default=False),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="The key of the page.", show_default=False)
+        Path | None, typer.Option("--key", metavar="FILE", help="Key of the page.", show_default=False)
     ] = None,
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
-    """Which of two texts is better, judged by people.
+    """Ask people which of two texts is better.
 
     They do not know whose text is whose. The first command writes sheet.html and sheet.key.json, the second gives the
     preference, its 95 % interval and a binomial test.

@@ -22,14 +22,21 @@ EXTRAS = {"parquet": "pyarrow", "torchtext": "torchtext"}
 
 def config(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="lm, ...; without it the models and presets are listed.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Name of the model: lm, ...; without it the models and presets are listed."
+        ),
     ] = "",
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values of this preset.")] = None,
-    file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Values of this TOML file.")] = None,
-    toml: Annotated[bool, typer.Option("--toml", help="As TOML, an input of train --config.")] = False,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Show the values of this preset.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Show the values of this TOML file.")
+    ] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Write TOML, an input of train --config.")] = False,
     module: Module = None,
 ) -> None:
-    """Every setting of a model: value, range, meaning."""
+    """Show every setting of a model: value, range, meaning."""
     from seqgen.core import config as settings_of
     from seqgen.engine import run as runs
 
@@ -59,7 +66,7 @@ def config(
 
 
 def doctor() -> None:
-    """What this machine has, and whether seqgen works on it."""
+    """Show what this machine has, and whether seqgen works on it."""
     from importlib import metadata  # late: it brings the email package with it
 
     import torch

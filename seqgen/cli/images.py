@@ -264,7 +264,7 @@ Features = Annotated[
     typer.Option(
         "--features",
         metavar="CODE",
-        help="Of images: FILE.py:FUNCTION (the file is run), from images (N, C, H, W) uint8 to a row of features each; "
+        help="Features of images: FILE.py:FUNCTION (the file is run), from images (N, C, H, W) uint8 to a row each; "
         "or FILE.npy.",
     ),
 ]
@@ -359,30 +359,34 @@ def _rows(typed: str, file: str) -> Any:
 def restore(
     run: Run,
     image: Annotated[
-        str, typer.Argument(metavar="PICTURE", help="A file, or #3 for held-out image 3.", show_default=False)
+        str, typer.Argument(metavar="IMAGE", help="File of the image, or #3 for held-out image 3.", show_default=False)
     ],
     mask: Annotated[
         str,
         typer.Option(
-            "--mask", metavar="M", help="Repair: an image, white where it is damaged, or LEFT,TOP,WIDTH,HEIGHT."
+            "--mask", metavar="M", help="Repair the image where this one is white, or inside LEFT,TOP,WIDTH,HEIGHT."
         ),
     ] = "",
     noise: Annotated[
-        float, typer.Option("--noise", metavar="S", help="Denoise: the noise's standard deviation, white being 1.")
+        float, typer.Option("--noise", metavar="S", help="Remove noise of this standard deviation, white being 1.")
     ] = 0.0,
-    scale: Annotated[int, typer.Option("--scale", metavar="N", help="Enlarge: how many times.")] = 1,
+    scale: Annotated[int, typer.Option("--scale", metavar="N", help="Enlarge the image N times.")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help=".png: the restored image; a folder: it and all samples; .npz."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write into this file: the restored image (.png), all samples (.npz), or a folder of all.",
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Samples whose mean is the answer.")] = 8,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of samples whose mean is the answer.")] = 8,
     label: Annotated[
         str, typer.Option("--label", metavar="CLASS", help="Class of the image, for a conditional run.")
     ] = "",
     trust: Annotated[
-        float, typer.Option("--trust", metavar="S", help="How far a known pixel may be off, white being 1.")
+        float, typer.Option("--trust", metavar="S", help="Let known pixels be off by about this much, white being 1.")
     ] = 0.1,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Steps of each chain.")] = 400,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Number of steps of each chain.")] = 400,
     seed: Seed = 0,
     *,
     opening: Opening,

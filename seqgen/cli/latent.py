@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Into this file. Of images: .png, .npz, or a folder of files."),
+    typer.Option("--out", metavar="FILE", help="Write into this file; images into .png, .npz or a folder of files."),
 ]
 File = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="Texts, one a line; images as --data takes them, or # the held-out ones."),
+    typer.Argument(
+        metavar="FILE", help="File of texts, one a line; or images as --data takes them, # for the held-out ones."
+    ),
 ]
 
 
@@ -50,16 +52,26 @@ def reconstruct(
     context: typer.Context,
     run: Run,
     file: File,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Only the first N; 0: all.")] = 0,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Take only the first N; 0: all.")] = 0,
     temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", help="Above 0: words are drawn; 0: the likeliest.")
+        float,
+        typer.Option(
+            "--temperature", metavar="T", help="Draw words at this temperature; 0: take the most probable ones."
+        ),
     ] = 0.0,
     toward: Annotated[
-        str, typer.Option("--toward", metavar="FILE", help="Move every latent code towards those of these lines ...")
+        str, typer.Option("--toward", metavar="FILE", help="Move every latent towards those of the lines of this file.")
     ] = "",
-    away: Annotated[str, typer.Option("--away", metavar="FILE", help="... and away from those of these.")] = "",
+    away: Annotated[
+        str, typer.Option("--away", metavar="FILE", help="Move every latent away from those of the lines of this file.")
+    ] = "",
     strength: Annotated[
-        float, typer.Option("--strength", metavar="X", help="How far: 1 is from the mean of the one to the other's.")
+        float,
+        typer.Option(
+            "--strength",
+            metavar="X",
+            help="Distance of that move; 1: from the mean of the one file to that of the other.",
+        ),
     ] = 1.0,
     label: images.Label = None,
     seed: Seed = 0,
@@ -68,7 +80,7 @@ def reconstruct(
     *,
     opening: Opening,
 ) -> None:
-    """Write each text again from its latent code alone.
+    """Write each text again from its latent alone.
 
     The closer the lines are to those of the file, the more the latent holds. With --toward and --away, two files of
     lines that differ in one thing, that thing is changed. --json shows text and reconstruction side by side.
@@ -106,14 +118,21 @@ def interpolate(
     context: typer.Context,
     run: Run,
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Begin: a text, or an image (#3: held-out); empty: drawn by --seed.")
+        str,
+        typer.Argument(
+            metavar="A", help="Where to begin: a text, or an image (#3 for held-out image 3); empty: drawn by --seed."
+        ),
     ] = "",
-    b: Annotated[str, typer.Argument(metavar="B", help="End, likewise.")] = "",
-    steps: Annotated[int, typer.Option("--steps", metavar="N", help="How many, both ends included.")] = 7,
-    spherical: Annotated[bool, typer.Option("--spherical", help="Along the great circle, not the line.")] = False,
-    source: Annotated[str, typer.Option("--source", metavar="TEXT", help="The condition of all of them.")] = "",
+    b: Annotated[str, typer.Argument(metavar="B", help="Where to end, likewise.")] = "",
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", help="Number of texts or images, both ends included.")
+    ] = 7,
+    spherical: Annotated[
+        bool, typer.Option("--spherical", help="Interpolate along the great circle instead of the line.")
+    ] = False,
+    source: Annotated[str, typer.Option("--source", metavar="TEXT", help="Condition of all of the texts.")] = "",
     traverse: Annotated[
-        bool, typer.Option("--traverse", help="Images: vary the latent code of A, one dimension in each row.")
+        bool, typer.Option("--traverse", help="Vary the latent of image A instead, one dimension in each row.")
     ] = False,
     label: images.Label = None,
     seed: Seed = 0,
@@ -121,9 +140,9 @@ def interpolate(
     *,
     opening: Opening,
 ) -> None:
-    """Texts or images between one and another.
+    """Interpolate between two texts or images.
 
-    The way goes through their latents.
+    What lies between them is decoded from the latents on the way from one to the other.
     """
     output.at_least(2, steps=steps)
     if makes_images(run):
@@ -161,14 +180,18 @@ def encode(
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Mean latents, a row each: .npy or .npz (float32), .csv or .jsonl."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write mean latents, a row each, into this file: .npy or .npz (float32), .csv or .jsonl.",
+        ),
     ] = None,
     label: images.Label = None,
     json: Json = False,
     *,
     opening: Opening,
 ) -> None:
-    """The latents of texts or images, or neighbours.
+    """Encode texts or images as latents, or find neighbours.
 
     Neighbours come as lines of number, distance, training text, separated by tabs; with --json an object a line.
     """

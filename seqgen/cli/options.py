@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from seqgen.engine.generate import TextGenerator
 
 Run: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Text k depends on (seed, k) alone.")]
+Seed: TypeAlias = Annotated[
+    int,
+    typer.Option("--seed", metavar="S", help="Seed of the random numbers; text or image k depends on (seed, k) alone."),
+]
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,18 @@ Module: TypeAlias = Annotated[
     Path | None,
     typer.Option("--module", metavar="FILE.py", help=help_texts(Open)["module"], show_default=False),
 ]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 Field: TypeAlias = Annotated[
-    str, typer.Option("--field", metavar="NAME", help="The field that is the text, where rows have fields.")
+    str, typer.Option("--field", metavar="NAME", help="Take this field as the text, where rows have fields.")
 ]
 Format: TypeAlias = Annotated[
     Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta"],
-    typer.Option("--format", metavar="NAME", help="What - holds, or without - each file: lines, jsonl, json, csv ..."),
+    typer.Option(
+        "--format", metavar="NAME", help="Read standard input, or without it each file, as lines, jsonl, json, csv ..."
+    ),
 ]
 Encoding: TypeAlias = Annotated[
-    str, typer.Option("--encoding", metavar="NAME", help="Of text that is not UTF-8, such as cp1252.")
+    str, typer.Option("--encoding", metavar="NAME", help="Encoding of text that is not UTF-8, such as cp1252.")
 ]
 
 

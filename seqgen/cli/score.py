@@ -77,7 +77,7 @@ def score(
     *,
     opening: Opening,
 ) -> None:
-    """Score every line of a file by its log-probability, or by a critic.
+    """Score every line of a file, by likelihood or a critic.
 
     The least likely come first; with --by critic the least real.
     Lines are ordered by --rank, or by the critic's logit: above 0 a line looks real. The percentile says how many of

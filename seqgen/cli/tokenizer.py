@@ -21,17 +21,19 @@ app = typer.Typer(
 Where = Annotated[
     Path, typer.Argument(metavar="DIR", help="A run, or a folder that `tokenizer train` wrote.", show_default=False)
 ]
-File = Annotated[str, typer.Argument(metavar="FILE", help="Lines; - is standard input.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="File of lines; - is standard input.")]
 
 
 @app.command(cls=Command)
 def train(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", help="Text, and settings such as tokenizer.kind=bpe."),
+        typer.Argument(metavar="FILE", help="Files of text, and settings such as tokenizer.kind=bpe."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tokenizer goes.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Save the tokenizer in this folder.", show_default=False)
+    ],
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws a part of very large text.")] = 1,
 ) -> None:
     """Learn a tokenizer from text and save it as a folder."""
     from seqgen.core import config
@@ -64,10 +66,12 @@ def encode(
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
-    tokens: Annotated[bool, typer.Option("--tokens", help="Tokens as they are stored, separated by tabs.")] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Write tokens as they are stored, separated by tabs.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """The ids of every line, separated by spaces.
+    """Write the ids of every line, separated by spaces.
 
     Special ids (start, end) are not added.
     """
@@ -80,7 +84,7 @@ def encode(
 
 @app.command(cls=Command)
 def decode(where: Where, file: File = "-") -> None:
-    """The text of every line of ids.
+    """Write the text of every line of ids.
 
     One text a line; of tokenizers whose tokens may hold line breaks JSON Lines, and on a terminal dashes between them.
     """

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="lm, ...; seqgen config lists them.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Name of the model: lm, ...; seqgen config lists them.", show_default=False
+        ),
     ] = "",
     settings: Annotated[
         list[str] | None,
@@ -40,10 +43,10 @@ def train(
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Training data: file, folder, - or the name of a set (seqgen corpus list); may be repeated.",
+            help="Training data: a file, a folder, - or the name of a set (seqgen corpus list); repeat for several.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder, new or begun.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run, new or begun.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights and tokenizer.")
     ] = None,
@@ -52,12 +55,20 @@ def train(
         typer.Option(
             "--valid",
             metavar="FILE",
-            help="Held-out data, or a set (its test part); without it a part of the data is held out.",
+            help="Held-out data: a file, or the test part of a set; repeat for several; without it a part of --data.",
         ),
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A named starting point.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", metavar="NAME", help="Begin with the settings of this preset; seqgen config lists them."
+        ),
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML, such as a run's config.toml.")
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Begin with the settings of this TOML file, such as a run's config.toml."
+        ),
     ] = None,
     module: Module = None,
 ) -> None:

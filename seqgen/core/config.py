@@ -223,10 +223,9 @@ def _shown(given: Any, value: Any) -> str:
 
 def _read_typed(value: Any, hint: Any) -> Any:
     """The value of an option: for what was typed, TOML syntax, or the bare text where a text is wanted."""
-    is_list = typing.get_origin(plain(hint)) is tuple
     if not isinstance(value, Typed):
         return tuple(value) if isinstance(value, list) else value
-    text = str(value)
+    is_list, text = typing.get_origin(plain(hint)) is tuple, str(value)
     if plain(hint) is str and not text.startswith(('"', "'")):
         return text
     try:
