@@ -40,7 +40,7 @@ def linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Ten
     return product
 
 
-def trained_linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor) -> Tensor:
+def trained_linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Tensor:
     """`F.linear(x, weight, bias)` of matrices with gradient, once; under autocast torch's own."""
     if torch.is_autocast_enabled(x_rk.device.type):
         return F.linear(x_rk, weight_nk, bias_n)
@@ -50,12 +50,13 @@ def trained_linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor) -> Tensor:
+    def forward(ctx: Any, x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_rk, weight_nk)
+        ctx.biased = bias_n is not None
         return linear(x_rk, weight_nk, bias_n)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
-        return linear(grad, weight.t()), linear(grad.t(), x.contiguous().t()), grad.sum(0)
+        return linear(grad, weight.t()), linear(grad.t(), x.contiguous().t()), grad.sum(0) if ctx.biased else None

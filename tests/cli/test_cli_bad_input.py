@@ -446,7 +446,10 @@ def test_what_no_command_takes_is_refused_before_anything_is_done(
 
 FOREIGN = [
     ("config --config deep.toml", "deep.toml: not TOML (maximum recursion depth exceeded"),
-    ("config --config nameless.toml", "no model given; expected one of image-gan, image-vae, lm, seqgan, text-vae"),
+    (
+        "config --config nameless.toml",
+        "no model given; expected one of gpt, image-gan, image-vae, lm, seqgan, text-vae",
+    ),
     ("config --config number.toml", "number.toml: name must be the name of a model, got 3"),
     ("config --config list.toml", "list.toml: model must be a table of options, got [1]"),
     ("config --config latin.toml", "latin.toml: not UTF-8 ("),
