@@ -18,21 +18,24 @@ from seqgen.core.config import Train
 from seqgen.core.rng import generator
 from seqgen.core.update import Optimizer
 from seqgen.data.corpora.oracle import LstmOracle
-from seqgen.models import seqgan
+from seqgen.models import lm, seqgan
 from seqgen.nn.rollout import Texts
 
 VOCAB, LENGTH, ROWS, START = 1001, 20, 16, 1000
 CONFIG = seqgan.Config(
-    embedding=32, hidden=32, tied=False, dropout=0.0, mle_steps=0, critic_steps=0, critic_turn=0, policy_lr=1e-9,
-    critic_widths=(2, 3, 4, 5), critic_maps=(200, 200, 200, 200), critic_lr=1e-3, critic_l2=0.01, negatives=2000,
-    vocab_size=VOCAB, start=START, suppress_tokens=(START,), max_length=LENGTH, advantage="raw", rollouts=16,
-    alarm=False,
+    mle_steps=0, critic_steps=0, critic_turn=0, policy_lr=1e-9, alarm=False, start=START,
+    policy=lm.Config(
+        embedding=32, hidden=32, tied=False, input_dropout=0.0, hidden_dropout=0.0, output_dropout=0.0,
+        vocab_size=VOCAB, suppress_tokens=(START,), max_length=LENGTH,
+    ),
+    critic=seqgan.Critic(widths=(2, 3, 4, 5), maps=(200, 200, 200, 200), lr=1e-3, l2=0.01, negatives=2000),
+    reward=seqgan.Reward(advantage="raw", rollouts=16),
 )  # fmt: skip
 KINDS = {
-    "delta": (replace(CONFIG, advantage="delta", rollouts=4), 40.0),
-    "critic": (replace(CONFIG, advantage="critic"), 100.0),
-    "reinforce_loo": (replace(CONFIG, advantage="reinforce_loo"), None),
-    "critic, gae 0.9 (biased)": (replace(CONFIG, advantage="critic", gae=0.9), None),
+    "delta": (replace(CONFIG, reward=seqgan.Reward(advantage="delta", rollouts=4)), 40.0),
+    "critic": (replace(CONFIG, reward=seqgan.Reward(advantage="critic")), 100.0),
+    "reinforce_loo": (replace(CONFIG, reward=seqgan.Reward(advantage="reinforce_loo")), None),
+    "critic, gae 0.9 (biased)": (replace(CONFIG, reward=seqgan.Reward(advantage="critic", gae=0.9)), None),
 }
 
 
@@ -65,11 +68,11 @@ def advantage(quick: bool) -> Iterator[dict[str, object]]:
     batch = seqgan.as_batch(Texts(torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.full((ROWS,), LENGTH)), START)
     raw = noise_times_seconds(source, CONFIG, 24 if quick else 60, batch)
     for case, (config, floor) in KINDS.items():
-        replicates = (40 if config.advantage == "delta" else 100) if quick else 200
+        replicates = (40 if config.reward.advantage == "delta" else 100) if quick else 200
         ours = noise_times_seconds(source, config, replicates, batch)
         means = [g.mean(0) for g in (raw[1], ours[1])]
         ratio = raw[0] / ours[0]
-        gate = unbiased(raw[1], ours[1], *means) if config.gae == 1 else "ok"
+        gate = unbiased(raw[1], ours[1], *means) if config.reward.gae == 1 else "ok"
         yield row("advantage", case, [ratio], floor, gate)
 
 
@@ -81,7 +84,7 @@ def noise_times_seconds(
     model.load_state_dict(source.state_dict(), strict=False)  # the value function's sums are new
     optimizer = Gradients(model.policy.named_parameters(), Train(clip=0))
     optimizer.kept, seconds = [], []
-    warm_up = 60 if config.advantage == "critic" else 1  # the value function has been fitted in a run, too
+    warm_up = 60 if config.reward.advantage == "critic" else 1  # the value function has been fitted in a run, too
     for number in range(warm_up + replicates):
         torch.manual_seed(number)
         model.train()

@@ -4,7 +4,7 @@
 1,000 held-out captions, and each again with one fault: two neighbouring words swapped, or one replaced by a word drawn
 as often as in the training text. Per sentence: whole against faulty. Per token: the faulty words against all others of
 the faulty sentences. 0.5 is chance. One critic has seen text and samples of its language model, as SeqGAN has it; for
-the others a share of the samples is real text with such faults (`model.corrupted_negatives`).
+the others a share of the samples is real text with such faults (`model.critic.corrupted_negatives`).
 Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --valid TEST.txt [--critic 3000] [--faults 0 0.75]
 """
 
@@ -43,15 +43,16 @@ def main() -> None:
     for share in given.faults:
         folder = given.out / f"critic-{share}"
         options = [
-            f"model.critic_steps={given.critic}", f"train.steps={given.critic}", f"model.corrupted_negatives={share}",
-            "model.critic_lr=3e-4", "model.critic_dropout=0.5", "model.negatives=6000", "model.round_steps=300",
+            f"model.critic_steps={given.critic}", f"train.steps={given.critic}",
+            f"model.critic.corrupted_negatives={share}", "model.critic.lr=3e-4", "model.critic.dropout=0.5",
+            "model.critic.negatives=6000", "model.round_steps=300",
             "train.eval_every=0",
         ]  # fmt: skip
         if not folder.exists():
             train(
                 config("seqgan", given.data, valid=given.valid, overrides=[*common, *options]), folder, source_run=base
             )
-        judges[f"critic, model.corrupted_negatives = {share}"] = load(folder)
+        judges[f"critic, model.critic.corrupted_negatives = {share}"] = load(folder)
     generator = judges["language model"]
 
     known = {

@@ -30,10 +30,10 @@ from seqgen.engine.run import config, read_preset
 LIKELIHOOD = "likelihood alone"
 VARIANTS = {
     LIKELIHOOD: ["model.mle_steps=1000000"],
-    "raw, N=16 (paper)": ["model.advantage=raw", "model.rollouts=16"],
-    "delta, N=4": ["model.advantage=delta", "model.rollouts=4"],
+    "raw, N=16 (paper)": ["model.reward.advantage=raw", "model.reward.rollouts=16"],
+    "delta, N=4": ["model.reward.advantage=delta", "model.reward.rollouts=4"],
     # the critic takes its turns here too, so that steps mean the same, but nobody asks it
-    "constant reward": ["model.advantage=raw", "model.rollouts=1", "model.reward=constant"],
+    "constant reward": ["model.reward.advantage=raw", "model.reward.rollouts=1", "model.reward.kind=constant"],
 }
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 SAMPLES = 2000
@@ -63,7 +63,7 @@ def curves(out: Path, seed: int, precision: str) -> Iterator[tuple[str, dict[int
     before = schedule["mle_steps"] + schedule["critic_steps"]
     after = read_preset("seqgan-paper-short")["train"]["steps"] - before
     common = [
-        f"seed={seed}", f"model.rollout_precision={precision}", f"train.samples={SAMPLES}", "train.save_every=0",
+        f"seed={seed}", f"model.reward.rollout_precision={precision}", f"train.samples={SAMPLES}", "train.save_every=0",
         "train.threads=1", "train.device=cpu",
     ]  # fmt: skip
     base = out / f"base-{seed}"

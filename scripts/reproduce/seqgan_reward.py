@@ -49,8 +49,9 @@ def main() -> None:
         for target in TARGETS:
             folder = given.out / f"{spec.partition(':')[0]}-{target}"
             options = [
-                "model.critic_steps=0", "model.critic_turn=0", "model.advantage=reinforce_loo", "model.alarm=false",
-                "model.policy_lr=1e-4", f"model.reward={spec}", "model.reward_weight=1", f"model.kl_target={target}",
+                "model.critic_steps=0", "model.critic_turn=0", "model.alarm=false", "model.policy_lr=1e-4",
+                "model.reward.advantage=reinforce_loo", f"model.reward.kind={spec}", "model.reward.weight=1",
+                f"model.reward.kl_target={target}",
                 f"train.steps={given.steps}", "train.batch=128", "train.eval_every=0", "train.save_every=0",
             ]  # fmt: skip
             if not folder.exists():

@@ -28,10 +28,10 @@ from seqgen.engine.run import config
 
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.2)
 VARIANTS = {
-    "SeqGAN, leave-one-out": ["model.advantage=reinforce_loo"],
-    "SeqGAN, delta N=4": ["model.advantage=delta"],
+    "SeqGAN, leave-one-out": ["model.reward.advantage=reinforce_loo"],
+    "SeqGAN, delta N=4": ["model.reward.advantage=delta"],
     # every token weighs the same, so one rollout is as good as many
-    "constant reward, raw": ["model.advantage=raw", "model.reward=constant", "model.rollouts=1"],
+    "constant reward, raw": ["model.reward.advantage=raw", "model.reward.kind=constant", "model.reward.rollouts=1"],
 }
 SAMPLES = 2000
 

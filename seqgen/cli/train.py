@@ -95,7 +95,7 @@ def train(
         paths = {"data.files": data, "data.valid": valid}
         overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
     # code is imported only where this command names it, never because a folder or a file of settings does
-    rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward"]
+    rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward.kind"]
     begun = chosen is None and is_run(out)
     settings_now = runs.read_settings(out, module=own) if begun else chosen
     decides = LIKELIHOOD if settings_now is None else str(getattr(settings_now.module, "DECIDES", LIKELIHOOD))

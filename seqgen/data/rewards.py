@@ -52,7 +52,7 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
     kind, _, rest = spec.partition(":")
     if is_code(spec):
         if code is None:
-            raise ConfigError(f"model.reward = {spec} is code; pass it to seqgen.train as reward=")
+            raise ConfigError(f"model.reward.kind = {spec} is code; pass it to seqgen.train as reward=")
         function = code
     elif kind == "grammatical" and rest:
         function = _grammatical(rest)
@@ -64,7 +64,7 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
         label, _, file = rest.partition(":")
         function = _label(label, file)
     else:
-        raise ConfigError(f"model.reward must be critic, constant, {_KINDS}, got {spec!r}")
+        raise ConfigError(f"model.reward.kind must be critic, constant, {_KINDS}, got {spec!r}")
 
     def judged(lines: list[str]) -> list[float]:
         distinct = list(dict.fromkeys(lines))
@@ -79,22 +79,22 @@ def _checked(spec: str, function: Reward, lines: list[str]) -> list[float]:
         given = function(list(lines))
     except Exception as error:
         raise ConfigError(
-            f"model.reward {spec} raised {type(error).__name__}: {error} (given {len(lines)} lines, "
+            f"model.reward.kind {spec} raised {type(error).__name__}: {error} (given {len(lines)} lines, "
             f"the first {lines[0]!r})"
         ) from error
     try:
         values = [float(value) for value in given]
     except (TypeError, ValueError):
-        raise ConfigError(f"model.reward {spec} must return one number for each line, got {given!r:.80}") from None
+        raise ConfigError(f"model.reward.kind {spec} must return one number for each line, got {given!r:.80}") from None
     if len(values) != len(lines):
-        raise ConfigError(f"model.reward {spec} returned {len(values)} numbers for {len(lines)} lines")
+        raise ConfigError(f"model.reward.kind {spec} returned {len(values)} numbers for {len(lines)} lines")
     for value, line in zip(values, lines, strict=True):
         if not math.isfinite(value):
-            raise ConfigError(f"model.reward {spec} returned {value} for {line!r}; expected finite numbers")
+            raise ConfigError(f"model.reward.kind {spec} returned {value} for {line!r}; expected finite numbers")
     return values
 
 
-def imported(code: str, what: str = "model.reward") -> Reward:
+def imported(code: str, what: str = "model.reward.kind") -> Reward:
     """Import a Python file and return its function, for FILE.py:FUNCTION; the file's own code runs.
 
     ConfigError, which names `what`, for a file that is not there, fails, or has no such function.
@@ -116,12 +116,12 @@ def _grammatical(name: str) -> Reward:
 
 def _length(shortest: int, longest: int) -> Reward:
     if shortest > longest:
-        raise ConfigError(f"model.reward = length:{shortest}-{longest}: no length is in this range")
+        raise ConfigError(f"model.reward.kind = length:{shortest}-{longest}: no length is in this range")
     return lambda lines: [float(shortest <= len(line.split()) <= longest) for line in lines]
 
 
 def _regex(pattern: str) -> Reward:
-    found = Expression(pattern, f"model.reward = regex:{pattern}").search
+    found = Expression(pattern, f"model.reward.kind = regex:{pattern}").search
     return lambda lines: [float(found(line) is not None) for line in lines]
 
 
@@ -135,7 +135,7 @@ def _label(label: str, file: str) -> Reward:
     labels = records.sources or []
     known = sorted(set(labels))
     if label not in known or len(known) < 2:
-        raise ConfigError(f"model.reward = label:{label}:{file}: expected {label} and another label, got {known}")
+        raise ConfigError(f"model.reward.kind = label:{label}:{file}: expected {label} and another label, got {known}")
     words = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", lowercase=False, binary=True)
     classifier = make_pipeline(words, LogisticRegression(max_iter=1000))
     classifier.fit(records.texts, labels)

@@ -66,9 +66,9 @@ def train(
     stands here. source_run: start from another run's weights and tokenizer. lines: texts from Python, in place of
     data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair (images, labels), in place of
     data.files. Both are given again where a run is continued. tokenizer_run: a run whose tokenizer is taken, but not
-    its weights. reward: model.reward as a function of lines, or as FILE.py:FUNCTION, which is imported only where it
-    stands here. progress: True shows a bar or lines on standard error, False nothing, a function is called with every
-    step.
+    its weights. reward: model.reward.kind as a function of lines, or as FILE.py:FUNCTION, which is imported only
+    because it stands here. progress: True shows a bar or lines on standard error, False nothing, a function is called
+    with every step.
 
     Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
     last checkpoint stays) when a loss is not finite.
@@ -94,7 +94,7 @@ def train(
                 f"{folder}: {settings.name} is a model of the package; a module of your own is not used with it"
             )
         if reward is not None:
-            named = runs.changed(settings, {"model.reward": rewards.named(reward)})
+            named = runs.changed(settings, {"model.reward.kind": rewards.named(reward)})
             settings = dataclasses.replace(named, chosen=settings.chosen)
         code = runs.trusted_code(settings, reward, folder, stored)
         model_module = settings.module

@@ -406,27 +406,31 @@ def _toml(value: Any) -> str:
 def trusted_code(
     settings: Settings, reward: rewards.Reward | str | None, folder: Path, stored: Settings | None
 ) -> rewards.Reward | None:
-    """Return the function behind model.reward, imported where this call names its file; None if it is no code.
+    """Return the function behind model.reward.kind, imported if this call names its file; None if it is no code.
 
     RunError where the settings alone lead to code: a run folder or a file of settings may come from anybody.
     """
-    spec = str(getattr(settings.model, "reward", ""))
+    spec = _reward(settings)
     if not rewards.is_code(spec):
         return None
     if callable(reward):
         return reward
     if reward is not None:
         return rewards.imported(spec)
-    how = f"seqgen train --out {shlex.quote(str(folder))} model.reward={{}}"
-    how = how if stored else "add model.reward={} to the command"
-    raise RunError(f"{folder}: {_not_named('model.reward', spec, how)}")
+    how = f"seqgen train --out {shlex.quote(str(folder))} model.reward.kind={{}}"
+    how = how if stored else "add model.reward.kind={} to the command"
+    raise RunError(f"{folder}: {_not_named('model.reward.kind', spec, how)}")
+
+
+def _reward(settings: Settings) -> str:
+    """Return model.reward.kind, empty where the model has none."""
+    return str(getattr(getattr(settings.model, "reward", None), "kind", ""))
 
 
 def _not_named(option: str, spec: str, how: str) -> str:
     """Return why code that settings name is not imported, and `how` a command names its file, {} in it."""
     if spec.startswith("call:"):
-        name = option.rpartition(".")[2]
-        kind = "function" if name == "reward" else "module"
+        name, kind = ("module", "module") if option == "module" else ("reward", "function")
         return f"{option} = {spec} is a {kind}; pass it again: seqgen.train(..., {name}=...)"
     file = re.sub(r"([.]py):[^:]*$", r"\1", spec)
     return (
@@ -437,15 +441,14 @@ def _not_named(option: str, spec: str, how: str) -> str:
 
 def code_hashes(settings: Settings) -> dict[str, str]:
     """Return what env.json says of the Python files of the model and of the reward; {} where there are none."""
-    reward, _, _ = str(getattr(settings.model, "reward", "")).partition(":")
-    code = {"module_sha256": Path(settings.code), "reward_sha256": Path(reward)}
+    code = {"module_sha256": Path(settings.code), "reward_sha256": Path(_reward(settings).partition(":")[0])}
     return {key: files.sha256_file(file) for key, file in code.items() if file.suffix == ".py" and file.is_file()}
 
 
 def changed_code(folder: Path, settings: Settings) -> list[str]:
     """Return a sentence for each Python file that is not as the run began with; an equal hash proves nothing else."""
     before = files.read_object(folder / "env.json", data_sha256=str)
-    what = {"module_sha256": "the model", "reward_sha256": "model.reward"}
+    what = {"module_sha256": "the model", "reward_sha256": "model.reward.kind"}
     changed = [what[key] for key, value in code_hashes(settings).items() if before.get(key) != value]
     return [f"the file of {name} has changed since this run began" for name in changed]
 

@@ -33,140 +33,21 @@ from seqgen.nn.textcnn import CnnCritic, Frozen, GruCritic
 
 DATA = "text"
 
+TURN = ("policy_loss", "policy_grad_norm", "reward", "reward_sd", "entropy", "kl", "length")
+
 _RIDGE = 0.3  # of the value function, as a share of the mean square of its features: texts are few, features many
+_KEEP = 0.97  # of the value function's sums per policy step: the critic whose features they hold moves on
 
 Phase = Literal["mle", "critic", "policy"]
+Advantage = Literal["delta", "raw", "reinforce_loo", "critic"]
 Score = Callable[[Texts], Tensor]
 """Texts to one number each, (B,)."""
 
-TURN = ("policy_loss", "policy_grad_norm", "reward", "reward_sd", "entropy", "kl", "length")
 
-_KEEP = 0.97  # of the value function's sums per policy step: the critic whose features they hold moves on
-
-
-@dataclass(frozen=True)
-class Config:
-    """The section `model` of a SeqGAN."""
-
-    cell: Literal["lstm", "gru"] = "lstm"
-    """Kind of layer of the policy."""
-    layers: Annotated[int, Field(ge=1)] = 1
-    """How many recurrent layers the policy has."""
-    embedding: Annotated[int, Field(ge=1)] = 256
-    """Features of a token in the policy."""
-    hidden: Annotated[int, Field(ge=1)] = 512
-    """Features of each layer's state."""
-    last_hidden: Annotated[int, Field(ge=0)] = 0
-    """Features of the last layer; 0: as `hidden`."""
-    tied: bool = True
-    """The policy's output layer shares its embedding's weights."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Dropout before, between and after the policy's layers; in the phase mle only, texts are drawn without."""
-    normal_init: Annotated[float, Field(ge=0)] = 0.0
-    """Every weight of the policy starts from N(0, this squared), as in the paper (0.1); 0: as the language model."""
-
-    mle_steps: Annotated[int, Field(ge=0)] = 2000
-    """Steps of the first phase, maximum likelihood; 0 with `--from` a language model."""
-    critic_steps: Annotated[int, Field(ge=0)] = 500
-    """Steps of the critic before the policy's first turn."""
-    policy_turn: Annotated[int, Field(ge=1)] = 1
-    """Steps of the policy in each turn."""
-    critic_turn: Annotated[int, Field(ge=0)] = 5
-    """Steps of the critic in each turn."""
-    round_steps: Annotated[int, Field(ge=1)] = 50
-    """Steps of the critic on one set of drawn texts, counted anew in every turn."""
-    negatives: Annotated[int, Field(ge=1)] = 1000
-    """Texts drawn for such a set; each step takes some at random. They are drawn again on resume, never stored."""
-
-    corrupted_negatives: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of a critic's negatives that are real texts with one fault: two neighbours swapped, or a token of another
-    text in the place of one. From them the critic learns to find what does not belong (`seqgen score --by critic`)."""
-
-    advantage: Literal["delta", "raw", "reinforce_loo", "critic"] = "delta"
-    """delta: Q_t - Q_(t-1), raw: Q_t (the paper), both by rollouts; reinforce_loo: reward less that of the other rows;
-    critic: reward less a value fitted to what the critic sees of a prefix."""
-    rollouts: Annotated[int, Field(ge=0)] = 4
-    """Completions of every prefix (delta, raw); the paper has 16."""
-    rollout_lag: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Rollouts by a slower policy: this share of it is kept at every policy step (the paper's code: 0.8); 0: none."""
-    rollout_precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: rollouts are drawn and scored with the two largest products in bfloat16: faster where the CPU has bf16
-    units; moves a reward by less than 0.01, which is less than the noise of rollouts."""
-    gae: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """lambda of generalised advantage estimation (critic; Schulman et al. 2016); below 1 is less noisy and biased."""
-    policy_lr: Annotated[float, Field(ge=0)] = 1e-4
-    """Learning rate of the policy after the phase mle; 0: `train.lr`."""
-    mle_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Times the likelihood loss per token of real text, added to the policy's loss: keeps it near the text."""
-    kl_target: Annotated[float, Field(ge=0)] = 0.0
-    """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
-
-    reward: str = "critic"
-    """critic; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
-    file.py:function (list of texts to numbers), grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE."""
-    reward_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of a reward of your own; the rest is the critic's."""
-
-    critic: Literal["cnn", "gru"] = "cnn"
-    """Kind of critic."""
-    critic_embedding: Annotated[int, Field(ge=1)] = 64
-    """Features of a token in the critic."""
-    critic_widths: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Words under each kind of filter (cnn)."""
-    critic_maps: tuple[int, ...] = (100, 200, 200, 200, 200)
-    """Filters of each width (cnn)."""
-    critic_hidden: Annotated[int, Field(ge=1)] = 128
-    """Features of the state (gru)."""
-    critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Dropout before the critic's output."""
-    critic_l2: Annotated[float, Field(ge=0)] = 0.2
-    """Times half the squared norm of the critic's output layer, added to its loss."""
-    critic_lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Learning rate of the critic."""
-    critic_loss: Literal["bce", "wasserstein-gp", "wasserstein-clip"] = "bce"
-    """bce: the reward is the probability of being real. wasserstein: the reward is the critic's bare score, which is
-    kept smooth by a gradient penalty on mixed embeddings, or by clipping weights."""
-    critic_penalty: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the gradient penalty (wasserstein-gp)."""
-    critic_clip: Annotated[float, Field(gt=0)] = 0.01
-    """Largest size of the critic's weights (wasserstein-clip)."""
-
-    alarm: bool = True
-    """Watch for collapse at every validation, and go back to the last healthy policy."""
-
-    seed: int = 0
-    """The run's seed; filled in."""
-    vocab_size: Annotated[int, Field(ge=0)] = 0
-    """Number of tokens; filled from the tokenizer."""
-    start: Annotated[int, Field(ge=0)] = 0
-    """The token before every text; filled from the tokenizer."""
-    stop: Annotated[int, Field(ge=-1)] = -1
-    """The token that ends a text, -1: none, all texts have `max_length` tokens; filled from the tokenizer."""
-    suppress_tokens: tuple[int, ...] = ()
-    """Tokens that are not drawn; filled from the tokenizer."""
-    max_length: Annotated[int, Field(ge=0)] = 0
-    """Tokens of a text at most, its end counted; filled from the data."""
-
-    def policy(self) -> lm.Config:
-        """The settings of the policy as a language model."""
-        return lm.Config(
-            cell=self.cell,
-            layers=self.layers,
-            embedding=self.embedding,
-            hidden=self.hidden,
-            last_hidden=self.last_hidden,
-            tied=self.tied,
-            input_dropout=self.dropout,
-            hidden_dropout=self.dropout,
-            output_dropout=self.dropout,
-            vocab_size=self.vocab_size,
-            stop=self.stop,
-            suppress_tokens=self.suppress_tokens,
-            max_length=self.max_length,
-        )
+# ---------------------------------------------------------------------------------------------------------- schedule
 
 
-def phase(config: Config, step: int) -> tuple[Phase, int]:
+def phase(config: "Config", step: int) -> tuple[Phase, int]:
     """What a step trains, and for the critic the number of its round of drawn texts."""
     step -= config.mle_steps
     if step < 0:
@@ -178,6 +59,200 @@ def phase(config: Config, step: int) -> tuple[Phase, int]:
         return "policy", 0
     rounds_before = -(-config.critic_steps // config.round_steps) + turn * -(-config.critic_turn // config.round_steps)
     return "critic", rounds_before + (place - config.policy_turn) // config.round_steps
+
+
+def train_step(
+    model: "Model", optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
+) -> dict[str, float | Tensor]:
+    """One update of one network, by the phase of the step."""
+    config = model.config
+    now, round_number = phase(config, step)
+    if step == config.mle_steps:
+        model.copy_policy(model.policy, model.anchor, model.healthy, model.lagged)
+        model.began.fill_(True)
+    match now:
+        case "mle":
+            loss, nll, _ = model.policy.loss(batch)
+            return {**update(optimizers["policy"], (loss, batch.count), step), "nll": nll / batch.count}
+        case "critic":
+            return _critic_step(model, optimizers["critic"], batch, step, round_number)
+        case "policy":
+            model.forget_negatives()
+            return _policy_step(model, optimizers["policy"], batch, step)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True)
+class Critic:
+    """The section `model.critic`."""
+
+    kind: Literal["cnn", "gru"] = "cnn"
+    """Kind of critic."""
+    embedding: Annotated[int, Field(ge=1)] = 64
+    """Features of a token in the critic."""
+    widths: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Words under each kind of filter (cnn)."""
+    maps: tuple[int, ...] = (100, 200, 200, 200, 200)
+    """Filters of each width (cnn)."""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """Features of the state (gru)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Dropout before the critic's output."""
+    l2: Annotated[float, Field(ge=0)] = 0.2
+    """Times half the squared norm of the critic's output layer, added to its loss."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the critic."""
+    loss: Literal["bce", "wasserstein-gp", "wasserstein-clip"] = "bce"
+    """bce: the reward is the probability of being real. wasserstein: the reward is the critic's bare score, which is
+    kept smooth by a gradient penalty on mixed embeddings, or by clipping weights."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the gradient penalty (wasserstein-gp)."""
+    clip: Annotated[float, Field(gt=0)] = 0.01
+    """Largest size of the critic's weights (wasserstein-clip)."""
+    negatives: Annotated[int, Field(ge=1)] = 1000
+    """Texts drawn for a round; each step takes some at random. They are drawn again on resume, never stored."""
+    corrupted_negatives: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a critic's negatives that are real texts with one fault: two neighbours swapped, or a token of another
+    text in the place of one. From them the critic learns to find what does not belong (`seqgen score --by critic`)."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The section `model.reward`: what the policy maximises, and how a token's share of it is estimated."""
+
+    kind: str = "critic"
+    """critic; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
+    file.py:function (list of texts to numbers), grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE."""
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a reward of your own; the rest is the critic's."""
+    kl_target: Annotated[float, Field(ge=0)] = 0.0
+    """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
+    mle_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Times the likelihood loss per token of real text, added to the policy's loss: keeps it near the text."""
+    advantage: Advantage = "delta"
+    """delta: Q_t - Q_(t-1), raw: Q_t (the paper), both by rollouts; reinforce_loo: reward less that of the other rows;
+    critic: reward less a value fitted to what the critic sees of a prefix."""
+    gae: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """lambda of generalised advantage estimation (critic; Schulman et al. 2016); below 1 is less noisy and biased."""
+    rollouts: Annotated[int, Field(ge=0)] = 4
+    """Completions of every prefix (delta, raw); the paper has 16."""
+    rollout_lag: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Rollouts by a slower policy: this share of it is kept at every policy step (the paper's code: 0.8); 0: none."""
+    rollout_precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: rollouts are drawn and scored with the two largest products in bfloat16: faster where the CPU has bf16
+    units; moves a reward by less than 0.01, which is less than the noise of rollouts."""
+
+
+_POLICY = lm.Config(input_dropout=0.2, hidden_dropout=0.2, output_dropout=0.2)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `model` of a SeqGAN: the schedule, and a section for each of its parts."""
+
+    mle_steps: Annotated[int, Field(ge=0)] = 2000
+    """Steps of the first phase, maximum likelihood; 0 with `--from` a language model."""
+    critic_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of the critic before the policy's first turn."""
+    policy_turn: Annotated[int, Field(ge=1)] = 1
+    """Steps of the policy in each turn."""
+    critic_turn: Annotated[int, Field(ge=0)] = 5
+    """Steps of the critic in each turn."""
+    round_steps: Annotated[int, Field(ge=1)] = 50
+    """Steps of the critic on one set of drawn texts, counted anew in every turn."""
+    policy_lr: Annotated[float, Field(ge=0)] = 1e-4
+    """Learning rate of the policy after the phase mle; 0: `train.lr`."""
+    normal_init: Annotated[float, Field(ge=0)] = 0.0
+    """Every weight of the policy starts from N(0, this squared), as in the paper (0.1); 0: as the language model."""
+    alarm: bool = True
+    """Watch for collapse at every validation, and go back to the last healthy policy."""
+    policy: lm.Config = _POLICY
+    """The policy is a language model; its dropout acts in the phase mle only, texts are drawn without."""
+    critic: Critic = Critic()
+    """The critic."""
+    reward: Reward = Reward()
+    """The reward."""
+    seed: int = 0
+    """The run's seed; filled in."""
+    start: Annotated[int, Field(ge=0)] = 0
+    """The token before every text; filled from the tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.policy.vocab_size
+
+
+def _check(config: Config) -> None:
+    """What two settings together must hold; ConfigError names them."""
+    faults, critic, reward = [], config.critic, config.reward
+    if reward.advantage in ("delta", "raw") and reward.rollouts < 1:
+        faults.append(
+            f"model.reward.rollouts must be at least 1 with model.reward.advantage = {reward.advantage}, got "
+            f"{reward.rollouts}; or use reinforce_loo or critic, which need none"
+        )
+    if critic.kind == "cnn":
+        if len(critic.maps) != len(critic.widths) or not critic.widths:
+            faults.append(
+                f"model.critic.maps must have one number for each of model.critic.widths, got "
+                f"{len(critic.maps)} and {len(critic.widths)}"
+            )
+        bad = [n for n in (*critic.widths, *critic.maps) if n < 1]
+        if bad:
+            faults.append(f"model.critic.widths and model.critic.maps must be at least 1, got {bad[0]}")
+        widest, longest = max(critic.widths, default=0), config.policy.max_length
+        if widest > longest > 0:
+            faults.append(
+                f"model.critic.widths has {widest}, but the longest text has {longest} tokens; "
+                f"use widths up to {longest}"
+            )
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
+    """What a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
+
+    From a language model: the policy has its sizes and its weights, and the phase mle is over.
+    """
+    if name == "seqgan":
+        return config, ""
+    if name != "lm":
+        raise ConfigError(f"--from a run of {name}: a seqgan starts from a run of lm or seqgan")
+    sizes = {size: getattr(other, size) for size in ("cell", "layers", "embedding", "hidden", "last_hidden", "tied")}
+    return replace(config, mle_steps=0, policy=replace(config.policy, **sizes)), "policy"
+
+
+def attach(model: "Model", data: Any) -> None:
+    """Give a model what only training needs of the data: a reward of text, imported or built now, never on loading."""
+    if model.config.reward.kind not in ("critic", "constant"):
+        rewards = data.reward(model.config.reward.kind)
+        device = model.policy.output_bias.device
+
+        def score(texts: Texts) -> Tensor:
+            rows = [row[:n] for row, n in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
+            return torch.tensor(rewards(rows), dtype=torch.float32, device=device)
+
+        model.own_reward = score
+
+
+def optimizers(model: "Model", train: Train) -> dict[str, Optimizer]:
+    """One optimizer for the policy, one for the critic, which keeps its learning rate.
+
+    ConfigError for train.accumulate above 1: what is drawn or judged in a step is drawn or judged at once.
+    """
+    if train.accumulate > 1:
+        raise ConfigError(f"a seqgan cuts no batch into parts, got train.accumulate = {train.accumulate}; use 1")
+    critic = replace(train, schedule="constant", warmup=0, weight_decay=0.0, average_from=-1)
+    return {
+        "policy": Optimizer(model.policy.named_parameters(), train),
+        "critic": Optimizer(model.critic.named_parameters(), critic, lr=model.config.critic.lr),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- model
 
 
 class Model(nn.Module):
@@ -205,31 +280,22 @@ class Model(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
-        self.policy = lm.Model(config.policy())
+        self.policy = lm.Model(config.policy)
         if config.normal_init:
             for parameter in self.policy.parameters():
                 nn.init.normal_(parameter, std=config.normal_init)
-        self.critic: CnnCritic | GruCritic
-        if config.critic == "cnn":
-            self.critic = CnnCritic(
-                config.vocab_size,
-                embedding=config.critic_embedding,
-                widths=config.critic_widths,
-                maps=config.critic_maps,
-                dropout=config.critic_dropout,
-            )
-        else:
-            self.critic = GruCritic(
-                config.vocab_size,
-                embedding=config.critic_embedding,
-                hidden=config.critic_hidden,
-                dropout=config.critic_dropout,
-            )
+        critic, vocab = config.critic, config.vocab_size
+        width, dropout = critic.embedding, critic.dropout
+        self.critic: CnnCritic | GruCritic = (
+            CnnCritic(vocab, embedding=width, widths=critic.widths, maps=critic.maps, dropout=dropout)
+            if critic.kind == "cnn"
+            else GruCritic(vocab, embedding=width, hidden=critic.hidden, dropout=dropout)
+        )
         self.anchor, self.healthy = self._copied_policy(), self._copied_policy()
-        self.lagged = self._copied_policy() if config.rollout_lag else None
+        self.lagged = self._copied_policy() if config.reward.rollout_lag else None
         self.register_buffer("kl_weight", torch.tensor(0.1))
-        features = sum(config.critic_maps) if config.critic == "cnn" else config.critic_hidden
-        sums = torch.zeros(features + 2, features + 3) if config.advantage == "critic" else None
+        features = self.critic.output.in_features
+        sums = torch.zeros(features + 2, features + 3) if config.reward.advantage == "critic" else None
         self.register_buffer("value_sums", sums)
         self.register_buffer("began", torch.tensor(False))
         self.register_buffer("at_start", torch.full((3,), math.nan))
@@ -281,18 +347,18 @@ class Model(nn.Module):
 
     def reward(self, critic: Frozen) -> Score:
         """The reward of whole texts, (B,) float32, under a frozen critic and the reward of the settings."""
-        config, own = self.config, self.own_reward
+        config, own = self.config.reward, self.own_reward
 
         def score(texts: Texts) -> Tensor:
-            if config.reward == "constant":
+            if config.kind == "constant":
                 return torch.ones(len(texts.ids), device=texts.ids.device)
-            if config.reward != "critic" and own is None:
-                raise ConfigError(f"model.reward = {config.reward} needs the training loop's text")
-            if own is not None and config.reward_weight == 1:
+            if config.kind != "critic" and own is None:
+                raise ConfigError(f"model.reward.kind = {config.kind} needs the training loop's text")
+            if own is not None and config.weight == 1:
                 return own(texts)
             logits = critic(texts.ids, texts.lengths)
-            values = torch.sigmoid(logits) if config.critic_loss == "bce" else logits
-            return values if own is None else torch.lerp(values, own(texts).to(values), config.reward_weight)
+            values = torch.sigmoid(logits) if self.config.critic.loss == "bce" else logits
+            return values if own is None else torch.lerp(values, own(texts).to(values), config.weight)
 
         return score
 
@@ -303,9 +369,9 @@ class Model(nn.Module):
         """
         config = self.config
         if self._negatives[0] != round_number or self._negatives[1] is None:
-            seeds = text_seeds(hash64("negatives", config.seed, round_number), 0, config.negatives)
+            seeds = text_seeds(hash64("negatives", config.seed, round_number), 0, config.critic.negatives)
             device = self.policy.output_bias.device
-            texts = draw(self.decoder(), config.start, seeds.to(device), config.max_length)
+            texts = draw(self.decoder(), config.start, seeds.to(device), config.policy.max_length)
             self._negatives = (round_number, texts)
             return texts
         return self._negatives[1]
@@ -323,98 +389,6 @@ class Model(nn.Module):
                         new.copy_(old)
 
 
-def _check(config: Config) -> None:
-    """What two settings together must hold; ConfigError names them."""
-    faults = []
-    if config.advantage in ("delta", "raw") and config.rollouts < 1:
-        faults.append(
-            f"model.rollouts must be at least 1 with model.advantage = {config.advantage}, got {config.rollouts}; "
-            "or use reinforce_loo or critic, which need none"
-        )
-    if config.critic == "cnn":
-        if len(config.critic_maps) != len(config.critic_widths) or not config.critic_widths:
-            faults.append(
-                f"model.critic_maps must have one number for each of model.critic_widths, got "
-                f"{len(config.critic_maps)} and {len(config.critic_widths)}"
-            )
-        bad = [n for n in (*config.critic_widths, *config.critic_maps) if n < 1]
-        if bad:
-            faults.append(f"model.critic_widths and model.critic_maps must be at least 1, got {bad[0]}")
-        widest = max(config.critic_widths, default=0)
-        if widest > config.max_length > 0:
-            faults.append(
-                f"model.critic_widths has {widest}, but the longest text has {config.max_length} tokens; "
-                f"use widths up to {config.max_length}"
-            )
-    if faults:
-        raise ConfigError("; ".join(faults))
-
-
-def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
-    """What a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
-
-    From a language model: the policy has its sizes and its weights, and the phase mle is over.
-    """
-    if name == "seqgan":
-        return config, ""
-    if name != "lm":
-        raise ConfigError(f"--from a run of {name}: a seqgan starts from a run of lm or seqgan")
-    sizes = {size: getattr(other, size) for size in ("cell", "layers", "embedding", "hidden", "last_hidden", "tied")}
-    return replace(config, mle_steps=0, **sizes), "policy"
-
-
-def attach(model: Model, data: Any) -> None:
-    """Give a model what only training needs of the data: a reward of text, imported or built now, never on loading."""
-    if model.config.reward not in ("critic", "constant"):
-        rewards = data.reward(model.config.reward)
-        device = model.policy.output_bias.device
-
-        def score(texts: Texts) -> Tensor:
-            rows = [row[:n] for row, n in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
-            return torch.tensor(rewards(rows), dtype=torch.float32, device=device)
-
-        model.own_reward = score
-
-
-def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer for the policy, one for the critic, which keeps its learning rate.
-
-    ConfigError for train.accumulate above 1: what is drawn or judged in a step is drawn or judged at once.
-    """
-    if train.accumulate > 1:
-        raise ConfigError(f"a seqgan cuts no batch into parts, got train.accumulate = {train.accumulate}; use 1")
-    critic = replace(train, schedule="constant", warmup=0, weight_decay=0.0, average_from=-1)
-    return {
-        "policy": Optimizer(model.policy.named_parameters(), train),
-        "critic": Optimizer(model.critic.named_parameters(), critic, lr=model.config.critic_lr),
-    }
-
-
-def train_step(
-    model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
-) -> dict[str, float | Tensor]:
-    """One update of one network, by the phase of the step."""
-    config = model.config
-    now, round_number = phase(config, step)
-    if step == config.mle_steps:
-        model.copy_policy(model.policy, model.anchor, model.healthy, model.lagged)
-        model.began.fill_(True)
-    match now:
-        case "mle":
-            return _mle_step(model, optimizers["policy"], batch, step)
-        case "critic":
-            return _critic_step(model, optimizers["critic"], batch, step, round_number)
-        case "policy":
-            model.forget_negatives()
-            return _policy_step(model, optimizers["policy"], batch, step)
-
-
-def _mle_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int) -> dict[str, float | Tensor]:
-    """Maximum likelihood: the language model's own loss."""
-    loss, nll, _ = model.policy.loss(batch)
-    return {**update(optimizer, (loss, batch.count), step), "nll": nll / batch.count}
-
-
 # ------------------------------------------------------------------------------------------------------------ critic
 
 
@@ -422,7 +396,7 @@ def _critic_step(
     model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int, round_number: int
 ) -> dict[str, float | Tensor]:
     """Half a batch of text against half a batch of drawn texts."""
-    config = model.config
+    config = model.config.critic
     real = _real_half(batch, step)
     with _plain(batch.inputs.device):
         drawn = model.negatives(round_number)
@@ -432,13 +406,15 @@ def _critic_step(
     corrupted_rows = round(config.corrupted_negatives * len(fake.ids))
     if corrupted_rows:
         others = _real_half(batch, step + 1)
-        spoilt = corrupted(Texts(others.ids[:corrupted_rows], others.lengths[:corrupted_rows]), ends=config.stop >= 0)
+        spoilt = corrupted(
+            Texts(others.ids[:corrupted_rows], others.lengths[:corrupted_rows]), ends=model.config.policy.stop >= 0
+        )
         fake = (
             _stacked(spoilt, Texts(fake.ids[corrupted_rows:], fake.lengths[corrupted_rows:]))
             if corrupted_rows < len(fake.ids)
             else spoilt
         )
-    if config.critic_loss == "bce":
+    if config.loss == "bce":
         both = _stacked(real, fake)
         logits = model.critic(both.ids, both.lengths)
         labels = torch.cat([torch.ones(len(real.ids)), torch.zeros(len(fake.ids))]).to(logits)
@@ -449,13 +425,13 @@ def _critic_step(
         distance = logits[: len(real.ids)].mean() - logits[len(real.ids) :].mean()
         loss = -distance
         scalars = {"wasserstein": distance.detach()}
-        if config.critic_loss == "wasserstein-gp":
+        if config.loss == "wasserstein-gp":
             penalty = _gradient_penalty(model.critic, real, fake)
-            loss = loss + config.critic_penalty * penalty
+            loss = loss + config.gradient_penalty * penalty
             scalars["gradient_penalty"] = penalty.detach()
-    loss = loss + config.critic_l2 * model.critic.penalty()
+    loss = loss + config.l2 * model.critic.penalty()
     count = len(logits)
-    clamp = config.critic_clip if config.critic_loss == "wasserstein-clip" else 0.0
+    clamp = config.clip if config.loss == "wasserstein-clip" else 0.0
     done = update(optimizer, (loss * count, count), step, clamp=clamp)
     turn = {} if bool(model.last_turn[0].isnan()) else dict(zip(TURN, model.last_turn.tolist(), strict=True))
     return turn | {f"critic_{name}": value for name, value in done.items()} | scalars
@@ -528,7 +504,7 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     device = batch.inputs.device
     with _plain(device):
         seeds = torch.randint(1 << 62, (len(batch.inputs),)).to(device)
-        texts = draw(model.decoder(), config.start, seeds, config.max_length)
+        texts = draw(model.decoder(), config.start, seeds, config.policy.max_length)
         rewards, weights = _judged(model, texts)
     # weights are as wide as the longest text at least, but may be less wide than the limit
     drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)[:, : weights.shape[1]]].clone()
@@ -539,20 +515,20 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     with torch.no_grad():
         anchored = _features(model.anchor, drawn)
         kl = (log_probs - linear_log_probs(anchored, *_drawing_head(model.anchor), targets)).mean()
-    if config.kl_target:
+    if config.reward.kl_target:
         reference = F.linear(anchored, *_drawing_head(model.anchor)).detach()
         loss = loss + float(model.kl_weight) * _divergence(F.linear(features, *head), reference)
         # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
-        error = float(kl) / config.kl_target - 1
+        error = float(kl) / config.reward.kl_target - 1
         model.kl_weight *= 1 + 0.1 * max(-0.2, min(0.2, error))
-    if config.mle_weight:
-        loss = loss + config.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
+    if config.reward.mle_weight:
+        loss = loss + config.reward.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
     slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
     done = update(optimizer, (loss, drawn.count), step, weight=slower)
     if model.lagged is not None:
         with torch.no_grad():
             for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
-                slow.lerp_(new, 1 - config.rollout_lag)
+                slow.lerp_(new, 1 - config.reward.rollout_lag)
     scalars: dict[str, float | Tensor] = {
         **{f"policy_{name}": value for name, value in done.items()},
         "reward": rewards.mean(),
@@ -567,7 +543,7 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
 
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
     """The rewards of whole texts, (B,), and the advantages of their tokens, (B, T), without gradient."""
-    config = model.config
+    config = model.config.reward
     by_rollouts, low = config.advantage in ("delta", "raw"), config.rollout_precision == "bf16"
     critic = model.critic.frozen(low=low and by_rollouts, tables=by_rollouts)
     score = model.reward(critic)
@@ -579,9 +555,9 @@ def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
             score,
             texts,
             rollouts=config.rollouts,
-            start=config.start,
-            stop=config.stop,
-            suppress_tokens=config.suppress_tokens,
+            start=model.config.start,
+            stop=model.config.policy.stop,
+            suppress_tokens=model.config.policy.suppress_tokens,
             low=low,
         )
     elif config.advantage == "critic":
@@ -595,7 +571,7 @@ def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
 
 
 def advantages(
-    kind: Literal["delta", "raw", "reinforce_loo", "critic"],
+    kind: Advantage,
     rewards_b: Tensor,
     lengths_b: Tensor,
     values_bt: Tensor | None,
@@ -713,7 +689,7 @@ def _plain(device: torch.device) -> torch.autocast:
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
     """The policy's nll of the counted tokens in nats, and the critic's probability that held-out text is real."""
     scores: dict[str, tuple[Tensor | float, Tensor | int]] = {"nll": (-model.log_probs(batch).sum(), batch.count)}
-    if bool(model.began) and model.config.critic_loss == "bce":
+    if bool(model.began) and model.config.critic.loss == "bce":
         texts = _written(batch)
         scores["critic_on_real"] = (torch.sigmoid(model.critic(texts.ids, texts.lengths)).sum(), len(texts.ids))
     return scores

@@ -13,6 +13,9 @@ SMALL = [
 ]
 
 
+SEQGAN = [word.replace("model.", "model.policy.") for word in SMALL]
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command line ended."""

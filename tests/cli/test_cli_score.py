@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sacrebleu
-from command_line import SMALL
+from command_line import SEQGAN
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from seqgen.engine.evaluate import evaluate_aligned
@@ -134,9 +134,11 @@ def test_suspect_spans_are_tokens_as_unlikely_as_the_least_likely_percent_of_the
 def test_the_critic_of_a_seqgan_lists_the_least_real_lines_first(
     seqgen: Any, text: Path, mixed: Path, tmp_path: Path
 ) -> None:
-    small = ["model.mle_steps=2", "model.critic_steps=2", "model.critic_widths=[1,2]", "model.critic_maps=[4,4]"]
+    small = ["model.mle_steps=2", "model.critic_steps=2", "model.critic.widths=[1,2]", "model.critic.maps=[4,4]"]
     run = tmp_path / "adversarial"
-    assert seqgen("train", "seqgan", "--data", text, "--out", run, *SMALL, *small, "model.negatives=8").code == 0
+    assert (
+        seqgen("train", "seqgan", "--data", text, "--out", run, *SEQGAN, *small, "model.critic.negatives=8").code == 0
+    )
     ended = seqgen("score", run, mixed, "--by", "critic", "--per-token")
     found = rows(ended.out)
     logits = [float(row["critic_score"]) for row in found]

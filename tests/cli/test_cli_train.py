@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import SMALL
+from command_line import SEQGAN, SMALL
 
 from seqgen.core import log
 from seqgen.engine import progress as display
@@ -194,14 +194,20 @@ def test_only_the_first_of_several_processes_speaks(
 
 def test_a_python_file_is_imported_only_where_the_command_names_it(seqgen: Any, text: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(lines):\n    return [float(len(line)) for line in lines]\n")
-    small = ["model.mle_steps=1", "model.critic_steps=1", "model.negatives=8", "model.rollouts=1", "train.steps=2"]
-    named, out = f"model.reward={tmp_path}/mine.py:f", tmp_path / "r"
-    sizes = [*SMALL, *small, "model.critic_widths=[1,2]", "model.critic_maps=[4,4]", named]
+    small = [
+        "model.mle_steps=1",
+        "model.critic_steps=1",
+        "model.critic.negatives=8",
+        "model.reward.rollouts=1",
+        "train.steps=2",
+    ]
+    named, out = f"model.reward.kind={tmp_path}/mine.py:f", tmp_path / "r"
+    sizes = [*SEQGAN, *small, "model.critic.widths=[1,2]", "model.critic.maps=[4,4]", named]
     assert seqgen("train", "seqgan", "--data", text, "--out", out, *sizes).code == 0
     ended = seqgen("train", "--out", out, "train.steps=3")
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        f"error: {out}: model.reward is code, and {tmp_path}/mine.py is imported only where the command names it; "
+        f"error: {out}: model.reward.kind is code, and {tmp_path}/mine.py is imported only where the command names it; "
         f"if you trust that file: seqgen train --out {out} {named}"
     ]
     assert seqgen("train", "--out", out, named, "train.steps=3").code == 0

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "gru": ("lm", lines, {**settings, "model.cell": "gru", "model.layers": 2, "tokenizer.kind": "bpe"}),
         "stream": ("lm", lines, {**settings, "data.mode": "stream", "tokenizer.kind": "char", "data.window": 8}),
         "pairs": ("lm", root / "pairs.tsv", {**settings, "data.source": "label", "data.target": "text"}),
-        "seqgan": ("seqgan", lines, {**settings, **CNN, **QUICK, "model.advantage": "reinforce_loo"}),
+        "seqgan": ("seqgan", lines, {**CNN, **QUICK, "model.reward.advantage": "reinforce_loo"}),
         "vae": ("text-vae", lines, {**settings, **VAE}),
         "gan": ("image-gan", "digits", {**GAN, **QUICK, "train.batch": 16}),
         "image-vae": ("image-vae", "digits", {**IMAGES, **QUICK, "train.batch": 16}),

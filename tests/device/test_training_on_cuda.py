@@ -31,18 +31,19 @@ BASE: dict[str, Any] = {
 }
 TEXT = {"model.hidden": 16, "model.embedding": 12}
 SEQGAN = {
-    **TEXT,
+    "model.policy.hidden": 16,
+    "model.policy.embedding": 12,
     "train.steps": 6,
     "train.save_every": 3,
     "model.mle_steps": 2,
     "model.critic_steps": 1,
     "model.critic_turn": 1,
-    "model.rollouts": 2,
-    "model.negatives": 8,
-    "model.critic_embedding": 8,
+    "model.reward.rollouts": 2,
+    "model.critic.negatives": 8,
+    "model.critic.embedding": 8,
 }
-CNN = {**SEQGAN, "model.critic_widths": (1, 2), "model.critic_maps": (4, 4)}
-GRU = {**SEQGAN, "model.critic": "gru", "model.critic_hidden": 8}
+CNN = {**SEQGAN, "model.critic.widths": (1, 2), "model.critic.maps": (4, 4)}
+GRU = {**SEQGAN, "model.critic.kind": "gru", "model.critic.hidden": 8}
 VAE = {**TEXT, "model.kl_target": 0}
 IMAGES = {"train.samples": 0, "train.batch": 16}
 GAN = {**IMAGES, "model.generator_widths": (16, 8), "model.critic_widths": (8, 16)}
@@ -66,32 +67,43 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lm-bf16-drop": ("lm", {**TEXT, "train.precision": "bf16", "model.weight_drop": 0.3, "model.cell": "gru"}),
     "lm-stream": ("lm", {**TEXT, "data.mode": "stream", "tokenizer.kind": "char", "data.jitter": True}),
     "lm-window": ("lm", {**TEXT, "data.mode": "window", "tokenizer.kind": "byte"}),
-    "seqgan-delta": ("seqgan", {**CNN, "model.advantage": "delta", "model.corrupted_negatives": 0.5}),
+    "seqgan-delta": ("seqgan", {**CNN, "model.reward.advantage": "delta", "model.critic.corrupted_negatives": 0.5}),
     "seqgan-kl": (
         "seqgan",
         {
             **CNN,
-            "model.advantage": "reinforce_loo",
-            "model.kl_target": 0.05,
-            "model.mle_weight": 0.1,
-            "model.rollout_lag": 0.9,
+            "model.reward.advantage": "reinforce_loo",
+            "model.reward.kl_target": 0.05,
+            "model.reward.mle_weight": 0.1,
+            "model.reward.rollout_lag": 0.9,
         },
     ),
-    "seqgan-value": ("seqgan", {**CNN, "model.advantage": "critic", "model.gae": 0.9}),
+    "seqgan-value": ("seqgan", {**CNN, "model.reward.advantage": "critic", "model.reward.gae": 0.9}),
     "seqgan-bf16": (
         "seqgan",
-        {**CNN, "train.precision": "bf16", "model.rollout_precision": "bf16", "model.advantage": "raw"},
+        {**CNN, "train.precision": "bf16", "model.reward.rollout_precision": "bf16", "model.reward.advantage": "raw"},
     ),
     "seqgan-reward": (
         "seqgan",
-        {**CNN, "model.reward": "regex:dog", "model.reward_weight": 0.5, "model.advantage": "reinforce_loo"},
+        {
+            **CNN,
+            "model.reward.kind": "regex:dog",
+            "model.reward.weight": 0.5,
+            "model.reward.advantage": "reinforce_loo",
+        },
     ),
-    "seqgan-clip": ("seqgan", {**CNN, "model.critic_loss": "wasserstein-clip", "model.advantage": "reinforce_loo"}),
-    "seqgan-gp": ("seqgan", {**CNN, "model.critic_loss": "wasserstein-gp", "model.advantage": "reinforce_loo"}),
-    "seqgan-gru": ("seqgan", {**GRU, "model.advantage": "critic"}),
-    "seqgan-gru-bf16": ("seqgan", {**GRU, "model.advantage": "reinforce_loo", "train.precision": "bf16"}),
-    "seqgan-gru-clip": ("seqgan", {**GRU, "model.critic_loss": "wasserstein-clip", "model.advantage": "delta"}),
-    "seqgan-gru-gp": ("seqgan", {**GRU, "model.critic_loss": "wasserstein-gp", "model.advantage": "reinforce_loo"}),
+    "seqgan-clip": (
+        "seqgan",
+        {**CNN, "model.critic.loss": "wasserstein-clip", "model.reward.advantage": "reinforce_loo"},
+    ),
+    "seqgan-gp": ("seqgan", {**CNN, "model.critic.loss": "wasserstein-gp", "model.reward.advantage": "reinforce_loo"}),
+    "seqgan-gru": ("seqgan", {**GRU, "model.reward.advantage": "critic"}),
+    "seqgan-gru-bf16": ("seqgan", {**GRU, "model.reward.advantage": "reinforce_loo", "train.precision": "bf16"}),
+    "seqgan-gru-clip": ("seqgan", {**GRU, "model.critic.loss": "wasserstein-clip", "model.reward.advantage": "delta"}),
+    "seqgan-gru-gp": (
+        "seqgan",
+        {**GRU, "model.critic.loss": "wasserstein-gp", "model.reward.advantage": "reinforce_loo"},
+    ),
     "text-vae": ("text-vae", {**VAE, "model.bidirectional": True}),
     "text-vae-bf16": ("text-vae", {**VAE, "model.bn_gamma": 0.6, "train.precision": "bf16", "model.pool": "last"}),
     "text-vae-aggressive": ("text-vae", {**VAE, "model.kl_target": 5, "model.aggressive": True}),

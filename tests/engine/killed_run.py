@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not in every process
-from small_run import SMALL
+from small_run import SEQGAN, SMALL
 
 from seqgen.core import log
 from seqgen.engine import checkpoint, loop, plots
@@ -72,7 +72,7 @@ def main() -> None:
     words = ["train.steps=6", "train.save_every=2", "train.eval_every=3", "train.keep=1", "train.threads=1"]
     model, *more = sys.argv[5:]
     plots.png = lambda figure: b""  # drawing costs more than all the rest
-    small = SMALL_IMAGES if model.startswith("image-") else SMALL
+    small = SMALL_IMAGES if model.startswith("image-") else SEQGAN if model == "seqgan" else SMALL
     settings = config(model, text, overrides=[*small, *words, *more])
     trained(settings, folder / "whole", 0)
     whole = contents(folder / "whole")

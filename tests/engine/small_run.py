@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-SMALL = ("model.hidden=16", "model.embedding=16", "train.samples=10", "train.log_every=2", "train.batch=8")
+TRAIN = ("train.samples=10", "train.log_every=2", "train.batch=8")
+SMALL = ("model.hidden=16", "model.embedding=16", *TRAIN)
+SEQGAN = (
+    *("model.policy.hidden=16", "model.policy.embedding=16", "model.critic.widths=[1,2]", "model.critic.maps=[4,4]"),
+    *("model.mle_steps=2", "model.critic_steps=1", "model.round_steps=1", "model.critic_turn=1"),
+    *("model.critic.negatives=8", "model.reward.rollouts=1", *TRAIN),
+)
 
 
 def small_text(path: Path) -> Path:

@@ -15,10 +15,6 @@ from seqgen.engine import checkpoint, loop
 from seqgen.engine.run import config
 
 VAE = ("text-vae", "data.mode=sentence", "model.latent=4", "model.hidden=16", "model.embedding=16")
-POLICY = (
-    *("seqgan", "model.mle_steps=2", "model.critic_steps=1", "model.round_steps=1", "model.negatives=8"),
-    *("model.critic_turn=1", "model.critic_widths=[1,2]", "model.critic_maps=[4,4]", "model.rollouts=1"),
-)
 GAN = ("image-gan", "model.generator_widths=[8,4]", "model.critic_widths=[4,8]", "model.latent=4")
 
 
@@ -34,7 +30,9 @@ def test_sigkill_at_some_events_ends_with_the_same_bytes(text: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, POLICY, GAN], ids=str)
+@pytest.mark.parametrize(
+    "words", [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, ("seqgan",), GAN], ids=str
+)
 def test_sigkill_at_every_event_ends_with_the_same_bytes(words: tuple[str, ...], text: Path, tmp_path: Path) -> None:
     assert kills(tmp_path, "digits" if words == GAN else text, 1, 1, *words) >= 40
 

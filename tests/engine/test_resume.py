@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import SMALL
+from small_run import SEQGAN, SMALL
 
 from seqgen.core import log, rng
 from seqgen.data.packing import build_corpus
@@ -118,10 +118,10 @@ def test_a_corpus_folder_trains_to_the_same_bytes_as_its_text(mode: str, text: P
 
 
 def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:
-    start = [sys.executable, "-m"]
+    start, small = [sys.executable, "-m"], SEQGAN if model == "seqgan" else SMALL
     if processes > 1:
         start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
-    return [*start, "seqgen", "train", model, "--data", str(text), "--out", str(run), *SMALL, *words]
+    return [*start, "seqgen", "train", model, "--data", str(text), "--out", str(run), *small, *words]
 
 
 def wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
@@ -161,8 +161,9 @@ def test_sigkill_at_observed_progress(mode: str, processes: int, text: Path, tmp
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigkill_in_each_phase_of_seqgan(processes: int, text: Path, tmp_path: Path) -> None:
     words = ["train.steps=120", "train.save_every=9", "train.eval_every=40", "train.threads=1", "model.mle_steps=30"]
-    words += ["model.critic_steps=30", "model.round_steps=4", "model.negatives=40", "model.critic_turn=5"]
-    words += ["model.critic_widths=[1,2,3]", "model.critic_maps=[8,8,8]", "model.rollouts=2", "model.rollout_lag=0.5"]
+    words += ["model.critic_steps=30", "model.round_steps=4", "model.critic.negatives=40", "model.critic_turn=5"]
+    words += ["model.critic.widths=[1,2,3]", "model.critic.maps=[8,8,8]", "model.reward.rollouts=2"]
+    words += ["model.reward.rollout_lag=0.5"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_killed(command(whole, text, *words, model="seqgan", processes=processes), whole)
     # in the language model, in the critic before the turns, in the turns of policy and critic

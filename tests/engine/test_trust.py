@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_run import SMALL
+from small_run import SEQGAN, SMALL
 
 from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
@@ -21,11 +21,7 @@ from seqgen.engine.progress import Progress
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
 
-POLICY = (
-    *SMALL,
-    *("model.mle_steps=1", "model.critic_steps=1", "model.round_steps=1", "model.negatives=8", "model.critic_turn=1"),
-    *("model.critic_widths=[1,2]", "model.critic_maps=[4,4]", "model.rollouts=1", "train.steps=3"),
-)
+POLICY = (*SEQGAN, "model.mle_steps=1", "train.steps=3")
 
 
 def words(lines: list[str]) -> list[float]:
@@ -42,7 +38,7 @@ def own_reward(path: Path, witness: Path) -> Path:
 @pytest.fixture
 def hostile(text: Path, tmp_path: Path) -> Path:
     """A run whose config.toml names a Python file that leaves `witness` when it is imported."""
-    loop.train(config("seqgan", text, overrides=[*POLICY, "model.reward=regex:cat"]), tmp_path / "r")
+    loop.train(config("seqgan", text, overrides=[*POLICY, "model.reward.kind=regex:cat"]), tmp_path / "r")
     code = own_reward(tmp_path / "evil.py", tmp_path / "witness")
     settings = tmp_path / "r" / "config.toml"
     settings.write_text(settings.read_text().replace('"regex:cat"', json.dumps(f"{code}:f")))
@@ -53,8 +49,8 @@ def test_a_run_folder_that_names_a_python_file_is_not_followed(hostile: Path, tm
     with pytest.raises(RunError) as caught:
         loop.train(None, hostile, overrides=["train.steps=4"])
     assert str(caught.value) == (
-        f"{hostile}: model.reward is code, and {tmp_path}/evil.py is imported only where the command names it; "
-        f"if you trust that file: seqgen train --out {hostile} model.reward={tmp_path}/evil.py:f"
+        f"{hostile}: model.reward.kind is code, and {tmp_path}/evil.py is imported only where the command names it; "
+        f"if you trust that file: seqgen train --out {hostile} model.reward.kind={tmp_path}/evil.py:f"
     )
     load(hostile).generate(1)
     write_report(hostile)
@@ -62,7 +58,9 @@ def test_a_run_folder_that_names_a_python_file_is_not_followed(hostile: Path, tm
 
 
 def test_a_file_of_settings_that_names_a_python_file_is_not_followed(hostile: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"is imported only where the command names it; .*: add model\.reward=.*:f to"):
+    with pytest.raises(
+        RunError, match=r"is imported only where the command names it; .*: add model\.reward\.kind=.*:f to"
+    ):
         loop.train(config(file=hostile / "config.toml"), tmp_path / "new")
     assert not (tmp_path / "witness").exists()
 
@@ -75,13 +73,15 @@ def test_a_python_file_named_in_the_call_is_imported_and_a_change_is_told(text: 
     said: list[str] = []
     overrides = ["train.steps=4"]
     loop.train(None, tmp_path / "r", reward=spec, overrides=overrides, progress=lambda p: said.append(p.message))
-    assert "warning: the file of model.reward has changed since this run began" in said
+    assert "warning: the file of model.reward.kind has changed since this run began" in said
 
 
 def test_a_function_passed_as_reward_is_asked_for_again(text: Path, tmp_path: Path) -> None:
     loop.train(config("seqgan", text, overrides=POLICY), tmp_path / "r", reward=words)
     more: dict[str, Any] = {"overrides": ["train.steps=4"]}
-    with pytest.raises(RunError, match=r"model\.reward = call:words is a function; pass it again: seqgen\.train\("):
+    with pytest.raises(
+        RunError, match=r"model\.reward\.kind = call:words is a function; pass it again: seqgen\.train\("
+    ):
         loop.train(None, tmp_path / "r", **more)
     assert loop.train(None, tmp_path / "r", reward=words, **more).step == 4
 

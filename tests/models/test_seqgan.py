@@ -211,12 +211,13 @@ def test_a_constant_reward_with_raw_weighs_every_token_alike() -> None:
 
 def test_policy_step_follows_the_exact_gradient_on_average(world: dict[str, Any]) -> None:
     """One step on many drawn texts: its direction is that of enumeration, within sampling noise."""
-    settings = seqgan.Config(
-        embedding=5, hidden=4, tied=False, dropout=0.3, mle_steps=0, critic_steps=0, advantage="reinforce_loo",
-        reward="own", reward_weight=1.0, critic_widths=(1,), critic_maps=(2,), vocab_size=4, start=START, stop=STOP,
-        suppress_tokens=(START,), max_length=LONGEST, policy_lr=1.0,
-    )  # fmt: skip
-    model = seqgan.Model(settings)
+    model = tiny_model(
+        mle_steps=0,
+        critic_steps=0,
+        policy_lr=1.0,
+        policy={"tied": False, "input_dropout": 0.3, "output_dropout": 0.3},
+        reward={"kind": "own", "weight": 1.0, "advantage": "reinforce_loo"},
+    )
     model.policy.load_state_dict(world["policy"].state_dict())
     table = {tuple(row): float(reward) for row, reward in zip(world["rows"], world["rewards"], strict=True)}
 
@@ -268,7 +269,11 @@ def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
 @pytest.mark.parametrize("advantage", ["raw", "delta", "reinforce_loo", "critic"])
 def test_texts_may_all_be_shorter_than_the_limit(advantage: str) -> None:
     model = tiny_model(
-        advantage=advantage, mle_steps=0, critic_steps=0, policy_lr=0.0, max_length=40, reward="constant", rollouts=1
+        mle_steps=0,
+        critic_steps=0,
+        policy_lr=0.0,
+        policy={"max_length": 40},
+        reward={"kind": "constant", "advantage": advantage, "rollouts": 1},
     )
     with torch.no_grad():
         model.policy.output_bias[STOP] = 4.0
@@ -306,16 +311,31 @@ def test_the_value_function_forgets() -> None:
 
 
 SMALL = (
-    "model.hidden=12", "model.embedding=12", "model.mle_steps=6", "model.critic_steps=4", "model.round_steps=3",
-    "model.critic_turn=3", "model.negatives=20", "model.rollouts=2", "model.critic_widths=[1,2]",
-    "model.critic_maps=[6,6]", "model.critic_embedding=8", "train.steps=22", "train.batch=8", "train.samples=12",
-    "train.log_every=1", "train.save_every=4", "train.eval_every=7", "train.lr=0.01",
-)  # fmt: skip
+    *("model.policy.hidden=12", "model.policy.embedding=12", "model.mle_steps=6", "model.critic_steps=4"),
+    *("model.round_steps=3", "model.critic_turn=3", "model.critic.negatives=20", "model.critic.embedding=8"),
+    *("model.critic.widths=[1,2]", "model.critic.maps=[6,6]", "model.reward.rollouts=2", "train.steps=22"),
+    *("train.batch=8", "train.samples=12", "train.log_every=1", "train.save_every=4", "train.eval_every=7"),
+    "train.lr=0.01",
+)
 KINDS: dict[str, tuple[str, ...]] = {
-    "delta": ("model.rollout_lag=0.8",),
-    "critic": ("model.advantage=critic", "model.gae=0.9", "model.critic=gru", "model.critic_hidden=8"),
-    "wasserstein": ("model.advantage=reinforce_loo", "model.critic_loss=wasserstein-gp", "model.kl_target=0.01"),
-    "own": ("model.reward=regex:cat", "model.critic_loss=wasserstein-clip", "model.mle_weight=0.5", "model.tied=false"),
+    "delta": ("model.reward.rollout_lag=0.8",),
+    "critic": (
+        "model.reward.advantage=critic",
+        "model.reward.gae=0.9",
+        "model.critic.kind=gru",
+        "model.critic.hidden=8",
+    ),
+    "wasserstein": (
+        "model.reward.advantage=reinforce_loo",
+        "model.critic.loss=wasserstein-gp",
+        "model.reward.kl_target=0.01",
+    ),
+    "own": (
+        "model.reward.kind=regex:cat",
+        "model.critic.loss=wasserstein-clip",
+        "model.reward.mle_weight=0.5",
+        "model.policy.tied=false",
+    ),
 }
 
 
@@ -384,11 +404,8 @@ def test_from_a_language_model_skips_the_first_phase(text: Path, tmp_path: Path)
         loop.train(settings, tmp_path / "gan", source_run=tmp_path / "lm")
     generator = loading.load(tmp_path / "gan")
     assert generator.settings.model.mle_steps == 0
-    assert (generator.settings.model.hidden, generator.settings.model.embedding, generator.settings.model.layers) == (
-        12,
-        10,
-        2,
-    )
+    policy = generator.settings.model.policy
+    assert (policy.hidden, policy.embedding, policy.layers) == (12, 10, 2)
     source = loading.load(tmp_path / "lm").model.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in generator.model.anchor.state_dict().items())
     assert len(generator.generate(3)) == 3
@@ -398,12 +415,17 @@ def test_from_a_language_model_skips_the_first_phase(text: Path, tmp_path: Path)
 
 
 def tiny_model(**options: Any) -> seqgan.Model:
+    """A SeqGAN of four tokens; an option that is a mapping changes fields of that section."""
     torch.manual_seed(1)
     base = seqgan.Config(
-        embedding=5, hidden=4, critic_widths=(1, 2), critic_maps=(3, 3), critic_embedding=4, vocab_size=4,
-        start=START, stop=STOP, suppress_tokens=(START,), max_length=LONGEST,
+        policy=lm.Config(
+            embedding=5, hidden=4, vocab_size=4, stop=STOP, suppress_tokens=(START,), max_length=LONGEST,
+        ),
+        critic=seqgan.Critic(widths=(1, 2), maps=(3, 3), embedding=4),
+        start=START,
     )  # fmt: skip
-    return seqgan.Model(replace(base, **options))
+    sections = {name: replace(getattr(base, name), **v) for name, v in options.items() if isinstance(v, dict)}
+    return seqgan.Model(replace(base, **{**options, **sections}))
 
 
 def test_collapse_goes_back_to_the_last_healthy_policy() -> None:
@@ -466,7 +488,7 @@ def test_a_rewind_in_a_run_is_recorded_and_resume_stays_exact(
 
 
 def test_negatives_are_a_function_of_policy_seed_and_round() -> None:
-    model = tiny_model(negatives=30, seed=5)
+    model = tiny_model(critic={"negatives": 30}, seed=5)
     first = model.negatives(2)
     other = model.negatives(3)
     assert not torch.equal(first.ids, other.ids)
@@ -475,7 +497,13 @@ def test_negatives_are_a_function_of_policy_seed_and_round() -> None:
 
 
 def test_kl_weight_moves_towards_the_target() -> None:
-    model = tiny_model(mle_steps=0, critic_steps=0, critic_turn=0, kl_target=0.05, reward="constant", policy_lr=0.05)
+    model = tiny_model(
+        mle_steps=0,
+        critic_steps=0,
+        critic_turn=0,
+        policy_lr=0.05,
+        reward={"kind": "constant", "kl_target": 0.05},
+    )
     model.train()
     optimizers = seqgan.optimizers(model, Train(lr=0.05, schedule="constant"))
     batch = seqgan.as_batch(padded(all_texts()), START)
@@ -551,7 +579,9 @@ def test_with_faults_a_critic_finds_the_faults_and_without_it_does_not_see_them(
     for faults in (0.0, 1.0):
         torch.manual_seed(0)
         model = tiny_model(
-            vocab_size=9, max_length=4, stop=-1, critic_steps=1000, corrupted_negatives=faults, critic_lr=0.01
+            critic_steps=1000,
+            policy={"vocab_size": 9, "max_length": 4, "stop": -1},
+            critic={"corrupted_negatives": faults, "lr": 0.01},
         )
         model._negatives = (0, Texts(torch.tensor(ring), torch.full((32,), 4)))
         optimizers = seqgan.optimizers(model, Train(optimizer="adam"))
@@ -564,7 +594,9 @@ def test_with_faults_a_critic_finds_the_faults_and_without_it_does_not_see_them(
 
 
 def test_lagged_policy_keeps_its_share() -> None:
-    model = tiny_model(mle_steps=0, critic_steps=0, critic_turn=0, rollout_lag=0.75, policy_lr=0.1, rollouts=1)
+    model = tiny_model(
+        mle_steps=0, critic_steps=0, critic_turn=0, policy_lr=0.1, reward={"rollout_lag": 0.75, "rollouts": 1}
+    )
     model.train()
     optimizers = seqgan.optimizers(model, Train(lr=0.1, schedule="constant"))
     start = model.policy.output_bias.detach().clone()
@@ -579,17 +611,17 @@ def test_lagged_policy_keeps_its_share() -> None:
     ("options", "message"),
     [
         (
-            {"rollouts": 0},
-            "model.rollouts must be at least 1 with model.advantage = delta, got 0; "
+            {"reward": {"rollouts": 0}},
+            "model.reward.rollouts must be at least 1 with model.reward.advantage = delta, got 0; "
             "or use reinforce_loo or critic, which need none",
         ),
         (
-            {"critic_widths": (1, 7), "critic_maps": (2, 2)},
-            "model.critic_widths has 7, but the longest text has 3 tokens; use widths up to 3",
+            {"critic": {"widths": (1, 7), "maps": (2, 2)}},
+            "model.critic.widths has 7, but the longest text has 3 tokens; use widths up to 3",
         ),
         (
-            {"critic_widths": (1, 2), "critic_maps": (2,)},
-            "model.critic_maps must have one number for each of model.critic_widths, got 1 and 2",
+            {"critic": {"widths": (1, 2), "maps": (2,)}},
+            "model.critic.maps must have one number for each of model.critic.widths, got 1 and 2",
         ),
     ],
 )

@@ -212,20 +212,20 @@ def test_faults_of_a_reward_are_one_line(body: str, message: str, tmp_path: Path
     spec = f"{write(tmp_path / 'mine.py', body)}:f"
     with pytest.raises(ConfigError) as caught:
         reward(spec, imported(spec))(["a", "b c"])
-    assert str(caught.value) == f"model.reward {spec} {message}"
+    assert str(caught.value) == f"model.reward.kind {spec} {message}"
 
 
 def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", "def other(lines): return [0 for _ in lines]")
     broken = write(tmp_path / "broken.py", "import absent_module_of_nobody")
     for spec, message in {
-        "nonsense": "model.reward must be critic, constant, grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, "
+        "nonsense": "model.reward.kind must be critic, constant, grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, "
         "label:NAME:FILE or FILE.py:FUNCTION, got 'nonsense'",
-        "length:5-2": "model.reward = length:5-2: no length is in this range",
-        "regex:(": "model.reward = regex:( is no regular expression",
-        f"{tmp_path}/absent.py:f": f"model.reward: {tmp_path}/absent.py: no such file",
-        f"{path}:f": f"model.reward: {path} has no function 'f'; it has: other",
-        f"{broken}:f": f"model.reward: {broken} cannot be imported: ModuleNotFoundError",
+        "length:5-2": "model.reward.kind = length:5-2: no length is in this range",
+        "regex:(": "model.reward.kind = regex:( is no regular expression",
+        f"{tmp_path}/absent.py:f": f"model.reward.kind: {tmp_path}/absent.py: no such file",
+        f"{path}:f": f"model.reward.kind: {path} has no function 'f'; it has: other",
+        f"{broken}:f": f"model.reward.kind: {broken} cannot be imported: ModuleNotFoundError",
     }.items():
         with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
             (imported if is_code(spec) else reward)(spec)
