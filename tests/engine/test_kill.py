@@ -8,6 +8,7 @@ from typing import Any
 
 import killed_run
 import pytest
+import resume
 from small_run import SMALL
 
 from seqgen.core import log
@@ -55,4 +56,4 @@ def test_a_signal_inside_a_validation_loses_nothing_and_ends_it(step: int, text:
     assert checkpoint.steps(tmp_path / "broken")[-1] == step
     assert [row["step"] for row in log.read(tmp_path / "broken" / "scores.jsonl")] == list(range(3, step, 3))
     assert loop.train(None, tmp_path / "broken").reason == "finished"
-    assert killed_run.contents(tmp_path / "broken") == killed_run.contents(tmp_path / "whole")
+    assert resume.outcome(tmp_path / "broken") == resume.outcome(tmp_path / "whole")

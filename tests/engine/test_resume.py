@@ -5,17 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from resume import interrupted, outcome, uninterrupted
 from small_run import SEQGAN, SMALL
 
 from seqgen.core import log, rng
 from seqgen.data.packing import build_corpus
-from seqgen.engine import checkpoint, loop
-from seqgen.engine.progress import Progress
+from seqgen.engine import checkpoint
 from seqgen.engine.run import config
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -48,43 +47,17 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def kill_at(step: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
-        if progress.step == step:
-            raise Killed
-
-    return watch
-
-
 def settings(text: Path, *words: str) -> Any:
     model = "text-vae" if any(word.startswith("model.latent") for word in words) else "lm"
     return config(model, text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
-
-
-def outcome(run: Path) -> dict[str, bytes]:
-    """What must not differ: the last checkpoint's tensors, the logs, the samples."""
-    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
-    paths = [*last.glob("*.safetensors"), last / "state.json", *(run / "samples").iterdir()]
-    paths += [run / "log.jsonl", run / "scores.jsonl"]
-    found = {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
-    # the times in timing.jsonl differ, and so may its size
-    return {name: b"" if name.endswith("state.json") else content for name, content in found.items()}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("killed_at", [(3,), (7, 13, 23)])
 def test_resume_after_kill_is_byte_identical(kind: str, killed_at: tuple[int, ...], text: Path, tmp_path: Path) -> None:
     chosen = settings(text, *KINDS[kind])
-    loop.train(chosen, tmp_path / "whole")
-    for step in killed_at:
-        with pytest.raises(Killed):
-            loop.train(chosen, tmp_path / "broken", progress=kill_at(step))
-    loop.train(chosen, tmp_path / "broken")
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    whole = uninterrupted(chosen, tmp_path / "whole")
+    assert interrupted(chosen, tmp_path / "broken", *killed_at) == whole
 
 
 def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +65,7 @@ def test_without_seeding_by_step_the_files_differ(text: Path, tmp_path: Path, mo
     chosen = settings(text, *KINDS["sentences"])
     enter = rng.enter_step
     monkeypatch.setattr(rng, "enter_step", lambda seed, step, rank=0: enter(seed, 0, rank) if step == 0 else None)
-    loop.train(chosen, tmp_path / "whole")
-    with pytest.raises(Killed):
-        loop.train(chosen, tmp_path / "broken", progress=kill_at(7))
-    loop.train(chosen, tmp_path / "broken")
-    a, b = outcome(tmp_path / "whole"), outcome(tmp_path / "broken")
+    a, b = uninterrupted(chosen, tmp_path / "whole"), interrupted(chosen, tmp_path / "broken", 7)
     assert {name for name in a if a[name] != b[name]} >= {
         "log.jsonl",
         "checkpoints/step-00000024/model.safetensors",
@@ -109,12 +78,11 @@ def test_a_corpus_folder_trains_to_the_same_bytes_as_its_text(mode: str, text: P
     words = [f"data.mode={mode}", "tokenizer.kind=word", *([] if mode == "sentence" else ["data.window=8"])]
     whole = settings(text, *words)
     build_corpus([str(text)], tmp_path / "ids", data=whole.data, tokenizer=whole.tokenizer)
-    loop.train(whole, tmp_path / "from-text")
     chosen = settings(tmp_path / "ids", *words)
-    with pytest.raises(Killed):
-        loop.train(chosen, tmp_path / "from-folder", progress=kill_at(7))
-    loop.train(chosen, tmp_path / "from-folder")
-    assert outcome(tmp_path / "from-folder") == outcome(tmp_path / "from-text")
+    from_folder = interrupted(chosen, tmp_path / "from-folder", 7)
+    from_text = uninterrupted(whole, tmp_path / "from-text")
+    # the state has the hashes of settings and of where the text came from
+    assert {k for k in from_text if from_text[k] != from_folder[k]} == {"checkpoints/step-00000024/state.json"}
 
 
 def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:

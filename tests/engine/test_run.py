@@ -90,8 +90,9 @@ def test_what_a_small_folder_cannot_fill_is_made_smaller_and_remembered(
     (tmp_path / "songs").mkdir()
     (tmp_path / "songs" / "a.txt").write_text(VERSES)
     caplog.set_level("INFO", "seqgen")
-    small = ["model.hidden=8", "model.embedding=8", "train.steps=2", "train.save_every=1", "train.samples=0"]
     name = runs.read_preset(preset)["name"]
+    section = "model.policy" if name == "seqgan" else "model"
+    small = [f"{section}.hidden=8", f"{section}.embedding=8", "train.steps=2", "train.save_every=1", "train.samples=0"]
     chosen = config(name, tmp_path / "songs", preset=preset, overrides=small)
     assert loop.train(chosen, tmp_path / "r").reason == "finished"
     stored = runs.read_settings(tmp_path / "r")

@@ -3,17 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from resume import interrupted, outcome, uninterrupted
 
 from seqgen.core import rng
 from seqgen.core.errors import RunError
 from seqgen.engine import checkpoint, loop
-from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.images.grids import save_arrays
 
@@ -39,43 +38,16 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def kill_at(step: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
-        if progress.step == step:
-            raise Killed
-
-    return watch
-
-
 def settings(kind: str, *words: str) -> Any:
     name, *options = KINDS[kind]
     return config(name, overrides=[*SMALL, *options, *words])
 
 
-def outcome(run: Path) -> dict[str, bytes]:
-    """What must not differ: the last checkpoint's tensors, the logs, the grids."""
-    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
-    paths = [*last.glob("*.safetensors"), *(run / "samples").iterdir(), run / "log.jsonl", run / "scores.jsonl"]
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
-
-
-def broken(chosen: Any, run: Path, *steps: int) -> dict[str, bytes]:
-    for step in steps:
-        with pytest.raises(Killed):
-            loop.train(chosen, run, progress=kill_at(step))
-    loop.train(chosen, run)
-    return outcome(run)
-
-
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_resume_after_kill_is_byte_identical(kind: str, tmp_path: Path) -> None:
     chosen = settings(kind)
-    loop.train(chosen, tmp_path / "whole")
-    assert broken(chosen, tmp_path / "broken", 3, 9, 17) == outcome(tmp_path / "whole")
+    whole = uninterrupted(chosen, tmp_path / "whole")
+    assert interrupted(chosen, tmp_path / "broken", 3, 9, 17) == whole
 
 
 def test_without_seeding_by_step_the_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,16 +55,14 @@ def test_without_seeding_by_step_the_files_differ(tmp_path: Path, monkeypatch: p
     chosen = settings("dcgan")
     enter = rng.enter_step
     monkeypatch.setattr(rng, "enter_step", lambda seed, step, rank=0: enter(seed, 0, rank) if step == 0 else None)
-    loop.train(chosen, tmp_path / "whole")
-    whole, other = outcome(tmp_path / "whole"), broken(chosen, tmp_path / "broken", 9)
+    whole, other = uninterrupted(chosen, tmp_path / "whole"), interrupted(chosen, tmp_path / "broken", 9)
     assert {"log.jsonl", "checkpoints/step-00000018/model.safetensors"} <= {n for n in whole if whole[n] != other[n]}
 
 
 def test_samples_scores_and_the_report_are_resumed_alike(tmp_path: Path) -> None:
     chosen = settings("dcgan", "train.samples=140", "train.show=9", "data.count=0")
-    loop.train(chosen, tmp_path / "whole")
-    again = broken(chosen, tmp_path / "broken", 7)
-    assert again == outcome(tmp_path / "whole")
+    again = interrupted(chosen, tmp_path / "broken", 7)
+    assert again == uninterrupted(chosen, tmp_path / "whole")
     assert {name for name in again if name.startswith("samples/00000012")} == {
         "samples/00000012.png",
         "samples/00000012-between.png",
@@ -140,6 +110,6 @@ def test_two_processes_share_the_statistics_of_batch_norm_and_resume_byte_identi
     train(tmp_path / "broken", "train.steps=7")
     train(tmp_path / "broken")
     # the broken run validated once more, at its first end
-    names = {name for name in outcome(tmp_path / "whole") if name.startswith("checkpoints")} | {"log.jsonl"}
     whole, broken = outcome(tmp_path / "whole"), outcome(tmp_path / "broken")
+    names = {name for name in whole if name.endswith(".safetensors")} | {"log.jsonl"}
     assert {name for name in names if whole[name] != broken[name]} == set()

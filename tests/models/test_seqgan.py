@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from resume import interrupted, uninterrupted
+from small_run import small_text
 from torch import Tensor
 
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.engine import checkpoint, loading, loop
-from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.models import lm, seqgan
 from seqgen.nn.rollout import Texts, complete, draw, rollout_values
@@ -339,42 +340,16 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def kill_at(step: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
-        if progress.step == step:
-            raise Killed
-
-    return watch
-
-
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    nouns, verbs = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"]
-    lines = [f"the {a} {v} the {b} {n}" for a in nouns for v in verbs for b in nouns for n in ("", "now", "and then")]
-    path.write_text("".join(f"{line.strip()}\n" for line in lines))
-    return path
-
-
-def outcome(run: Path) -> dict[str, bytes]:
-    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
-    paths = [*last.glob("*.safetensors"), *(run / "samples").iterdir(), run / "log.jsonl", run / "scores.jsonl"]
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+    return small_text(tmp_path / "text.txt")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_killed_in_every_phase_ends_with_the_same_bytes(kind: str, text: Path, tmp_path: Path) -> None:
     settings = config("seqgan", text, overrides=[*SMALL, *KINDS[kind]])
-    loop.train(settings, tmp_path / "whole")
-    for step in (3, 9, 11, 14, 19):
-        with pytest.raises(Killed):
-            loop.train(settings, tmp_path / "broken", progress=kill_at(step))
-    loop.train(settings, tmp_path / "broken")
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    broken = interrupted(settings, tmp_path / "broken", 3, 9, 11, 14, 19)
+    assert broken == uninterrupted(settings, tmp_path / "whole")
 
 
 def test_a_step_changes_one_network_alone(text: Path, tmp_path: Path) -> None:
@@ -474,12 +449,8 @@ def test_a_rewind_in_a_run_is_recorded_and_resume_stays_exact(
     monkeypatch.setattr(seqgan, "observe", worse_at_the_second)
     # validations fall into the middle of a round of drawn texts
     settings = config("seqgan", text, overrides=[*SMALL, "train.eval_every=4", "train.save_every=5"])
-    loop.train(settings, tmp_path / "whole")
-    for step in (13, 17):
-        with pytest.raises(Killed):
-            loop.train(settings, tmp_path / "broken", progress=kill_at(step))
-    loop.train(settings, tmp_path / "broken")
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    whole = uninterrupted(settings, tmp_path / "whole")
+    assert interrupted(settings, tmp_path / "broken", 13, 17) == whole
     events = checkpoint.read_state(tmp_path / "whole", 22)["events"]
     assert [event["step"] for event in events if event["event"].startswith("collapse")] == [12]
 
@@ -537,7 +508,7 @@ def test_critic_scores_of_a_token_is_what_the_text_loses_with_it() -> None:
 def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> None:
     loop.train(config("seqgan", text, overrides=[*SMALL, "train.steps=12", "train.eval_every=0"]), tmp_path / "run")
     generator = loading.load(tmp_path / "run")
-    lines = ["the cat sees the dog", "the dog", "the cat sees the man and then"]
+    lines = ["the cat sees the dog", "the dog", "the cat sees the man here now"]
     judged = generator.critic_scores(lines)
     for row, line in enumerate(lines):
         (batch,) = generator.batches([line])

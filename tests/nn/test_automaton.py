@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from peaked import peaked_model
 
 from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds
-from seqgen.models import lm
 from seqgen.nn.automaton import (
     NEVER,
     bad_words,
@@ -264,14 +264,8 @@ START, STOP = 2, 3
 
 
 def _model(**options):
-    config = {"embedding": 16, "hidden": 24, "stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 12} | options
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = lm.Model(lm.Config(vocab_size=len(VOCABULARY), **config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 4
-    return model
+    fixed = {"stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 12}
+    return peaked_model(len(VOCABULARY), **(fixed | options))
 
 
 def _written(model, constraints, count=40, *, sampling=PLAIN, prompts=None, begin=None):

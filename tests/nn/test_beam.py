@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from peaked import peaked_model
 
 from seqgen.core.options import Beam
-from seqgen.models import lm
 from seqgen.nn.automaton import build, regex
 from seqgen.nn.beam import beam_search
 
@@ -15,14 +15,9 @@ START, STOP, LONGEST = 0, 1, 4
 
 
 def _model(vocab=4, seed=0, **options):
-    config = {"embedding": 6, "hidden": 8, "stop": STOP, "max_length": LONGEST} | options
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = lm.Model(lm.Config(vocab_size=vocab, **config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 4
-    return model
+    return peaked_model(
+        vocab, seed=seed, **({"embedding": 6, "hidden": 8, "stop": STOP, "max_length": LONGEST} | options)
+    )
 
 
 def _log_probs(model, prompt):

@@ -5,27 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peaked import peaked_model
 from scipy import stats
 
 from seqgen.core.errors import ConfigError, NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds, uniforms
-from seqgen.models import lm
 
 STOP, START = 3, 2
 PLAIN = Sampling()
 
 
-def _model(vocab=30, *, cell="lstm", scale=4.0, **options):
+def _model(vocab=30, **options):
     """A model with a peaked, uneven distribution; ids 0 to 2 are never emitted."""
-    config = {"embedding": 16, "hidden": 24, "stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 30} | options
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = lm.Model(lm.Config(cell=cell, vocab_size=vocab, **config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= scale
-    return model
+    return peaked_model(vocab, **({"stop": STOP, "suppress_tokens": (0, 1, START), "max_length": 30} | options))
 
 
 def _logits(model, ids):

@@ -13,22 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not in every process
+from resume import outcome
 from small_run import SEQGAN, SMALL
 
 from seqgen.core import log
-from seqgen.engine import checkpoint, loop, plots
+from seqgen.engine import loop, plots
 from seqgen.engine.run import config
 
 SMALL_IMAGES = ("train.samples=0", "train.log_every=2", "train.batch=8", "data.count=120")
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "a part")
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    last = checkpoint.folder_of(run, checkpoint.steps(run)[-1])
-    paths = [*last.iterdir(), *(run / "samples").iterdir(), run / "log.jsonl", run / "scores.jsonl"]
-    paths += [path for path in run.rglob("*.tmp") if path.name.startswith(".")]  # nothing half-written stays
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
 
 
 def die_at(event: int, run: Path) -> None:
@@ -75,11 +69,11 @@ def main() -> None:
     small = SMALL_IMAGES if model.startswith("image-") else SEQGAN if model == "seqgan" else SMALL
     settings = config(model, text, overrides=[*small, *words, *more])
     trained(settings, folder / "whole", 0)
-    whole = contents(folder / "whole")
+    whole = outcome(folder / "whole")
     event, kills = first, 0
     while trained(settings, folder / "broken", event):
         trained(settings, folder / "broken", 0)
-        found = contents(folder / "broken")
+        found = outcome(folder / "broken")
         assert found == whole, f"event {event}: {sorted(k for k in {**found, **whole} if found.get(k) != whole.get(k))}"
         shutil.rmtree(folder / "broken")
         event, kills = event + every, kills + 1
