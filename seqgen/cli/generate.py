@@ -156,6 +156,8 @@ def _check(
         raise output.CommandError("--strength takes no effect without --steer")
     if kept.train and not (kept.novel or kept.no_copy):
         raise output.CommandError("--train takes no effect without --novel or --no-copy")
+    if kept.attempts != Selection.attempts and not (kept.unique or kept.novel or kept.match):
+        raise output.CommandError("--attempts takes no effect without --unique, --novel or --match")
     Expression(kept.match or "", f"--match {kept.match!r}")
     if result.stream:
         why = "--stream shows one text while it is written"

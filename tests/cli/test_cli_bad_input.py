@@ -185,6 +185,7 @@ OTHERS = [
     ("generate run --length-penalty 2", "--length-penalty takes no effect without --num-beams"),
     ("generate run --num-beams 2 --diversity-penalty -1", "--diversity-penalty must be a number >= 0, got -1.0"),
     ("generate run --num-beams 4 --num-beam-groups 3", "--num-beam-groups must divide num_beams = 4, got 3"),
+    ("generate run --attempts 5", "--attempts takes no effect without --unique, --novel or --match"),
     ("generate run --unique --attempts 0", "--attempts must be an integer >= 1, got 0"),
     ("generate run --no-copy -1", "--no-copy must be an integer >= 0, got -1"),
     ("generate run --top-k -1", "--top-k must be an integer >= 0, got -1"),

@@ -50,7 +50,7 @@ OPTIONS = [
     ("--prompt the", {"prompt": "the"}),
     ("--fast", {"fast": True}),
     ("--unique", {"unique": True}),
-    ("--match cat", {"match": "cat"}),
+    ("--match cat --attempts 200", {"match": "cat", "attempts": 200}),
     ("--bad-word the --bad-word dog", {"bad_words": ("the", "dog")}),
     ("--require cat", {"require": ("cat",)}),
     ("--pattern the.(cat|dog).*", {"pattern": "the.(cat|dog).*"}),
