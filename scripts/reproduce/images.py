@@ -1,94 +1,142 @@
 #!/usr/bin/env python3
-"""Feature Frechet distances of VAE and GAN images after a few epochs of MNIST and Fashion-MNIST, one CPU thread.
+"""Image VAEs and GANs on MNIST and Fashion-MNIST at equal CPU seconds, one thread; one JSON for each cell.
 
-Every model makes 10,000 images, compared with all 60,000 training images by the features of a small classifier
-trained on them (`seqgen.images.scores`), the 10,000 test images beside them as the floor. An epoch is one pass of
-the critic, or of the VAE, over the training images; a GAN's last line is the checkpoint of the lowest validation
-distance (2,000 images of other seeds). What is finished stands in FOLDER and is not done again.
-Run: SEQGEN_DATA=... scripts/reproduce/images.py FOLDER [--sets mnist] [--models vae dcgan]
+A cell is a set, a model and a seed. Each model trains for `--seconds` CPU seconds (its steps per second are measured
+first; 0: as long as its preset says), then makes 10,000 images, which are compared with the 60,000 training images by
+the features of a small classifier trained on them (`seqgen.images.scores`); 10,000 test images stand beside them as if
+they were made. Precision, recall, density and coverage compare 5,000 with 5,000. What is finished stands in FOLDER and
+is not done again: the same command goes on where it stopped, inside a training too.
+Run: SEQGEN_DATA=... scripts/reproduce/images.py FOLDER [--sets mnist] [--models vae dcgan] [--seeds 1 2 3]
 """
 
 import argparse
 import json
 import os
+import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqgen.core import log
 from seqgen.engine import loop
-from seqgen.engine.evaluate import evaluate_images
 from seqgen.engine.loading import load_image_generator
 from seqgen.engine.run import config
-from seqgen.images.data import DataConfig, prepare
-from seqgen.images.features import features_of
+from seqgen.images.data import DataConfig, ImageData, prepare
 from seqgen.images.grids import save_grid
+from seqgen.images.scores import own_reference, signed_scores
 
-COUNT = 60_000
-COMMON = ("train.precision=bf16", "train.threads=1", "train.samples=2000", "train.log_every=100", "train.save_every=0")
-SMALL = ("model.generator_widths=[64, 32]", "model.critic_widths=[32, 64]")
-
-# name: model, epochs, steps of the optimizers per batch of the critic, settings beside the preset's
-MODELS: dict[str, tuple[str, int, float, tuple[str, ...]]] = {
-    "vae": ("image-vae", 3, 1, ("train.batch=128",)),
-    "dcgan": ("image-gan", 3, 2, ()),
-    "rpgan": ("image-gan", 3, 2, ("model.loss=rpgan", "train.beta1=0.0", "train.beta2=0.99", *SMALL)),
-    "wgan-gp": ("image-gan", 4, 6 / 5, ("model.loss=wgan-gp", "train.beta1=0.0", "train.beta2=0.9", *SMALL)),
-}
-SETS = ("mnist", "fashion-mnist")
+COUNT = 10_000
+QUIET = ("train.samples=0", "train.eval_every=0", "train.threads=1", "train.precision=bf16", "train.log_every=100")
+SMALL = ("model.width=32", "train.beta1=0.0")
 SHOWN = ("ffd", "precision", "recall", "density", "coverage", "class_kl", "classifier_score", "nearest_training")
 
+# name: model, preset, settings beside the preset's
+MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "vae": ("image-vae", "image-vae", ("train.batch=128",)),
+    "gan": ("image-gan", "image-gan", ()),
+    "dcgan": ("image-gan", "dcgan", ()),
+    "rpgan": ("image-gan", "image-gan", (*SMALL, "model.loss=rpgan", "train.beta2=0.99")),
+    "wgan-gp": ("image-gan", "image-gan", (*SMALL, "model.loss=wgan-gp", "train.beta2=0.9")),
+    "classes": ("image-gan", "image-gan-classes", ()),
+}
+SETS = ("mnist", "fashion-mnist")
 
-def trained(name: str, source: Path, out: Path) -> float:
-    """Train a run and return its CPU seconds, validations included, the first call's feature net not."""
-    model, epochs, per_batch, words = MODELS[name]
-    batch = 128 if "train.batch=128" in words else 64
-    epoch = round(COUNT // batch * per_batch)
-    length = (f"train.steps={epochs * epoch}", f"train.eval_every={epoch}")
-    settings = config(model, source, overrides=[*COMMON, *words, *length])
+
+def trained(name: str, source: Path, seed: int, seconds: float, out: Path) -> float:
+    """Train a run and return its CPU seconds; one that was stopped goes on, and its seconds add up."""
+    model, preset, words = MODELS[name]
+    begun, spent = out.with_suffix(".steps.json"), 0.0
+    settings = config(model, source, preset=preset, overrides=[*QUIET, *words, f"seed={seed}"])
+    steps = settings.train.steps
+    if begun.is_file():
+        steps, spent = json.loads(begun.read_text(encoding="utf-8"))
+    elif seconds:
+        taken = []
+        for length in (10, 60):
+            begin = time.process_time()
+            with tempfile.TemporaryDirectory() as folder:
+                short = config(model, source, preset=preset, overrides=[*QUIET, *words, f"train.steps={length}"])
+                loop.train(short, Path(folder) / "run", progress=False)
+            taken.append(time.process_time() - begin)
+        steps = round(50 * seconds / (taken[1] - taken[0]))
+    begun.write_text(json.dumps([steps, spent]), encoding="utf-8")
+    words = (*QUIET, *words, f"seed={seed}", f"train.steps={steps}", f"train.save_every={max(1, steps // 8)}")
     begin = time.process_time()
-    if loop.train(settings, out).reason != "finished":
-        raise SystemExit(f"{out}: stopped before its end; remove it, or its time would be that of a part")
-    return time.process_time() - begin
+    reason = loop.train(config(model, source, preset=preset, overrides=words), out).reason
+    spent += time.process_time() - begin
+    begun.write_text(json.dumps([steps, spent]), encoding="utf-8")
+    if reason != "finished":
+        raise SystemExit(f"{out}: stopped; the same command goes on")
+    return spent
 
 
-def rows(name: str, data: str, out: Path, folder: Path) -> list[dict[str, Any]]:
-    """The lines of one trained run: one for each way of making images, and the real ones."""
+def scored(pixels: torch.Tensor, data: ImageData, seed: int) -> dict[str, Any]:
+    """Each number with its 95 % interval."""
+    found = signed_scores(pixels, own_reference(data), seed=seed)
+    return {name: [found[name].value, *(found[name].interval or ())] for name in SHOWN}
+
+
+def cells(data: ImageData, source: Path, name: str, seed: int, seconds: float, out: Path) -> list[dict[str, Any]]:
+    """The rows of one trained run, one for each way of making images; of `real` the test images alone."""
+    if name == "real":
+        return [{"images": "test", "cpu_s": 0.0} | scored(data.valid.pixels[:COUNT], data, seed)]
+    spent = trained(name, source, seed, seconds, out)
     generator = load_image_generator(out)
-    table = evaluate_images(generator, count=10_000, seed=1)
+    rows = []
     for method in ("prior", "mixture") if generator.encodes else ("prior",):
-        sheet = folder / f"{data}-{name}-{method}.png"
-        save_grid(generator.generate(36, seed=1, method=method), sheet, columns=12, zoom=2)
-    found = []
-    for column in table.columns:
-        values = {key: column.scores[key].value for key in SHOWN}
-        found.append({"set": data, "model": name, "images": column.name, "about": column.about, **values})
-    return found
+        made = generator.generate(COUNT, seed=seed, method=method)
+        save_grid(made[:36], out.with_name(f"{out.name}-{method}.png"), columns=12, zoom=2)
+        rows.append({"images": method, "cpu_s": spent} | scored(made, data, seed))
+    if generator.encodes:
+        rebuilt = generator.reconstruct(data.valid.pixels[:COUNT])
+        rows.append({"images": "reconstructions", "cpu_s": spent} | scored(rebuilt, data, seed))
+    return rows
+
+
+def printed(folder: Path, seconds: float) -> None:
+    """The table of what is finished: mean over seeds, their deviation, or of one seed the interval."""
+    print(f"| set | model | images | seeds | CPU s | {' | '.join(SHOWN)} |\n|{' --- |' * (5 + len(SHOWN))}")
+    for data in SETS:
+        for name in ("real", *MODELS):
+            found = [
+                json.loads(p.read_text("utf-8")) for p in sorted(folder.glob(f"{data}_{name}_{seconds:g}_[0-9].json"))
+            ]
+            for same in zip(*found, strict=True):
+                cell = f"| {data} | {name} | {same[0]['images']} | {len(same)} | {same[0]['cpu_s']:.0f} |"
+                for key in SHOWN:
+                    values = [row[key][0] for row in same]
+                    spread = statistics.stdev(values) if len(values) > 1 else (same[0][key][2] - same[0][key][1]) / 2
+                    digits = 1 if key == "ffd" else 3
+                    cell += f" {statistics.mean(values):.{digits}f} ± {spread:.{digits}f} |"
+                print(cell)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=["real", *MODELS], default=["real", *MODELS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    print(f"| set | model | images | CPU s | {' | '.join(SHOWN)} |\n|{' --- |' * (4 + len(SHOWN))}")
-    for data in options.sets:
-        for model in options.models:
-            source = Path(os.environ["SEQGEN_DATA"]) / "images" / data
-            out, kept = options.folder / f"{data}-{model}", options.folder / f"{data}-{model}.json"
-            if not kept.is_file():
-                # the feature net is trained once for each set and is no part of a model's time
-                features_of(prepare(DataConfig(files=(str(source),)), batch=1, seed=1, device="cpu"))
-                seconds = trained(model, source, out)
-                found = [row | {"cpu_s": seconds} for row in rows(model, data, out, options.folder)]
-                kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            for row in json.loads(kept.read_text(encoding="utf-8")):
-                cells = [f"{row[key]:.3g}" if key == "ffd" else f"{row[key]:.3f}" for key in SHOWN]
-                print(f"| {data} | {model} | {row['images']} | {row['cpu_s']:.0f} | {' | '.join(cells)} |", flush=True)
+    for seed in options.seeds:
+        for place in options.sets:
+            source = Path(os.environ["SEQGEN_DATA"]) / "images" / place
+            data = None
+            for name in options.models:
+                kept = options.folder / f"{place}_{name}_{options.seconds:g}_{seed}.json"
+                if kept.is_file() or (name == "real" and seed != options.seeds[0]):
+                    continue
+                log.say(f"{kept.stem} ...")
+                data = data or prepare(DataConfig(files=(str(source),)), batch=1, seed=1, device="cpu")
+                rows = cells(data, source, name, seed, options.seconds, kept.with_suffix(""))
+                kept.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    printed(options.folder, options.seconds)
 
 
 if __name__ == "__main__":

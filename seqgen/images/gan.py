@@ -40,8 +40,6 @@ from seqgen.nn.latents import decoded_in_tiles
 DATA = "images"
 DECIDES = "ffd"
 
-_FIRST = 64  # channels next to the image, by default
-
 
 def squared_gradient(critic: "Critic", images: Tensor, labels: Tensor | None) -> Tensor:
     """|grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
@@ -130,11 +128,12 @@ class Config:
 
     net: Literal["conv", "mlp"] = "conv"
     """conv: each width doubles or halves the image (DCGAN); mlp: three hidden layers each."""
+    width: Annotated[int, Field(ge=1)] = 64
+    """Channels next to the image (conv); twice as many after each further halving, up to eight times."""
     generator_widths: tuple[int, ...] = ()
-    """Channels before each doubling (conv); none: 64 before the last, twice as many before each of the others, up to
-    512, from a side of 4 to 7 pixels."""
+    """Channels before each doubling (conv); none: by `width`, from a side of 4 to 7 pixels."""
     critic_widths: tuple[int, ...] = ()
-    """Channels after each halving (conv); none: as the generator's, backwards."""
+    """Channels after each halving (conv); none: by `width`, down to a side of 4 to 7 pixels."""
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of each hidden layer (mlp)."""
     latent: Annotated[int, Field(ge=1)] = 64
@@ -217,7 +216,7 @@ class Generator(nn.Module):
         self.joined = len(config.classes) if config.labels in ("concat", "acgan") else 0
         inputs, size, channels = config.latent + self.joined, config.size, config.channels
         if config.net == "conv":
-            widths = config.generator_widths or default_widths(size, _FIRST)[::-1]
+            widths = config.generator_widths or default_widths(size, config.width)[::-1]
             side = smallest_side(size, widths, "model.generator_widths")
             norm: Norm = "class" if config.labels == "projection" else config.generator_norm
             self.pieces = nn.ModuleList(
@@ -282,7 +281,7 @@ class Critic(nn.Module):
             self.class_maps = nn.Embedding(self.classes, size**2)
             channels += 1
         if config.net == "conv":
-            widths = config.critic_widths or default_widths(size, _FIRST)
+            widths = config.critic_widths or default_widths(size, config.width)
             side = smallest_side(size, widths, "model.critic_widths")
             pieces = [*halving(channels, widths, nn.LeakyReLU(0.2), norm=norm), nn.Flatten()]
             width = widths[-1] * side**2

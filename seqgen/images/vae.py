@@ -40,9 +40,10 @@ class Config:
 
     net: Literal["conv", "mlp"] = "conv"
     """conv: each of `widths` halves the image; mlp: two hidden layers each way, the classic one."""
+    width: Annotated[int, Field(ge=1)] = 32
+    """Channels next to the image (conv); twice as many after each further halving, up to eight times."""
     widths: tuple[int, ...] = ()
-    """Channels after each halving (conv); none: 32, then twice as many each time, up to 256, down to a side of 4 to 7
-    pixels."""
+    """Channels after each halving (conv); none: by `width`, down to a side of 4 to 7 pixels."""
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of the fully connected layers."""
     latent: Annotated[int, Field(ge=1)] = 16
@@ -106,7 +107,7 @@ class Model(nn.Module):
         self.pixels = config.channels * config.size**2
         hidden, latent = config.hidden, config.latent
         if config.net == "conv":
-            widths = config.widths or default_widths(config.size, 32)
+            widths = config.widths or default_widths(config.size, config.width)
             side = smallest_side(config.size, widths, "model.widths")
             maps = widths[-1] * side**2
             self.body = nn.Sequential(*halving(config.channels, widths, nn.SiLU()), nn.Flatten())

@@ -123,6 +123,14 @@ def test_one_step_moves_one_network_and_a_cycle_ends_with_the_generator(name: An
         assert scalars["wasserstein"] == pytest.approx(scalars["real"] - scalars["fake"])
 
 
+def test_nets_follow_the_width_and_the_size() -> None:
+    net = model(size=45, width=4, generator_widths=(), critic_widths=())
+    sides = [layer.out_channels for layer in net.critic.body if isinstance(layer, nn.Conv2d)]
+    backwards = [layer.in_channels for layer in net.generator.pieces if isinstance(layer, nn.ConvTranspose2d)]
+    assert (sides, backwards) == ([4, 8, 16], [16, 8, 4])  # 45 -> 22 -> 11 -> 5
+    assert net.sample(torch.arange(2)).shape == (2, 1, 45, 45)
+
+
 def test_weights_of_wgan_are_clipped() -> None:
     net = model(loss="wgan")
     made = gan.optimizers(net, replace(TRAIN, lr=1.0))
