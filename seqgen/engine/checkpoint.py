@@ -293,6 +293,7 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
     wanted = {name: t for name, t in model.state_dict().items() if name not in _rank_local(model)}
     parameters = {name for name, _ in model.named_parameters()}
     twins = {t.data_ptr(): name for name, t in wanted.items() if name in tensors and t.numel()}
+    data_sized = getattr(model, "data_sized", ())  # optional: buffers as large as the data made them
     for name in tensors:
         if name not in wanted:
             raise RunError(f"{origin}: holds {name}, which this model does not have; its settings differ")
@@ -303,6 +304,10 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
                 if tensor.data_ptr() in twins:
                     continue
                 raise RunError(f"{origin}: lacks {name}, which this model needs; its settings differ")
+            if name in data_sized and given.ndim == tensor.ndim and given.dtype == tensor.dtype:
+                owner, _, buffer = name.rpartition(".")
+                setattr(model.get_submodule(owner), buffer, given.to(tensor.device))
+                continue
             if given.shape != tensor.shape:
                 raise RunError(f"{origin}: {name} is {tuple(given.shape)}, the model needs {tuple(tensor.shape)}")
             if given.dtype != tensor.dtype:

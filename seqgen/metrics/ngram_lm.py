@@ -27,8 +27,9 @@ import numpy.typing as npt
 
 from seqgen.metrics.ngrams import Floats, Ints, KnownTokens, Packed, Sentences, ngram_ids, stable_sort
 
-_BOS, _EOS, _UNKNOWN, _FIRST = 0, 1, 2, 3  # ids inside the model; training tokens follow
-_NAMES = {"<s>": _BOS, "</s>": _EOS, "<unk>": _UNKNOWN}
+BOS, EOS, UNKNOWN, FIRST = 0, 1, 2, 3
+"""<s>, </s>, the unknown token and the first of the training tokens, inside the model."""
+_NAMES = {"<s>": BOS, "</s>": EOS, "<unk>": UNKNOWN}
 """What ARPA files call the first ids."""
 _BREAKS = set(" \t\n\r\v\f\0")
 _FALLBACK = (0.0, 0.5, 1.0, 1.5)
@@ -66,7 +67,7 @@ class KneserNey:
             raise ValueError(f"symbols must be more than the {self.known.size} training tokens, got {symbols}")
         self.symbols = symbols or self.known.size + 2
         """V."""
-        self.width = self.known.size + _FIRST
+        self.width = self.known.size + FIRST
         """Factor of the context in `NgramOrder.key`: the model's own ids are below it."""
         self.discounts: list[tuple[float, ...]] = []
         """D1, D2 and D3+ of each order."""
@@ -84,11 +85,11 @@ class KneserNey:
                 gram_at[level.positions] = level.gram
                 next_suffix = gram_at[somewhere + 1]
                 starts = np.zeros(level.size, dtype=bool)
-                starts[level.gram[wrapped.tokens[level.positions] == _BOS]] = True
+                starts[level.gram[wrapped.tokens[level.positions] == BOS]] = True
                 count = np.where(starts, count, np.bincount(next_suffix, minlength=level.size))
                 del somewhere, gram_at, starts
             if level.n == 1:
-                count[level.key == _BOS] = 0  # <s> is given, never predicted
+                count[level.key == BOS] = 0  # <s> is given, never predicted
             discounts = _discounts(count)
             context = level.key // self.width
             total = np.maximum(np.bincount(context, count, below.size if level.n > 1 else 1), 1)
@@ -103,11 +104,11 @@ class KneserNey:
         """Sentences between <s> and </s>, in the model's ids; -1 becomes the unknown token."""
         lengths = corpus.lengths + 2
         ends = np.cumsum(lengths)
-        tokens = np.full(int(lengths.sum()), _EOS, dtype=np.int64)
+        tokens = np.full(int(lengths.sum()), EOS, dtype=np.int64)
         inside = np.ones(tokens.size, dtype=bool)
         inside[ends - lengths] = inside[ends - 1] = False
-        tokens[ends - lengths] = _BOS
-        tokens[inside] = np.where(corpus.tokens >= 0, corpus.tokens + _FIRST, _UNKNOWN)
+        tokens[ends - lengths] = BOS
+        tokens[inside] = np.where(corpus.tokens >= 0, corpus.tokens + FIRST, UNKNOWN)
         return Packed(tokens, lengths)
 
     def token_log_probability(self, sents: Sentences) -> list[Floats]:
@@ -137,7 +138,7 @@ class KneserNey:
     def _log_p(self, wrapped: Packed) -> Floats:
         """ln P of every wrapped position given what stands before it, 0 at <s>, (T,)."""
         tokens = wrapped.tokens
-        first = tokens == _BOS
+        first = tokens == BOS
         p = np.full(tokens.size, 1 / self.symbols)
         context = np.zeros(tokens.size, dtype=np.int64)  # of order n - 1, ending before each position; -1 where unseen
         for level in self.orders:
@@ -184,10 +185,10 @@ class KneserNey:
         history = np.full((count, depth), -1, dtype=np.int64)
         history[:, 0] = 0
         if depth > 1:
-            history[:, 1] = self._find(self.orders[0], np.zeros(1, dtype=np.int64), np.array([_BOS]))[0]
+            history[:, 1] = self._find(self.orders[0], np.zeros(1, dtype=np.int64), np.array([BOS]))[0]
         for step in range(max_tokens):
             token = self._draw(history, keys[rows], step)
-            going = token != _EOS
+            going = token != EOS
             rows, token, history = rows[going], token[going], history[going]
             if not rows.size:
                 break
@@ -200,7 +201,7 @@ class KneserNey:
             return [[] for _ in range(count)]
         row, token = (np.concatenate(column) for column in zip(*drawn, strict=True))
         in_order = np.argsort(row, kind="stable")
-        return self.known.decode(Packed(token[in_order] - _FIRST, np.bincount(row, minlength=count)))
+        return self.known.decode(Packed(token[in_order] - FIRST, np.bincount(row, minlength=count)))
 
     def _draw(self, history: Ints, keys: npt.NDArray[np.uint64], step: int) -> Ints:
         """One token per row, by walking down the orders: stay with the discounted mass, else go to the order below."""
@@ -223,7 +224,7 @@ class KneserNey:
         rest = np.flatnonzero(token < 0)
         # evenly over </s> and the training tokens: the same share the unigrams give to unseen symbols
         evenly = (_uniform(keys[rest], step * (self.order + 1)) * (self.symbols - 1)).astype(np.int64)
-        token[rest] = np.where(evenly == 0, _EOS, evenly - 1 + _FIRST)
+        token[rest] = np.where(evenly == 0, EOS, evenly - 1 + FIRST)
         return token
 
     @cached_property
@@ -239,7 +240,7 @@ class KneserNey:
             context, token = np.divmod(level.key, self.width)
             suffix = self._find(self.orders[n - 2], suffix[context], token) if n > 1 else np.zeros_like(token)
             own = level.p - level.spare[context] * below[suffix]
-            own[token == _BOS] = 0.0
+            own[token == BOS] = 0.0
             if (suffix < 0).any() or (own < -1e-6).any():
                 raise ValueError("sampling needs an interpolated model; this one backs off without interpolation")
             start = np.searchsorted(level.key, np.arange(level.spare.size + 1) * self.width)
@@ -271,7 +272,7 @@ class KneserNey:
 
     def _arpa(self, words: list[str]) -> Iterator[str]:
         """Pieces of the ARPA file, `words` by the ids inside the model."""
-        unknown = 0 if (self.orders[0].key == _UNKNOWN).any() else 1  # it has a share of the unigrams' mass only
+        unknown = 0 if (self.orders[0].key == UNKNOWN).any() else 1  # it has a share of the unigrams' mass only
         sizes = [level.key.size + (unknown if n == 0 else 0) for n, level in enumerate(self.orders)]
         yield "\\data\\\n" + "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1))
         grams = [""]
@@ -305,8 +306,8 @@ class KneserNey:
             if n == 1:
                 words = [word for (word,) in grams if word not in _NAMES]
                 model.known = KnownTokens([words], "model's tokens")
-                ids |= zip(words, range(_FIRST, _FIRST + len(words)), strict=True)
-                model.symbols, model.width = len(words) + 2, len(words) + _FIRST
+                ids |= zip(words, range(FIRST, FIRST + len(words)), strict=True)
+                model.symbols, model.width = len(words) + 2, len(words) + FIRST
                 # no <unk>: all but impossible, as KenLM has it
                 unknown = [at for at, (word,) in enumerate(grams) if word == "<unk>"]
                 spare = np.array([(p[unknown[0]] if unknown else 1e-100) * model.symbols])
