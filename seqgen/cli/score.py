@@ -488,7 +488,8 @@ class BleuCommand(Command):
     def params(self) -> list[Any]:
         """Return arguments and options, those of the settings included."""
         if _bleu_options()[0] not in self._params:
-            self._params[:0] = _bleu_options()
+            arguments = sum(one.param_type_name == "argument" for one in self._params)
+            self._params[arguments:arguments] = _bleu_options()
         return self._params
 
     @params.setter

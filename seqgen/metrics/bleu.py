@@ -485,6 +485,8 @@ def _weights(order: int, weights: Sequence[float] | None) -> Floats:
         return np.full(order, 1 / order)
     if len(weights) != order:
         raise ValueError(f"weights must hold one number per order 1..{order}, got {len(weights)}")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"weights must be finite and >= 0, got {', '.join(map(str, weights))}")
     if abs(math.fsum(weights) - 1) > 1e-9:
         raise ValueError(f"weights must add up to 1, got {math.fsum(weights)}")
     return np.asarray(weights, dtype=np.float64)

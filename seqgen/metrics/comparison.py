@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from seqgen.metrics.names import Better
 from seqgen.metrics.ngrams import Floats, Ints
-from seqgen.metrics.score import RESAMPLES, Score, Signature, resampled_sums
+from seqgen.metrics.score import RESAMPLES, Score, Signature, quantiles, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def difference(a: Score, b: Score, *, paired: bool = False, seed: int = 0, resam
     sums_a = resampled_sums(a.rows, seed=seed, resamples=resamples)
     # one seed draws the same rows for both sides; another one makes the sides independent
     sums_b = resampled_sums(b.rows, seed=seed if paired else seed + 1, resamples=resamples)
-    low, high = np.quantile(a.statistic(sums_a) - b.statistic(sums_b), [0.025, 0.975])
+    interval = quantiles(a.statistic(sums_a) - b.statistic(sums_b)) or (math.nan, math.nan)
     p_value = _sign_flip(a, b, a.rows, b.rows, seed, resamples) if paired else None
-    return Difference(value, (float(low), float(high)), p_value)
+    return Difference(value, interval, p_value)
 
 
 def _sign_flip(a: Score, b: Score, rows_a: Floats, rows_b: Floats, seed: int, resamples: int) -> float:
@@ -60,8 +60,9 @@ def _sign_flip(a: Score, b: Score, rows_a: Floats, rows_b: Floats, seed: int, re
     total_a, total_b = rows_a.sum(axis=0), rows_b.sum(axis=0)
     moved = np.stack([random.integers(0, 2, len(gap)) @ gap for _ in range(resamples)])
     swapped = np.abs(a.statistic(total_a + moved) - b.statistic(total_b - moved))
+    swapped = swapped[~np.isnan(swapped)]  # a swap may leave one side without any line that counts
     seen = abs(a.value - b.value) * (1 - 1e-12)  # rounding must not make an equal difference a smaller one
-    return float((1 + (swapped >= seen).sum()) / (1 + resamples))
+    return float((1 + (swapped >= seen).sum()) / (1 + swapped.size))
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def dominated_area(points: npt.ArrayLike, reference: tuple[float, float]) -> flo
 
     Points that do not exceed the reference on both axes add nothing. Raises ValueError for another shape.
     """
+    if not np.isfinite(reference).all():
+        raise ValueError(f"reference must be finite, got {reference}")
     array = _points(points) - np.asarray(reference, dtype=np.float64)
     array = array[(array > 0).all(axis=1)]
     if not len(array):
@@ -178,7 +181,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     share, spread = successes / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # rounding must not leave the share itself outside
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def _check_counts(successes: int, trials: int) -> None:

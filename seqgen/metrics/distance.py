@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,8 @@ def ngram_kl(a: Sentences, b: Sentences, n: int, *, alpha: float = 1.0) -> float
     Both are smoothed: `alpha` is added to every n-gram that either corpus holds, so the divergence is finite.
     Raises ValueError on empty input or alpha <= 0.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be > 0, or unseen n-grams make the divergence infinite; got {alpha}")
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha must be finite and > 0, or unseen n-grams make the divergence infinite; got {alpha}")
     return kl_of_counts(paired_counts(a, b, n)[-1], alpha)
 
 
@@ -161,9 +161,12 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) ->
     """Return the squared Frechet distance of Gaussians fitted to feature rows (N, D) and (M, D); >= 0, never complex.
 
     The formula is that of `frechet_of_moments`; `eps` is added to the diagonals of the covariances. Warns where a side
-    has fewer than 2 D rows, since the estimate is then biased. Raises ValueError as `check_features`.
+    has fewer than 2 D rows, since the estimate is then biased. Raises ValueError as `check_features`, for eps < 0, and
+    for features so large that their covariance overflows.
     """
     first, second = check_features(a, b)
+    if not 0 <= eps < np.inf:
+        raise ValueError(f"eps must be finite and >= 0, got {eps}")
     fewest, width = min(len(first), len(second)), first.shape[1]
     if fewest < 2 * width:
         warnings.warn(
@@ -175,9 +178,10 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike, *, eps: float = 0.0) ->
 
 def moments(rows: Floats, *, eps: float = 0.0) -> tuple[Floats, Floats]:
     """Return mean (D,) and covariance (D, D), over N - 1, of feature rows (N, D); `eps` is added to the diagonal."""
-    mean = rows.mean(axis=0)
-    centred = rows - mean
-    cov = centred.T @ centred / (len(rows) - 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # `frechet_of_moments` refuses what overflows
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        cov = centred.T @ centred / (len(rows) - 1)
     cov[np.diag_indices_from(cov)] += eps
     return mean, cov
 
@@ -186,14 +190,30 @@ def frechet_of_moments(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Flo
     """Return the squared Frechet distance of two Gaussians (Dowson and Landau 1982; Heusel et al. 2017), float64, >= 0.
 
     |mu1 - mu2|^2 + Tr S1 + Tr S2 - 2 Tr sqrt(S1^(1/2) S2 S1^(1/2)); the last trace is the sum of the roots of the
-    eigenvalues of L' S2 L for any L L' = S1, a symmetric problem, so nothing can become complex.
+    eigenvalues of L' S2 L for any L L' = S1, a symmetric problem, so nothing can become complex. Raises ValueError for
+    moments that are not finite.
     """
+    if not all(np.isfinite(part).all() for part in (mean_a, cov_a, mean_b, cov_b)):
+        raise ValueError("means and covariances must be finite; the features are too large, or NaN")
     gap = mean_a - mean_b
     distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * _root_trace(cov_a, cov_b)
     return max(0.0, float(distance))
 
 
 def _root_trace(cov_a: Floats, cov_b: Floats) -> float:
+    # the product of two covariances has the fourth power of the features' scale, which leaves float64 first
+    powers = [2 * (_far_power(np.abs(cov).max()) // 2) for cov in (cov_a, cov_b)]
+    cov_a, cov_b = (np.ldexp(cov, -power) for cov, power in zip((cov_a, cov_b), powers, strict=True))
+    return float(np.ldexp(_root_trace_in_range(cov_a, cov_b), sum(powers) // 2))
+
+
+def _far_power(largest: Any) -> Any:
+    """Return the exponents of two that bring extreme values near 1, and 0 for others, whose bits then stay."""
+    power = np.frexp(largest)[1]
+    return np.where(np.abs(power) > 200, power, 0)
+
+
+def _root_trace_in_range(cov_a: Floats, cov_b: Floats) -> float:
     from scipy.linalg import lapack  # late: BLEU alone needs none of it
 
     # transposed: they are symmetric, and in this order LAPACK takes them without turning them round
@@ -242,7 +262,8 @@ def mauve(
     Rows scaled to length 1 (`unit_rows`), principal components up to 90 % of the variance, k-means of both sets
     together into `k` clusters (auto: a tenth of the smaller set), histograms p and q, then the area under the
     `divergence_curve`, closed at (0, 1) and (1, 0); `scale` is the paper's c. Clusterings are seeded 0, 1, ...
-    Warns for fewer than 1,000 rows. Raises ValueError as `check_features`, for k < 2 or above all rows, for seeds < 1.
+    Warns for fewer than 1,000 rows. Raises ValueError as `check_features`, for k < 2 or above all rows, for seeds < 1,
+    and for a scale that is not finite and > 0.
     """
     first, second = check_features(a, b)
     fewest = min(len(first), len(second))
@@ -251,9 +272,13 @@ def mauve(
         raise ValueError(f"k must be in 2..{len(first) + len(second)}, got {clusters}")
     if seeds < 1:
         raise ValueError(f"seeds must be >= 1, got {seeds}")
+    if not 0 < scale < np.inf:
+        raise ValueError(f"scale must be finite and > 0, got {scale}")
     if fewest < 1000:
         warnings.warn(f"MAUVE of {fewest} rows is unreliable; give at least 1,000 on each side", stacklevel=2)
     rows = np.concatenate([first, second])
+    # neither directions nor clusters depend on the scale, but squares of extreme values leave float64
+    rows = np.ldexp(rows, -_far_power(np.abs(rows).max(axis=1 if unit_rows else None, keepdims=True)))
     if unit_rows:
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = rows / np.where(lengths > 0, lengths, 1.0)

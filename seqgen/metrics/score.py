@@ -86,9 +86,9 @@ def factored(signatures: Mapping[str, Signature]) -> dict[str, str]:
 
 
 def ratio_of_sums(sums: Floats) -> Floats:
-    """Return first column over second, (..., 2) -> (...): a mean if the second counts rows, else a share."""
+    """Return column 0 over column 1, (..., 2) -> (...): a mean if the second counts rows, else a share. Nan over 0."""
     numerator, denominator = sums[..., 0], sums[..., 1]
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return np.divide(numerator, denominator, out=np.full_like(numerator, math.nan), where=denominator > 0)
 
 
 def mean_rows(values: Floats) -> Floats:
@@ -205,9 +205,14 @@ def with_intervals(scores: Sequence[Score]) -> list[Score]:
             np.concatenate([rows for i in members if (rows := scores[i].rows) is not None], axis=1), seed=0
         )
         for i, piece in zip(members, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True):
-            low, high = np.quantile(scores[i].statistic(piece), [0.025, 0.975])
-            done[i] = replace(scores[i], stored_interval=(float(low), float(high)))
+            done[i] = replace(scores[i], stored_interval=quantiles(scores[i].statistic(piece)))
     return done
+
+
+def quantiles(values: Floats) -> tuple[float, float] | None:
+    """Return the 2.5 % and 97.5 % quantiles of resampled scores, of those that are defined; None where none is."""
+    defined = values[~np.isnan(values)]  # a share of n-grams is undefined where no long line was drawn
+    return (float(np.quantile(defined, 0.025)), float(np.quantile(defined, 0.975))) if defined.size else None
 
 
 def resampled_sums(rows: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:

@@ -82,6 +82,13 @@ def test_texts_without_any_character_score_0() -> None:
     assert float(chrf(["", " "], [[""], ["a"]])) == 0.0 == sacrebleu.CHRF().corpus_score(["", " "], [["", "a"]]).score
 
 
+def test_chrf_of_100_000_equal_characters_is_what_arithmetic_says() -> None:
+    size = 100_000
+    precision = sum((size - n) / (size - n + 1) for n in range(1, 7)) / 6  # the reference is one character shorter
+    expected = 5 * precision / (4 * precision + 1)
+    assert float(chrf(["a" * size], [["a" * (size - 1)]])) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

@@ -436,6 +436,16 @@ def test_padded_ids_score_as_their_tokens() -> None:
         (lambda: bleu(["a"], ["a"], weights=(1, 1, 1, 1)), ValueError, "weights must add up to 1, got 4.0"),
         (lambda: bleu(["a b"], ["a b"], smoothing="method6"), ValueError, "1 hypotheses have none: 0"),
         (lambda: bleu(["a"], ["a"], order=2, smoothing="method6"), ValueError, "method6 extrapolates"),
+        (
+            lambda: bleu(["a"], ["a"], order=2, weights=(math.nan, 1.0)),
+            ValueError,
+            "weights must be finite and >= 0, got nan, 1.0",
+        ),
+        (
+            lambda: bleu(["a"], ["a"], order=2, weights=(-1.0, 2.0)),
+            ValueError,
+            "weights must be finite and >= 0, got -1.0, 2.0",
+        ),
         (lambda: bleu(["a"], ["a"], level="x"), ValueError, "level must be sentence, corpus or sacrebleu, got 'x'"),
         (lambda: bleu(["a"], ["a"], level="corpus", smoothing="method5"), ValueError, "knows method0 to method4"),
         (lambda: bleu(["a"], ["a"], level="sacrebleu", smoothing="method4"), ValueError, "knows method0 to method3"),

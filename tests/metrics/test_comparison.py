@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,6 +134,17 @@ def test_impossible_counts_are_refused() -> None:
             wilson_interval(wins, trials)
     with pytest.raises(ValueError, match="probability must be between 0 and 1, got 1"):
         binomial_test(1, 2, 1)
+
+
+def test_the_share_itself_lies_in_its_wilson_interval() -> None:
+    for trials in (1, 7, 10**9):
+        assert wilson_interval(trials, trials)[1] == 1.0
+        assert wilson_interval(0, trials)[0] == 0.0
+
+
+def test_an_area_above_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reference must be finite, got \(nan, 0\)"):
+        dominated_area([(1, 1)], (math.nan, 0))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_wrong_text_is_named() -> None:
         jensen_shannon([[1, 2]], [[1]], 2)
     with pytest.raises(ValueError, match="the first corpus has no sentence of 1 tokens"):
         ms_jaccard([[]], [[1]], 1)
-    with pytest.raises(ValueError, match="alpha must be > 0"):
+    with pytest.raises(ValueError, match="alpha must be finite and > 0"):
         ngram_kl([[1]], [[1]], 1, alpha=0)
 
 
@@ -134,6 +134,31 @@ def test_frechet_of_collapsed_rows_is_exact_and_never_negative() -> None:
 def test_frechet_eps_is_added_to_both_diagonals() -> None:
     first, second = np.zeros((50, 2)), np.ones((50, 2))
     assert frechet_distance(first, second, eps=0.1) == pytest.approx(2.0)
+
+
+@pytest.mark.filterwarnings("ignore:MAUVE of 60 rows")
+@pytest.mark.parametrize("scale", [1e-100, 1e-60, 1e60, 1e100])
+def test_frechet_and_mauve_scale_with_their_features(scale: float) -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(60, 4)), rng.normal(0.5, 2, size=(60, 4))
+    assert frechet_distance(a * scale, b * scale) / scale**2 == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    for unit_rows in (True, False):
+        own, scaled = (mauve(a * s, b * s, unit_rows=unit_rows, seeds=2).value for s in (1.0, scale**2))
+        assert scaled == pytest.approx(own, rel=1e-9)
+
+
+def test_features_whose_covariance_overflows_are_refused_and_not_equal() -> None:
+    rows = np.random.default_rng(6).normal(size=(9, 2))
+    with pytest.raises(ValueError, match="means and covariances must be finite; the features are too large"):
+        frechet_distance(rows * 1e200, rows * 2e200)
+    for call, words in (
+        (lambda: frechet_distance(rows, rows, eps=-1), "eps must be finite and >= 0, got -1"),
+        (lambda: frechet_distance(rows, rows, eps=np.nan), "eps must be finite and >= 0, got nan"),
+        (lambda: mauve(rows, rows, scale=np.nan), "scale must be finite and > 0, got nan"),
+        (lambda: ngram_kl([["a"]], [["b"]], 1, alpha=np.inf), "alpha must be finite and > 0, .* got inf"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_frechet_warns_where_rows_are_few() -> None:

@@ -19,6 +19,7 @@ from seqgen.metrics.diversity import (
 )
 from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError, metric
 from seqgen.metrics.ngram_lm import KneserNey
+from seqgen.metrics.ngrams import pack
 from seqgen.metrics.novelty import copied_share, copied_spans, novelty_n
 from seqgen.metrics.protocol import CACCIA_MULTIPLIERS, PROTOCOLS, evaluate_text, protocol_named
 from seqgen.metrics.tokens import tokenize
@@ -277,3 +278,26 @@ def test_every_preset_names_its_toolkit() -> None:
 def test_wrong_input_is_named(texts: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         evaluate_text(*texts)
+
+
+@pytest.mark.slow
+def test_lines_of_100_000_equal_tokens_are_what_arithmetic_says() -> None:
+    long, size = ["a " * 100_000] * 3, 100_000
+    got = values(evaluate_text(long, long, train=long).scores)
+    wanted = {"bleu_5": 1, "self_bleu_5": 1, "backward_bleu_5": 1, "distinct_2": 1 / (3 * (size - 1)), "entropy_3": 0}
+    wanted |= {"repetition_2": (size - 2) / (size - 1), "unique": 1 / 3, "length": size, "novelty_8": 0, "copied": 1}
+    wanted |= {"copied_span_max": size, "ms_jaccard_5": 1, "js_3": 0, "kl_3": 0, "length_w1": 0}
+    assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_as_many_tokens_as_a_vocabulary_of_200_000() -> None:
+    # every token once on each side, in an order without a common bigram
+    tokens = np.arange(200_000).reshape(-1, 20)
+    got = values(evaluate_text(pack(tokens, [20] * 10_000), pack(tokens[:, ::-1], [20] * 10_000)).scores)
+    assert got["distinct_1"] == got["distinct_4"] == 1
+    assert got["entropy_1"] == pytest.approx(math.log(200_000))
+    assert (got["js_1"], got["js_2"], got["zipf"]) == pytest.approx((0, math.log(2), 0), abs=1e-12)
+    # all unigrams match and nothing else: method1 gives orders 2..4 0.1 / (21 - n)
+    assert got["bleu_4"] == pytest.approx((0.1**3 / (19 * 18 * 17)) ** 0.25)
+    assert got["self_bleu_4"] == 0

@@ -1,9 +1,11 @@
 import json
+import math
 
 import numpy as np
 import pytest
 
 from seqgen.metrics.bleu import bleu, self_bleu
+from seqgen.metrics.comparison import difference
 from seqgen.metrics.score import Score, Signature, factored, input_hash, mean_rows, resampled_sums, with_intervals
 
 LINES = ["a b c d e", "b c d e f", "a a b c", "x y z", "a b x y"]
@@ -121,3 +123,14 @@ def test_what_all_signatures_share_stands_once_and_nothing_is_lost() -> None:
     assert factored(signatures) == {"": "tok:split|version:1.0|in:f0", "a": "n:2|hyp:9", "b": "hyp:8"}
     assert factored({"b": signatures["b"]}) == {"": "", "b": "tok:split|hyp:8|version:1.0|in:f0"}
     assert factored({}) == {"": ""}
+
+
+def test_resamples_that_leave_a_share_undefined_do_not_count_as_0() -> None:
+    rows = np.zeros((30, 2))
+    rows[3] = 4, 4  # one line alone is long enough, and a third of all resamples lack it
+    share = Score(1.0, Signature("novelty", {}), rows=rows)
+    assert share.interval == (1.0, 1.0)
+    half = Score(0.5, Signature("novelty", {}), rows=rows * [0.5, 1])
+    found = difference(share, half, paired=True)
+    assert (found.value, found.interval) == (0.5, (0.5, 0.5))
+    assert Score(math.nan, Signature("novelty", {}), rows=rows * 0).interval is None
