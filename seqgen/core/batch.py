@@ -36,7 +36,7 @@ class SequenceBatch:
         return self.positions.numel()
 
     def micro_batches(self, count: int) -> "Iterator[tuple[slice, SequenceBatch]]":
-        """The batch cut by rows into at most `count` batches, with the rows of each."""
+        """Yield the batch cut by rows into at most `count` batches, with the rows of each."""
         if count == 1:  # the whole batch, without the wait for a device that finding its positions would be
             yield slice(None), self
             return
@@ -58,7 +58,7 @@ class SequenceBatch:
             )
 
     def to(self, device: torch.device | str) -> "SequenceBatch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return replace(
             self,
             inputs=self.inputs.to(device),

@@ -86,7 +86,7 @@ class Train:
 
 
 def learning_rate(train: Train, step: int) -> float:
-    """The learning rate of an update, a function of the step alone."""
+    """Return the learning rate of an update, a function of the step alone."""
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
     if train.schedule == "constant":
@@ -109,7 +109,7 @@ class Typed(str):
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """`["model.hidden=512"]` as `{"model": {"hidden": Typed("512")}}`; options without a section are under ""."""
+    """Read `["model.hidden=512"]` as `{"model": {"hidden": Typed("512")}}`; options without a section are under ""."""
     parsed: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -140,7 +140,7 @@ def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings joined, later ones winning option by option."""
+    """Merge nested mappings, later ones winning option by option."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -150,7 +150,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or the list of known names where nothing is near."""
+    """Return `; did you mean X?`, or the list of known names where nothing is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
@@ -208,7 +208,7 @@ def part(options: Any, cls: type[T], *, section: str = "") -> T:
 
 @functools.cache
 def _checks(cls: type) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
-    """The annotation of each option of a section, and what checks a value by it; making one takes 0.2 ms."""
+    """Return the annotation of each option of a section, and what checks a value by it; making one takes 0.2 ms."""
     finite = ConfigDict(allow_inf_nan=False)
     hints = typing.get_type_hints(cls, include_extras=True)
     return {
@@ -222,7 +222,7 @@ def _shown(given: Any, value: Any) -> str:
 
 
 def _read_typed(value: Any, hint: Any) -> Any:
-    """The value of an option: for what was typed, TOML syntax, or the bare text where a text is wanted."""
+    """Return the value of an option; typed text is read as TOML, or as bare text where a text is expected."""
     if not isinstance(value, Typed):
         return tuple(value) if isinstance(value, list) else value
     is_list, text = typing.get_origin(plain(hint)) is tuple, str(value)
@@ -236,7 +236,7 @@ def _read_typed(value: Any, hint: Any) -> Any:
 
 
 def _expected(hint: Any) -> str:
-    """What a field accepts, in words: `an integer >= 1`, `one of adam, adamw, sgd`."""
+    """Return what a field accepts, in words: `an integer >= 1`, `one of adam, adamw, sgd`."""
     kind, limits = plain(hint), ""
     if typing.get_origin(hint) is Annotated:
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -255,7 +255,7 @@ def _expected(hint: Any) -> str:
 
 
 def describe(defaults: Any, *, section: str) -> list[tuple[str, str, str, str]]:
-    """Every option of a section as (name, default, what it accepts, help), those of its sections among them."""
+    """List every option of a section as (name, default, accepted values, help), those of its sections included."""
     cls, rows = type(defaults), []
     hints, texts = typing.get_type_hints(cls, include_extras=True), help_texts(cls)
     for field in dataclasses.fields(cls):
@@ -269,14 +269,14 @@ def describe(defaults: Any, *, section: str) -> list[tuple[str, str, str, str]]:
 
 
 def to_dict(section: Any) -> dict[str, Any]:
-    """A section as plain values, tuples as lists, as TOML and JSON hold them."""
+    """Return a section as plain values, tuples as lists, as TOML and JSON hold them."""
     return dataclasses.asdict(
         section, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items}
     )
 
 
 def to_toml(sections: Mapping[str, Any]) -> str:
-    """Nested plain values as TOML text, a valid input again."""
+    """Write nested plain values as TOML, a valid input again."""
     return tomli_w.dumps(sections)
 
 
@@ -292,7 +292,7 @@ def read_sections(path: Path) -> dict[str, Any]:
 
 
 def read_toml(text: str, *, name: str) -> dict[str, Any]:
-    """TOML text as nested values; ConfigError names the file and the line."""
+    """Read TOML text as nested values; ConfigError names the file and the line."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits

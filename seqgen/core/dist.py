@@ -28,41 +28,41 @@ def stop() -> None:
 
 
 def rank() -> int:
-    """The number of this process, 0 to world - 1."""
+    """Return the number of this process, 0 to world - 1."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """The number of this process on its machine, which is also its CUDA device."""
+    """Return the number of this process on its machine, which is also its CUDA device."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this process writes the shared files."""
+    """Return whether this process writes the shared files."""
     return rank() == 0
 
 
 def sum_(tensor: Tensor) -> Tensor:
-    """The tensor summed over all processes, in place; the same bits on every one."""
+    """Sum the tensor over all processes, in place; the same bits on every one."""
     if world() > 1:
         torch_dist.all_reduce(tensor)
     return tensor
 
 
 def any_(flag: bool, device: torch.device) -> bool:
-    """Whether any process says yes, so that all of them decide alike."""
+    """Return whether any process says yes, so that all of them decide alike."""
     if world() == 1:
         return flag
     return bool(sum_(torch.tensor([float(flag)], device=device)).item())
 
 
 def from_main(value: Any, device: torch.device) -> Any:
-    """The first process's value on every process; plain JSON values only."""
+    """Return the first process's value on every process; plain JSON values only."""
     if world() == 1:
         return value
     sent = json.dumps(value).encode() if is_main() else b""

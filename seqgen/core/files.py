@@ -75,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The object in a JSON file; DataError names the file and line of what is not JSON."""
+    """Return the object in a JSON file; DataError names the file and line of what is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -118,7 +118,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def _locked(folder: Path, lock: Path) -> int:
-    """An open file that holds the lock."""
+    """Return an open file that holds the lock."""
     until = time.monotonic() + _GRACE_S
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def _lives(process: int) -> bool:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears under its name, replacing an old one, only when the block ends well."""
+    """Yield a folder to fill, which takes its name, and replaces an old one, only when the block ends well."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         sweep(path.parent, path.name)
@@ -210,7 +210,7 @@ def remove_folder(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

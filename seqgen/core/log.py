@@ -51,7 +51,7 @@ def part(what: str, done: int, total: int = 0) -> None:
 
 @contextlib.contextmanager
 def watched(watcher: Callable[[str, int, int], None]) -> Iterator[None]:
-    """While open, `watcher` is called with every `part` of the work inside."""
+    """Call `watcher` with every `part` of the work inside the block."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -77,7 +77,7 @@ class JsonLines:
         self._file.flush()
 
     def position(self) -> tuple[int, str]:
-        """Bytes written so far, on disk when this returns, and their SHA-256."""
+        """Return the bytes written so far, on disk when this returns, and their SHA-256."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell(), self._digest.hexdigest()
@@ -100,13 +100,13 @@ class JsonLines:
 
 
 def whole_lines(path: Path) -> bytes:
-    """The bytes of a file up to its last newline: a line that a crash cut short is left out."""
+    """Return the bytes of a file up to its last newline: a line that a crash cut short is left out."""
     content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All objects of a JSON-lines file; an absent file has none, a last line cut short by a crash is ignored."""
+    """Return all objects of a JSON-lines file; an absent file has none, a last line cut short by a crash is ignored."""
     rows = []
     for number, line in enumerate(whole_lines(path).splitlines() if path.exists() else (), 1):
         try:

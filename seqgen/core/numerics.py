@@ -27,7 +27,7 @@ def configure(device: torch.device, *, tf32: bool) -> None:
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """What was settled, for env.json; nothing on a CPU, where nothing is to be settled."""
+    """Return the settings made on CUDA, for env.json; none on a CPU."""
     if device.type != "cuda":
         return {}
     return {

@@ -93,7 +93,7 @@ def help_texts(cls: type) -> dict[str, str]:
 
 @functools.cache
 def _bodies(module: str) -> dict[str, list[ast.stmt]]:
-    """The statements of each class in a module."""
+    """Return the statements of each class in a module."""
     tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {node.name: node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 

@@ -12,7 +12,7 @@ _MASK_53 = (1 << 53) - 1
 
 
 def hash64(*parts: int | str) -> int:
-    """A 63-bit integer from any parts, the same on every machine.
+    """Hash any parts to a 63-bit integer, the same on every machine.
 
     Hash, do not add: `seed + k` would share texts between neighbouring seeds.
     """
@@ -33,14 +33,14 @@ def enter_step(seed: int, step: int, rank: int = 0) -> None:
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A fresh generator seeded by `hash64(*parts)`, on the CPU: what it draws is the same for every device."""
+    """Return a fresh generator seeded by `hash64(*parts)`, on the CPU: what it draws is the same for every device."""
     made = torch.Generator()
     made.manual_seed(hash64(*parts))
     return made
 
 
 def text_seeds(seed: int, first: int, count: int, prompt: str = "") -> Tensor:
-    """The seeds of texts `first` to `first + count - 1` of a call with `seed`, (count,) int64.
+    """Return the seeds of texts `first` to `first + count - 1` of a call with `seed`, (count,) int64.
 
     Each prompt has its own, so that texts of different prompts are drawn independently.
     """
@@ -49,7 +49,7 @@ def text_seeds(seed: int, first: int, count: int, prompt: str = "") -> Tensor:
 
 
 def _signed(value: int) -> int:
-    """The int64 with the low 64 bits of any integer."""
+    """Return the int64 with the low 64 bits of any integer."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -65,7 +65,7 @@ def _logical_shift(x: Tensor, bits: int) -> Tensor:
 
 
 def uniforms(text_seeds_b: Tensor, t: int | Tensor, *, stream: int = 0) -> Tensor:
-    """The t-th uniform number of every text, (B,) float64 in [0, 1), on the seeds' device.
+    """Return the t-th uniform number of every text, (B,) float64 in [0, 1), on the seeds' device.
 
     Counter-based: splitmix64's output function (Steele, Lea, Flood 2014) of seed + t * golden gamma, so draw t of a
     text depends on its seed and t alone, not on the batch around it. `t` is one step or a (B,) tensor of steps;
@@ -81,7 +81,7 @@ def uniforms(text_seeds_b: Tensor, t: int | Tensor, *, stream: int = 0) -> Tenso
 
 
 def normals(seeds_b: Tensor, width: int, *, stream: int = 0) -> Tensor:
-    """Standard normal numbers (B, width) float64, a function of each row's seed and the stream alone."""
+    """Return standard normal numbers (B, width) float64, a function of each row's seed and the stream alone."""
     drawn = uniforms(seeds_b[:, None], torch.arange(width, device=seeds_b.device), stream=stream)
     # the middle of each of the 2^53 cells, so that 0 and with it -infinity cannot come
     return torch.special.ndtri(drawn + 2.0**-54)  # type: ignore[no-any-return]

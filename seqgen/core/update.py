@@ -29,7 +29,7 @@ class Optimizer:
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], train: Train, *, lr: float = 0.0) -> None:
-        """`lr` above 0 replaces `train.lr` for this network; the schedule stays."""
+        """Take over the parameters; `lr` above 0 replaces `train.lr` for this network, the schedule stays."""
         self.train = train
         self.names, self.parameters = map(list, zip(*named_parameters, strict=True))
         self._scale = lr / train.lr if lr else 1.0
@@ -42,7 +42,7 @@ class Optimizer:
         self._mean_count = 0
 
     def lr(self, step: int) -> float:
-        """The learning rate of this network at a step."""
+        """Return the learning rate of this network at a step."""
         return learning_rate(self.train, step) * self._scale
 
     @property
@@ -57,7 +57,7 @@ class Optimizer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """While open, the network holds the mean weights, if averaging has begun: to validate, sample and save."""
+        """Put the mean weights into the network while open, if averaging has begun: to validate, sample and save."""
         if self._mean is None:
             yield
             return
@@ -74,7 +74,7 @@ class Optimizer:
                 parameter.copy_(value)
 
     def apply(self, chosen: list[int], gradients: Iterable[Tensor], step: int, weight: float) -> None:
-        """One step on the parameters of these numbers, and the running mean after it."""
+        """Take one step on the parameters of these numbers, and update the running mean after it."""
         if self.train.average_from >= 0 and step >= self.train.average_from:
             self.start_averaging()
         with torch.no_grad():
@@ -102,7 +102,7 @@ class Optimizer:
             adam(parameters, gradients, moments["exp_avg"], moments["exp_avg_sq"], [], moments["step"], **common)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor a resumed run needs, by `kind/parameter`: moments, counters, raw weights under averaging."""
+        """Return what a resumed run needs, by `kind/parameter`: moments, counters, raw weights under averaging."""
         tensors = {
             f"{kind}/{name}": value
             for kind, values in self._moments.items()
@@ -184,6 +184,6 @@ def update(
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The flat gradient in the shapes of the parameters."""
+    """Return the flat gradient in the shapes of the parameters."""
     sizes = [p.numel() for p in parameters]
     return [part.view_as(p) for part, p in zip(torch.split(flat[: sum(sizes)], sizes), parameters, strict=True)]

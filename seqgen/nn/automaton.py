@@ -54,7 +54,7 @@ def _is_word(char: str) -> bool:
 
 
 def _is_joined(char: str) -> bool:
-    """Whether a character next to a word would make it a longer word; in scripts without spaces none does."""
+    """Return whether a character next to a word would make it a longer word; in scripts without spaces none does."""
     return _is_word(char) and unicodedata.east_asian_width(char) not in "WF"
 
 
@@ -156,7 +156,7 @@ def _literal(text: str) -> Pattern:
 
 
 def _containing(words: Iterable[str]) -> Pattern:
-    """Any text in which one of the words stands alone: not inside a longer word of a script that writes spaces."""
+    """Match texts in which one of the words stands alone, not inside a longer word of a script that writes spaces."""
     words = list(words)
 
     def add(nfa: _Nfa, at: int) -> int:
@@ -194,7 +194,7 @@ class Constraint:
 
 
 def regex(pattern: str) -> Constraint:
-    r"""Texts that match a regular expression as a whole, from the first character to the last.
+    r"""Allow texts that match a regular expression as a whole, from the first character to the last.
 
     Supported as in Python: literals, `.` (not the newline), `[a-z]`, `[^...]`, `\d \w \s \D \W \S`, `\n \t \r`, escaped
     punctuation, `( )`, `(?: )`, `|`, `* + ? {m} {m,} {m,n}`; `^` and `$` at the ends say nothing new. ValueError for
@@ -205,7 +205,7 @@ def regex(pattern: str) -> Constraint:
 
 
 def template(text: str) -> Constraint:
-    r"""Texts in which every `?` of the template is one free character and all else stands as it is; `\?` is a `?`."""
+    r"""Allow texts in which each `?` of the template is one free character, the rest as it is; `\?` is a `?`."""
     if not text:
         raise ValueError("a template must hold at least one character, got ''")
     parts = []
@@ -220,12 +220,12 @@ def template(text: str) -> Constraint:
 
 
 def required_words(words: Sequence[str]) -> list[Constraint]:
-    """Texts that hold each of the words, alone: "cat" is not in "category". 猫 is in any text with that character."""
+    """Allow texts with each of the words, alone: "cat" is not in "category", but 猫 is in any text with it."""
     return [Constraint(f"the required word {word!r}", _containing([word])) for word in _checked(words)]
 
 
 def bad_words(words: Sequence[str]) -> Constraint:
-    """Texts that hold none of the words, where each stands alone, as in `required_words`."""
+    """Allow texts with none of the words standing alone, as in `required_words`."""
     names = ", ".join(map(repr, _checked(words)[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
     return Constraint(f"the forbidden words {names}", _containing(words), forbids=True)
 
@@ -389,7 +389,7 @@ class _Dfa:
 
 
 def _dfa(constraint: Constraint, alphabet: Sequence[str]) -> _Dfa:
-    """Subset construction; characters that no set of the pattern tells apart share a class."""
+    """Build a DFA by subset construction; characters that no set of the pattern tells apart share a class."""
     nfa = _Nfa(constraint.name)
     start = nfa.state()
     end = constraint.pattern(nfa, start)
@@ -444,7 +444,7 @@ def _bits(number: int) -> Iterable[int]:
 
 
 def _both(first: _Dfa, second: _Dfa, name: str) -> _Dfa:
-    """The texts that both allow."""
+    """Intersect two automata."""
     pairs: dict[tuple[int, int], int] = {}
     classes = {
         char: pairs.setdefault((group, second.classes[char]), len(pairs)) for char, group in first.classes.items()
@@ -468,7 +468,7 @@ def _both(first: _Dfa, second: _Dfa, name: str) -> _Dfa:
 
 
 def _minimal(dfa: _Dfa) -> _Dfa:
-    """The smallest automaton for the same texts (Moore 1956): states split until all of a group go to equal groups."""
+    """Minimise the automaton (Moore 1956): split states until all of a group go to equal groups."""
     groups, count = dfa.accepting.astype(np.int64), 0
     while True:
         _, groups = np.unique(np.c_[groups, groups[dfa.table]], axis=0, return_inverse=True)
@@ -503,18 +503,18 @@ class Automaton:
     """(S,) bool: whether an allowed text is over here, because none goes on."""
 
     def without(self, ids: Iterable[int]) -> "Automaton":
-        """The same constraints where these tokens cannot be used; `distance` tells whether a text is still allowed."""
+        """Return the same constraints without these tokens; `distance` tells whether a text is still allowed."""
         table = self.next.numpy().copy()
         table[:, list(ids)] = -1
         return _automaton(self.name, table, self.accepting.numpy())
 
     def to(self, device: torch.device) -> "Automaton":
-        """The same, with its tables on a device."""
+        """Return the same automaton with its tables on a device."""
         tables = (self.next, self.accepting, self.distance, self.away, self.final)
         return Automaton(self.name, *(table.to(device) for table in tables))
 
     def after(self, ids: Sequence[int]) -> int:
-        """The state behind the tokens of a prompt. ValueError if no allowed text begins like that."""
+        """Return the state behind the tokens of a prompt. ValueError if no allowed text begins like that."""
         state = 0
         for token in ids:
             if self.away[state, token] == NEVER:
@@ -523,12 +523,12 @@ class Automaton:
         return state
 
     def allowed(self, states_b: Tensor, left: int) -> Tensor:
-        """Which tokens may come next if at most `left` may come after them, (B, V) bool."""
+        """Return which tokens may come next if at most `left` may come after them, (B, V) bool."""
         return self.away[states_b] <= left
 
 
 def _automaton(name: str, table: NDArray[np.int32], accepting: NDArray[np.bool_]) -> Automaton:
-    """The automaton of a table (S, V) of next states, -1 for none, with the distances that follow from it."""
+    """Return the automaton of a table (S, V) of next states, -1 for none, with the distances that follow from it."""
     distance = _distances(table, accepting).astype(np.int16)
     away = np.append(distance, np.int16(NEVER))[table]  # -1 is the last one
     final = accepting & (away == NEVER).all(1)
@@ -542,7 +542,7 @@ def build(
     newline: int | None = None,
     silent: Sequence[int] = (),
 ) -> Automaton:
-    """The automaton of texts that meet all the constraints, written with a vocabulary.
+    """Build the automaton, over the tokens of a vocabulary, of the texts that meet all the constraints.
 
     `surfaces[i]` is the text that token i adds inside a line, `first[i]` what it adds at its beginning (the same if not
     given; a word tokenizer writes no space there). A line begins with the text and behind every token `newline`, if
@@ -582,7 +582,7 @@ def build(
 
 
 def _lifted(dfa: _Dfa, texts: Sequence[str], states: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The state behind each token from each of some states, (S, V); -1 for tokens without text."""
+    """Return the state behind each token from each of some states, (S, V); -1 for tokens without text."""
     longest = max(map(len, texts))
     classes = np.full((len(texts), longest), -1)
     for token, text in enumerate(texts):
@@ -596,7 +596,7 @@ def _lifted(dfa: _Dfa, texts: Sequence[str], states: NDArray[np.int64]) -> NDArr
 
 
 def _distances(table: NDArray[np.int32], accepting: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many tokens the nearest accepting state is away from each, (S,); 32767 for never."""
+    """Return how many tokens the nearest accepting state is away from each, (S,); 32767 for never."""
     states = len(table)
     sources, targets = [], []
     for state, row in enumerate(table):
@@ -627,11 +627,11 @@ class NoCopy:
     """(R,) int64: each run's last token."""
 
     def to(self, device: torch.device) -> "NoCopy":
-        """The same on a device."""
+        """Return the same index on a device."""
         return NoCopy(self.n, self.contexts.to(device), self.following.to(device))
 
     def completions(self, history_bl: Tensor) -> tuple[Tensor, Tensor]:
-        """(rows, ids) of the tokens that would complete a run which stands in the training text.
+        """Return (rows, ids) of the tokens that would complete a run which stands in the training text.
 
         `history_bl` (B, L) is what each row has so far, -1 where there is nothing; too short, it completes none.
         """
@@ -646,7 +646,7 @@ class NoCopy:
 
 
 def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = ()) -> NoCopy:
-    """The runs of `n` tokens of a training text: `values` (T,) are its ids, row r values[offsets[r] : offsets[r + 1]].
+    """Index the runs of `n` tokens of a training text: ids `values` (T,), row r values[offsets[r] : offsets[r + 1]].
 
     Runs do not cross rows; those that hold an id of `ignore` (start, end, separator) do not count. A run is known by a
     64-bit hash of its first n - 1 tokens: none is missed, one in some 10^19 is taken for another. ValueError if n < 1.
@@ -675,7 +675,7 @@ def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = 
 
 
 def _hashes(ids_nk: Tensor) -> Tensor:
-    """A 64-bit number for each row of ids, (N,) int64."""
+    """Return a 64-bit number for each row of ids, (N,) int64."""
     result = torch.zeros(len(ids_nk), dtype=torch.int64, device=ids_nk.device)
     for column in ids_nk.unbind(1):
         result = (result ^ (column + 1)) * -7046029254386353131  # the odd constant of splitmix64

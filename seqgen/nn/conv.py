@@ -42,7 +42,7 @@ def smallest_side(size: int, widths: Sequence[int], option: str) -> int:
 
 
 def halving(channels: int, widths: Sequence[int], activation: nn.Module, *, norm: Norm = "none") -> Pieces:
-    """4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n), rounded down.
+    """Stack 4x4 convolutions of stride 2, one per width: (B, C, S, S) to (B, widths[-1], S / 2^n, S / 2^n), floored.
 
     The activation stands behind every convolution; batch or layer norm between them, but not behind the first (Radford
     et al. 2016).
@@ -60,7 +60,7 @@ def halving(channels: int, widths: Sequence[int], activation: nn.Module, *, norm
 def doubling(
     widths: Sequence[int], channels: int, size: int, activation: nn.Module, *, norm: Norm = "none", classes: int = 0
 ) -> Pieces:
-    """4x4 transposed convolutions of stride 2, `halving` backwards: (B, widths[0], ...) to (B, channels, size, size).
+    """Stack 4x4 transposed convolutions of stride 2, as `halving` reversed: (B, widths[0], ...) to (B, C, size, size).
 
     The norm (`class` for one with a scale and shift per class) and the activation stand before every convolution, so
     that the last one's output is bare.
@@ -74,7 +74,7 @@ def doubling(
 
 
 def limited(layer: nn.Module, norm: Norm) -> nn.Module:
-    """The layer divided by its largest singular value where the norm is spectral (Miyato et al. 2018), else itself."""
+    """Divide a layer by its largest singular value where the norm is spectral (Miyato et al. 2018)."""
     return spectral_norm(layer) if norm == "spectral" else layer
 
 
@@ -99,13 +99,13 @@ class ClassNorm(nn.Module):
         nn.init.zeros_(self.shift.weight)
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Maps (B, C, S, S) of the classes `labels` (B,), normalised over the batch."""
+        """Normalise maps (B, C, S, S) of the classes `labels` (B,) over the batch."""
         scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
         return self.norm(maps) * scale + shift  # type: ignore[no-any-return]
 
 
 def small_normal(module: nn.Module) -> None:
-    """The first weights of DCGAN, in place: convolutions and linear layers N(0, 0.02), batch norms N(1, 0.02)."""
+    """Draw DCGAN's initial weights in place: convolutions and linear layers N(0, 0.02), batch norms N(1, 0.02)."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(part.weight, 0.0, 0.02)
@@ -117,7 +117,7 @@ def small_normal(module: nn.Module) -> None:
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """While open, batch norms still normalise by the batch but leave their running statistics alone."""
+    """Keep batch norms from updating their running statistics while open; they still normalise by the batch."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.track_running_stats = False
@@ -129,7 +129,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def share_statistics(module: nn.Module) -> None:
-    """The running statistics of all batch norms averaged over the processes, in place, so that all hold the same."""
+    """Average the running statistics of all batch norms over the processes, in place, so that all hold the same."""
     found: list[Any] = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     if not found or dist.world() == 1:
         return

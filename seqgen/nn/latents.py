@@ -27,12 +27,12 @@ _ACCEPTANCES = _LABELS + 2
 
 
 def fixed_uniforms(seeds: Tensor, width: int, *, stream: int = 0) -> Tensor:
-    """Uniform numbers in [0, 1), (B, width) float64, a function of each row's seed and the stream alone."""
+    """Return uniform numbers in [0, 1), (B, width) float64, a function of each row's seed and the stream alone."""
     return rng.uniforms(seeds[:, None], torch.arange(width, device=seeds.device), stream=stream)
 
 
 def drawn_labels(seeds: Tensor, class_counts: tuple[int, ...]) -> Tensor:
-    """A class number (B,) for each seed, with the frequencies of `class_counts`."""
+    """Draw a class number (B,) for each seed, with the frequencies of `class_counts`."""
     return _drawn(seeds, torch.tensor(class_counts, dtype=torch.float64, device=seeds.device), _LABELS)
 
 
@@ -44,7 +44,7 @@ def _drawn(seeds: Tensor, weights: Tensor, stream: int) -> Tensor:
 def decoded_in_tiles(
     decode: Callable[[Tensor, Tensor | None], Tensor], latents: Tensor, labels: Tensor | None
 ) -> Tensor:
-    """`decode` of (B, Z) latents and (B,) labels, TILE rows at a time, the last tile filled up with copies of row 0."""
+    """Decode latents (B, Z) and labels (B,) TILE rows at a time, the last tile filled up with copies of row 0."""
     rows = len(latents)
     filled = torch.arange(-(-rows // TILE) * TILE, device=latents.device)
     filled = torch.where(filled < rows, filled, 0)
@@ -53,7 +53,7 @@ def decoded_in_tiles(
 
 
 def between(first: Tensor, second: Tensor, steps: int, *, spherical: bool = False) -> Tensor:
-    """`steps` latents (steps, Z) from one (Z,) to another, both included, on the line or on the great circle.
+    """Interpolate: `steps` latents (steps, Z) from one (Z,) to another, both included, on the line or the great circle.
 
     The great circle keeps the length that normal latents have in many dimensions (Shoemake 1985); those that point the
     same or the opposite way are joined by the line.
@@ -84,7 +84,7 @@ class Mixture:
     """(K, Z, Z): lower Cholesky factors of the covariances."""
 
     def sample(self, seeds: Tensor) -> Tensor:
-        """One latent code (B, Z) float64 for each seed (B,)."""
+        """Draw one latent (B, Z) float64 for each seed (B,)."""
         part = _drawn(seeds, self.weights.to(seeds.device), _COMPONENTS)
         noise = normals(seeds, self.means.shape[1])
         means, roots = self.means.to(seeds.device), self.roots.to(seeds.device)
@@ -92,7 +92,7 @@ class Mixture:
 
 
 def fit_mixture(latents: npt.ArrayLike, *, components: int = 10, seed: int = 0) -> Mixture:
-    """A mixture of full Gaussians fitted to latents (N, Z) by expectation maximisation from k-means, in float64.
+    """Fit a mixture of full Gaussians to latents (N, Z) by expectation maximisation from k-means, in float64.
 
     In float32 covariances lose their positive definiteness. ValueError for fewer than two latents per component.
     """
@@ -124,7 +124,7 @@ class Calibration:
 
 
 def calibrate(real: Tensor, made: Tensor) -> Calibration:
-    """Platt's calibration of a critic from its logits (N,) of held-out real and as many made images.
+    """Fit Platt's calibration of a critic to its logits (N,) of held-out real and as many generated images.
 
     Fitted to one half of them by logistic regression; the other half gives `error`. ValueError for fewer than 8.
     """
@@ -144,7 +144,7 @@ def calibrate(real: Tensor, made: Tensor) -> Calibration:
 
 
 def fit_head(real: Tensor, made: Tensor) -> tuple[Tensor, float]:
-    """Weights (F,) and offset of the log-odds that features (N, F) are those of a real image, by logistic regression.
+    """Fit weights (F,) and offset of the log-odds that features (N, F) are of a real image, by logistic regression.
 
     Ridge on features of deviation 1, so that more features than rows do no harm; what it shrinks `calibrate` restores.
     """
@@ -163,7 +163,7 @@ def fit_head(real: Tensor, made: Tensor) -> tuple[Tensor, float]:
 def metropolis(
     log_odds: Callable[[Tensor], Tensor], start: Tensor, seeds: Tensor, latent: int, *, length: int
 ) -> tuple[Tensor, float]:
-    """Codes (B, Z) at the end of Metropolis-Hastings chains over prior latents, and the share of proposals accepted.
+    """Run Metropolis-Hastings chains over prior latents; return their ends (B, Z) and the share of proposals accepted.
 
     A proposal z' ~ N(0, 1) replaces z with probability min(1, odds(z') / odds(z)) (Turner et al. 2019): `log_odds` of
     latents (B, Z) is that of a calibrated critic on their images. `start` (B,) are the log-odds of real images, from
@@ -204,7 +204,7 @@ def langevin(
     step_size: float = 0.05,
     target: float = 0.6,
 ) -> Chain:
-    """Metropolis-adjusted Langevin chains (B, Z) towards the density exp(-energy), one for each seed.
+    """Run Metropolis-adjusted Langevin chains (B, Z) towards the density exp(-energy), one for each seed.
 
     z' = z - h / 2 grad U(z) + sqrt(h) eps, accepted with its exact probability (Roberts and Tweedie 1996). In the first
     half of the steps every chain moves its own h towards the acceptance `target`; then it stays. `energy` of latents

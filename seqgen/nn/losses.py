@@ -25,7 +25,7 @@ def linear_cross_entropy(
     row_weights: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """The sum over rows of `-log softmax(hidden @ weight.T + bias)[target]`, in nats, a scalar with gradient.
+    """Return the sum over rows of `-log softmax(hidden @ weight.T + bias)[target]`, in nats, a scalar with gradient.
 
     Equals `F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")` without its memory: each chunk's
     logits become its gradients at once, so only `chunk` rows of logits live at a time. `row_weights` (P,) multiplies
@@ -46,7 +46,7 @@ def linear_cross_entropy(
 def linear_log_probs(
     hidden_ph: Tensor, weight_vh: Tensor, bias_v: Tensor | None, targets_p: Tensor, *, chunk: int = 256
 ) -> Tensor:
-    """The log-probability of every target, (P,) float64 in nats, without gradient."""
+    """Return the log-probability of every target, (P,) float64 in nats, without gradient."""
     result = torch.empty(len(targets_p), dtype=torch.float64, device=hidden_ph.device)
     with torch.no_grad():
         dtype = _product_dtype(hidden_ph)
@@ -60,7 +60,7 @@ def linear_log_probs(
 
 
 def _product_dtype(like: Tensor) -> torch.dtype:
-    """What a matrix product gives here: autocast's dtype if it is on, else that of the features."""
+    """Return what a matrix product gives here: autocast's dtype if it is on, else that of the features."""
     one = like.detach().new_zeros(1, 1)
     return (one @ one).dtype
 
@@ -76,7 +76,7 @@ class _Softmax:
     def __call__(
         self, hidden_ch: Tensor, weight_t: Tensor, bias_v: Tensor | None, targets_c: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Probabilities (C, V), float32 at least, until the next call, and the targets' log-probabilities (C,) float64.
+        """Return probabilities (C, V), valid until the next call, and the targets' log-probabilities (C,) float64.
 
         The largest probability is 1/Z for Z = sum exp(logit - max), so log Z costs one more maximum: half the time of
         `logsumexp`, and unlike log(p[target]) exact where p underflows.

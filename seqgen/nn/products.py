@@ -16,7 +16,7 @@ from torch import Tensor
 
 @functools.cache
 def _onednn() -> Any:
-    """oneDNN's linear layer, or None where this torch has none; tried out once."""
+    """Return oneDNN's linear layer, or None where this torch has none; tried once."""
     try:
         operator = torch.ops.mkldnn._linear_pointwise
         one = torch.ones(1, 1)
@@ -27,7 +27,7 @@ def _onednn() -> Any:
 
 
 def linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Tensor:
-    """`F.linear(x, weight, bias)` of matrices, (R, N), without gradient.
+    """Compute `F.linear(x, weight, bias)` of matrices, (R, N), without gradient.
 
     A transposed view of a contiguous matrix costs nothing; other strides are slow or copied. One row alone is a product
     of matrix and vector, in which MKL is the quicker one.
@@ -41,7 +41,7 @@ def linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Ten
 
 
 def trained_linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Tensor:
-    """`F.linear(x, weight, bias)` of matrices with gradient, once; under autocast torch's own."""
+    """Compute `F.linear(x, weight, bias)` of matrices with gradient, once; under autocast by torch's own."""
     if torch.is_autocast_enabled(x_rk.device.type):
         return F.linear(x_rk, weight_nk, bias_n)
     result: Tensor = _Linear.apply(x_rk, weight_nk, bias_n)  # type: ignore[no-untyped-call]

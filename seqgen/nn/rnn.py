@@ -25,14 +25,14 @@ indexing each. For `Rnn`: h of every layer, and for an LSTM c after each h."""
 
 
 def locked_dropout(x_btf: Tensor, p: float) -> Tensor:
-    """Dropout with one mask per row and feature for all positions (Gal and Ghahramani 2016); p = 0: x itself."""
+    """Drop features with one mask per row for all positions (Gal and Ghahramani 2016); p = 0 returns x itself."""
     if p == 0:
         return x_btf
     return x_btf * F.dropout(torch.ones_like(x_btf[:, :1]), p)
 
 
 def row_dropout(embedding: nn.Embedding, ids: Tensor, p: float) -> Tensor:
-    """The embedding of ids with whole vocabulary rows dropped, the kept ones scaled by 1 / (1 - p); p = 0: as it is."""
+    """Embed ids with whole vocabulary rows dropped, the kept ones scaled by 1 / (1 - p)."""
     if p == 0:
         return embedding(ids)  # type: ignore[no-any-return]
     # masking after the lookup equals masking the (V, E) matrix before it, and touches only the rows in use
@@ -72,13 +72,13 @@ class Rnn(nn.Module):
                     layer.bias_hh_l0[width : 2 * width] = 0.0  # type: ignore[operator]
 
     def zeros(self, rows: int) -> State:
-        """The state before the first token: zeros."""
+        """Return the state before the first token: zeros."""
         each = 2 if self.cell == "lstm" else 1
         like = next(self.parameters())
         return tuple(like.new_zeros(rows, width) for width in self.widths for _ in range(each))
 
     def forward(self, x_bti: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The last layer at every position, (B, T, H), and the state after the last one; `state` defaults to zeros."""
+        """Return the last layer at every position, (B, T, H), and the state after; `state` defaults to zeros."""
         state = self.zeros(len(x_bti)) if state is None else state
         each = 2 if self.cell == "lstm" else 1
         after: list[Tensor] = []
@@ -94,7 +94,7 @@ class Rnn(nn.Module):
     def stepper(
         self, embedding_vi: Tensor | None = None, *, table_now: bool = False
     ) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """A function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
+        """Return a function (x (B, I), state) -> (output (B, H), state) for one position, without dropout or gradient.
 
         It works on copies of the weights in the layout that single steps read fastest, so make another when they have
         changed. A row's result has the same bits in every batch whose row count is a multiple of 8 (on a CPU, for
@@ -120,7 +120,7 @@ class Rnn(nn.Module):
 def scan_layer(
     layer: Any, x_bti: Tensor, before: list[Tensor], *, weight_drop: float = 0.0
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """One of torch's LSTM or GRU layers over all positions: (B, T, H) and its (1, B, H) end states.
+    """Run one of torch's LSTM or GRU layers over all positions: (B, T, H) and its (1, B, H) end states.
 
     Under autocast a GPU computes in autocast's dtype (torch alone would take float16, whatever was asked), a CPU in
     that of the weights.
@@ -218,7 +218,7 @@ def _gru_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Calla
 def _input_product(
     weight_gi: Tensor, bias_g: Tensor, embedding_vi: Tensor | None, table_now: bool
 ) -> Callable[[Tensor], Tensor]:
-    """A function from x (B, I), or ids (B,) if an embedding is given, to `x @ weight.T + bias`, a new tensor."""
+    """Return a function from x (B, I), or ids (B,) if an embedding is given, to `x @ weight.T + bias`, a new tensor."""
     weight_t = weight_gi.t().contiguous()
     if embedding_vi is None:
         return lambda x: linear(x, weight_t.t(), bias_g)

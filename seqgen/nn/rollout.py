@@ -28,7 +28,7 @@ class Texts:
 
 
 def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
-    """Whole texts of at most `length` tokens; text k is a function of the weights and seed k alone."""
+    """Draw whole texts of at most `length` tokens; text k is a function of the weights and seed k alone."""
     ids = torch.zeros(len(seeds), length, dtype=torch.int64, device=seeds.device)
     lengths = torch.zeros(len(seeds), dtype=torch.int64, device=seeds.device)
     for t, step in enumerate(decoder.steps([[start]] * len(seeds), seeds, Sampling(max_new_tokens=length))):
@@ -49,7 +49,7 @@ def rollout_values(
     suppress_tokens: Sequence[int] = (),
     low: bool = False,
 ) -> Tensor:
-    """Expected score of every proper prefix, (B, T) float32 (Yu et al. 2017, equation 4).
+    """Estimate the expected score of every proper prefix, (B, T) float32 (Yu et al. 2017, equation 4).
 
     Column t is the mean of `score` over `rollouts` completions of tokens 0 .. t drawn from `policy`, for t + 1 below
     the text's length; elsewhere 0, because the score of a finished text needs no rollout. Completions are as long as T
@@ -81,7 +81,7 @@ def complete(
     suppress_tokens: Sequence[int] = (),
     low: bool = False,
 ) -> tuple[Texts, Tensor]:
-    """All completions of all proper prefixes, and the flat index b * T + t of the last given token of each, (R,).
+    """Complete all proper prefixes; return texts and the flat index b * T + t of the last given token of each, (R,).
 
     `suppress_tokens` are not drawn; `stop` (-1: none) ends a completion. `low` computes the product of the output layer
     in bfloat16: the distribution drawn from is then a little off (KL about 1e-4 nats).

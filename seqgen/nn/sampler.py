@@ -33,7 +33,7 @@ class LogProbs(Protocol):
         """Where it computes."""
 
     def log_probs(self, features_cf: Tensor) -> Tensor:
-        """Log-probabilities (C, V) in nats for a chunk of rows of features, -inf where a token cannot come."""
+        """Return log-probabilities (C, V) in nats for a chunk of rows of features, -inf where a token cannot come."""
 
 
 Head = tuple[Tensor, Tensor | None] | LogProbs
@@ -55,7 +55,7 @@ class OutputLayer:
         suppress_tokens: Iterable[int] = (),
         precision: Precision = "fp32",
     ) -> None:
-        """`suppress_tokens` get no mass."""
+        """Prepare the products; `suppress_tokens` get no probability."""
         self._given = None if isinstance(head, tuple) else head
         weight_vf, bias_v = (
             head if isinstance(head, tuple) else (torch.zeros(head.vocab_size, 0, device=head.device), None)
@@ -74,12 +74,12 @@ class OutputLayer:
         self._buffer = self.bias.new_empty(0, len(self.bias))
 
     def without(self, ids: Iterable[int]) -> Tensor:
-        """The bias (V padded) that takes all mass from some ids."""
+        """Return the bias (V padded) that takes all mass from some ids."""
         index = torch.tensor(sorted(ids), dtype=torch.int64, device=self.plain_bias.device)
         return self.plain_bias.index_fill(0, index, -math.inf)
 
     def logits(self, features_cf: Tensor, bias: Tensor) -> Tensor:
-        """(C, V padded) for a chunk of rows, float32."""
+        """Return logits (C, V padded) for a chunk of rows, float32."""
         if self._given is not None:
             return F.pad(self._given.log_probs(features_cf), (0, len(bias) - self.vocab_size)) + bias
         if self.weight_t.dtype != bias.dtype:
@@ -87,14 +87,14 @@ class OutputLayer:
         return linear(features_cf, self.weight_t.t(), bias)
 
     def probabilities(self, logits_cv: Tensor) -> Tensor:
-        """Softmax of a chunk of logits, in a buffer that the next call overwrites."""
+        """Return the softmax of a chunk of logits, in a buffer that the next call overwrites."""
         if len(self._buffer) < len(logits_cv):
             # kept from step to step: fresh memory of this size costs page faults
             self._buffer = torch.empty_like(logits_cv)
         return torch.softmax(logits_cv, -1, out=self._buffer[: len(logits_cv)])
 
     def draw(self, features_bf: Tensor, uniforms_b: Tensor) -> Tensor:
-        """Ids (B,) int64 drawn from the softmax, one uniform number a row."""
+        """Draw ids (B,) int64 from the softmax, one uniform number a row."""
         ids = []
         for begin in range(0, len(features_bf), CHUNK):
             rows = slice(begin, begin + CHUNK)
@@ -103,7 +103,7 @@ class OutputLayer:
 
 
 def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
-    """Ids (B,) int64 drawn by inverting the cumulative sum of each row at uniform * total.
+    """Draw ids (B,) int64 by inverting the cumulative sum of each row at uniform * total.
 
     `probabilities_bv` need not sum to 1; V is fastest as a multiple of 64. `uniforms_b` float64 in [0, 1). A column
     with zero mass is never picked: every comparison is strict. A row without mass, or with NaN, gives -1.
@@ -124,7 +124,7 @@ def pick(probabilities_bv: Tensor, uniforms_b: Tensor) -> Tensor:
 
 
 def _running_sum(values_bk: Tensor) -> Tensor:
-    """The cumulative sum of each row, float64."""
+    """Return the cumulative sum of each row, float64."""
     if values_bk.is_cuda and len(values_bk) == 1:
         # a GPU adds up one row alone in no fixed order, and two rows each in one
         return values_bk.expand(2, -1).cumsum(-1, dtype=torch.float64)[:1]
@@ -132,7 +132,7 @@ def _running_sum(values_bk: Tensor) -> Tensor:
 
 
 def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:
-    """Exactly the k largest logits of each row, also among ties, the rest -inf."""
+    """Keep exactly the k largest logits of each row, also among ties; the rest become -inf."""
     if k >= logits_bv.shape[1]:
         return logits_bv
     values, ids = logits_bv.topk(k)
@@ -140,29 +140,29 @@ def keep_top_k(logits_bv: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits_bv: Tensor, p: float) -> Tensor:
-    """The likeliest tokens until their mass reaches p, the crossing one included (Holtzman et al. 2020)."""
+    """Keep the likeliest tokens until their mass reaches p, the crossing one included (Holtzman et al. 2020)."""
     return _keep_mass(logits_bv, logits_bv, p)
 
 
 def keep_min_p(logits_bv: Tensor, p: float) -> Tensor:
-    """Tokens at least p times as probable as the likeliest one (Nguyen et al. 2024)."""
+    """Keep tokens at least p times as probable as the likeliest one (Nguyen et al. 2024)."""
     return logits_bv.masked_fill(logits_bv < logits_bv.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
 def keep_typical(logits_bv: Tensor, mass: float) -> Tensor:
-    """Tokens ranked by the distance of their information from the entropy, until `mass` (Meister et al. 2023)."""
+    """Keep the tokens whose information is nearest to the entropy, until `mass` (Meister et al. 2023)."""
     log_probs = logits_bv.log_softmax(-1)
     deviation = (log_probs + entropy(log_probs)[:, None]).abs()
     return _keep_mass(logits_bv, -deviation, mass)
 
 
 def entropy(log_probs_bv: Tensor) -> Tensor:
-    """Entropy of each row in nats, (B,); impossible tokens (-inf) count as 0."""
+    """Return the entropy of each row in nats, (B,); impossible tokens (-inf) count as 0."""
     return -(log_probs_bv.exp() * log_probs_bv.clamp(min=torch.finfo(log_probs_bv.dtype).min)).sum(-1)
 
 
 def _keep_mass(logits_bv: Tensor, scores_bv: Tensor, mass: float) -> Tensor:
-    """Each row's tokens by falling score until their probabilities sum to `mass`, the crossing token included."""
+    """Keep each row's tokens by falling score until their probabilities reach `mass`, the crossing one included."""
     probabilities = logits_bv.softmax(-1)
     kept = torch.full_like(logits_bv, -math.inf)
     rows = torch.arange(len(logits_bv), device=logits_bv.device)

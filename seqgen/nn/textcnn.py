@@ -29,10 +29,10 @@ class Frozen(Protocol):
     """A critic prepared for scoring with the weights of now: no dropout, no gradient."""
 
     def __call__(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The critic's logit of every row, (B,) float32."""
+        """Return the critic's logit of every row, (B,) float32."""
 
     def prefix_features(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """What the critic has seen when it has read so far, (B, T, features): column t is about tokens 0 .. t."""
+        """Return what the critic has seen so far, (B, T, features): column t is about tokens 0 .. t."""
 
 
 class CnnCritic(nn.Module):
@@ -65,7 +65,7 @@ class CnnCritic(nn.Module):
             self.output.bias.fill_(0.1)
 
     def forward(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The logit of every row, (B,); what stands after a row's length is not looked at."""
+        """Return the logit of every row, (B,); what stands after a row's length is not looked at."""
         ids_tb = _ended(ids_bt, lengths_b, self.embedding.num_embeddings - 1).t()
         pooled = _shifted_convolution(
             self.embedding(ids_tb), self.widths, list(self.filters), _last_windows(ids_bt, lengths_b)
@@ -73,12 +73,12 @@ class CnnCritic(nn.Module):
         return self._head(pooled, trained_linear)
 
     def embedded(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The embedded rows, (B, T, E), zeros after each row's length."""
+        """Return the embedded rows, (B, T, E), zeros after each row's length."""
         vectors: Tensor = self.embedding(_ended(ids_bt, lengths_b, self.embedding.num_embeddings - 1))
         return vectors
 
     def score_embedded(self, x_bte: Tensor, lengths_b: Tensor) -> Tensor:
-        """The logit of embedded rows, (B,), by operations that can be differentiated twice (gradient penalty)."""
+        """Return the logit of embedded rows, (B,), differentiable twice (for the gradient penalty)."""
         length = x_bte.shape[1]
         x = F.pad(x_bte, (0, 0, 0, max(self.widths) - 1))
         last = (lengths_b - 1).clamp(max=length - 1)
@@ -91,7 +91,7 @@ class CnnCritic(nn.Module):
         return self._head(torch.cat(parts, 1), F.linear)
 
     def _head(self, pooled_bf: Tensor, product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """From the largest responses to the logit."""
+        """Map the largest responses to the logit."""
         found = torch.relu(pooled_bf + self.bias)
         gate, new = product(found, self.highway.weight, self.highway.bias).chunk(2, 1)
         gate = torch.sigmoid(gate)
@@ -100,11 +100,11 @@ class CnnCritic(nn.Module):
         return logit.squeeze(1).float()
 
     def penalty(self) -> Tensor:
-        """Half the squared norm of the output layer, the paper's L2 term."""
+        """Return half the squared norm of the output layer, the paper's L2 term."""
         return (self.output.weight.square().sum() + self.output.bias.square().sum()) / 2
 
     def frozen(self, *, low: bool = False, tables: bool = True) -> "FrozenCnn":
-        """This critic without dropout and gradient; `tables` are worth building for more than about 200 rows.
+        """Return this critic without dropout and gradient; `tables` are worth building for more than about 200 rows.
 
         `low` computes the highway in bfloat16, which moves a probability by less than 0.01.
         """
@@ -132,7 +132,7 @@ class FrozenCnn:
 
     @torch.inference_mode()
     def __call__(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The critic's logit of every row, (B,) float32; rows of similar length are scored together."""
+        """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         ids = _ended(ids_bt, lengths_b, self._end)
         order = lengths_b.argsort(stable=True)
         scores = torch.empty(len(ids), device=ids.device)
@@ -145,7 +145,7 @@ class FrozenCnn:
         return scores
 
     def _pooled(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The largest response of every filter, (B, F)."""
+        """Return the largest response of every filter, (B, F)."""
         last = _last_windows(ids_bt, lengths_b)
         parts = []
         for number, width in enumerate(self._widths):
@@ -154,7 +154,7 @@ class FrozenCnn:
         return torch.cat(parts, 1)
 
     def _responses(self, number: int, ids_bt: Tensor, last_b: Tensor | None) -> Tensor:
-        """Every window's response to the filters of one width, (B, windows, n); beyond `last_b` that one again."""
+        """Return every window's response to the filters of one width, (B, windows, n); that of `last_b` beyond it."""
         rows, length = ids_bt.shape
         width = self._widths[number]
         count = max(1, length - width + 1)
@@ -182,7 +182,7 @@ class FrozenCnn:
 
     @torch.inference_mode()
     def prefix_features(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The largest response so far of every filter, (B, T, F): of windows that end at token t or before."""
+        """Return the largest response so far of every filter, (B, T, F): of windows that end at token t or before."""
         ids = _ended(ids_bt, lengths_b, self._end)
         length = ids.shape[1]
         parts = []
@@ -208,16 +208,16 @@ class GruCritic(nn.Module):
         self.output = nn.Linear(hidden, 1)
 
     def forward(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The logit of every row, (B,)."""
+        """Return the logit of every row, (B,)."""
         return self.score_embedded(self.embedded(ids_bt, lengths_b), lengths_b)
 
     def embedded(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The embedded rows, (B, T, E), zeros after each row's length."""
+        """Return the embedded rows, (B, T, E), zeros after each row's length."""
         vectors: Tensor = self.embedding(_ended(ids_bt, lengths_b, self.embedding.num_embeddings - 1))
         return vectors
 
     def score_embedded(self, x_bte: Tensor, lengths_b: Tensor) -> Tensor:
-        """The logit of embedded rows, (B,)."""
+        """Return the logit of embedded rows, (B,)."""
         states = self._states(x_bte)
         last = states[torch.arange(len(states), device=states.device), (lengths_b - 1).clamp(max=states.shape[1] - 1)]
         logit: Tensor = self.output(F.dropout(last, self.dropout, self.training))
@@ -228,11 +228,11 @@ class GruCritic(nn.Module):
         return scan_layer(self.rnn, x_bte, [start])[0]
 
     def penalty(self) -> Tensor:
-        """Half the squared norm of the output layer."""
+        """Return half the squared norm of the output layer."""
         return (self.output.weight.square().sum() + self.output.bias.square().sum()) / 2
 
     def frozen(self, *, low: bool = False, tables: bool = True) -> "FrozenGru":
-        """This critic without dropout and gradient; `low` and `tables` change nothing here."""
+        """Return this critic without dropout and gradient; `low` and `tables` change nothing here."""
         return FrozenGru(self)
 
 
@@ -244,7 +244,7 @@ class FrozenGru:
 
     @torch.inference_mode()
     def __call__(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The critic's logit of every row, (B,) float32; rows of similar length are scored together."""
+        """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         scores = torch.empty(len(ids_bt), device=ids_bt.device)
         for rows in torch.split(lengths_b.argsort(stable=True), 4 * _CHUNK):
             lengths = lengths_b[rows]
@@ -255,7 +255,7 @@ class FrozenGru:
 
     @torch.inference_mode()
     def prefix_features(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
-        """The state after every token, (B, T, H)."""
+        """Return the state after every token, (B, T, H)."""
         return self._states(ids_bt, lengths_b)
 
     def _states(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
@@ -263,20 +263,20 @@ class FrozenGru:
 
 
 def _ended(ids_bt: Tensor, lengths_b: Tensor, end: int) -> Tensor:
-    """The ids with `end` after each row's length."""
+    """Return the ids with `end` after each row's length."""
     after = torch.arange(ids_bt.shape[1], device=ids_bt.device) >= lengths_b[:, None]
     return ids_bt.masked_fill(after, end)
 
 
 def _last_windows(ids_bt: Tensor, lengths_b: Tensor) -> Tensor | None:
-    """The last real position of every row, (B,), or None where all rows fill the batch and no window needs a mask."""
+    """Return the last real position of every row, (B,), or None where no window needs a mask."""
     return None if int(lengths_b.min()) >= ids_bt.shape[1] else lengths_b - 1
 
 
 def _shifted_convolution(
     x_tbe: Tensor, widths: Sequence[int], filters: Sequence[Tensor], last_b: Tensor | None
 ) -> Tensor:
-    """The largest response of every filter over the windows of each row, (B, F), with gradient.
+    """Return the largest response of every filter over the windows of each row, (B, F), with gradient.
 
     `filters` are (f * E, n). `last_b` is the last real position of each row; None: all rows end with the batch.
     Equals `Conv2d` with kernels (f, E) and a maximum over time.
