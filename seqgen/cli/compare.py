@@ -1,4 +1,4 @@
-"""Models and texts against each other: `seqgen compare`, `curve` and, with people as judges, `blind`."""
+"""Models and texts against each other: `seqgen compare`, `curve`, and `blind` for human evaluation."""
 
 import math
 from pathlib import Path
@@ -21,6 +21,7 @@ from seqgen.cli.options import (
     open_run,
     read_for,
     reading_named,
+    refuse,
     training_file,
 )
 from seqgen.engine.folder import is_run
@@ -56,6 +57,13 @@ def compare(
     ],
     references: References = "",
     train: Train = "",
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Score text i against reference i alone, and test differences in pairs.")
+    ] = False,
+    num_beams: Annotated[
+        int, typer.Option("--num-beams", metavar="N", help="With --aligned: beams of the runs' search; 0 samples.")
+    ] = 5,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="With --aligned: lower-case the texts first.")] = False,
     protocol: Annotated[
         str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
     ] = "default",
@@ -82,12 +90,15 @@ def compare(
     per character, which runs with different tokenizers have in common. † marks what was made otherwise than the first
     of its column. Runs with conditions answer those of the references, and their differences are tested in pairs. Runs
     of images need no --references: as many held-out images stand beside them, and folders or files of images made
-    elsewhere, which are scaled to fit the first run; their intervals are jackknife's.
+    elsewhere, which are scaled to fit the first run; their intervals are jackknife's. With --aligned, see `seqgen
+    evaluate --aligned`, every line has a reference of its own.
     """
     from seqgen.engine import compare as comparing
 
     output.at_least(2, count=count)
-    output.at_least(0, temperature=temperature)
+    output.at_least(0, temperature=temperature, num_beams=num_beams)
+    if not aligned and (num_beams != 5 or lowercase):
+        raise output.CommandError(f"{'--lowercase' if lowercase else '--num-beams'} takes no effect without --aligned")
     if form not in ("md", "csv", "latex"):
         raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
     output.at_least(0, digits=digits)
@@ -107,17 +118,15 @@ def compare(
             raise output.CommandError("--features is for images")
         if not references:
             raise output.CommandError("--references is missing; see: seqgen compare --help")
-        table = _texts_compared(
-            subjects,
-            references,
-            train=train,
-            protocol=protocol,
-            count=count,
-            seed=seed,
-            temperature=temperature,
-            module=module,
-            **shown,
-        )
+        how: dict[str, Any] = {"seed": seed, "temperature": temperature, **shown}
+        if aligned:
+            refuse(
+                context, "--aligned scores every line against its own reference", {"train", "protocol", "count", "plot"}
+            )
+            how |= {"num_beams": num_beams, "lowercase": lowercase, "aligned": True}
+        else:
+            how |= {"train": train, "protocol": protocol, "count": count}
+        table = _texts_compared(subjects, references, module=module, **how)
     if json:
         output.write(output.json_line(table.to_dict()))
     else:
@@ -132,7 +141,7 @@ def compare(
 
 
 def _texts_compared(
-    subjects: list[str], references: str, *, train: str, module: Path | None, **options: Any
+    subjects: list[str], references: str, *, module: Path | None, train: str = "", aligned: bool = False, **options: Any
 ) -> "Comparison":
     from seqgen.data.text import read_lines
     from seqgen.engine import compare as comparing
@@ -143,14 +152,11 @@ def _texts_compared(
     fields = runs.read_settings(folders[0], module=own).data if folders else None
     with output.wrong_values(), output.warnings_said(), reading_named(options=False):
         real = Reading([references]).records(references, fields)
-        return comparing.compare(
-            subjects,
-            real.texts,
-            sources=real.sources,
-            train=read_lines(training_file(train)) if train else None,
-            module=own,
-            **options,
-        )
+        options |= {"sources": real.sources, "module": own}
+        if aligned:
+            return comparing.compare_aligned(subjects, real.texts, **options)
+        learnt = read_lines(training_file(train)) if train else None
+        return comparing.compare(subjects, real.texts, train=learnt, **options)
 
 
 def curve(
@@ -235,7 +241,7 @@ def blind(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="A B", help="Two files of texts.", show_default=False)
     ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of pairs to judge.")] = 50,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of pairs of texts.")] = 50,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws and shuffles the pairs.")] = 0,
     out: Annotated[
         Path | None,
@@ -269,7 +275,7 @@ def blind(
             raise output.CommandError("--score reads answers; it excludes texts and --out")
         if key is None:
             raise output.CommandError("--score needs --key FILE, the key that lies beside the page")
-        _judge(answers, key, json=json)
+        _tally(answers, key, json=json)
         return
     if key is not None:
         raise output.CommandError("--key takes no effect without --score")
@@ -285,10 +291,10 @@ def blind(
     place = out.with_suffix(".key.json")
     files.write_text(out, page)
     files.write_json(place, secret)
-    output.say(f"{count} pairs in {out}; keep {place} from the judges")
+    output.say(f"{count} pairs in {out}; keep {place} from those who answer")
 
 
-def _judge(answers: Path, key: Path, *, json: bool) -> None:
+def _tally(answers: Path, key: Path, *, json: bool) -> None:
     import dataclasses
 
     from seqgen.core import files

@@ -242,6 +242,7 @@ def evaluate(
         int,
         typer.Option("--num-beams", metavar="N", help="With --aligned: beams of a run's search; 0 draws the answers."),
     ] = 5,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="With --aligned: lower-case the texts first.")] = False,
     protocol: Annotated[
         str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
     ] = "default",
@@ -300,8 +301,9 @@ def evaluate(
     if aligned:
         why = "--aligned scores every line against its own reference"
         refuse(context, why, {"train", "protocol", "count", "judge", "reverse", "features", "everything", "method"})
-    elif num_beams != 5:
-        raise output.CommandError("--num-beams takes no effect without --aligned")
+    elif num_beams != 5 or lowercase:
+        typed = "--lowercase" if lowercase else "--num-beams"
+        raise output.CommandError(f"{typed} takes no effect without --aligned")
     output.at_least(0, num_beams=num_beams)
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
@@ -351,7 +353,7 @@ def evaluate(
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
         if aligned:
-            how: dict[str, Any] = {"tokenizer": "13a" if tokenizer == "auto" else tokenizer}
+            how: dict[str, Any] = {"tokenizer": "13a" if tokenizer == "auto" else tokenizer, "lowercase": lowercase}
             if run is None:
                 lines, real_lines = reading.lines(subject), reading.lines(references)
                 _check_aligned(subject, lines, references, real_lines)

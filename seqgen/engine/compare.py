@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from seqgen import metrics
 from seqgen.core import files
@@ -220,12 +220,7 @@ def compare(
         generator = generators[name]
         column = evaluate.evaluate(generator, references, train=text, sources=sources, count=count, **how).columns[0]
         entry = Entry(name, [column.likelihood | column.scores], sources is not None)
-        twin = next((e for settings, e in groups if _only_seed_differs(settings, generator.settings)), None)
-        if twin is None:
-            groups.append((generator.settings, entry))
-            entries.append(entry)
-        else:
-            twin.scores.extend(entry.scores)
+        _add(entry, generator.settings, entries, groups)
     text = learnt("")
     if text:
         real = evaluate.real_column(
@@ -233,6 +228,52 @@ def compare(
         )
         entries.append(Entry(real.name, [real.scores], real=True))
     return _compared(entries, shown, notes)
+
+
+def compare_aligned(
+    subjects: Sequence[str | os.PathLike[str]],
+    references: Sequence[str],
+    *,
+    sources: Sequence[str] | None = None,
+    shown: Sequence[str] = (),
+    module: runs.Module | None = None,
+    **how: Unpack[evaluate.Aligned],
+) -> Comparison:
+    """Compare runs that answer sources, and files of lines, with a reference for each line; see `evaluate_aligned`.
+
+    All rows pair, so every difference is tested. Runs whose settings differ in the seed alone become one entry. Raises
+    DataError for a subject that is neither a run nor a file or has another number of lines, RunError for a run without
+    conditions, ValueError for a score in `shown` that nothing has.
+    """
+    if not subjects:
+        raise DataError("nothing to compare; give runs or files")
+    module = runs.own_module(module)
+    entries: list[Entry] = []
+    groups: list[tuple[Settings, Entry]] = []
+    for name in map(str, subjects):
+        if Path(name).is_dir():
+            generator = load(name, module=module)
+            (column,) = evaluate.evaluate_aligned(generator, references, sources=sources, **how).columns
+            _add(Entry(name, [column.likelihood | column.scores], paired=True), generator.settings, entries, groups)
+            continue
+        if not (Path(name).is_file() or name == "-"):
+            raise DataError(f"{name} is neither a run folder nor a file")
+        lines = read_lines(name)
+        if len(lines) != len(references):
+            raise DataError(f"{name} has {len(lines)} lines for {len(references)} references; expected as many")
+        (column,) = evaluate.evaluate_aligned(lines, references, **how).columns
+        entries.append(Entry(name, [column.scores], paired=True))
+    return _compared(entries, shown)
+
+
+def _add(entry: Entry, settings: Settings, entries: list[Entry], groups: list[tuple[Settings, Entry]]) -> None:
+    """Append the entry of a run, or join it with that of a run whose settings differ in the seed alone."""
+    twin = next((other for known, other in groups if _only_seed_differs(known, settings)), None)
+    if twin is None:
+        groups.append((settings, entry))
+        entries.append(entry)
+    else:
+        twin.scores.extend(entry.scores)
 
 
 def compare_images(

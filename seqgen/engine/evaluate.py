@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
@@ -358,6 +358,16 @@ def evaluate(
 
 _AT_ONCE = 100
 """Sources that are searched for together."""
+
+
+class Aligned(TypedDict, total=False):
+    """Options of `evaluate_aligned`."""
+
+    num_beams: int
+    tokenizer: str
+    lowercase: bool
+    seed: int
+    temperature: float
 
 
 def evaluate_aligned(

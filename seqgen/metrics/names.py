@@ -220,9 +220,9 @@ METRICS = (
         references=True, orders=_BLEU, tables=("evaluate", "compare"), shown_order=4,
     ),
     Metric("tokenized_bleu", "higher", "", "BLEU of text that is tokenised already", references=True, orders=(4,)),
-    Metric("chrf", "higher", "", "F-score of characters against references line by line", references=True),
-    Metric("chrf_pp", "higher", "", "chrF++: F-score of characters and words", references=True),
-    Metric("exact_match", "higher", "", "share of lines equal to a reference of their own", references=True),
+    Metric("chrf", "higher", "", "F-score of characters, line by line", references=True, tables=("compare",)),
+    Metric("chrf_pp", "higher", "", "chrF++: F-score of characters and words", references=True, tables=("compare",)),
+    Metric("exact_match", "higher", "", "share of lines that equal a reference", references=True, tables=("compare",)),
     Metric("bleu_f1", "higher", "", "harmonic mean of BLEU and backward BLEU", references=True, orders=_BLEU),
     Metric(
         "distinct", "real", "", "distinct n-grams over all n-grams",

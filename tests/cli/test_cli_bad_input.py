@@ -346,6 +346,19 @@ OTHERS = [
         "evaluate good.txt --references few.txt --aligned",
         "--aligned: good.txt has 144 lines, few.txt 5; expected as many",
     ),
+    (
+        "compare good.txt few.txt --references good.txt --aligned",
+        "few.txt has 5 lines for 144 references; expected as many",
+    ),
+    ("compare good.txt --references good.txt --lowercase", "--lowercase takes no effect without --aligned"),
+    (
+        "compare good.txt --references good.txt --aligned --protocol texygen",
+        "--aligned scores every line against its own reference; it excludes --protocol",
+    ),
+    (
+        "compare run --references good.txt --aligned",
+        "run has no conditions to answer (data.source); give a file with a text for each reference",
+    ),
     ("evaluate good.txt --references few.txt --num-beams 2", "--num-beams takes no effect without --aligned"),
     (
         "evaluate good.txt --references few.txt --aligned --count 3",

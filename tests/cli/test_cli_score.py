@@ -378,6 +378,31 @@ def test_runs_and_files_stand_in_one_table(
     assert signatures[1] == "bleu_2: n:1-2|lvl:sent-mean|smooth:m1(0.1)|nrefs:36"
 
 
+def test_aligned_texts_are_compared_in_pairs(seqgen: Any, tmp_path: Path) -> None:
+    rows = [("a b c d e", "a b c d e", "a b c d f"), ("A b. x y z", "a b, x y w", "a b. x y z")] * 8
+    for name, column in zip(("reference", "one", "two"), zip(*rows, strict=True), strict=True):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{line}\n" for line in column))
+    words = [
+        "compare",
+        tmp_path / "one.txt",
+        tmp_path / "two.txt",
+        "--references",
+        tmp_path / "reference.txt",
+        "--aligned",
+    ]
+    ended = seqgen(*words, "--lowercase", "--json")
+    made = json.loads(ended.out)
+    reference, one, two = ([line.lower() for line in column] for column in zip(*rows, strict=True))
+    for entry, lines in zip(made["entries"], (one, two), strict=True):
+        (scores,) = entry["scores"]
+        assert set(scores) == {"bleu_4", "chrf", "chrf_pp", "exact_match"}
+        assert scores["bleu_4"]["value"] * 100 == pytest.approx(sacrebleu.corpus_bleu(lines, [list(reference)]).score)
+        assert scores["exact_match"]["value"] == 0.5
+    assert [sentence.split(":")[0] for sentence in made["tests"]] == list(made["metrics"])
+    assert made["tests"][-1].startswith("exact_match: ")
+    assert "= +0.0000" in made["tests"][-1]
+
+
 def test_runs_with_conditions_answer_those_of_the_references(seqgen: Any, labelled: Path, tmp_path: Path) -> None:
     rows = "".join(f"{label}\tit was {label} {n}\n" for label in ("up", "down") for n in "abcdef")
     table = tmp_path / "unseen.tsv"
@@ -411,10 +436,10 @@ def test_a_curve_has_a_point_for_each_temperature_and_real_text(
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_blind_judges_see_no_key_and_are_counted(seqgen: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_those_who_answer_see_no_key_and_are_counted(seqgen: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
     page, key = tmp_path / "sheet.html", tmp_path / "sheet.key.json"
     ended = seqgen("blind", *two, "--count", "3", "--out", page)
-    assert ended.err == f"3 pairs in {page}; keep {key} from the judges\n"
+    assert ended.err == f"3 pairs in {page}; keep {key} from those who answer\n"
     secret = json.loads(key.read_text())
     assert str(two[0]) not in page.read_text()
     answers = ["left" if left else "right" for left in secret["a_is_left"]]
