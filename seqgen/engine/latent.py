@@ -4,7 +4,7 @@
     space.interpolate("a dog runs .", "two men sit on a bench .", steps=7)
     space.generator.generate(10, latents=space.steered([space.condition("contains=dog")]))
 
-Shapes: B texts of a call, N known texts, Z latent code dimensions, K latents of a text.
+Shapes: B texts of a call, N known texts, Z latent dimensions, K latents of a text.
 """
 
 import functools
@@ -82,7 +82,7 @@ class LatentSpace:
     # Texts to latents and back
 
     def encode(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of each line's latent code, (N, Z) float32 on the CPU.
+        """Return mean and log-variance of each line's latent, (N, Z) float32 on the CPU.
 
         DataError, which names the text, for one without a known token and one longer than the run's limit.
         """
@@ -115,7 +115,7 @@ class LatentSpace:
     def write(
         self, latents: Tensor, sources: Sequence[str] | None = None, *, seed: int = 0, temperature: float = 0.0
     ) -> list[str]:
-        """The text of every latent code (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
+        """Decode every latent (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
         prompts = self._prompts(sources, len(latents))
         seeds = rng.text_seeds(seed, 0, len(latents)).to(self.device)
         decoder, state = self.model.decoder(), self.model.begin(latents.to(self.device))
@@ -128,7 +128,7 @@ class LatentSpace:
         return texts
 
     def _prompts(self, sources: Sequence[str] | None, count: int) -> list[list[int]]:
-        """What the writer reads before each text."""
+        """Return what the decoder reads before each text."""
         settings, tokenizer = self.generator.settings, self.generator.tokenizer
         start = int(facts(tokenizer, settings.data.mode, settings.model.max_length)["start"])
         if sources is None and settings.data.source:
@@ -138,7 +138,7 @@ class LatentSpace:
         if sources is None:
             return [[start]] * count
         if len(sources) != count:
-            raise DataError(f"{count} latents but {len(sources)} sources; give one source per latent code")
+            raise DataError(f"{count} latents but {len(sources)} sources; give one source per latent")
         return [[start, *ids.tolist()] for ids in encode_sources(tokenizer, sources)]
 
     def reconstruct(
@@ -150,14 +150,14 @@ class LatentSpace:
         seed: int = 0,
         temperature: float = 0.0,
     ) -> list[str]:
-        """Each line written again from the mean of its latent code, which `step` (Z,) moves; else as `write`."""
+        """Decode each line from the mean of its latent, which `step` (Z,) moves; else as `write`."""
         mean, _ = self.encode(lines, sources)
         return self.write(mean if step is None else mean + step, sources, seed=seed, temperature=temperature)
 
     def interpolate(
         self, a: str, b: str, *, steps: int = 7, spherical: bool = False, source: str | None = None, seed: int = 0
     ) -> list[str]:
-        """Texts on the way from one text's latent code to another's, both ends included, the likeliest token each time.
+        """Interpolate from one text's latent to another's, both ends included, the likeliest token each time.
 
         spherical: along the great circle instead of the line. An empty text is a latent of the prior, drawn by `seed`.
         """
@@ -170,13 +170,13 @@ class LatentSpace:
     def direction(
         self, toward: tuple[Sequence[str], Sequence[str] | None], away: tuple[Sequence[str], Sequence[str] | None]
     ) -> Tensor:
-        """The step (Z,) to the mean latent of the one side from that of the other; each is (lines, sources or None)."""
+        """Return the step (Z,) to the mean latent of one set from that of another; each is (lines, sources or None)."""
         return self.encode(*toward)[0].mean(0) - self.encode(*away)[0].mean(0)
 
     def nearest(
         self, lines: Sequence[str], sources: Sequence[str] | None = None, *, count: int = 5
     ) -> list[list[tuple[str, float]]]:
-        """For each line the training texts with the nearest latents, and how far they are, nearest first."""
+        """Find for each line the training texts with the nearest latents, and how far they are, nearest first."""
         mean, _ = self.encode(lines, sources)
         distances, rows = torch.cdist(mean, self.known.mean).topk(min(count, len(self.known.lines)), largest=False)
         pairs = zip(rows.tolist(), distances.tolist(), strict=True)
@@ -197,18 +197,18 @@ class LatentSpace:
     # Codes for new texts: `TextGenerator.texts(latents=...)`
 
     def mixture(self, components: int = 10, seed: int = 0) -> Mixture:
-        """A mixture of Gaussians fitted to latents of the training text: where they are, not where the prior is."""
+        """Fit a mixture of Gaussians to latents of the training text: where they are, not where the prior is."""
         latents = self.known.latents
         return fit_mixture(latents.numpy(), components=max(1, min(components, len(latents) // 10)), seed=seed)
 
     def of_mixture(self, mixture: Mixture) -> Latents:
-        """Codes drawn from a mixture."""
+        """Draw latents from a mixture."""
         return lambda seeds: mixture.sample(latent_seeds(seeds)).float()
 
     def steered(
         self, conditions: Sequence[Condition], *, strength: float = 1.0, mixture: Mixture | None = None
     ) -> Latents:
-        """Codes from Langevin chains towards p(z) times every condition's probability to the power `strength`.
+        """Draw latents by Langevin chains towards p(z) times every condition's probability to the power `strength`.
 
         Metropolis-adjusted (Roberts and Tweedie 1996). The chains start where latents come from otherwise: from the
         prior, or from `mixture`, whose density is then p(z).
@@ -231,7 +231,7 @@ class LatentSpace:
         return draw
 
     def condition(self, words: str) -> Condition:
-        """A condition on texts as a probability of latents, learnt from latents of known texts.
+        """Return a condition on texts as a probability of latents, learnt from latents of known texts.
 
         length=12: tokens, the end not counted; contains=WORD; label=YES_FILE:NO_FILE: like the lines of the one file
         rather than those of the other. ValueError for other words, DataError for too few examples.
@@ -249,12 +249,12 @@ class LatentSpace:
             return property_condition(words, torch.cat(sides), has)
         raise ValueError(f"{words!r} is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE")
 
-    # How good the latent code is
+    # How good the latent is
 
     def likelihood(
         self, lines: Sequence[str], sources: Sequence[str] | None = None, *, samples: int = 100, count: int = 1000
     ) -> dict[str, float]:
-        """Likelihood of given lines, and what the latent does for them; of `count` of them, spread over all (0: all).
+        """Score given lines, and what the latent contributes; `count` of them, spread over all (0: all).
 
         `nll_*` in nats weighs `samples` latents of each text (Burda et al. 2016). The end of a text is counted; words
         outside the vocabulary become `<unk>`, which is counted. ValueError for samples < 1, DataError for no lines.
@@ -297,7 +297,7 @@ class LatentSpace:
         }
 
     def _sums(self, batch: SequenceBatch, mean: Tensor, log_variance: Tensor, samples: int) -> Tensor:
-        """Summed over a batch: nll, -ELBO, effective number of latents, KL, reconstruction, that without one, hits."""
+        """Sum over a batch: nll, -ELBO, effective number of latents, KL, reconstruction, that without one, hits."""
         ratios, found = zip(*((ratio, each.sum(2)) for ratio, each in self.model.weighed(batch, samples)), strict=True)
         given = torch.cat(found)
         weights = torch.cat(ratios) + given
@@ -342,7 +342,7 @@ class Overview:
 
 
 def overview(space: LatentSpace, *, count: int = 200, interpolations: int = 10, steps: int = 7) -> Overview:
-    """A map of held-out texts and ways between the first ones of them; errors as `TextGenerator.own_text`."""
+    """Map held-out texts and interpolate between the first ones; errors as `TextGenerator.own_text`."""
     data = space.generator.own_text()
     lines, sources = list(data.valid_lines[:count]), data.valid_sources
     given = None if sources is None else sources[:count]
@@ -359,13 +359,13 @@ def overview(space: LatentSpace, *, count: int = 200, interpolations: int = 10, 
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """One latent code (N, Z) float64 from each posterior, always the same."""
+    """Draw one latent (N, Z) float64 from each posterior, always the same."""
     noise = rng.normals(torch.arange(len(mean)), mean.shape[1])
     return mean.double() + (0.5 * log_variance.double()).exp() * noise
 
 
 def _contains(line: str, words: str) -> bool:
-    """Whether words stand in a line as words; where a line has no blanks, as characters."""
+    """Return whether words stand in a line as words; where a line has no blanks, as characters."""
     return f" {words} " in f" {line} " or (" " not in line.strip() and words in line)
 
 
@@ -380,7 +380,7 @@ def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
 
 
 def length_condition(name: str, length: int, latents: Tensor, lengths: Tensor) -> Condition:
-    """Texts of `length` tokens: a Gaussian around what ridge regression of `lengths` (N,) on latents (N, Z) expects."""
+    """Condition on `length` tokens: a Gaussian around a ridge regression of `lengths` (N,) on latents (N, Z)."""
     centred, targets = latents - latents.mean(0), lengths.double() - lengths.double().mean()
     square = centred.t() @ centred + torch.eye(latents.shape[1], dtype=torch.float64)
     slope = torch.linalg.solve(square, centred.t() @ targets)
@@ -392,7 +392,7 @@ def length_condition(name: str, length: int, latents: Tensor, lengths: Tensor) -
 
 
 def property_condition(name: str, latents: Tensor, has: Tensor) -> Condition:
-    """Texts that have a property: logistic regression of `has` (N,) bool on latents (N, Z).
+    """Condition on a property: logistic regression of `has` (N,) bool on latents (N, Z).
 
     DataError where fewer than 10 of the known texts have it, or have it not.
     """
@@ -412,6 +412,6 @@ def property_condition(name: str, latents: Tensor, has: Tensor) -> Condition:
 
 
 def _tell(name: str, explained: float) -> None:
-    """How much latents know of a property: a share of its variance, or of its entropy."""
+    """Log how much latents explain of a property: a share of its variance, or of its entropy."""
     weak = "; steering by it will do little" if explained < 0.05 else ""
     messages.info("%s: latents explain %.0f %% of it%s", name, 100 * max(0.0, explained), weak)

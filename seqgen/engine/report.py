@@ -47,8 +47,8 @@ _WATCHED = {
     "wasserstein": "critic on real less on made",
     "kl": "KL, nats",
     "kl_weight": "factor of the KL",
-    "mutual_information": "mutual information of text and latent code, nats",
-    "active_units": "active units of the latent code",
+    "mutual_information": "mutual information of text and latent, nats",
+    "active_units": "active units of the latent",
     "bleu_4": "BLEU-4 of samples",
     "self_bleu_4": "Self-BLEU-4 of samples",
     "recall": "recall of samples",
@@ -100,7 +100,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """Training loss and held-out likelihood over the steps, as an inline image."""
+    """Draw training loss and held-out likelihood over the steps, as an inline image."""
     if not lines:
         return ""
     figure, axes = plots.plain_figure(9, 3.6)
@@ -125,7 +125,7 @@ def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
 
 
 def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """What tells more of a run than its loss, a small image each; "" where there is none."""
+    """Draw what the log holds beside the losses, a small image each; "" where there is nothing."""
     curves = []
     for name, label in _WATCHED.items():
         found = ([(r["step"], r[name]) for r in rows if r.get(name) is not None] for rows in (lines, scores))
@@ -155,7 +155,7 @@ def _score_table(scores: list[dict[str, Any]]) -> str:
 
 
 def _evaluation(folder: Path) -> str:
-    """The tables that `seqgen evaluate` left in the folder."""
+    """Show the tables that `seqgen evaluate` left in the folder."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return ""
@@ -175,7 +175,7 @@ def _evaluation(folder: Path) -> str:
 
 
 def _image(path: Path, what: str = "") -> str:
-    """A PNG of the folder inside the page, "" where there is none."""
+    """Return a PNG of the folder inside the page, "" where there is none."""
     if not path.is_file():
         return ""
     content = base64.b64encode(path.read_bytes()).decode()
@@ -183,7 +183,7 @@ def _image(path: Path, what: str = "") -> str:
 
 
 def _samples(folder: Path) -> str:
-    """What was shown at every validation: texts, or grids and strips of images."""
+    """Show the samples of every validation: texts, or grids and strips of images."""
     by_step: dict[str, list[Path]] = {}
     for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
         if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|jsonl|png)", path.name):
@@ -209,7 +209,7 @@ _WIDE, _HIGH = 900, 560
 
 
 def _latents(folder: Path, name: str) -> str:
-    """A map of the latents of held-out texts, each told by its point, and ways from one to another; of text VAEs."""
+    """Draw a map of the latents of held-out texts, and interpolations between them; for text VAEs."""
     if name != "text-vae" or not checkpoint.steps(folder):
         return ""
     try:
@@ -224,7 +224,7 @@ def _latents(folder: Path, name: str) -> str:
         for (x, y), line in zip(places, shown.lines, strict=True)
     )
     page = f'<svg viewBox="0 0 {_WIDE} {_HIGH}" fill="#c33" fill-opacity=".5" role="img">{points}</svg>'
-    page += f"<p>{len(shown.lines)} held-out texts by their latents; a point tells its text. The two axes hold "
+    page += f"<p>{len(shown.lines)} held-out texts by their latents; point at one to read its text. The two axes hold "
     page += f"{shown.share:.0%} of what sets latents apart.</p>"
     for path in shown.interpolations:
         page += f"<p>From <i>{html.escape(path.begin)}</i> to <i>{html.escape(path.end)}</i></p>"

@@ -62,12 +62,12 @@ class ImageBatch:
     """With `data.labelled`: as many images, all with a label, drawn from those few."""
 
     def take(self, rows: slice) -> "ImageBatch":
-        """Some of the images."""
+        """Return some of the images."""
         few = None if self.labelled is None else self.labelled.take(rows)
         return ImageBatch(self.pixels[rows], self.labels[rows], self.rows[rows], few)
 
     def micro_batches(self, count: int) -> Iterator["ImageBatch"]:
-        """The batch cut into at most `count` batches of equal size, but for the last."""
+        """Yield the batch cut into at most `count` batches of equal size, but for the last."""
         size = -(-len(self.pixels) // count)
         for at in range(0, len(self.pixels), size):
             yield self.take(slice(at, at + size))
@@ -85,7 +85,7 @@ class Split:
     """(N, 5) float64 of generated shapes, in the order of `reading.FACTORS`."""
 
     def batch(self, rows: Tensor) -> ImageBatch:
-        """The images of these rows."""
+        """Return the images of these rows."""
         # not pixels[rows]: that copies byte by byte, seven times slower
         return ImageBatch(self.pixels.index_select(0, rows), self.labels.index_select(0, rows), rows)
 
@@ -94,7 +94,7 @@ class ImageBatches:
     """Batches of training images: epoch by epoch in an order that depends on the seed and the epoch alone."""
 
     def __init__(self, split: Split, batch: int, *, seed: int, labelled: Tensor | None = None) -> None:
-        """`labelled` are the rows that semi-supervised batches draw their labelled images from."""
+        """Take the images; `labelled` are the rows that semi-supervised batches draw their labelled images from."""
         count = len(split.pixels)
         if batch > count:
             raise DataError(f"train.batch = {batch} is more than the {count} training images; use {count} or fewer")
@@ -103,7 +103,7 @@ class ImageBatches:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> ImageBatch:
-        """The images of a step; process `rank` of `world` takes every world-th of them."""
+        """Return the images of a step; process `rank` of `world` takes every world-th of them."""
         if self.batch < world:
             raise DataError(
                 f"train.batch = {self.batch} is less than an image for each of {world} processes; use {world} or more"
@@ -143,7 +143,7 @@ class ImageData:
     """No text, no characters."""
 
     def validation(self) -> Iterator[ImageBatch]:
-        """The held-out images in order, each once."""
+        """Yield the held-out images in order, each once."""
         for rows in torch.split(torch.arange(len(self.valid.pixels), device=self.valid.pixels.device), self.batch):
             yield self.valid.batch(rows)
 
@@ -214,7 +214,7 @@ def fitted_to(data: ImageData, path: str) -> Tensor:
 
 
 def _absolute(data: DataConfig) -> dict[str, Any]:
-    """The paths of the settings as they are found from any working folder."""
+    """Return the paths of the settings as they are found from any working folder."""
 
     def found(name: str, names: Sequence[str]) -> str:
         return name if name in names else str(Path(name).expanduser().absolute())
@@ -232,7 +232,7 @@ def _read(data: DataConfig, name: str, seed: int, labels: str) -> Source:
 
 
 def _joined(read: Sequence[Source]) -> Source:
-    """Several sources as one; they must be alike. A source without labels among others has empty ones."""
+    """Join several sources, which must be alike. A source without labels among others has empty ones."""
     first, *others = read
     if not others:
         return first
@@ -259,7 +259,7 @@ def _check_alike(first: Source, other: Source) -> None:
 
 
 def _few(source: Source, count: int, seed: int) -> Source:
-    """`count` images drawn without replacement; all for 0."""
+    """Draw `count` images without replacement; all for 0."""
     if not count or count == len(source.pixels):
         return source
     if count > len(source.pixels):
@@ -272,7 +272,7 @@ _SMALL = 10
 
 
 def _split(source: Source, share: float) -> tuple[Source, Source]:
-    """Training and held-out images by a hash of the bytes, so that equal images fall on one side.
+    """Split images into training and held-out ones by a hash of their bytes, so that equal images stay together.
 
     Of a class with few images a fixed number is held out, at least one where there are two: those of the lowest hashes.
     """
@@ -294,7 +294,7 @@ def _split(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def _classes(source: Source) -> tuple[str, ...]:
-    """The names of the classes, numbers in numerical order."""
+    """Return the names of the classes, numbers in numerical order."""
     if source.labels is None:
         return ()
     names = sorted({str(label) for label in source.labels.tolist()} - {""})
@@ -320,7 +320,7 @@ def _placed(source: Source, classes: tuple[str, ...], device: torch.device | str
 
 
 def _labelled_rows(labels: Tensor, classes: int, count: int, seed: int) -> Tensor:
-    """`count` rows, equally many of each class, drawn by the seed; those of the first classes get what is left over."""
+    """Draw `count` rows by the seed, equally many of each class; the first classes get what is left over."""
     if not classes:
         raise ConfigError(f"data.labelled = {count} needs images with labels")
     rows = []

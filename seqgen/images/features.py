@@ -53,7 +53,7 @@ class Net(nn.Module):
         self.head = nn.Linear(WIDTH, classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, 64) and class logits (N, K) of uint8 images (N, C, S, S)."""
+        """Return features (N, 64) and class logits (N, K) of uint8 images (N, C, S, S)."""
         features = self.body(pixels.float() / 255)
         return features, self.head(features)
 
@@ -71,7 +71,7 @@ class Features:
     """SHA-256 of its weights: what a distance of its features is comparable under."""
 
     def encode(self, pixels: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Features (N, 64) and class probabilities (N, K), float64, of uint8 images."""
+        """Return features (N, 64) and class probabilities (N, K), float64, of uint8 images."""
         device = next(self.net.parameters()).device
         with torch.no_grad():
             parts = []
@@ -84,12 +84,12 @@ class Features:
 
     @property
     def signature(self) -> str:
-        """What a number made with these features says of them, `classes-64/3fa41b02`."""
+        """How a score's signature names these features, `classes-64/3fa41b02`."""
         return f"{self.kind}-{WIDTH}/{self.hash[:8]}"
 
 
 def features_of(data: ImageData, *, seed: int = 0, folder: Path | None = None) -> Features:
-    """The feature net of these training images, from the cache or trained now: 3 epochs, at least 1,000 steps.
+    """Load the feature net of these training images, or train it: 3 epochs, at least 1,000 steps.
 
     Training is Adam at 1e-3 in batches of 128, seeded; global randomness is left as it was. `folder` is the cache,
     by default seqgen/features below $XDG_CACHE_HOME or ~/.cache; what lies there holds weights only.
@@ -126,7 +126,7 @@ class OwnFeatures:
 
     function: Callable[[Tensor], Any]
     signature: str
-    """What tells these features from others."""
+    """Identifies these features in signatures."""
     kind: str = "own"
 
     def encode(self, pixels: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -151,13 +151,13 @@ class OwnFeatures:
 
 
 def cache_folder() -> Path:
-    """Where trained feature nets are kept."""
+    """Return the folder where trained feature nets are kept."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "seqgen" / "features"
 
 
 def _stored(path: Path) -> dict[str, Tensor]:
-    """What the cache holds; nothing where the file is absent or damaged, and then the net is trained again."""
+    """Read the cache; None where the file is absent or damaged, and then the net is trained again."""
     try:
         return dict(load_file(path)) if path.is_file() else {}
     except (SafetensorError, OSError):
@@ -169,7 +169,7 @@ def _weights(net: Net) -> dict[str, Tensor]:
 
 
 def _train(net: Net, split: Split, kind: str, seed: int) -> None:
-    """Outside `core.update` because it is no run: nothing of it is resumed or logged."""
+    """Train the net, outside `core.update` because it is no run: nothing of it is resumed or logged."""
     count, device = len(split.pixels), split.pixels.device
     weights: list[Tensor] = list(net.parameters())
     mean, square = ([torch.zeros_like(p) for p in weights] for _ in range(2))
@@ -209,7 +209,7 @@ def _train(net: Net, split: Split, kind: str, seed: int) -> None:
 
 
 def rotated(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Each image (N, C, S, S) turned by its number of quarter turns (N,)."""
+    """Return each image (N, C, S, S) turned by its number of quarter turns (N,)."""
     choices = torch.stack([torch.rot90(pixels, k, (2, 3)) for k in range(4)])
     return choices[turns, torch.arange(len(pixels), device=pixels.device)]
 

@@ -3,7 +3,7 @@
 d is the critic's logit, x a real and y a generated image. Each loss is a row of LOSSES, with its penalty, its defaults
 and its source. A cycle is `critic_steps` updates of the critic, then one of the generator. Sampling uses a running
 average of the generator (`ema`).
-Shapes: B images, C channels, S pixels a side, Z latent code dimensions, K classes, F features.
+Shapes: B images, C channels, S pixels a side, Z latent dimensions, K classes, F features.
 Run: seqgen train image-gan --data digits --out runs/digits
 """
 
@@ -42,7 +42,7 @@ DECIDES = "ffd"
 
 
 def squared_gradient(critic: "Critic", images: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
+    """Return |grad d|^2 of each image (B,), float32 and outside autocast, with gradient in the critic's weights."""
     with torch.autocast(images.device.type, enabled=False):
         at = images.float().detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(at, labels).logit.sum(), at, create_graph=True)
@@ -50,17 +50,17 @@ def squared_gradient(critic: "Critic", images: Tensor, labels: Tensor | None) ->
 
 
 def r1(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad d|^2 / 2 at the real images, (B,) (Mescheder et al. 2018)."""
+    """Return |grad d|^2 / 2 at the real images, (B,) (Mescheder et al. 2018)."""
     return 0.5 * squared_gradient(critic, real, labels)
 
 
 def r1_and_r2(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad d|^2 / 2 at real and at generated images, added, (B,)."""
+    """Return |grad d|^2 / 2 at real and at generated images, added, (B,)."""
     return 0.5 * (squared_gradient(critic, real, labels) + squared_gradient(critic, fake, labels))
 
 
 def unit_norm(critic: "Critic", real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-    """(|grad d| - 1)^2 at a random point between each real and generated image, (B,) (Gulrajani et al. 2017)."""
+    """Return (|grad d| - 1)^2 at a random point between each real and generated image, (B,) (Gulrajani et al. 2017)."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
     norm = squared_gradient(critic, share * real + (1 - share) * fake, labels).add(1e-12).sqrt()
     return (norm - 1).square()
@@ -137,7 +137,7 @@ class Config:
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of each hidden layer (mlp)."""
     latent: Annotated[int, Field(ge=1)] = 64
-    """Dimensions of the latent code."""
+    """Dimensions of the latent."""
     loss: LossName = "ns"
     """What critic and generator minimise; equations and defaults are in the table LOSSES of images/gan.py."""
     critic_steps: Annotated[int, Field(ge=0)] = 0
@@ -184,7 +184,7 @@ class Config:
 
 
 def _check(config: Config) -> None:
-    """ConfigError for options that contradict each other; all at once."""
+    """Raise ConfigError for options that contradict each other, all at once."""
     faults, loss_defaults = [], config.loss_defaults
     if config.labels != "none" and not config.classes:
         faults.append(f"model.labels = {config.labels} needs images with labels")
@@ -235,7 +235,7 @@ class Generator(nn.Module):
             self.pieces.append(nn.Tanh())
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images in -1..1 of latents, and of classes where the net has places for them."""
+        """Return images in -1..1 of latents, and of classes where the net has places for them."""
         x = latents
         if self.joined:
             x = torch.cat([latents, F.one_hot(_given(labels), self.joined).to(latents.dtype)], 1)
@@ -251,7 +251,7 @@ def _given(labels: Tensor | None) -> Tensor:
 
 
 def _dense(widths: list[int], activation: nn.Module, norm: Norm = "none") -> list[nn.Module]:
-    """Linear layers with an activation between them."""
+    """Stack linear layers with an activation between them."""
     pieces: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         pieces += [limited(nn.Linear(before, after), norm), activation]
@@ -259,7 +259,7 @@ def _dense(widths: list[int], activation: nn.Module, norm: Norm = "none") -> lis
 
 
 class CriticOutput(NamedTuple):
-    """What a critic says of B images (packs count as one)."""
+    """The outputs of a critic for B images (packs count as one)."""
 
     logit: Tensor
     """(B,) float32, above 0 for real."""
@@ -297,7 +297,7 @@ class Critic(nn.Module):
             self.class_weights = limited(nn.Embedding(self.classes, width), norm)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
-        """The output for images; with `pack` = m on each m of them that follow one another, (B / m,)."""
+        """Return the output for images; with `pack` = m on each m of them that follow one another, (B / m,)."""
         x = images
         if self.pack > 1:
             x = x.reshape(len(x) // self.pack, -1, *x.shape[2:])
@@ -340,16 +340,16 @@ class Model(nn.Module):
         self.register_buffer("monitor", torch.zeros(len(MONITORED)))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (B, C, S, S) in 0..1 of latents (B, Z) by the averaged generator, in tiles of one size."""
+        """Return images (B, C, S, S) in 0..1 of latents (B, Z) by the averaged generator, in tiles of one size."""
         net = self.generator if self.average is None else self.average
         return decoded_in_tiles(lambda z, y: (net(z, y).float() + 1) / 2, latents, labels)
 
     def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """Images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
+        """Return images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
         return self.decode(normals(seeds, self.config.latent).float() * temperature, labels)
 
     def critic_output(self, images: Tensor, labels: Tensor | None = None) -> CriticOutput:
-        """The critic's output for images (B, C, S, S) in 0..1."""
+        """Return the critic's output for images (B, C, S, S) in 0..1."""
         return self.critic(2 * images - 1, labels if self.config.conditional else None)  # type: ignore[no-any-return]
 
 
@@ -358,18 +358,18 @@ MONITORED = ("critic_loss", "generator_loss", "penalty", "real", "fake")
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """Bytes as float32 in -1..1."""
+    """Return bytes as float32 in -1..1."""
     return pixels.float() / 127.5 - 1
 
 
 def penalty(config: Config, critic: Critic, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-    """The gradient penalty of each image (B,), its factor included; zeros where the loss has none."""
+    """Return the gradient penalty of each image (B,), its factor included; zeros where the loss has none."""
     gamma, rule = config.loss_defaults.gamma, LOSSES[config.loss].penalty
     return gamma * rule(critic, real, fake, labels) if gamma and rule else real.new_zeros(len(real))
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer for each of the two networks, alike."""
+    """Build one optimizer for each of the two networks, alike."""
     return {
         "critic": Optimizer(model.critic.named_parameters(), train),
         "generator": Optimizer(model.generator.named_parameters(), train),
@@ -379,7 +379,7 @@ def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update: of the critic, or at the last step of a cycle of the generator."""
+    """Make one update: of the critic, or at the last step of a cycle of the generator."""
     rounds = model.config.loss_defaults.critic_steps
     if len(batch.pixels) % model.config.pack:
         raise ConfigError(f"{len(batch.pixels)} images per process do not divide into packs of {model.config.pack}")
@@ -421,7 +421,7 @@ def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: in
 
 
 def _class_loss(critic: Critic, logits: Tensor, part: ImageBatch) -> Tensor:
-    """Summed cross-entropy of the classes of real images; semi-supervised, of the labelled images drawn beside."""
+    """Sum the cross-entropy of the classes of real images; semi-supervised, of the labelled images drawn beside."""
     if part.labelled is not None:
         few = part.labelled
         return F.cross_entropy(_class_logits(critic, scaled(few.pixels)), few.labels, reduction="sum")
@@ -477,7 +477,7 @@ def _follow(average: nn.Module, generator: nn.Module, limit: float, updates: int
 
 
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The critic's mean logit of held-out (`real`) and made (`fake`) images; `accuracy` of its class head."""
+    """Return the critic's mean logit for held-out (`real`) and generated (`fake`) images; its classes' `accuracy`."""
     config, count = model.config, len(batch.pixels)
     labels = batch.labels if config.conditional else None
     whole = count - count % config.pack

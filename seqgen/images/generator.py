@@ -5,7 +5,7 @@
     images.save_grid(pixels, "grid.png")
 
 Image k of a call is a function of (weights, options, seed, k) alone, not of the count or of earlier calls.
-Shapes: N images, C channels, S pixels a side, Z latent code dimensions.
+Shapes: N images, C channels, S pixels a side, Z latent dimensions.
 """
 
 import os
@@ -65,7 +65,7 @@ class ImageGenerator:
     """A trained image model: what `seqgen.load_image_generator` returns. No optimizer, no loop."""
 
     def __init__(self, model: Any, data: DataConfig, seed: int, device: torch.device, folder: Path | None) -> None:
-        """`data` and `seed` are those of the run, by which its images are found again where a method needs them."""
+        """Take a model; by `data` and `seed` of its run its images are found again where a method needs them."""
         self.model, self.config, self.data = model, model.config, data
         self.seed, self.device, self.folder = seed, device, folder
         self._images: ImageData | None = None
@@ -93,7 +93,7 @@ class ImageGenerator:
         temperature: float = 1.0,
         components: int = 10,
     ) -> Tensor:
-        """`count` images (N, C, S, S) uint8, rounded.
+        """Generate `count` images (N, C, S, S) uint8, rounded.
 
         labels: names of classes, taken in turn; none: each image's is drawn as often as in the training images.
         method: `prior`; `mixture`: latents from a mixture of `components` Gaussians fitted to the latents of training
@@ -128,7 +128,7 @@ class ImageGenerator:
             return torch.cat(parts)
 
     def labels(self, seeds: Tensor, names: Sequence[str] = ()) -> Tensor | None:
-        """The class number (N,) of each image to be made; None where the model is not conditional."""
+        """Return the class number (N,) of each image to be generated; None where the model is not conditional."""
         if not self.conditional:
             if names:
                 raise DataError("this run is not conditional: it was trained without classes, so none can be chosen")
@@ -142,7 +142,7 @@ class ImageGenerator:
         return torch.tensor(chosen, device=self.device)
 
     def label_names(self, count: int, *, seed: int = 0, labels: Sequence[str] = ()) -> list[str]:
-        """The class of each image that `generate` makes with these arguments; [] unless the model is conditional."""
+        """Name the class of each image that `generate` makes with these arguments; [] unless conditional."""
         numbers = self.labels(rng.text_seeds(seed, 0, count).to(self.device), labels)
         return [] if numbers is None else [self.config.classes[k] for k in numbers.tolist()]
 
@@ -172,7 +172,7 @@ class ImageGenerator:
         return langevin(energy, rng.normals(seeds, latent), seeds, steps=2 * _CHAIN).latents
 
     def _calibrated(self, labels: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """The log-odds of a latent code's image to be real, and those of the held-out images.
+        """Return the log-odds of a latent's image to be real, and those of the held-out images.
 
         The critic itself is no measure: at every moment it objects to what its opponent has just made too much of, a
         class for example, and it never saw the averaged generator. So its last layer is fitted again, to training
@@ -203,7 +203,7 @@ class ImageGenerator:
         return log_odds, line.slope * real + line.offset
 
     def _evidence(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """What the critic sees in images (N, C, S, S) in 0..1, and its logit, (N, F + 1)."""
+        """Return what the critic sees in images (N, C, S, S) in 0..1, and its logit, (N, F + 1)."""
         counts = range(0, len(images), TILE)
         outputs = [
             self.model.critic_output(images[k : k + TILE], None if labels is None else labels[k : k + TILE])
@@ -214,7 +214,7 @@ class ImageGenerator:
     # From images
 
     def read(self, path: str | os.PathLike[str], *, size: int = 0) -> tuple[Tensor, list[str]]:
-        """Images of a file or folder made to fit the run: cropped, scaled, grey or colour; and their classes.
+        """Read images of a file or folder, cropped, scaled and coloured to fit the run, and their classes.
 
         (N, C, S, S) uint8, S being `size` where it is given, and N names, "" where there is none. Of `shapes` there
         are a thousand.
@@ -226,18 +226,18 @@ class ImageGenerator:
         return _tensor(source.pixels), names
 
     def encode(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
-        """The mean latent code (N, Z) of images (N, C, S, S) uint8; a conditional run needs the class of each."""
+        """Return the mean latents (N, Z) of images (N, C, S, S) uint8; a conditional run needs the class of each."""
         self._needs("encode", encoder=True)
         return self._encoded(self._batch(pixels, labels))[0].cpu()
 
     def decode(self, latents: Tensor, labels: Sequence[str] = ()) -> Tensor:
-        """Images (N, C, S, S) uint8 of latents (N, Z); labels in turn, as for `generate`."""
+        """Decode latents (N, Z) to images (N, C, S, S) uint8; labels in turn, as for `generate`."""
         numbers = self.labels(torch.arange(len(latents), device=self.device), labels)
         with torch.no_grad():
             return as_bytes(self.model.decode(latents.to(self.device), numbers)).cpu()
 
     def reconstruct(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
-        """Images (N, C, S, S) uint8 decoded from the mean latents of the given ones."""
+        """Reconstruct images (N, C, S, S) uint8 from the mean latents of the given ones."""
         self._needs("reconstruct", encoder=True)
         batch = self._batch(pixels, labels)
         with torch.no_grad():
@@ -255,7 +255,7 @@ class ImageGenerator:
         seed: int = 0,
         labels: Sequence[str] = (),
     ) -> Tensor:
-        """`steps` images (steps, C, S, S) uint8 from one to another, both ends included, along a line of latents.
+        """Interpolate in latents: `steps` images (steps, C, S, S) uint8 from one to another, both included.
 
         Each end is an image (C, S, S) uint8, which a VAE encodes, or k for image k of `generate(seed=seed)`.
         `spherical` takes the great circle instead. `labels` names the class of all of them, or the class of each end,
@@ -309,7 +309,7 @@ class ImageGenerator:
         return rng.normals(seeds, self.config.latent).float()[0]
 
     def log_likelihood(self, pixels: Tensor, labels: Sequence[str] = (), *, samples: int = 500) -> Tensor:
-        """log p(x) in nats of images (N, C, S, S) uint8, (N,) float64, by importance sampling from the encoder.
+        """Return log p(x) in nats of images (N, C, S, S) uint8, (N,) float64, by importance sampling from the encoder.
 
         ValueError where the run has no likelihood: a GAN, or `model.likelihood = grey`.
         """
@@ -319,7 +319,7 @@ class ImageGenerator:
         return -torch.cat([self.model.nll(part, samples).cpu() for part in parts])
 
     def critic_scores(self, pixels: Tensor, labels: Sequence[str] = ()) -> Tensor:
-        """The critic's logit (N,) of images (N, C, S, S) uint8: above 0 means more likely real than made."""
+        """Return the critic's logit (N,) of images (N, C, S, S) uint8: above 0 means rather real than generated."""
         self._needs("critic_scores", encoder=False)
         batch = self._batch(pixels, labels)
         with torch.no_grad():
@@ -399,7 +399,7 @@ class ImageGenerator:
         return ImageBatch(pixels.to(self.device), numbers, rows)
 
     def _encoded(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents, in tiles."""
+        """Return mean and log-variance of the latents, in tiles."""
         with torch.no_grad():
             parts = [batch.take(slice(at, at + 512)) for at in range(0, len(batch.pixels), 512)]
             labels = [part.labels if self.conditional else None for part in parts]

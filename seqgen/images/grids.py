@@ -21,12 +21,12 @@ _READABLE = 48
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images in 0..1 rounded to uint8."""
+    """Round images in 0..1 to uint8."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def grid(pixels: Tensor, *, columns: int = 0, zoom: int = 0, gap: int = 2) -> Image.Image:
-    """Images (N, C, S, S) in rows of `columns` (0: about square), each enlarged `zoom` times (0: to 48 or more).
+    """Lay images (N, C, S, S) out in `columns` (0: about square), each enlarged `zoom` times (0: to 48 or more).
 
     Images stand `gap` white pixels apart; what is left of the last row is white. ValueError for no images.
     """
@@ -46,7 +46,7 @@ def grid(pixels: Tensor, *, columns: int = 0, zoom: int = 0, gap: int = 2) -> Im
 
 
 def png(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
+    """Encode an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

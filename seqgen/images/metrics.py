@@ -63,7 +63,7 @@ def _check_shapes(sides: tuple[Tensor, ...]) -> None:
 
 
 def kernel_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Squared maximum mean discrepancy of feature rows (N, D) and (M, D), unbiased, so it may fall below 0.
+    """Return the squared maximum mean discrepancy of feature rows (N, D) and (M, D), unbiased, so it may fall below 0.
 
     The kernel is (x . y / D + 1)^3 (Binkowski et al. 2018), over all pairs: no subsets and no seed.
     Raises ValueError as `check_features`.
@@ -79,7 +79,7 @@ def _kernel_sum(x: Tensor, y: Tensor) -> float:
 
 
 def standardised(reference: npt.ArrayLike, *others: npt.ArrayLike) -> list[Floats]:
-    """The reference and the other feature rows with the reference's mean taken off and divided by its deviation."""
+    """Standardise the reference and the other feature rows by the reference's mean and deviation."""
     rows = np.asarray(reference, np.float64)
     mean, deviation = rows.mean(0), rows.std(0)
     deviation[deviation == 0] = 1.0
@@ -101,7 +101,7 @@ class Coverage:
 
 
 def coverage(real: npt.ArrayLike, made: npt.ArrayLike, *, k: int = 5) -> Coverage:
-    """Precision, recall, density and coverage of made features (M, D) against real ones (N, D), N and M above k.
+    """Return precision, recall, density and coverage of features (M, D) against real ones (N, D), N and M above k.
 
     Distances are taken block by block as squares from one matrix product, so no N x M matrix exists.
     Raises ValueError as `check_features`, and for k outside 1..min(N, M) - 1.
@@ -129,7 +129,7 @@ def coverage(real: npt.ArrayLike, made: npt.ArrayLike, *, k: int = 5) -> Coverag
 
 
 def _squares(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances of a block of rows of x to all rows of y, with the block's first row."""
+    """Yield the squared distances of a block of rows of x to all rows of y, with the block's first row."""
     sizes = y.square().sum(1)
     for at in range(0, len(x), _BLOCK):
         block = x[at : at + _BLOCK]
@@ -137,7 +137,7 @@ def _squares(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _reach(x: Tensor, k: int) -> Tensor:
-    """The squared distance of every row to its k-th nearest other row, (N,)."""
+    """Return the squared distance of every row to its k-th nearest other row, (N,)."""
     groups = max(_GROUPS, k + 1)
     whole = len(x) - len(x) % groups
     found = []
@@ -153,7 +153,7 @@ def _reach(x: Tensor, k: int) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int = 0) -> float:
-    """Wasserstein-2 distance of two sets of images along random directions, root of the mean square; 0..255 scale 1.
+    """Return the Wasserstein-2 distance of two sets of images along random directions, root of the mean square.
 
     a (N, C, S, S) and b (M, C, S, S) uint8; each direction is a unit vector in pixel space (Rabin et al. 2011). Sets
     of different size are compared exactly, by their quantile functions.
@@ -175,14 +175,14 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int
 
 
 def class_counts(labels: Tensor, classes: int) -> Floats:
-    """How many images have each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
+    """Count the images with each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
     if len(labels) and int(labels.max()) >= classes:
         raise ValueError(f"labels must be below {classes}, the number of classes; got {int(labels.max())}")
     return np.bincount(labels[labels >= 0].cpu().numpy(), minlength=classes).astype(np.float64)
 
 
 def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
-    """KL divergence in nats of the classes of made images from those of real ones, from counts (K,) each.
+    """Return the KL divergence in nats of the classes of generated images from those of real ones, by counts (K,).
 
     Infinite where a class was made that no real image has.
     """
@@ -194,7 +194,7 @@ def class_kl(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
 
 
 def class_js(made: npt.ArrayLike, real: npt.ArrayLike) -> float:
-    """Jensen-Shannon divergence of the same, 0..ln 2 nats."""
+    """Return the Jensen-Shannon divergence of the same, 0..ln 2 nats."""
     return js_of_counts(np.stack(_checked_counts(made, real)).astype(np.int64))
 
 
@@ -209,7 +209,7 @@ def _checked_counts(made: npt.ArrayLike, real: npt.ArrayLike) -> list[Floats]:
 
 
 def classifier_score(probabilities: npt.ArrayLike) -> float:
-    """exp of the mean KL(p(y|x) || p(y)), 1..K, from class probabilities (N, K): the Inception score's formula.
+    """Return exp of the mean KL(p(y|x) || p(y)), 1..K, from class probabilities (N, K): the Inception score's formula.
 
     High where the classifier is sure of each image and all classes come (Salimans et al. 2016).
     """
@@ -227,7 +227,7 @@ def classifier_score(probabilities: npt.ArrayLike) -> float:
 
 
 def pixel_statistics(pixels: Tensor) -> dict[str, float]:
-    """Mean and standard deviation of all pixels, and the mean deviation of a pixel between images, in 0..1."""
+    """Return mean and standard deviation of all pixels, and the mean deviation of a pixel between images, in 0..1."""
     check_bytes(pixels)
     x = pixels.double().flatten(1) / 255
     between = x.std(0, correction=0).mean() if len(x) > 1 else torch.zeros(())
@@ -235,13 +235,13 @@ def pixel_statistics(pixels: Tensor) -> dict[str, float]:
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over the pixels of (a - b)^2 of each pair of images in 0..1, (N,) float64."""
+    """Return the mean over the pixels of (a - b)^2 of each pair of images in 0..1, (N,) float64."""
     _check_units(a, b)
     return (a.double() - b.double()).square().flatten(1).mean(1)
 
 
 def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
-    """Mean over the pixels of -t ln p - (1 - t) ln (1 - p), nats, of each pair in 0..1, (N,) float64.
+    """Return the mean over the pixels of -t ln p - (1 - t) ln (1 - p), nats, of each pair in 0..1, (N,) float64.
 
     Predictions are kept 1e-6 away from 0 and 1.
     """
@@ -251,7 +251,7 @@ def cross_entropy(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM (Wang et al. 2004) of each pair of images (N, C, S, S) in 0..1, -1..1, (N,) float64.
+    """Return SSIM (Wang et al. 2004) of each pair of images (N, C, S, S) in 0..1, -1..1, (N,) float64.
 
     Gaussian windows of 11 pixels and deviation 1.5; for smaller images the largest odd size that fits. At borders
     the authors' convention: only windows that lie inside the image count. So does scikit-image (with
@@ -278,7 +278,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image the root mean square distance per pixel, 0..1, to the nearest of `train`, and that one's row.
+    """Return each image's root mean square distance per pixel, 0..1, to the nearest of `train`, and its row.
 
     Images (N, C, S, S) against (M, C, S, S) give two (N,) tensors; a distance of 0 is a copy.
     """
@@ -300,7 +300,7 @@ def nearest(pixels: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factor_r2(latents: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
-    """How much of each known factor (N, J) a linear map of the latents (N, Z) explains: R^2 on the second half, (J,).
+    """Return the R^2 (J,), on the second half, of a linear map from latents (N, Z) to each known factor (N, J).
 
     The map is fitted by least squares to the first half; a factor that does not vary gives nan.
     """

@@ -57,7 +57,7 @@ class Source:
     """(N, len(FACTORS)) of generated shapes."""
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Source":
-        """Some of the images, without a test set."""
+        """Return some of the images, without a test set."""
         labels, factors = (None if a is None else a[rows] for a in (self.labels, self.factors))
         return Source(self.pixels[rows], labels, self.name, None, factors)
 
@@ -65,9 +65,9 @@ class Source:
 def read(
     name: str, *, size: int = 0, colour: Colour = "auto", count: int = 0, seed: int = 0, labels: str = "auto"
 ) -> Source:
-    """The images that a name stands for: digits, shapes, or a path.
+    """Read the images that a name stands for: digits, shapes, or a path.
 
-    DataError says what is wrong with which file.
+    DataError names the file and what is wrong with it.
 
     `size` and `colour` replace what the source has: images are cropped to squares and scaled. `count` and `seed` are
     for shapes. `labels`: auto (beside the images), none, folders (every subfolder is a class, train/ and test/ too), or
@@ -104,7 +104,7 @@ def read(
 
 
 def from_array(pixels: Any, labels: Any = None, *, name: str = "the array") -> Source:
-    """Images handed over in memory: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), 0..255 or floats in 0..1."""
+    """Take images in memory: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), 0..255 or floats in 0..1."""
     array = np.asarray(pixels)
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
         array = array.transpose(0, 2, 3, 1)
@@ -120,7 +120,7 @@ def from_array(pixels: Any, labels: Any = None, *, name: str = "the array") -> S
 
 
 def _as_bytes(array: Array, name: str) -> Bytes:
-    """Values as bytes: 0..255 as they are, floats in 0..1 times 255."""
+    """Convert values to bytes: 0..255 as they are, floats in 0..1 times 255."""
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
@@ -145,7 +145,7 @@ def _check_labels(source: Source) -> None:
 
 
 def fitted(source: Source, size: int, colour: Colour) -> Source:
-    """The same images as squares of `size` pixels (0: as they are) in the asked colour.
+    """Crop and scale images to squares of `size` pixels (0: as they are) in the colour asked for.
 
     Where no value is above 1, 0 and 1 are black and white. DataError where images are not square and no size is given.
     """
@@ -193,7 +193,7 @@ def _on_disk(path: Path, folder: Path) -> _File:
 
 
 def _folder(path: Path, size: int, colour: Colour, labels: str) -> Source:
-    """IDX files by their usual names, or image files; see `_arranged`."""
+    """Read IDX files by their usual names, or image files; see `_arranged`."""
     inside = files_below(path)
     found = [_on_disk(p, path) for p in inside if p.suffix.lower() in SUFFIXES]
     idx = [p for p in inside if p.parent == path and "images" in p.name and "idx" in p.name]
@@ -213,7 +213,7 @@ def _folder(path: Path, size: int, colour: Colour, labels: str) -> Source:
 
 
 def _zip(path: Path, size: int, colour: Colour, labels: str) -> Source:
-    """The image files of an archive, as if it were a folder."""
+    """Read the image files of an archive, as if it were a folder."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in sorted(archive.namelist()) if not name.endswith("/")]
@@ -230,7 +230,7 @@ def _zip(path: Path, size: int, colour: Colour, labels: str) -> Source:
 
 
 def _parquet(path: Path, size: int, colour: Colour) -> Source:
-    """The image column of a table, with the column `label` beside it."""
+    """Read the image column of a table, with the column `label` beside it."""
     from seqgen.images.parquet import image_column  # late: an extra
 
     contents, labels = image_column(path)
@@ -248,7 +248,7 @@ _SPLITS = {
 
 
 def _arranged(found: list[_File], name: str, size: int, colour: Colour, labels: str) -> Source:
-    """Image files with their first folders as labels; or in train/, val/ and test/, with labels inside.
+    """Read image files with their first folders as labels; or in train/, val/ and test/, with labels inside.
 
     A folder that wraps all others is looked into. DataError where both readings are possible.
     """
@@ -289,7 +289,7 @@ def _labelled(found: list[_File], name: str, size: int, colour: Colour, labels: 
 
 
 def _files(found: Sequence[_File], labels: Array | None, name: str, size: int, colour: Colour) -> Source:
-    """Image files as one array; sizes and modes must agree unless data.size and data.colour say what to make."""
+    """Read image files as one array; sizes and modes must agree unless data.size and data.colour are set."""
     first: tuple[_File, tuple[int, int], bool] | None = None
     pixels, transparent = [], 0
     for file, image in zip(found, map(_opened, found), strict=True):
@@ -322,7 +322,7 @@ def _files(found: Sequence[_File], labels: Array | None, name: str, size: int, c
 
 
 def _opened(file: _File) -> Image.Image:
-    """An image as it is to be seen: turned as its EXIF data say."""
+    """Turn an image by the orientation in its EXIF data."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -345,7 +345,7 @@ _NPZ_LABELS = {
 
 
 def _npz(path: Path) -> Source:
-    """Arrays by their usual names: x_train and y_train (x_test, y_test held out), images and labels, x and y."""
+    """Read arrays by their usual names: x_train and y_train (x_test, y_test held out), images and labels, x and y."""
     try:
         # opened here: of a damaged archive numpy would leave the file open
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -373,7 +373,7 @@ _IDX_IMAGES, _IDX_LABELS = 0x0803, 0x0801
 
 
 def _idx_pair(path: Path) -> Source:
-    """An IDX file of images with the label file beside it, if there is one."""
+    """Read an IDX file of images with the label file beside it, if there is one."""
     pixels = read_idx(path, _IDX_IMAGES, "images")
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     labels = _label_file(beside) if beside != path and beside.is_file() else None
@@ -403,7 +403,7 @@ _MOST_INFLATED = 1032
 
 
 def read_idx(path: Path, magic: int, what: str) -> Bytes:
-    """An IDX file of bytes, also gzipped, with the dimensions its header states (LeCun's MNIST page)."""
+    """Read an IDX file of bytes, also gzipped, with the dimensions its header states (LeCun's MNIST page)."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     dimensions = magic & 0xFF
@@ -443,7 +443,7 @@ def _digits() -> Source:
 
 
 def shapes(count: int, *, size: int = 32, rgb: bool = False, seed: int = 0) -> Source:
-    """Circles, crosses, squares and triangles of random place, radius, angle and, in colour, hue; with these factors.
+    """Draw circles, crosses, squares and triangles of random place, radius, angle and hue; with these factors.
 
     Edges are smoothed over one pixel by the signed distance to the outline. Grey shapes are white, their hue is 0.
     """
@@ -489,6 +489,6 @@ _OUTLINES: tuple[Callable[[Array, Array, Array], Array], ...] = (
 
 
 def _rainbow(hue: Array) -> Array:
-    """Fully saturated colours of hues in turns, (N, 3) in 0..1."""
+    """Return fully saturated colours of hues in turns, (N, 3) in 0..1."""
     colours: Array = np.clip(np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return colours

@@ -33,7 +33,7 @@ Rows = npt.NDArray[np.bool_]
 PROTOCOL = "ffd-2"
 """Name of the whole table's protocol."""
 
-_QUICK, _WHOLE = 1000, 5000  # images of each side compared pair by pair, at a validation and in the table
+_QUICK, _WHOLE = 1000, 5000  # images of each set compared pair by pair, at a validation and in the table
 _NEIGHBOURS = 5
 _LIKELIHOOD_ROWS = 500  # held-out images whose likelihood is estimated
 _GROUPS = 10  # of the jackknife
@@ -50,10 +50,10 @@ class Encoder(Protocol):
 
     @property
     def signature(self) -> str:
-        """What tells these features from others."""
+        """Identifies these features in signatures."""
 
     def encode(self, pixels: Tensor) -> tuple[Floats, Floats]:
-        """Features (N, D) and class probabilities (N, K) of uint8 images (N, C, S, S)."""
+        """Return features (N, D) and class probabilities (N, K) of uint8 images (N, C, S, S)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +86,12 @@ class Reference(Cloud):
 
 @functools.lru_cache(maxsize=2)  # a run asks again at every validation
 def own_reference(data: ImageData) -> Reference:
-    """The training images encoded by the classifier that is trained on them."""
+    """Return the training images encoded by the classifier that is trained on them."""
     return reference(data, features_of(data))
 
 
 def reference(data: ImageData, encoder: Encoder) -> Reference:
-    """The training images, encoded."""
+    """Return the training images, encoded."""
     order = torch.randperm(len(data.train.pixels), generator=rng.generator("yardstick"))
     order = order.to(data.train.pixels.device)
     return Reference(encoder.encode(data.train.pixels[order])[0], data, encoder, order)
@@ -103,9 +103,9 @@ def reference(data: ImageData, encoder: Encoder) -> Reference:
 def sample_and_score(
     generator: ImageGenerator, data: ImageData, train: Train
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """PNG files of what the run makes, by the ending of their name, and the numbers of `train.samples` images.
+    """Return PNG files of generated images, by the ending of their name, and the scores of `train.samples` of them.
 
-    The numbers are those of `scores_of`; `signs` says what looks like a collapse.
+    The numbers are those of `scores_of`; `signs` describes what looks like a collapse.
     """
     made = generator.generate(max(train.samples, train.show))
     log.part("sheets of images", 0)
@@ -155,7 +155,7 @@ def strips(
 
 
 def _plane(generator: ImageGenerator, data: ImageData, steps: int) -> Tensor:
-    """Decoded latents on a grid of normal quantiles in the two dimensions whose means vary most, 0 in the others."""
+    """Decode a grid of normal quantiles in the two latent dimensions whose means vary most, 0 in the others."""
     split = data.valid
     names = [data.classes[k] for k in split.labels.tolist()] if generator.conditional else []
     means = generator.encode(split.pixels[:500].cpu(), names[:500])
@@ -195,17 +195,17 @@ def _described(pixels: Tensor, real: Reference, pairs: int) -> _Made:
 
 
 def _paired(count: int, real: Reference, pairs: int) -> int:
-    """Images of each side that are compared pair by pair."""
+    """Return the number of images of each set that are compared pair by pair."""
     return min(pairs, len(real.train), count)
 
 
 def scores_of(made: Tensor, real: Reference, *, pairs: int = _WHOLE) -> dict[str, float]:
-    """Numbers of images (N, C, S, S) uint8 beside the real ones; N > 1.
+    """Return the scores of images (N, C, S, S) uint8 beside the real ones; N > 1.
 
     ffd, kernel_distance (on standardised features), precision, recall, density, coverage (5 neighbours) and
-    nearest_training (root mean square distance per pixel, 0..1) on up to `pairs` of each side, sliced_wasserstein,
+    nearest_training (root mean square distance per pixel, 0..1) on up to `pairs` of each set, sliced_wasserstein,
     variety (deviation of a pixel between images), and where features know classes class_kl, class_js and
-    classifier_score. ffd needs twice as many images as features on both sides, the neighbours more than 5.
+    classifier_score. ffd needs twice as many images as features in both sets, the neighbours more than 5.
     """
     few = _paired(len(made), real, pairs)
     return _numbers(_described(made, real, pairs), real, few, few, distance=len(made) >= real.enough)
@@ -242,7 +242,7 @@ def _of_features(made: Floats, real: Cloud, of_real: int, of_made: int, *, dista
 
 
 def signed_scores(pixels: Tensor, real: Reference, *, seed: int = 0, pairs: int = _WHOLE) -> dict[str, Score]:
-    """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors to both sides.
+    """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors up and down.
 
     Every tenth image is left out in turn (Tukey's jackknife in groups; on average too wide rather than too narrow,
     Efron and Stein 1981). The real images are held fixed: all columns share them. Of a distance of few images the
@@ -260,7 +260,7 @@ def signed_scores(pixels: Tensor, real: Reference, *, seed: int = 0, pairs: int 
 def _signed(
     numbers: Callable[[Rows], dict[str, float]], count: int, few: int, real: Cloud, features: str, seed: int
 ) -> dict[str, Score]:
-    """Scores from the numbers of some of `count` images, of which `few` are compared pair by pair."""
+    """Return scores from the numbers of some of `count` images, of which `few` are compared pair by pair."""
     values = numbers(np.ones(count, bool))
     group = np.arange(count) % _GROUPS
     left_out = []
@@ -277,7 +277,7 @@ def _signed(
         least, most = -math.inf if name == "kernel_distance" else 0.0, 1.0 if name in _SHARES else math.inf
         interval = (max(least, value - 1.96 * error), min(most, value + 1.96 * error)) if math.isfinite(error) else None
         within = interval is not None and interval[0] <= 0 <= interval[1]
-        note = "within its noise of 0: so many images do not tell" if name == "kernel_distance" and within else ""
+        note = "within its noise of 0: it needs more images" if name == "kernel_distance" and within else ""
         return Score(value, Signature(name, fields, seed=seed), stored_interval=interval, note=note)
 
     return {name: score(name, value) for name, value in values.items()}
@@ -293,7 +293,7 @@ _PAIRED = ("kernel_distance", "precision", "recall", "density", "coverage", "sli
 
 
 def signs(scores: dict[str, float]) -> list[str]:
-    """What in the scores of made images looks like a collapse, in words; thresholds are this project's own.
+    """Describe what in the scores looks like a collapse; thresholds are this project's own.
 
     Images that do not look real yet are how every model begins, and no sign.
     """
@@ -329,7 +329,7 @@ def table(
     encoder: Encoder | None = None,
     samples: int = 100,
 ) -> list[Column]:
-    """A run's images beside real ones: one column per way of making them, of a VAE reconstructions, and held-out.
+    """Compare a run's images with real ones: a column per sampling method, a VAE's reconstructions, held-out ones.
 
     count: images of each column; 0: as many as are held out, at most 10,000; see `column_size`. methods: by default
     prior, and mixture for a VAE. encoder: features of your own. samples: importance samples of the likelihood of up to
@@ -370,7 +370,7 @@ def table(
 def table_of(
     given: Mapping[str, Tensor], data: ImageData, *, count: int = 0, seed: int = 0, encoder: Encoder | None = None
 ) -> list[Column]:
-    """Images (N, C, S, S) uint8 made elsewhere, by name, beside held-out ones of `data`, as many of each; see `table`.
+    """Compare images (N, C, S, S) uint8 of other programs, by name, with as many held-out ones of `data`; see `table`.
 
     Of more images than a column has so many are drawn by the seed. ValueError for images of another size.
     """
@@ -388,7 +388,7 @@ def table_of(
 def table_of_features(
     made: Floats, real: Floats, *, count: int = 0, seed: int = 0, name: str = "given"
 ) -> list[Column]:
-    """Features (N, D) of images made elsewhere beside those (M, D) of real ones, as many of each; see `table`.
+    """Compare features (N, D) of images of other programs with those (M, D) of as many real ones; see `table`.
 
     At most half of the real ones stand beside as if they were made, the others are what both are compared with.
     ValueError as `check_features`.
@@ -439,7 +439,7 @@ def _mean(name: str, values: Floats, fields: dict[str, str], *, seed: int | None
 
 
 def _label_accuracy(generator: ImageGenerator, real: Reference, seed: int) -> dict[str, Score]:
-    """Share of images made for a class, each class in turn, that the features' classifier takes for it."""
+    """Return the share of images generated for a class, each class in turn, that the classifier takes for it."""
     classes = real.data.classes
     if real.encoder.kind != "classes":
         return {}
@@ -462,7 +462,7 @@ def _likelihood(generator: ImageGenerator, data: ImageData, samples: int) -> dic
 
 
 def _explained(generator: ImageGenerator, data: ImageData) -> dict[str, float]:
-    """R^2 of the known factors of generated shapes from the latents."""
+    """Return the R^2 of the known factors of generated shapes from the latents."""
     from seqgen.images.reading import FACTORS
 
     split = data.train

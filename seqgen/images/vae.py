@@ -1,11 +1,11 @@
-"""Image VAE: a Gaussian latent code per image, decoded into pixel probabilities (Kingma and Welling 2014).
+"""Image VAE: a Gaussian latent per image, decoded into pixel probabilities (Kingma and Welling 2014).
 
 loss = mean over images of [ -log p(x|z) summed over pixels + beta * KL(q(z|x) || N(0, 1)) summed over dimensions ],
 in nats. Pixels: `bernoulli` draws black and white images from the grey values; `grey` is the same cross-entropy on
 grey values, which is a loss but no likelihood; `gaussian` adds uniform noise of one grey level and is a density.
 With `samples` = K > 1 the loss is the importance-weighted bound (Burda et al. 2016); with `match` = adversarial the KL
-is replaced by a critic that tells latents from N(0, 1) (Makhzani et al. 2015), trained at every second step.
-Shapes: B images, C channels, S pixels a side, Z latent code dimensions, K samples.
+is replaced by a critic that distinguishes latents from N(0, 1) (Makhzani et al. 2015), trained at every second step.
+Shapes: B images, C channels, S pixels a side, Z latent dimensions, K samples.
 Run: seqgen train image-vae --data digits --out runs/digits
 """
 
@@ -39,7 +39,7 @@ class Config:
     """The section `model` of an image VAE."""
 
     net: Literal["conv", "mlp"] = "conv"
-    """conv: each of `widths` halves the image; mlp: two hidden layers each way, the classic one."""
+    """conv: each of `widths` halves the image; mlp: two hidden layers in encoder and decoder, the classic one."""
     width: Annotated[int, Field(ge=1)] = 32
     """Channels next to the image (conv); twice as many after each further halving, up to eight times."""
     widths: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ class Config:
     hidden: Annotated[int, Field(ge=1)] = 256
     """Features of the fully connected layers."""
     latent: Annotated[int, Field(ge=1)] = 16
-    """Dimensions of the latent code."""
+    """Dimensions of the latent."""
     likelihood: Literal["grey", "bernoulli", "gaussian"] = "grey"
     """What a pixel is: a grey value under cross-entropy (no likelihood), black or white, or a noisy grey value."""
     binarize: Literal["dynamic", "static", "threshold"] = "dynamic"
@@ -55,9 +55,9 @@ class Config:
     sd: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of a pixel (gaussian) in widths of the grey scale; 0: learnt, one number for all pixels."""
     beta: Annotated[float, Field(ge=0)] = 1.0
-    """Factor of the KL per image, or of the latent code critic's loss (match = adversarial)."""
+    """Factor of the KL per image, or of the latent critic's loss (match = adversarial)."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats of each latent code dimension's KL, averaged over the batch, that cost nothing (Kingma et al. 2016)."""
+    """Nats of each latent dimension's KL, averaged over the batch, that cost nothing (Kingma et al. 2016)."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Codes per image in the importance-weighted bound; 1: the plain bound with the KL in closed form."""
     match: Literal["kl", "adversarial"] = "kl"
@@ -77,7 +77,7 @@ class Config:
 
 
 def _check(config: Config) -> None:
-    """ConfigError for options that contradict each other; all at once."""
+    """Raise ConfigError for options that contradict each other, all at once."""
     faults = []
     if config.conditional and not config.classes:
         faults.append("model.conditional needs images with labels")
@@ -131,21 +131,21 @@ class Model(nn.Module):
     # Images to latents and back
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latent code, each (B, Z) float32, of images (B, C, S, S) in 0..1."""
+        """Return mean and log-variance of the latents, each (B, Z) float32, of images (B, C, S, S) in 0..1."""
         features = self._with_class(self.body(2 * images - 1), labels)
         mean, log_variance = self.to_latent(features).float().chunk(2, 1)
         return mean, log_variance.clamp_min(_SMALLEST_LOG_VARIANCE)
 
     def logits(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Decoded images (B, C, S, S) before the sigmoid, with gradient."""
+        """Return the decoded images (B, C, S, S) before the sigmoid, with gradient."""
         return self.decoder(self._with_class(latents, labels)).float()  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The expected images (B, C, S, S) in 0..1 of latents (B, Z), computed in tiles of one size."""
+        """Return the expected images (B, C, S, S) in 0..1 of latents (B, Z), computed in tiles of one size."""
         return decoded_in_tiles(lambda z, y: torch.sigmoid(self.logits(z, y)), latents, labels)
 
     def sample(self, seeds: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-        """Images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
+        """Return images (B, C, S, S) in 0..1 of latents from N(0, temperature^2), one seed (B,) each."""
         latents = normals(seeds, self.config.latent).float() * temperature
         return self.decode(latents, labels)
 
@@ -159,7 +159,7 @@ class Model(nn.Module):
     # What the bytes are taken for
 
     def observed(self, batch: ImageBatch) -> Tensor:
-        """The images of a batch as the likelihood sees them, (B, C, S, S) float32 in 0..1.
+        """Return the images of a batch as the likelihood sees them, (B, C, S, S) float32 in 0..1.
 
         Noise and coins come from torch's generator in training; in evaluation, and for `static`, they are the row's.
         """
@@ -177,7 +177,7 @@ class Model(nn.Module):
         return (uniform < grey).float()
 
     def log_likelihood(self, observed: Tensor, logits: Tensor) -> Tensor:
-        """log p(x|z) in nats, summed over the pixels, (B,); for `grey` the negative cross-entropy.
+        """Return log p(x|z) in nats, summed over the pixels, (B,); for `grey` the negative cross-entropy.
 
         For `gaussian` it is that of the 256 levels: the density of the grey scale times the width of a level.
         """
@@ -191,7 +191,7 @@ class Model(nn.Module):
     # Training and scoring
 
     def terms(self, batch: ImageBatch, noise: Tensor) -> dict[str, Tensor]:
-        """Per image (B,) nats: `reconstruction` = -log p(x|z), `kl` and `loss`, from standard normals (K, B, Z)."""
+        """Return, in nats per image (B,), `reconstruction` = -log p(x|z), `kl` and `loss`, by normals (K, B, Z)."""
         config = self.config
         x = self.observed(batch)
         labels = batch.labels if config.conditional else None
@@ -214,7 +214,7 @@ class Model(nn.Module):
     def log_weights(
         self, observed: Tensor, latents: Tensor, mean: Tensor, log_variance: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """log p(x|z) p(z) / q(z|x) of latents (K, B, Z), and log p(x|z) alone, each (K, B)."""
+        """Return log p(x|z) p(z) / q(z|x) of latents (K, B, Z), and log p(x|z) alone, each (K, B)."""
         samples, rows = latents.shape[:2]
         repeated = None if labels is None else labels.repeat(samples)
         logits = self.logits(latents.flatten(0, 1), repeated)
@@ -223,7 +223,7 @@ class Model(nn.Module):
         return log_p + 0.5 * (distance + log_variance - latents.square()).sum(2), log_p
 
     def nll(self, batch: ImageBatch, samples: int, *, block: int = 50) -> Tensor:
-        """-log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
+        """Return -log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
 
         An upper bound in expectation, tighter with more samples. The noise belongs to the row. ValueError for `grey`.
         """
@@ -255,13 +255,13 @@ def _two_layers(inputs: int, hidden: int, outputs: int, activation: nn.Module) -
 
 
 def _row_noise(batch: ImageBatch, latent: int, first: int, count: int) -> Tensor:
-    """Standard normals (count, B, Z) number `first` and on of every row, the same whatever the batch."""
+    """Draw standard normals (count, B, Z) number `first` and on of every row, the same whatever the batch."""
     rows = [normals(batch.rows, latent, stream=1 + first + k).float() for k in range(count)]
     return torch.stack(rows)
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer over encoder and decoder; the adversarial autoencoder's critic has its own."""
+    """Build one optimizer over encoder and decoder; the adversarial autoencoder's critic has its own."""
     parameters = [(name, p) for name, p in model.named_parameters() if not name.startswith("critic.")]
     made = {"model": Optimizer(parameters, train)}
     if model.critic is not None:
@@ -272,7 +272,7 @@ def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic.
+    """Make one update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic.
 
     The gradient, whose norm is logged and clipped, is that of the loss per pixel: its norm is of one order for all
     sizes, where that of the loss per image grows with the pixels.
@@ -310,7 +310,7 @@ def _critic_step(
 
 
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """`loss`, `reconstruction`, `kl` in nats per image; for a likelihood `nll_bound` and `bits_per_dim` too."""
+    """Return `loss`, `reconstruction`, `kl` in nats per image; for a likelihood `nll_bound` and `bits_per_dim` too."""
     config, count = model.config, len(batch.pixels)
     terms = model.terms(batch, _row_noise(batch, config.latent, 0, config.samples))
     sums: dict[str, tuple[Tensor | float, Tensor | int]] = {

@@ -109,16 +109,16 @@ class Model(nn.Module):
     # Training and scoring: whole batches
 
     def scan(self, inputs_bt: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The last layer at every position, (B, T, H) without output dropout, and the state after the last position."""
+        """Return the last layer at every position, (B, T, H) without output dropout, and the state after it."""
         dropout = self.config.embedding_dropout if self.training else 0.0
         return self.rnn(row_dropout(self.embedding, inputs_bt, dropout), state)  # type: ignore[no-any-return]
 
     def features(self, hidden_ph: Tensor) -> Tensor:
-        """What the output layer multiplies: the last layer, projected where widths differ."""
+        """Return what the output layer multiplies: the last layer, projected where widths differ."""
         return hidden_ph if self.projection is None else self.projection(hidden_ph)
 
     def loss(self, batch: SequenceBatch, state: State | None = None) -> tuple[Tensor, Tensor, State]:
-        """Summed loss with gradient, summed nll in nats without, and the state after the batch."""
+        """Return the summed loss with gradient, the summed nll in nats without, and the state after the batch."""
         config = self.config
         raw_bth, state = self.scan(batch.inputs, state)
         dropped = locked_dropout(raw_bth, config.output_dropout) if self.training else raw_bth
@@ -135,7 +135,7 @@ class Model(nn.Module):
         return loss, nll.detach(), state
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64, without gradient.
+        """Return the log-probability of every counted target in nats, (P,) float64, without gradient.
 
         A carried batch goes on from the last call's state, not from training's.
         """
@@ -171,11 +171,11 @@ class Model(nn.Module):
         return Recurrent(self.rnn.zeros, run, self.head, tile=1 if fast else TILE)
 
     def head(self) -> tuple[Tensor, Tensor]:
-        """The output layer: weight (V, H) and bias (V,)."""
+        """Return the output layer: weight (V, H) and bias (V,)."""
         return self.embedding.weight if self.output_weight is None else self.output_weight, self.output_bias
 
     def decoder(self, *, fast: bool = False, precision: Precision = "fp32") -> Decoder:
-        """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
+        """Prepare this model for sampling with its present weights; worth keeping while they do not change."""
         config = self.config
         return Decoder(
             self.stepper(fast=fast),
@@ -196,7 +196,7 @@ class Model(nn.Module):
         precision: Precision = "fp32",
         **limits: Any,
     ) -> Samples:
-        """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone.
+        """Continue prompts (with their start id); text k depends on prompt, seed and options alone.
 
         `limits`: automaton, begin and no_copy of `Decoder.steps`.
         """
@@ -209,14 +209,14 @@ def attach(model: Model, data: Any) -> None:
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer over all weights."""
+    """Build one optimizer over all weights."""
     return {"model": Optimizer(model.named_parameters(), train)}
 
 
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update on the mean loss per token; the state of a stream is kept for the next batch."""
+    """Make one update on the mean loss per token; the state of a stream is kept for the next batch."""
     optimizer = optimizers["model"]
     before = model._unpacked(model.stream_state) if batch.stateful else None
     after: list[State] = []
@@ -238,5 +238,5 @@ def train_step(
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The nll of the counted tokens in nats, as (sum, count)."""
+    """Return the nll of the counted tokens in nats, as (sum, count)."""
     return {"nll": (-model.log_probs(batch).sum(), batch.count)}

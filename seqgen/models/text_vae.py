@@ -1,10 +1,10 @@
-"""Text VAE: a Gaussian latent code z for every text, from which a language model writes it (Bowman et al. 2016).
+"""Text VAE: a Gaussian latent z for every text, from which a language model decodes it (Bowman et al. 2016).
 
-loss = -log p(x|z) + w KL(q(z|x) || N(0, 1)), both summed over a text, nats; w = `beta` times what the step or a buffer
-says. A batch's sum is divided by its counted tokens, as a language model's is, so `beta` means the same for texts of
-any length. An encoder reads the whole text; the writer is `lm`, told z by its first state and at every token.
-Left alone, the writer learns to do without z (the KL falls to 0); the measures against that are under `Config`.
-Shapes: B texts, T positions, P counted positions, Z latent code dimensions, K latents of a text, E embedding, H hidden.
+loss = -log p(x|z) + w KL(q(z|x) || N(0, 1)), both summed over a text, nats; w = `beta` times a factor of the step
+or of a buffer. A batch's sum is divided by its counted tokens, as a language model's is, so `beta` means the same for
+texts of any length. An encoder reads the whole text; the decoder is `lm`, given z in its first state and at every
+token. Without further measures the decoder learns to ignore z (the KL falls to 0); those measures are under `Config`.
+Shapes: B texts, T positions, P counted positions, Z latent dimensions, K latents of a text, E embedding, H hidden.
 Run: seqgen train text-vae --data captions.txt --out runs/captions
 """
 
@@ -34,11 +34,11 @@ from seqgen.nn.sampler import Precision
 DATA = "text"
 
 _SMALLEST_LOG_VARIANCE = -12.0  # latents sharper than e^-6 gain nothing and overflow the importance weights
-_TILE = 64  # rows of one product from latent code to state: one size, so that text k has the same bits in any batch
+_TILE = 64  # rows of one product from latent to state: one size, so that text k has the same bits in any batch
 _ROWS = 1024  # copies of texts that are written out at once to weigh latents
 _LATENTS = 20  # latents per text in `log_probs`
 _SURVEYED = 2000  # held-out texts whose latents are compared all with all
-_LATENT = hash64("code")  # tokens draw from a text's seed, its latent code from another
+_LATENT = hash64("code")  # tokens draw from a text's seed, its latent from another
 _CHECKED_EVERY = 15  # aggressive encoder steps between two looks at their loss (He et al. 2019)
 _PROPORTIONAL, _INTEGRAL = 0.01, 0.005  # gains of the controller, the second for errors in parts of the target
 
@@ -48,35 +48,35 @@ class Config:
     """The section `model` of a text VAE."""
 
     cell: Literal["lstm", "gru"] = "lstm"
-    """Kind of layer of encoder and writer."""
+    """Kind of layer of encoder and decoder."""
     layers: Annotated[int, Field(ge=1)] = 1
-    """How many recurrent layers the writer has; the encoder has one."""
+    """Number of recurrent layers of the decoder; the encoder has one."""
     embedding: Annotated[int, Field(ge=1)] = 256
-    """Features of a token; encoder and writer have their own."""
+    """Features of a token's embedding; encoder and decoder have their own."""
     hidden: Annotated[int, Field(ge=1)] = 512
     """Features of each layer's state, in the encoder too."""
     last_hidden: Annotated[int, Field(ge=0)] = 0
-    """Features of the writer's last layer; 0: as `hidden`."""
+    """Features of the decoder's last layer; 0: as `hidden`."""
     tied: bool = True
-    """The writer's output layer shares its embedding's weights."""
+    """Whether the decoder's output layer shares its embedding's weights."""
     bidirectional: bool = False
     """The encoder reads the text backwards too."""
     pool: Literal["last", "mean", "max"] = "max"
     """What the encoder makes of its states at all positions: the last one, their mean, or the largest of each feature,
     with which latents are learnt sooner and kept (Long et al. 2019)."""
     latent: Annotated[int, Field(ge=1)] = 32
-    """Dimensions of the latent code."""
+    """Dimensions of the latent."""
     input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout of the embedded tokens that encoder and writer read, one mask for all positions of a row."""
+    """Dropout of the embedded tokens that encoder and decoder read, one mask for all positions of a row."""
     hidden_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout between the writer's layers, one mask for all positions of a row."""
+    """Dropout between the decoder's layers, one mask for all positions of a row."""
     output_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Dropout after the writer's last layer, one mask for all positions of a row."""
+    """Dropout after the decoder's last layer, one mask for all positions of a row."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the tokens that the writer reads as zeros, so that it needs the latent code more (training only)."""
+    """Share of the tokens that the decoder reads as zeros, so that it needs the latent more (training only)."""
 
     match: Literal["kl", "adversarial"] = "kl"
-    """What draws the latents towards N(0, 1): the KL, or a critic that tells them apart (Makhzani et al. 2015)."""
+    """What draws the latents towards N(0, 1): the KL, or a critic of both (Makhzani et al. 2015)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Factor of a text's KL, or of the critic's loss (match = adversarial); the most a controller may use."""
     anneal: Literal["none", "linear", "cyclical"] = "none"
@@ -88,9 +88,9 @@ class Config:
     cycles: Annotated[int, Field(ge=1)] = 4
     """How many cycles (anneal = cyclical)."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats of each latent code dimension's KL, averaged over a batch, that cost nothing (Kingma et al. 2016)."""
+    """Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al. 2016)."""
     aggressive: bool = False
-    """Steps of the encoder alone, until its loss no longer falls, before each step of the writer; for good off when a
+    """Steps of the encoder alone, until its loss no longer falls, before each step of the decoder; for good off when a
     validation finds less mutual information than the one before (He et al. 2019)."""
     aggressive_steps: Annotated[int, Field(ge=1)] = 100
     """Steps of the encoder in a row at most."""
@@ -103,7 +103,7 @@ class Config:
     critic_hidden: Annotated[int, Field(ge=1)] = 128
     """Features of each of the critic's two layers (match = adversarial)."""
     critic_steps: Annotated[int, Field(ge=1)] = 1
-    """Steps of the critic after each step of encoder and writer (match = adversarial)."""
+    """Steps of the critic after each step of encoder and decoder (match = adversarial)."""
 
     vocab_size: Annotated[int, Field(ge=0)] = 0
     """Number of tokens; filled from the tokenizer."""
@@ -114,8 +114,8 @@ class Config:
     max_length: Annotated[int, Field(ge=0)] = 0
     """Tokens of a sampled text at most; filled from the data."""
 
-    def writer(self) -> lm.Config:
-        """The settings of the decoder's language model; input dropout comes before the latent is added, not there."""
+    def language_model(self) -> lm.Config:
+        """Return the decoder's settings as a language model; input dropout is applied before the latent is added."""
         return lm.Config(
             cell=self.cell,
             layers=self.layers,
@@ -134,7 +134,7 @@ class Config:
 
 
 def _check(config: Config) -> None:
-    """ConfigError for options that contradict each other; all at once."""
+    """Raise ConfigError for options that contradict each other, all at once."""
     faults = []
     if config.match == "adversarial":
         against = {"free_bits": config.free_bits, "kl_target": config.kl_target, "aggressive": config.aggressive}
@@ -146,9 +146,9 @@ def _check(config: Config) -> None:
 
 
 class Model(nn.Module):
-    """Encoder, writer, and for the adversarial autoencoder the critic of latents.
+    """Encoder, decoder, and for the adversarial autoencoder the critic of latents.
 
-    The writer starts as a language model does, all else as torch makes it.
+    The decoder starts as a language model does, all else as torch makes it.
     """
 
     rank_local = ("lm.stream_state", "control")
@@ -158,7 +158,7 @@ class Model(nn.Module):
     encoder_first: Tensor
     """Whether aggressive steps of the encoder are still on."""
     inner: Tensor
-    """Aggressive: [encoder steps in this row of them (-1: the writer is next), sum of losses and steps since the last
+    """Aggressive: [encoder steps in this row of them (-1: the decoder is next), sum of losses and steps since the last
     look, mean loss at that look]."""
     information: Tensor
     """Mutual information at the last validation, nats."""
@@ -171,18 +171,18 @@ class Model(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
-        self.lm = lm.Model(config.writer())
+        self.lm = lm.Model(config.language_model())
         readers = 2 if config.bidirectional else 1
         self.encoder_embedding = nn.Embedding(config.vocab_size, config.embedding)
         nn.init.uniform_(self.encoder_embedding.weight, -0.1, 0.1)
         self.encoder = nn.ModuleList(Rnn(config.cell, config.embedding, [config.hidden]) for _ in range(readers))
         self.to_posterior = nn.Linear(readers * config.hidden, 2 * config.latent)
-        # eps: the usual 1e-5 is a way out, means whose differences shrink below it are not spread any more
+        # eps: the usual 1e-5 is a way around it: means whose differences shrink below it are not spread any more
         self.norm = nn.BatchNorm1d(config.latent, affine=False, eps=1e-10) if config.bn_gamma else None
         self.shift = nn.Parameter(torch.zeros(config.latent)) if config.bn_gamma else None
         self.to_state = nn.Linear(config.latent, sum(self.lm.rnn.widths))
         self.to_input = nn.Linear(config.latent, config.embedding, bias=False)
-        # the spread of an embedded token: a latent code that drowns the tokens leaves a bad language model for long
+        # the spread of an embedded token: a latent that drowns the tokens leaves a bad language model for long
         nn.init.uniform_(self.to_input.weight, -0.1 / math.sqrt(config.latent), 0.1 / math.sqrt(config.latent))
         self.critic = _critic(config) if config.match == "adversarial" else None
         self.register_buffer("control", torch.zeros(2) if config.kl_target else None)
@@ -195,7 +195,7 @@ class Model(nn.Module):
     # From texts to latents
 
     def encode(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of every text's latent code, each (B, Z) float32; a condition is read with its text."""
+        """Return mean and log-variance of every text's latent, each (B, Z) float32; conditions are read with texts."""
         x = self.encoder_embedding(batch.inputs)
         if self.training:
             x = locked_dropout(x, self.config.input_dropout)
@@ -223,14 +223,14 @@ class Model(nn.Module):
     # From latents to texts: whole batches
 
     def state(self, latents: Tensor) -> State:
-        """The writer's state before a text, from its latent code (B, Z)."""
+        """Return the decoder's state before a text, from its latent (B, Z)."""
         parts = self.to_state(latents).split_with_sizes(list(self.lm.rnn.widths), 1)
         if self.config.cell == "gru":
             return tuple(part.tanh() for part in parts)
         return tuple(end for part in parts for end in (part.tanh(), part))
 
     def written(self, batch: SequenceBatch, latents: Tensor) -> Tensor:
-        """What the output layer multiplies at every counted position, (P, features), from latents (B, Z)."""
+        """Return what the output layer multiplies at every counted position, (P, features), from latents (B, Z)."""
         config = self.config
         x = self.lm.embedding(batch.inputs)
         if self.training:
@@ -243,7 +243,7 @@ class Model(nn.Module):
         return self.lm.features(out.flatten(0, 1)[batch.positions])
 
     def token_log_probs(self, batch: SequenceBatch, latents: Tensor) -> Tensor:
-        """log p(x_t | x_<t, z) of every target that is counted, 0 elsewhere, (B, T) float64, without gradient."""
+        """Return log p(x_t | x_<t, z) of every counted target, 0 elsewhere, (B, T) float64, without gradient."""
         with torch.no_grad():
             targets = batch.targets.flatten()
             found = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
@@ -252,7 +252,7 @@ class Model(nn.Module):
             return found.view(batch.targets.shape)
 
     def weighed(self, batch: SequenceBatch, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`samples` latents of every text from its posterior, encoded once, in blocks (k, B): log p(z) / q(z|x), and
+        """Yield `samples` latents of every text from its posterior, in blocks (k, B): log p(z) / q(z|x), and
         `token_log_probs` (k, B, T), float64. The noise belongs to the text, not to its place."""
         with torch.no_grad():
             mean, log_variance = self.encode(batch)
@@ -267,7 +267,7 @@ class Model(nn.Module):
                 yield ratio, found.view(count, *batch.targets.shape)
 
     def nll(self, batch: SequenceBatch, samples: int) -> Tensor:
-        """-log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
+        """Return -log p(x) in nats by importance sampling from the encoder (Burda et al. 2016, eq. 8), (B,) float64.
 
         An upper bound in expectation, tighter with more samples. ValueError for samples < 1.
         """
@@ -277,10 +277,10 @@ class Model(nn.Module):
         return math.log(samples) - weights.logsumexp(0)
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64, by 20 latents of each text.
+        """Return the log-probability of every counted target in nats, (P,) float64, by 20 latents of each text.
 
         They are log p(x_1..x_t) - log p(x_1..x_(t-1)), each by the same latents; their sum is -`nll` of the text.
-        What the latent code itself costs stands at the first token.
+        The cost of the latent itself is counted at the first token.
         """
         ratios, found = zip(*self.weighed(batch, _LATENTS), strict=True)
         weights = torch.cat(ratios)[..., None] + torch.cat(found).cumsum(2)
@@ -294,18 +294,18 @@ class Model(nn.Module):
     # Sampling: one token per row
 
     def begin(self, latents: Tensor) -> State:
-        """The state before the texts of latents (B, Z): the writer's, and what is added to every token it reads."""
+        """Return the state before the texts of latents (B, Z): the decoder's, and what is added to every token."""
         with torch.no_grad():
             tiles = torch.split(F.pad(latents.float(), (0, 0, 0, -len(latents) % _TILE)), _TILE)
             parts = zip(*((*self.state(tile), self.to_input(tile)) for tile in tiles), strict=True)
             return tuple(torch.cat(part)[: len(latents)] for part in parts)
 
     def start(self, rows: int) -> State:
-        """The state before a prompt at the latent code 0, where no seeds say otherwise."""
+        """Return the state before a prompt at the latent 0, for callers without seeds."""
         return self.begin(self.to_state.weight.new_zeros(rows, self.config.latent))
 
     def prior(self, seeds: Tensor) -> Tensor:
-        """A latent code from N(0, 1) for the seed (B,) of each text, (B, Z) float32."""
+        """Draw a latent from N(0, 1) for the seed (B,) of each text, (B, Z) float32."""
         return normals(latent_seeds(seeds), self.config.latent).float()
 
     def stepper(self, *, fast: bool = False) -> Recurrent:
@@ -321,7 +321,7 @@ class Model(nn.Module):
         return Recurrent(self.start, run, self.head, tile=1 if fast else TILE)
 
     def head(self) -> tuple[Tensor, Tensor]:
-        """The output layer: weight (V, H) and bias (V,)."""
+        """Return the output layer: weight (V, H) and bias (V,)."""
         return self.lm.head()
 
     def decoder(
@@ -331,7 +331,7 @@ class Model(nn.Module):
         precision: Precision = "fp32",
         latents: Callable[[Tensor], Tensor] | None = None,
     ) -> Decoder:
-        """This model for sampling. `latents` gives the latent (B, Z) of each text from its seed (B,); else `prior`."""
+        """Prepare sampling. `latents` gives the latent (B, Z) of each text from its seed (B,); else `prior`."""
         config, source = self.config, latents or self.prior
         return Decoder(
             self.stepper(fast=fast),
@@ -352,13 +352,13 @@ class Model(nn.Module):
         fast: bool = False,
         **options: Any,
     ) -> Samples:
-        """Texts of latents from the prior; text k, its latent code too, depends on prompt, seed and options alone."""
+        """Decode latents of the prior; text k and its latent depend on prompt, seed and options alone."""
         return self.decoder(fast=fast).decode(prompts, seeds, sampling, **options)
 
     # Training
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-log p(x|z) summed over the batch, KL (B, Z) of every dimension, and the latents, all nats with gradient.
+        """Return -log p(x|z) summed over the batch, KL (B, Z) of every dimension, and the latents, nats with gradient.
 
         noise: standard normals (B, Z).
         """
@@ -380,17 +380,17 @@ def _critic(config: Config) -> nn.Sequential:
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) of each element, nats."""
+    """Return KL(N(mean, variance) || N(0, 1)) of each element, nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 def latent_seeds(seeds: Tensor) -> Tensor:
-    """Seeds for the latents of texts, so that no number is drawn twice for a text."""
+    """Return seeds for the latents of texts, so that no number is drawn twice for a text."""
     return seeds ^ _LATENT
 
 
 def content_seeds(batch: SequenceBatch) -> Tensor:
-    """A seed (B,) int64 for each row from what it holds, the same at any place of any batch."""
+    """Return a seed (B,) int64 for each row from what it holds, the same at any place of any batch."""
     width = batch.inputs.shape[1]
     place = torch.arange(width, device=batch.inputs.device)
     # a polynomial in an odd number modulo 2^64: places count, padding does not
@@ -399,7 +399,7 @@ def content_seeds(batch: SequenceBatch) -> Tensor:
 
 
 def _repeated(batch: SequenceBatch, count: int) -> SequenceBatch:
-    """The batch `count` times, one copy under the other."""
+    """Return the batch `count` times, one copy under the other."""
     copies = torch.arange(count, device=batch.inputs.device)[:, None] * batch.inputs.numel()
     return replace(
         batch,
@@ -412,9 +412,9 @@ def _repeated(batch: SequenceBatch, count: int) -> SequenceBatch:
 
 
 def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
-    """What a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
+    """Return what a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
 
-    From a language model: the writer has its sizes and its weights.
+    From a language model: the decoder takes its sizes and its weights.
     """
     if name == "text-vae":
         return config, ""
@@ -431,13 +431,13 @@ GIVES_WAY = {"kl_target": ("free_bits", "bn_gamma", "anneal", "match")}
 
 
 def attach(model: Model, data: Any) -> None:
-    """Refuse text that runs on: a latent code belongs to a text with a beginning and an end."""
+    """Refuse text that runs on: a latent belongs to a text with a beginning and an end."""
     if data.mode not in ("sentence", "fixed"):
         raise ConfigError(f"a text-vae latents lines, but data.mode is {data.mode}; use data.mode=sentence")
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer over encoder and writer; the adversarial autoencoder's critic has its own."""
+    """Build one optimizer over encoder and decoder; the adversarial autoencoder's critic has its own."""
     if model.norm is not None and train.batch // train.accumulate < 2 * dist.world():
         raise ConfigError("model.bn_gamma needs two texts at least in each part of a batch; raise train.batch")
     own = [(name, p) for name, p in model.named_parameters() if not name.startswith("critic.")]
@@ -448,7 +448,7 @@ def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
 
 
 def kl_weight(config: Config, step: int) -> float:
-    """The factor of the KL at a step, from 0 to `beta`, where no controller sets it."""
+    """Return the factor of the KL at a step, from 0 to `beta`, where no controller sets it."""
     if config.anneal == "none" or step >= config.anneal_steps:
         return config.beta
     share = step / config.anneal_steps
@@ -458,7 +458,7 @@ def kl_weight(config: Config, step: int) -> float:
 
 
 def controlled_weight(control: Tensor, most: float) -> float:
-    """The factor of the KL from the controller's state (Shao et al. 2020, eq. 5): too little KL gives a small one."""
+    """Return the KL's factor from the controller's state (Shao et al. 2020, eq. 5): small where the KL is too small."""
     summed, error = float(control[0]), float(control[1])
     return min(most, max(0.0, _proportional(error) - _INTEGRAL * summed))
 
@@ -478,7 +478,7 @@ def control_step(control: Tensor, target: float, kl: float, most: float) -> None
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update: of encoder and writer, in aggressive steps of one of them, in the critic's turn of the critic."""
+    """Make one update: of encoder and decoder, of one of them in aggressive steps, or of the critic."""
     config = model.config
     if model.critic is not None and step % (1 + config.critic_steps):
         return _critic_step(model, model.critic, optimizers["critic"], batch, step)
@@ -486,13 +486,13 @@ def train_step(
     control = model.control
     weight = kl_weight(config, step) if control is None else controlled_weight(control, config.beta)
     rows = len(batch.inputs)
-    told = torch.zeros(2)
+    sums = torch.zeros(2)
 
     def losses() -> Iterator[tuple[Tensor, int]]:
         for _, part in batch.micro_batches(optimizer.train.accumulate):
             noise = torch.randn(len(part.inputs), config.latent, device=part.inputs.device)
             reconstruction, kl_bz, latents = model.terms(part, noise)
-            told.add_(torch.stack([reconstruction.detach(), kl_bz.detach().sum()]).cpu())
+            sums.add_(torch.stack([reconstruction.detach(), kl_bz.detach().sum()]).cpu())
             if model.critic is not None:
                 pull = F.softplus(-model.critic(latents).float()).sum()
             else:
@@ -506,7 +506,7 @@ def train_step(
         _share_statistics(model.norm)
     if turn != "both":
         _note_inner(model, turn, scalars["loss"])
-    reconstruction, kl = (told / rows).tolist()
+    reconstruction, kl = (sums / rows).tolist()
     if control is not None:
         control_step(control, config.kl_target, kl, config.beta)
     return {**scalars, "reconstruction": reconstruction, "kl": kl, "kl_weight": weight}
@@ -515,7 +515,7 @@ def train_step(
 def _critic_step(
     model: Model, critic: nn.Module, optimizer: Optimizer, batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """Codes of texts against latents of the prior."""
+    """Make one update of the critic: latents of texts against latents of the prior."""
     with torch.no_grad():
         mean, log_variance = model.encode(batch)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
@@ -526,12 +526,12 @@ def _critic_step(
 
 # ------------------------------------------------------------------------------------------ aggressive encoder steps
 
-Turn = Literal["both", "encoder", "writer"]
+Turn = Literal["both", "encoder", "decoder"]
 _ENCODER = ("encoder", "to_posterior", "shift")
 _PARTS: dict[Turn, Callable[[str], bool] | None] = {
     "both": None,
     "encoder": lambda name: name.startswith(_ENCODER),
-    "writer": lambda name: not name.startswith(_ENCODER),
+    "decoder": lambda name: not name.startswith(_ENCODER),
 }
 """Whose parameters a turn changes."""
 
@@ -539,13 +539,13 @@ _PARTS: dict[Turn, Callable[[str], bool] | None] = {
 def _turn(model: Model) -> Turn:
     if not model.encoder_first:
         return "both"
-    return "writer" if model.inner[0] < 0 else "encoder"
+    return "decoder" if model.inner[0] < 0 else "encoder"
 
 
 def _note_inner(model: Model, turn: Turn, loss: float) -> None:
-    """After an aggressive step: whether the encoder goes on, by its losses of this row of steps."""
+    """Decide after an aggressive step, by the losses of this row of steps, whether the encoder continues."""
     done, total, count, before = model.inner.tolist()
-    if turn == "writer":
+    if turn == "decoder":
         done, total, count, before = 0.0, 0.0, 0.0, math.inf
     else:
         done, total, count = done + 1, total + loss, count + 1
@@ -559,7 +559,7 @@ def _note_inner(model: Model, turn: Turn, loss: float) -> None:
 
 
 def _share_statistics(norm: nn.BatchNorm1d) -> None:
-    """Running statistics averaged over the processes, so that all hold the same."""
+    """Average running statistics over the processes, so that all hold the same."""
     if dist.world() > 1:
         for tensor in (norm.running_mean, norm.running_var):
             if tensor is not None:
@@ -570,9 +570,9 @@ def _share_statistics(norm: nn.BatchNorm1d) -> None:
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """`nll`, an upper bound of it (-ELBO, nats, tokens), and in nats per text its parts `reconstruction` and `kl`.
+    """Return `nll`, an upper bound of it (-ELBO, nats, tokens), and its parts `reconstruction`, `kl` in nats per text.
 
-    `reconstruction_without_latent` is that from latents of the prior: equal if the latent says nothing.
+    `reconstruction_without_latent` is that from latents of the prior: equal if the latent is not used.
     """
     mean, log_variance = model.encode(batch)
     seeds, latent, rows = content_seeds(batch), model.config.latent, len(batch.inputs)
@@ -590,7 +590,7 @@ def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | flo
 
 @torch.no_grad()
 def survey(model: Model, batches: Iterable[SequenceBatch]) -> dict[str, float]:
-    """What the latents of held-out texts (2,000 at most) say together: see `information` and `active_units`."""
+    """Summarise the latents of at most 2,000 held-out texts: see `information` and `active_units`."""
     means, log_variances, seeds, rows = [], [], [], 0
     for batch in batches:
         mean, log_variance = model.encode(batch)
@@ -609,7 +609,7 @@ def survey(model: Model, batches: Iterable[SequenceBatch]) -> dict[str, float]:
 
 
 def information(mean: Tensor, log_variance: Tensor, seeds: Tensor) -> float:
-    """Mutual information of text and latent in nats, one latent a text: mean of log q(z_n|x_n) - log mean_m q(z_n|x_m).
+    """Estimate the mutual information of text and latent, nats: mean of log q(z_n|x_n) - log mean_m q(z_n|x_m).
 
     m runs over all texts given, so it cannot exceed log N (the corpus estimator; Hoffman and Johnson 2016).
     """
@@ -622,7 +622,7 @@ def information(mean: Tensor, log_variance: Tensor, seeds: Tensor) -> float:
 
 
 def active_units(mean: Tensor) -> int:
-    """Code dimensions whose posterior mean varies over texts by more than 0.01 (Burda et al. 2016)."""
+    """Return the latent dimensions whose posterior mean varies over texts by more than 0.01 (Burda et al. 2016)."""
     return int((mean.double().var(0) > 0.01).sum())
 
 
@@ -630,25 +630,25 @@ VERDICTS = ("collapsed", "hardly used", "used")
 
 
 def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
-    """Whether the latent code is used, told when that changes; aggressive steps end when mutual information falls.
+    """Report when the use of the latent changes; aggressive steps end when mutual information falls.
 
     The best adversarial autoencoder is the one that reconstructs best: its bound holds a KL that it does not train.
     """
     found, units, kl = scores["mutual_information"], scores["active_units"], scores["kl"]
-    said = []
+    events = []
     if model.encoder_first and found < float(model.information):
         model.encoder_first.fill_(False)
-        said.append(f"aggressive encoder steps end: mutual information fell from {float(model.information):.2f}")
+        events.append(f"aggressive encoder steps end: mutual information fell from {float(model.information):.2f}")
     model.information.fill_(found)
     verdict = 0 if found < 0.1 and not units else 1 if found < 0.5 else 2
     if verdict != int(model.verdict):
         model.verdict.fill_(verdict)
-        said.append(
+        events.append(
             f"the latent code is {VERDICTS[verdict]}: KL {kl:.2f} nats, mutual information {found:.2f} of a possible "
             f"{scores['information_ceiling']:.2f}, {units:.0f} of {model.config.latent} units active"
             + ("" if verdict else "; try model.kl_target=4 or model.aggressive=true")
         )
-    answer: dict[str, Any] = {"event": "; ".join(said)} if said else {}
+    answer: dict[str, Any] = {"event": "; ".join(events)} if events else {}
     if model.critic is not None:
         answer["best"] = scores["reconstruction"] < float(model.lowest)
         model.lowest.fill_(min(float(model.lowest), scores["reconstruction"]))

@@ -282,7 +282,7 @@ def test_every_column_has_as_many_images_and_says_so(vae: ImageGenerator) -> Non
             assert score.stored_interval[0] <= score.value <= score.stored_interval[1]
             assert not score.signature.differs(columns[-1].scores[name].signature), name
     kernel = columns[-1].scores["kernel_distance"]
-    assert kernel.note == "within its noise of 0: so many images do not tell"
+    assert kernel.note == "within its noise of 0: it needs more images"
 
 
 class Corners:
