@@ -53,21 +53,23 @@ def score(
     file: File,
     by: Annotated[
         Literal["likelihood", "critic"],
-        typer.Option("--by", metavar="NAME", help="likelihood, or critic: how real a line looks to that of a seqgan."),
+        typer.Option(
+            "--by", metavar="NAME", help="Score by likelihood, or by critic: how real a line looks to that of a seqgan."
+        ),
     ] = "likelihood",
-    per_token: Annotated[bool, typer.Option("--per-token", help="Also every token's value, and the suspect spans.")] = (
-        False
-    ),
+    per_token: Annotated[
+        bool, typer.Option("--per-token", help="Also write every token's value, and the suspect spans.")
+    ] = (False),
     outliers: Annotated[
-        str, typer.Option("--outliers", metavar="SHARE", help="Only the least likely lines: 1% of them, or a number.")
+        str,
+        typer.Option("--outliers", metavar="SHARE", help="Write only the least likely lines: 1% of them, or a number."),
     ] = "",
     rank: Annotated[
         Rank,
         typer.Option(
             "--rank",
             metavar="NAME",
-            help="What orders the lines: token, nats per token; line, nats of the whole line; worst, its least likely "
-            "token.",
+            help="Order lines by token, nats per token; line, nats of the line; or worst, its least likely token.",
         ),
     ] = "token",
     field: Field = "",
@@ -220,6 +222,9 @@ def _tsv(record: dict[str, Any]) -> str:
     return table_row(f"{value:.4f}" if isinstance(value, float) else str(value) for value in words.values())
 
 
+_ALIGNED, _JUDGE = "Texts with a reference each", "A language model as judge"
+
+
 def evaluate(
     context: typer.Context,
     subject: Annotated[
@@ -228,21 +233,17 @@ def evaluate(
     references: Annotated[
         str,
         typer.Option(
-            "--references", metavar="FILE", help="Real text that the run was not trained on, or a set (its test part)."
+            "--references",
+            metavar="FILE",
+            help="Real text that the run was not trained on: a file, or the test part of a set.",
         ),
     ] = "",
     train: Annotated[
-        str, typer.Option("--train", metavar="FILE", help="Training text, for novelty and the columns beside.")
+        str,
+        typer.Option(
+            "--train", metavar="FILE", help="Training text, for novelty, the column of real text and the 5-gram model."
+        ),
     ] = "",
-    aligned: Annotated[
-        bool,
-        typer.Option("--aligned", help="Text i is scored against reference i alone: translations, answers to sources."),
-    ] = False,
-    num_beams: Annotated[
-        int,
-        typer.Option("--num-beams", metavar="N", help="With --aligned: beams of a run's search; 0 draws the answers."),
-    ] = 5,
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="With --aligned: lower-case the texts first.")] = False,
     protocol: Annotated[
         str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
     ] = "default",
@@ -251,30 +252,63 @@ def evaluate(
         typer.Option(
             "--tokenizer",
             metavar="NAME",
-            help="auto, split, nltk (no sentence splitting), 13a, zh or char (protocol default, and --aligned).",
+            help="How the protocol default and --aligned cut lines: auto, split, nltk (no sentence splitting), 13a, zh "
+            "or char.",
         ),
     ] = "auto",
     count: Annotated[
-        int, typer.Option("--count", metavar="N", help="Samples; 0: as many as references, at most 10,000.")
+        int, typer.Option("--count", metavar="N", help="Number of samples; 0: as many as references, at most 10,000.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the samples and of what is drawn.")] = 0,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Of the samples.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the samples and of what is drawn.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
     latents: Annotated[
-        int, typer.Option("--latents", metavar="K", help="Codes per reference in the likelihood of a VAE.")
+        int,
+        typer.Option("--latents", metavar="K", help="Latent codes that estimate a reference's likelihood under a VAE."),
     ] = 100,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Of images: where latents come from; may be repeated."),
-    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every number, not the first dozen alone.")] = False,
+    aligned: Annotated[
+        bool,
+        typer.Option(
+            "--aligned", help="Score text i against reference i alone, as of translations.", rich_help_panel=_ALIGNED
+        ),
+    ] = False,
+    num_beams: Annotated[
+        int,
+        typer.Option(
+            "--num-beams",
+            metavar="N",
+            help="Search a run's answers with N beams; 0 draws them.",
+            rich_help_panel=_ALIGNED,
+        ),
+    ] = 5,
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Lower-case the texts first.", rich_help_panel=_ALIGNED)
+    ] = False,
     judge: Annotated[
         Path | None,
-        typer.Option("--judge", metavar="RUN", help="A run of lm on real text: adds its scores, Fréchet and MAUVE."),
+        typer.Option(
+            "--judge",
+            metavar="RUN",
+            help="Run of lm on real text that adds its scores, the Fréchet distance and MAUVE.",
+            rich_help_panel=_JUDGE,
+        ),
     ] = None,
     reverse: Annotated[
-        bool, typer.Option(help="With --judge: also train a model on the samples and score real text with it.")
+        bool,
+        typer.Option(
+            help="Also train a model on the samples and score real text with it.",
+            rich_help_panel=_JUDGE,
+        ),
     ] = True,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Where the latents of images come from; repeat for several.",
+        ),
+    ] = None,
     features: images.Features = "",
-    everything: Annotated[bool, typer.Option("--all", help="Every number, not the first dozen alone.")] = False,
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
@@ -288,8 +322,8 @@ def evaluate(
     Read samples against real text, not against 0 or 1: a Self-BLEU below that of real text is not better. The last
     column is how far samples are from it. Likelihood stands in nats per character and per line, which models with other
     tokenizers have in common; --all adds what is per token. Running text is compared line by line.
-    With --aligned, text i has reference i: BLEU and chrF as sacreBLEU computes them (but 0..1), tokenised BLEU,
-    exact matches, each with its 95 % interval; a run with conditions answers those of the references.
+    With --aligned, text i has reference i: BLEU and chrF as sacreBLEU computes them (but 0..1), tokenised BLEU and
+    exact matches with their 95 % intervals; a run with conditions answers those of the references.
     A run of images takes --count, --seed, --latents, --method, --features, --all, --json, --step and --device; images
     made elsewhere (a folder, .npz, .npy, .zip) --references, a set or a path, --count, --seed, --features, --all and
     --json. Their features may also be given: --features MADE.npy with --references REAL.npy, a row for each image.
@@ -586,7 +620,7 @@ def self_bleu(
     sample: Annotated[
         int | None, typer.Option("--sample", metavar="N", help="Score N lines, drawn by --seed, among themselves.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws the lines of --sample.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws the lines of --sample.")] = 0,
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
