@@ -22,7 +22,8 @@ BELOW = {
     "models": {"core", "nn", "metrics"},
     "images": {"core", "nn", "metrics"},
     "engine": {"core", "data", "nn", "models", "images", "metrics"},
-    "cli": {"core", "data", "nn", "models", "images", "metrics", "engine"},
+    "serve": {"core", "data", "nn", "models", "images", "metrics", "engine"},
+    "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
 ENGINE = ["folder", "run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "evaluate"]
 ENGINE += ["curve", "compare", "blind", "report", "progress", "loop", "judge"]

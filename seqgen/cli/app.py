@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import compare, config, corpus, generate, images, latent, output, report, score, tokenizer, train
+from seqgen.cli import compare, config, corpus, generate, images, latent, output, report, score, serve, tokenizer, train
 from seqgen.cli.flags import with_flags
 from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
@@ -45,6 +45,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     compare.curve,
     compare.blind,
     report.report,
+    serve.serve,
     config.config,
     config.doctor,
 )

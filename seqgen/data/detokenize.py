@@ -74,7 +74,8 @@ class StopStrings:
     def __init__(self, texts: IncrementalDetokenizer, rows: int, stop: Sequence[str]) -> None:
         self._texts, self._stop = texts, [text for text in stop if text]
         self._held = [""] * rows  # what may be the beginning of a stop string
-        self._ends: list[list[int]] = [[0] for _ in range(rows)]  # the characters of each row behind each token
+        self.ends: list[list[int]] = [[0] for _ in range(rows)]
+        """The characters of each row before its first token and behind each."""
         self.lengths = [0] * rows
         """Characters of each row that stay, those of its prompt not counted."""
         self.over = [False] * rows
@@ -93,14 +94,14 @@ class StopStrings:
 
         `text` is the row's text without the prompt. A token that is cut counts, but not for the space before its word.
         """
-        ends, length = self._ends[row], self.lengths[row]
+        ends, length = self.ends[row], self.lengths[row]
         count = next((n for n, end in enumerate(ends) if end >= length), len(ends) - 1)
         cut = ends[count] > length and not text[ends[count - 1] : length].strip()
         return count - cut
 
     def _stay(self, row: int, text: str) -> str:
         held = self._held[row] + text
-        self._ends[row].append(self.lengths[row] + len(held))
+        self.ends[row].append(self.lengths[row] + len(held))
         found = [at for at in map(held.find, self._stop) if at >= 0]
         self.over[row] = bool(found)
         stays = min(found) if found else len(held) - max((_begun(held, stop) for stop in self._stop), default=0)

@@ -148,13 +148,13 @@ class TextGenerator:
     def _texts(self, options: TextOptions) -> list[Text]:
         _check_texts(options, "stop", "bad_words", "require", "train_files", "novel_against", "prompts", "sources")
         count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
-        sampling = self._sampling(options)
+        sampling = self.sampling(options)
         if best_of > 1:
             sampling = replace(sampling, details=True)
         limits = self._limits(options)
         if options.no_copy:
             limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
-        begins = self._beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
+        begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
         match, unique, sources = options.match, options.unique, options.sources
         finder = Expression(match, f"--match {match!r}") if match is not None else None
         known = set(options.novel_against or ())
@@ -227,7 +227,7 @@ class TextGenerator:
         if not 1 <= count <= beam.num_beams:
             raise ValueError(f"count must be in 1..{beam.num_beams}, the number of beams, got {count}")
         automaton = self._limits(options).automaton
-        begins = self._beginnings(options.prompt, options.prompts, options.sources, automaton)
+        begins = self.beginnings(options.prompt, options.prompts, options.sources, automaton)
         found = beam_search(
             self.model.decoder(),
             [begin.ids for begin in begins],
@@ -236,7 +236,7 @@ class TextGenerator:
             begin=_places(begins),
         )
         rows = [(begin, h) for begin, best in zip(begins, found, strict=True) for h in best[:count]]
-        texts = self._decoded([begin.own + h.ids for begin, h in rows])
+        texts = self.decoded([begin.own + h.ids for begin, h in rows])
         named = [[self.tokenizer.id_to_token(t) for t in h.ids] for _, h in rows]
         return [
             Text(text, i, h.finished, named[i], h.log_prob, prompt=begin.prompt, source=begin.source)
@@ -248,11 +248,11 @@ class TextGenerator:
         """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
         _check_texts(options, "stop", "bad_words", "require")
         automaton = self._limits(options).automaton
-        begins = self._beginnings(options.prompt, None, None, automaton)
+        begins = self.beginnings(options.prompt, None, None, automaton)
         seeds = rng.text_seeds(options.seed, options.index, 1, options.prompt).to(self.device)
-        written = self._growing([begins[0].own], options.stop)
+        written = self.growing([begins[0].own], options.stop)
         steps = self._decoder(options.fast, options.latents).steps(
-            [begins[0].ids], seeds, self._sampling(options), automaton=automaton, begin=_places(begins)
+            [begins[0].ids], seeds, self.sampling(options), automaton=automaton, begin=_places(begins)
         )
         for step in steps:
             piece = written.add([0], step.ids.tolist())[0]
@@ -281,20 +281,20 @@ class TextGenerator:
         """Yield the lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""
         return self._lines.batches(lines, sources)
 
-    def _sampling(self, options: Drawing) -> Sampling:
+    def sampling(self, options: Drawing) -> Sampling:
         """Return how tokens are drawn."""
         sampling = config.part(options, Sampling, section="sample")
         if self._lines.stop < 0 and self.settings.data.mode != "fixed":
             return replace(sampling, max_new_tokens=sampling.limit(_RUNNING_LENGTH))
         return sampling
 
-    def _beginnings(
+    def beginnings(
         self,
         prompt: str,
         prompts: Sequence[str] | None,
         sources: Sequence[str] | None,
         automaton: automata.Automaton | None,
-    ) -> list["_Beginning"]:
+    ) -> list["Beginning"]:
         """What stands before the texts: a prompt, or several, or the same prompt behind each condition."""
         if prompts is not None and (prompt or sources is not None):
             raise ValueError("prompts stand alone; leave prompt and sources out")
@@ -312,13 +312,13 @@ class TextGenerator:
                 )
             own = self._lines.encode([text]).row(0).tolist() if text else []
             place = automaton.after(own) if automaton is not None else 0
-            begins.append(_Beginning(text, [self._lines.start, *own], own, place))
+            begins.append(Beginning(text, [self._lines.start, *own], own, place))
         if sources is None:
             return begins
         own, place = begins[0].own, begins[0].place
         heads = encode_sources(self.tokenizer, sources)
         return [
-            _Beginning(prompt, [self._lines.start, *head.tolist(), *own], own, place, source)
+            Beginning(prompt, [self._lines.start, *head.tolist(), *own], own, place, source)
             for source, head in zip(sources, heads, strict=True)
         ]
 
@@ -390,7 +390,7 @@ class TextGenerator:
     def _decode(
         self,
         decoder: Decoder,
-        rows: Sequence["_Beginning"],
+        rows: Sequence["Beginning"],
         seed: int,
         indices: Sequence[int],
         sampling: Sampling,
@@ -404,7 +404,7 @@ class TextGenerator:
         """
         seeds = torch.cat([rng.text_seeds(seed, k, 1, row.prompt) for k, row in zip(indices, rows, strict=True)])
         seeds, owns = seeds.to(self.device), [row.own for row in rows]
-        written = self._growing(owns, stop) if stop else None
+        written = self.growing(owns, stop) if stop else None
 
         def stopped(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
             assert written is not None
@@ -421,17 +421,13 @@ class TextGenerator:
             until=stopped if stop else None,
         )
         samples = collect(list(steps), len(rows), sampling.details)
-        texts = self._decoded([own + ids for own, ids in zip(owns, samples.ids, strict=True)])
-        begins = self._decoded(owns) if stop else []
+        texts = self.decoded([own + ids for own, ids in zip(owns, samples.ids, strict=True)])
         made = []
         for i, (ids, text) in enumerate(zip(samples.ids, texts, strict=True)):
             told = samples.details[i] if samples.details is not None else None
             tokens = [*ids, self._lines.stop] if told is not None and len(told.log_prob) > len(ids) else ids
             if written is not None and written.over[i]:  # all that follows belongs to no text
-                tokens = ids[: written.kept(i, text[len(begins[i]) :])]
-                text = text[: len(begins[i]) + written.lengths[i]]
-                while tokens and self._decoded([owns[i] + tokens[:-1]])[0].startswith(text):
-                    tokens = tokens[:-1]  # its last bytes were no character, as the token after them showed
+                tokens, text = self.cut(written, i, owns[i], ids)
             shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt, source=rows[i].source)
             if told is not None:
                 names = [self.tokenizer.id_to_token(t) for t in tokens]
@@ -443,11 +439,20 @@ class TextGenerator:
             made.append((shown, 0.0 if told is None else sum(told.log_prob.tolist())))
         return made
 
-    def _growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
+    def cut(self, written: StopStrings, row: int, own: Sequence[int], ids: Sequence[int]) -> tuple[list[int], str]:
+        """Return the tokens and the text, its prompt `own` included, of a row that has come to a stop string."""
+        begin, text = self.decoded([own, [*own, *ids]])
+        tokens = list(ids[: written.kept(row, text[len(begin) :])])
+        text = text[: len(begin) + written.lengths[row]]
+        while tokens and self.decoded([[*own, *tokens[:-1]]])[0].startswith(text):
+            tokens = tokens[:-1]  # its last bytes were no character, as the token after them showed
+        return tokens, text
+
+    def growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
         """The texts behind prompts, token by token, to the first stop string."""
         return StopStrings(IncrementalDetokenizer(self.tokenizer, prompts, running=self.running), len(prompts), stop)
 
-    def _decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
+    def decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of every row; running text has line breaks."""
         if self.running:
             return [self.tokenizer.decode_stream(row) for row in ids]
@@ -463,7 +468,7 @@ class _Limits:
 
 
 @dataclass(frozen=True)
-class _Beginning:
+class Beginning:
     """What stands before a text."""
 
     prompt: str
@@ -477,7 +482,7 @@ class _Beginning:
     """The condition."""
 
 
-def _places(rows: Sequence[_Beginning]) -> list[int] | None:
+def _places(rows: Sequence[Beginning]) -> list[int] | None:
     """The automaton's states before texts; None: its start."""
     places = [row.place for row in rows]
     return places if any(places) else None

@@ -121,6 +121,10 @@ class Recurrent:
         """Index every tensor."""
         return tuple(part[rows] for part in state)
 
+    def join(self, states: Sequence[State]) -> State:
+        """Return the rows of several states as those of one: a batch that rows enter at any step needs it."""
+        return tuple(map(torch.cat, zip(*states, strict=True)))
+
 
 def tiled(slots: Tensor, tile: int) -> Tensor:
     """Repeat the last slot up to a whole number of tiles."""
@@ -193,7 +197,8 @@ class Decoder:
         self.output = OutputLayer(model.head(), suppress_tokens=suppress_tokens, precision=precision)
         self.device = self.output.bias.device
         self.stop, self.suppress_tokens, self.max_length = stop, frozenset(suppress_tokens), max_length
-        self._model, self._start = model, start
+        self.start, self._model = start, model
+        self.join: Callable[[Sequence[Any]], Any] | None = getattr(model, "join", None)
         self._tile = 1 if fast else TILE
 
     def decode(
@@ -243,8 +248,8 @@ class Decoder:
         if not prompts:
             return
         device = self.device
-        if state is None and self._start is not None:
-            state = self._start(seeds.to(device))
+        if state is None and self.start is not None:
+            state = self.start(seeds.to(device))
         last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         texts = torch.arange(len(prompts), device=device)
         places = torch.tensor(begin or [0] * len(prompts), device=device)
@@ -348,8 +353,7 @@ class Decoder:
             logits = self.output.logits(features, rules.bias)
             rules.block(logits, rows.places[part], t)
             _block_runs(logits, history, rules)
-            _reshape(logits, history, sampling)
-            logits = keep_top_k(logits, 1) if sampling.sure else _filtered(logits, sampling)
+            logits = filtered(logits, history, sampling)
             chosen = pick(self.output.probabilities(logits), rows.draws[part, t % _AHEAD])
             ids.append(chosen)
             if sampling.details:
@@ -479,8 +483,14 @@ def _reshape(logits: Tensor, history: Tensor, sampling: Sampling) -> None:
         logits /= min(max(sampling.temperature, _FLOAT32.tiny), _FLOAT32.max)
 
 
-def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What the filters leave, each working on what the one before left."""
+def filtered(logits: Tensor, history: Tensor, sampling: Sampling) -> Tensor:
+    """Return the logits (B, V) that are drawn from: penalty and temperature in place, then what the filters leave.
+
+    Each filter works on what the one before left. `history` (B, L): as in `_Rows`.
+    """
+    _reshape(logits, history, sampling)
+    if sampling.sure:
+        return keep_top_k(logits, 1)
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:

@@ -1,0 +1,41 @@
+"""`seqgen serve`: trained runs as a service that speaks OpenAI's protocol."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqgen.cli import output
+from seqgen.cli.flags import Panel
+from seqgen.cli.options import Opening
+from seqgen.serve.limits import Limits
+
+
+def serve(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    host: Annotated[str, typer.Option(metavar="NAME", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    token: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Token that clients must send (Authorization: Bearer TEXT); or set SEQGEN_TOKEN, which other users of "
+            "the machine cannot read. Needed to listen beyond this machine.",
+            show_default=False,
+        ),
+    ] = "",
+    *,
+    limits: Annotated[Limits, Panel("Limits")],
+    opening: Opening,
+) -> None:
+    """Serve runs of text to clients of OpenAI's protocol, until Ctrl-C or SIGTERM.
+
+    A run is a model by its folder's name. /v1/models, /v1/completions, /v1/chat/completions, /healthz. Texts of
+    all clients are written together; text k of a request depends on its seed and options alone, as in generate.
+    """
+    from seqgen.serve.server import serve as run_server
+
+    def ready(address: str, names: list[str]) -> None:
+        output.say(f"serving {', '.join(names)} at {address}/v1")
+
+    run_server(runs, host=host, port=port, token=token, limits=limits, ready=ready, **vars(opening))
