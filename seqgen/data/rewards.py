@@ -64,7 +64,7 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
         label, _, file = rest.partition(":")
         function = _label(label, file)
     else:
-        raise ConfigError(f"model.reward.kind must be critic, constant, {_KINDS}, got {spec!r}")
+        raise ConfigError(f"model.reward.kind must be critic, logit, constant, {_KINDS}, got {spec!r}")
 
     def judged(lines: list[str]) -> list[float]:
         distinct = list(dict.fromkeys(lines))

@@ -78,6 +78,8 @@ def train_step(
             return _critic_step(model, optimizers["critic"], batch, step, round_number)
         case "policy":
             model.forget_negatives()
+            if (step - config.mle_steps - config.critic_steps) % (config.policy_turn + config.critic_turn) == 0:
+                model.copy_policy(model.policy, model.last)
             return _policy_step(model, optimizers["policy"], batch, step)
 
 
@@ -123,10 +125,14 @@ class Reward:
     """The section `model.reward`: what the policy maximises, and how a token's share of it is estimated."""
 
     kind: str = "critic"
-    """critic; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
+    """critic; logit: the critic's log-odds less the KL divergence from the language model, whose optimum is the text's
+    own distribution; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
     file.py:function (list of texts to numbers), grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of a reward of your own; the rest is the critic's."""
+    proximal: bool = False
+    """logit: the divergence is from the policy at the start of its turn, which the critic's negatives are drawn from
+    too, in place of the language model."""
     kl_target: Annotated[float, Field(ge=0)] = 0.0
     """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
     mle_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -188,6 +194,19 @@ class Config:
 def _check(config: Config) -> None:
     """What two settings together must hold; ConfigError names them."""
     faults, critic, reward = [], config.critic, config.reward
+    if reward.kind == "logit":
+        faults += [
+            f"model.reward.kind = logit needs {name} = {needed}, got {value}; {why}"
+            for name, needed, value, why in (
+                ("model.mle_steps", 0, config.mle_steps, "start --from a language model that has not seen this text"),
+                ("model.critic.loss", "bce", critic.loss, "only its logit is a ratio of probabilities"),
+                ("model.critic.corrupted_negatives", 0.0, critic.corrupted_negatives, "negatives are the model's own"),
+                ("model.reward.kl_target", 0.0, reward.kl_target, "the weight of its divergence is 1"),
+            )
+            if value != needed
+        ]
+    elif reward.proximal:
+        faults.append(f"model.reward.proximal is for model.reward.kind = logit, got {reward.kind}")
     if reward.advantage in ("delta", "raw") and reward.rollouts < 1:
         faults.append(
             f"model.reward.rollouts must be at least 1 with model.reward.advantage = {reward.advantage}, got "
@@ -227,7 +246,7 @@ def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
 
 def attach(model: "Model", data: Any) -> None:
     """Give a model what only training needs of the data: a reward of text, imported or built now, never on loading."""
-    if model.config.reward.kind not in ("critic", "constant"):
+    if model.config.reward.kind not in ("critic", "logit", "constant"):
         rewards = data.reward(model.config.reward.kind)
         device = model.policy.output_bias.device
 
@@ -259,7 +278,7 @@ class Model(nn.Module):
     """A policy, its critic, and copies of the policy as it was.
 
     `anchor` is the language model at the end of the phase mle, `healthy` the policy at the last validation without
-    alarm, `lagged` the slower policy of rollouts.
+    alarm, `lagged` the slower policy of rollouts, `last` the policy at the start of its turn (proximal).
     """
 
     rank_local = ("kl_weight", "value_sums", "last_turn")
@@ -293,6 +312,7 @@ class Model(nn.Module):
         )
         self.anchor, self.healthy = self._copied_policy(), self._copied_policy()
         self.lagged = self._copied_policy() if config.reward.rollout_lag else None
+        self.last = self._copied_policy() if config.reward.proximal else None
         self.register_buffer("kl_weight", torch.tensor(0.1))
         features = self.critic.output.in_features
         sums = torch.zeros(features + 2, features + 3) if config.reward.advantage == "critic" else None
@@ -352,26 +372,34 @@ class Model(nn.Module):
         def score(texts: Texts) -> Tensor:
             if config.kind == "constant":
                 return torch.ones(len(texts.ids), device=texts.ids.device)
-            if config.kind != "critic" and own is None:
+            if config.kind not in ("critic", "logit") and own is None:
                 raise ConfigError(f"model.reward.kind = {config.kind} needs the training loop's text")
             if own is not None and config.weight == 1:
                 return own(texts)
             logits = critic(texts.ids, texts.lengths)
-            values = torch.sigmoid(logits) if self.config.critic.loss == "bce" else logits
+            odds = config.kind == "logit" or self.config.critic.loss != "bce"
+            values = logits if odds else torch.sigmoid(logits)
             return values if own is None else torch.lerp(values, own(texts).to(values), config.weight)
 
         return score
 
     def negatives(self, round_number: int) -> Texts:
-        """The drawn texts of a round of the critic: a function of the policy's weights, the seed and the round.
+        """The drawn texts of a round of the critic: a function of the weights, the seed and the round.
 
-        They are kept in memory, not in checkpoints: the policy stands still while the critic learns.
+        The policy writes them, or the language model where the policy is held to that (logit). They are kept in memory,
+        not in checkpoints: who writes them stands still while the critic learns.
         """
         config = self.config
         if self._negatives[0] != round_number or self._negatives[1] is None:
             seeds = text_seeds(hash64("negatives", config.seed, round_number), 0, config.critic.negatives)
             device = self.policy.output_bias.device
-            texts = draw(self.decoder(), config.start, seeds.to(device), config.policy.max_length)
+            frozen = config.reward.kind == "logit" and not config.reward.proximal
+            texts = draw(
+                (self.anchor if frozen else self.policy).decoder(),
+                config.start,
+                seeds.to(device),
+                config.policy.max_length,
+            )
             self._negatives = (round_number, texts)
             return texts
         return self._negatives[1]
@@ -510,13 +538,18 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)[:, : weights.shape[1]]].clone()
     targets = drawn.targets.flatten()[drawn.positions]
     features, head = _features(model.policy, drawn), _drawing_head(model.policy)
-    loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p)
+    held_to = model.anchor if model.last is None else model.last
+    anchored, anchored_head = _features(held_to, drawn).detach(), _drawing_head(held_to)
+    pull: Tensor | float = 0.0
+    if config.reward.kind == "logit":
+        later_p, pull = kl_gradient(F.linear(features, *head), F.linear(anchored, *anchored_head), _inside(texts))
+        weights_p -= later_p
+    loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p) + pull
     log_probs = linear_log_probs(features, *head, targets)
     with torch.no_grad():
-        anchored = _features(model.anchor, drawn)
-        kl = (log_probs - linear_log_probs(anchored, *_drawing_head(model.anchor), targets)).mean()
+        kl = (log_probs - linear_log_probs(anchored, *anchored_head, targets)).mean()
     if config.reward.kl_target:
-        reference = F.linear(anchored, *_drawing_head(model.anchor)).detach()
+        reference = F.linear(anchored, *anchored_head)
         loss = loss + float(model.kl_weight) * _divergence(F.linear(features, *head), reference)
         # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
         error = float(kl) / config.reward.kl_target - 1
@@ -524,7 +557,9 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     if config.reward.mle_weight:
         loss = loss + config.reward.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
     slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
-    done = update(optimizer, (loss, drawn.count), step, weight=slower)
+    # the mean over texts has no bias; that over tokens, whose number is random too, is the usual one
+    count = len(drawn.inputs) if config.reward.kind == "logit" else drawn.count
+    done = update(optimizer, (loss, count), step, weight=slower)
     if model.lagged is not None:
         with torch.no_grad():
             for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
@@ -631,6 +666,25 @@ def add_to_sums(sums: Tensor, features_nf: Tensor, rewards_n: Tensor) -> None:
     """Let `sums` forget a little and add these rows."""
     sums *= _KEEP
     sums += features_nf.t() @ torch.cat([features_nf, rewards_n[:, None]], 1)
+
+
+def kl_gradient(logits_pv: Tensor, reference_pv: Tensor, inside_bt: Tensor) -> tuple[Tensor, Tensor]:
+    """What adds KL(policy || reference) of whole texts, in nats, to a policy gradient's loss: no part is left out.
+
+    With KL_t the divergence of the next token after t tokens, which is known exactly, the gradient is
+    E[sum over t of grad KL_t + (sum over s > t of KL_s) grad log p(x_t | x_<t)]. Returns the second factor, less its
+    mean over the other rows, as weights (P,) of the tokens; and a sum whose gradient is the first term. Where the two
+    are equal, both are 0 in every bit, so that a constant reward leaves the policy where it is.
+    """
+    with torch.no_grad():
+        log_probs = logits_pv.float().log_softmax(-1)
+        ratio = log_probs - reference_pv.float().log_softmax(-1)
+        each = (log_probs.exp() * ratio).sum(-1)
+        slope = log_probs.exp() * (ratio - each[:, None])
+        grid = torch.zeros(inside_bt.shape, device=each.device).masked_scatter(inside_bt, each)
+        later = grid.flip(1).cumsum(1).flip(1) - grid
+        later -= (later.sum(0) - later) / max(1, len(later) - 1)
+    return later[inside_bt], (slope * logits_pv).sum()
 
 
 def _divergence(logits_pv: Tensor, reference_pv: Tensor) -> Tensor:

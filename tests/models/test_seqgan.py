@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
+from seqgen.core.update import Optimizer
 from seqgen.engine import checkpoint, loading, loop
 from seqgen.engine.run import config
 from seqgen.models import lm, seqgan
@@ -56,8 +57,8 @@ def test_the_paper_schedule_counts_as_the_paper_does() -> None:
 # ------------------------------------------------------------------------------------- gradients against enumeration
 
 
-def tiny_policy() -> lm.Model:
-    torch.manual_seed(3)
+def tiny_policy(seed: int = 3) -> lm.Model:
+    torch.manual_seed(seed)
     policy = lm.Model(
         lm.Config(
             embedding=5, hidden=4, tied=False, vocab_size=4, stop=STOP, suppress_tokens=(START,), max_length=LONGEST
@@ -239,6 +240,102 @@ def test_policy_step_follows_the_exact_gradient_on_average(world: dict[str, Any]
     cosine = torch.nn.functional.cosine_similarity(moved, expected, dim=0)
     assert float(cosine) > 0.99
     assert float(moved.norm() / expected.norm()) == pytest.approx(1.0, abs=0.1)
+
+
+def log_ratio(policy: lm.Model, world: dict[str, Any]) -> Tensor:
+    """log p2 - log p0 of every text for another language model p2 of the same vocabulary."""
+    other = tiny_policy(seed=8)
+    with torch.no_grad():
+        return (token_log_probs(other, padded(world["rows"])) - token_log_probs(policy, padded(world["rows"]))).sum(1)
+
+
+class Exact(torch.nn.Module):
+    """A critic that knows the logit of every text."""
+
+    def __init__(self, rows: list[list[int]], logits: Tensor) -> None:
+        super().__init__()
+        self.known = {tuple(row): float(logit) for row, logit in zip(rows, logits, strict=True)}
+
+    def frozen(self, **_: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda ids, lengths: torch.tensor(
+            [self.known[tuple(row[:n])] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+        )
+
+
+def logit_model(**options: Any) -> seqgan.Model:
+    reward = {"kind": "logit", "advantage": "reinforce_loo"} | options.pop("reward", {})
+    policy = {"tied": False} | options.pop("policy", {})
+    return tiny_model(**{"mle_steps": 0, "critic_steps": 0} | options, policy=policy, reward=reward)
+
+
+def test_the_gradient_of_the_divergence_of_whole_texts_is_unbiased(world: dict[str, Any]) -> None:
+    """Against enumeration, over all pairs of texts as batches of two."""
+    policy, rows, start = world["policy"], world["rows"], tiny_policy(seed=9)
+    texts, head = padded(rows), seqgan._drawing_head
+    logs, logs_0 = token_log_probs(policy, texts).sum(1), token_log_probs(start, texts).sum(1).detach()
+    exact = flat_gradient((logs.exp() * (logs - logs_0)).sum(), policy)
+    probabilities, total = logs.exp().detach(), torch.zeros((), dtype=torch.float64)
+    for i, j in itertools.product(range(len(rows)), repeat=2):
+        pair = padded([rows[i], rows[j]])
+        batch = seqgan.as_batch(pair, START)
+        logits, reference = (torch.nn.functional.linear(seqgan._features(m, batch), *head(m)) for m in (policy, start))
+        inside = seqgan._inside(pair)
+        later, pull = seqgan.kl_gradient(logits, reference, inside)
+        chosen = token_log_probs(policy, pair)[inside]
+        total = total + probabilities[i] * probabilities[j] * ((later * chosen).sum() + pull) / 2
+    torch.testing.assert_close(flat_gradient(total, policy), exact, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_the_fixed_point_of_the_logit_reward_is_the_other_distribution(proximal: bool, world: dict[str, Any]) -> None:
+    """max E[log p2 - log p0] - KL(policy || p0) has its optimum at p2; the proximal form gets there in turns."""
+    policy, rows, count, steps = world["policy"], world["rows"], 400, 90
+    model = logit_model(policy_lr=0.0, reward={"proximal": proximal}, policy_turn=10, critic_turn=0)
+    model.policy.load_state_dict(policy.state_dict())
+    model.critic = Exact(rows, log_ratio(policy, world))
+    wanted = token_log_probs(tiny_policy(seed=8), padded(rows)).sum(1).exp().detach()
+    train = Train(optimizer="adam", lr=0.1, schedule="linear", steps=steps, clip=0)
+    optimizers = {"policy": Optimizer(model.policy.named_parameters(), train)}
+    batch = seqgan.as_batch(Texts(torch.full((count, 1), A), torch.ones(count, dtype=torch.int64)), START)
+
+    def distance() -> float:
+        """Total variation."""
+        now = token_log_probs(model.policy, padded(rows)).sum(1).exp().detach()
+        return float((now - wanted).abs().sum() / 2)
+
+    model.train()
+    assert distance() > 0.3
+    for step in range(steps):
+        if proximal and step % 10 == 0:
+            model.critic = Exact(rows, log_ratio(model.policy, world))
+        torch.manual_seed(step)
+        seqgan.train_step(model, optimizers, batch, step)
+    assert distance() < 0.03
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"kind": "logit", "advantage": "reinforce_loo"},
+        {"kind": "logit", "advantage": "delta"},
+        {"kind": "logit", "proximal": True},
+        {"kind": "constant", "advantage": "reinforce_loo"},
+        {"kind": "constant", "advantage": "delta"},
+    ],
+)
+def test_a_constant_reward_leaves_the_policy_at_its_start_in_every_bit(
+    reward: dict[str, Any], world: dict[str, Any]
+) -> None:
+    model = logit_model(policy_lr=0.1, reward=reward)
+    model.policy.load_state_dict(world["policy"].state_dict())
+    model.critic = Exact(world["rows"], torch.ones(len(world["rows"])))
+    optimizers = {"policy": Optimizer(model.policy.named_parameters(), Train(lr=0.1))}
+    model.train()
+    for step in (0, 6, 12):
+        torch.manual_seed(step)
+        seqgan.train_step(model, optimizers, seqgan.as_batch(padded(world["rows"]), START), step)
+    for name, value in model.policy.state_dict().items():
+        assert torch.equal(value, world["policy"].state_dict()[name]), name
 
 
 def test_rollout_values_agree_with_enumeration(world: dict[str, Any]) -> None:
@@ -600,6 +697,29 @@ def test_settings_that_do_not_fit_are_one_line(options: dict[str, Any], message:
     with pytest.raises(ConfigError) as caught:
         tiny_model(**options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"mle_steps": 5},
+            "needs model.mle_steps = 0, got 5; start --from a language model that has not seen this text",
+        ),
+        (
+            {"critic": {"loss": "wasserstein-gp"}},
+            "needs model.critic.loss = bce, got wasserstein-gp; only its logit is",
+        ),
+        (
+            {"reward": {"kl_target": 0.1}},
+            "needs model.reward.kl_target = 0.0, got 0.1; the weight of its divergence is 1",
+        ),
+        ({"reward": {"kind": "constant", "proximal": True}}, "model.reward.proximal is for model.reward.kind = logit"),
+    ],
+)
+def test_what_would_move_the_fixed_point_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        logit_model(**options)
 
 
 def test_a_batch_is_not_cut_into_parts() -> None:
