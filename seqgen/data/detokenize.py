@@ -1,6 +1,6 @@
 """The text of rows that grow token by token: each token costs the same, however long its row has become.
 
-    texts = StopStrings(GrowingTexts(tokenizer, [prompt_ids]), ["\\n\\n"])
+    texts = StopStrings(IncrementalDetokenizer(tokenizer, [prompt_ids], running=False), 1, ["\\n\\n"])
     for i in ids:
         print(*texts.add([0], [i]), end="")
 

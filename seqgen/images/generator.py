@@ -2,7 +2,7 @@
 
     generator = seqgen.load_image_generator("runs/digits")
     pixels = generator.generate(64, seed=1)                  # (64, 1, 8, 8) uint8
-    images.save_grid(pixels, "grid.png")
+    seqgen.images.grids.save_grid(pixels, "grid.png")
 
 Image k of a call is a function of (weights, options, seed, k) alone, not of the count or of earlier calls.
 Shapes: N images, C channels, S pixels a side, Z latent dimensions.
