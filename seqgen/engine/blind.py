@@ -39,7 +39,7 @@ class BlindResult:
 def sheet(
     a: Sequence[str], b: Sequence[str], *, names: tuple[str, str] = ("A", "B"), count: int = 50, seed: int = 0
 ) -> tuple[str, dict[str, Any]]:
-    """Return (page, key): an HTML page of `count` pairs in random order and sides, and the key that `tally` needs.
+    """Return (page, key): an HTML page of `count` pairs in random order and place, and the key that `tally` needs.
 
     Texts are drawn by the seed, without repetition. Raises DataError where a side has fewer than `count` texts.
     """

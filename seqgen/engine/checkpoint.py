@@ -44,7 +44,7 @@ def _rank_local(model: Any) -> tuple[str, ...]:
 
 
 def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copies of the model's tensors: those all processes share, and those of this process alone (`model.rank_local`).
+    """Copy the model's tensors: those all processes share, and those of this process (`model.rank_local`).
 
     Tied weights come once: safetensors refuses shared memory, and `fill` reads what is missing from its twin.
     """
@@ -137,7 +137,7 @@ def _sealed(record: dict[str, Any]) -> str:
 
 
 def _run_files(run: Path) -> dict[str, str]:
-    """The SHA-256 of what a run never writes again: its settings and its tokenizer, but for the table of words."""
+    """Hash (SHA-256) what a run never writes again: its settings and its tokenizer, but for the table of words."""
     paths = [run / CONFIG, *sorted(path for path in (run / "tokenizer").glob("*") if path.name != "words.npz")]
     return {path.relative_to(run).as_posix(): files.sha256_file(path) for path in paths if path.is_file()}
 
@@ -185,7 +185,7 @@ def _is_position(known: Any) -> bool:
 
 
 def _check(run: Path, step: int, state: dict[str, Any], name: str) -> Path:
-    """The path of a checkpoint's file, which is as it was written, or DamagedError."""
+    """Return the path of a checkpoint's file, which is as it was written, or DamagedError."""
     path = folder_of(run, step) / name
     if not path.is_file() or name not in state["sha256"]:
         raise DamagedError(f"{path} is missing")

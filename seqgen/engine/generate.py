@@ -163,11 +163,11 @@ class TextGenerator:
         decoder = self._decoder(options.fast, options.latents)
 
         def index(j: int, n: int) -> int:
-            """The index of attempt n for prompt j: n, whatever the others are; sources share one row of indices."""
+            """Return the index of attempt n for prompt j: n, whatever the others; sources share a row of indices."""
             return n if sources is None else n // count * wanted + j * count + n % count
 
         def write(jobs: list[tuple[int, int]]) -> list[Text]:
-            """The texts of attempts for prompts, each the best of its own `best_of` indices."""
+            """Return the texts of attempts for prompts, each the best of its own `best_of` indices."""
             rows = [begins[j] for j, _ in jobs for _ in range(best_of)]
             indices = [index(j, n) * best_of + i for j, n in jobs for i in range(best_of)]
             made = self._decode(decoder, rows, options.seed, indices, sampling, limits, options.stop)
@@ -295,7 +295,7 @@ class TextGenerator:
         sources: Sequence[str] | None,
         automaton: automata.Automaton | None,
     ) -> list["Beginning"]:
-        """What stands before the texts: a prompt, or several, or the same prompt behind each condition."""
+        """Return the beginnings of the texts: a prompt, or several, or the same prompt behind each condition."""
         if prompts is not None and (prompt or sources is not None):
             raise ValueError("prompts stand alone; leave prompt and sources out")
         self._lines.check_sources(sources)
@@ -356,7 +356,7 @@ class TextGenerator:
         return automata.no_copy(corpus.values, corpus.offsets, n, ignore=specials)
 
     def own_text(self, train_files: Sequence[str] = ()) -> TextData:
-        """The run's own text, read and cut again as it was trained on, and compared by content with that.
+        """Return the run's own text, read and cut again as it was trained on, and compared by content with that.
 
         `train_files` say where it lies now, if it has moved. DataError where it is not there or has changed.
         """
@@ -397,7 +397,7 @@ class TextGenerator:
         limits: "_Limits",
         stop: Sequence[str],
     ) -> list[tuple[Text, float]]:
-        """The texts of these indices behind their beginnings, and how likely they were, the end of each counted.
+        """Return the texts of these indices after their beginnings, and how likely they were, the end of each counted.
 
         That is the log-probability of all tokens drawn: those of a stop string too, which the text does not show. Of
         texts without details it is 0.
@@ -424,19 +424,19 @@ class TextGenerator:
         texts = self.decoded([own + ids for own, ids in zip(owns, samples.ids, strict=True)])
         made = []
         for i, (ids, text) in enumerate(zip(samples.ids, texts, strict=True)):
-            told = samples.details[i] if samples.details is not None else None
-            tokens = [*ids, self._lines.stop] if told is not None and len(told.log_prob) > len(ids) else ids
+            detail = samples.details[i] if samples.details is not None else None
+            tokens = [*ids, self._lines.stop] if detail is not None and len(detail.log_prob) > len(ids) else ids
             if written is not None and written.over[i]:  # all that follows belongs to no text
                 tokens, text = self.cut(written, i, owns[i], ids)
             shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt, source=rows[i].source)
-            if told is not None:
+            if detail is not None:
                 names = [self.tokenizer.id_to_token(t) for t in tokens]
                 own, drawn, entropy = (
-                    x[: len(tokens)].tolist() for x in (told.log_prob, told.sampling_log_prob, told.entropy)
+                    x[: len(tokens)].tolist() for x in (detail.log_prob, detail.sampling_log_prob, detail.entropy)
                 )
                 shown = replace(shown, tokens=names, log_prob=sum(own), log_probs=own, sampling_log_probs=drawn)
                 shown = replace(shown, entropies=entropy)
-            made.append((shown, 0.0 if told is None else sum(told.log_prob.tolist())))
+            made.append((shown, 0.0 if detail is None else sum(detail.log_prob.tolist())))
         return made
 
     def cut(self, written: StopStrings, row: int, own: Sequence[int], ids: Sequence[int]) -> tuple[list[int], str]:
@@ -449,11 +449,11 @@ class TextGenerator:
         return tokens, text
 
     def growing(self, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> StopStrings:
-        """The texts behind prompts, token by token, to the first stop string."""
+        """Return the texts after prompts, token by token, to the first stop string."""
         return StopStrings(IncrementalDetokenizer(self.tokenizer, prompts, running=self.running), len(prompts), stop)
 
     def decoded(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The text of every row; running text has line breaks."""
+        """Return the text of every row; running text has line breaks."""
         if self.running:
             return [self.tokenizer.decode_stream(row) for row in ids]
         return list(self.tokenizer.decode(ids))
@@ -483,13 +483,13 @@ class Beginning:
 
 
 def _places(rows: Sequence[Beginning]) -> list[int] | None:
-    """The automaton's states before texts; None: its start."""
+    """Return the automaton's states before texts; None: its start."""
     places = [row.place for row in rows]
     return places if any(places) else None
 
 
 def _check_texts(options: Any, *lists: str) -> None:
-    """TypeError for several texts where one is expected, and for one where several are: its characters would be."""
+    """Raise TypeError for several texts where one is expected, or one for several: its characters would be."""
     if not isinstance(options.prompt, str):
         got = type(options.prompt).__name__
         raise TypeError(f"prompt must be one text, got {got}; give several as prompts=[...]")

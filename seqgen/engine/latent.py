@@ -244,9 +244,9 @@ class LatentSpace:
             return property_condition(words, self.known.latents, has)
         if kind == "label" and all(value.partition(":")):
             texts = [[line for line in read_lines(file) if line.strip()] for file in value.split(":", 1)]
-            sides = [_drawn(*self.encode(lines)) for lines in texts]
-            has = torch.arange(sum(map(len, sides))) < len(sides[0])
-            return property_condition(words, torch.cat(sides), has)
+            latents = [_drawn(*self.encode(lines)) for lines in texts]
+            has = torch.arange(sum(map(len, latents))) < len(latents[0])
+            return property_condition(words, torch.cat(latents), has)
         raise ValueError(f"{words!r} is no condition; expected length=12, contains=WORD or label=YES_FILE:NO_FILE")
 
     # How good the latent is
@@ -349,13 +349,13 @@ def overview(space: LatentSpace, *, count: int = 200, interpolations: int = 10, 
     mean, _ = space._encoded(space.generator.batches(lines, given), len(lines))
     centred = mean - mean.mean(0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
-    sides = F.pad(centred @ axes[:2].t(), (0, max(0, 2 - len(axes))))
+    points = F.pad(centred @ axes[:2].t(), (0, max(0, 2 - len(axes))))
     shown = []
     for k in range(0, 2 * min(interpolations, len(lines) // 2), 2):
         latents = between(mean[k], mean[k + 1], steps)
         texts = space.write(latents, None if given is None else [given[k]] * steps)
         shown.append(Interpolation(lines[k], lines[k + 1], [text for text, _ in itertools.groupby(texts)]))
-    return Overview(list(lines), sides, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
+    return Overview(list(lines), points, float(sizes[:2].square().sum() / sizes.square().sum()), shown)
 
 
 def _drawn(mean: Tensor, log_variance: Tensor) -> Tensor:

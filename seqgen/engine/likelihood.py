@@ -62,7 +62,7 @@ class LineScores:
 
 @dataclass(frozen=True)
 class CriticScores:
-    """How real given lines look to a critic: it was trained to tell text from what a model writes."""
+    """How real given lines look to a critic, which was trained to distinguish real from generated text."""
 
     lines: list[str]
     per_line: list[float]

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def load(
     run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
 ) -> TextGenerator:
-    """The trained model of a run folder: its best checkpoint, or that of `step`.
+    """Load the trained model of a run folder: its best checkpoint, or that of `step`.
 
     `module`: the model module of your own that the run was trained with, or the path of its file. RunError says what is
-    missing, or that the run makes images: then `load_image_generator` is the way.
+    missing, or that the run makes images, for which there is `load_image_generator`.
     """
     folder = Path(run)
     settings = runs.read_settings(folder, module=module)
@@ -38,7 +38,7 @@ def load(
 def load_image_generator(
     run: str | os.PathLike[str], *, step: int | None = None, device: str = "auto", module: runs.Module | None = None
 ) -> "ImageGenerator":
-    """The trained image model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
+    """Load the trained image model of a run folder: its best checkpoint, or that of `step`; RunError as `load`."""
     from seqgen.images.generator import ImageGenerator  # late: text needs none of it
 
     folder = Path(run)

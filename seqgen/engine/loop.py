@@ -170,7 +170,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _last_whole(folder: Path) -> tuple[int | None, int, list[str]]:
-    """The checkpoint to go on from, how many processes made it, and what to say of damaged ones: they are set aside."""
+    """Find the checkpoint to continue from, its number of processes, and a note on damaged ones, now set aside."""
     last, faults = checkpoint.last_whole(folder)
     if last is None:
         return None, dist.world(), []
@@ -198,7 +198,7 @@ def _prepare(
     device: torch.device,
     given: Any,
 ) -> Any:
-    """The data room's view of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
+    """Prepare the data of the settings: batches, held-out rows, and for text the tokenizer, new or old."""
     room = runs.data_room(model_module.DATA)
     common: dict[str, Any] = {
         "batch": settings.train.batch,
@@ -264,7 +264,7 @@ def _open_origin(
 def _inherited(
     model_module: ModelModule, settings: Settings, source_run: str | os.PathLike[str] | None
 ) -> tuple[Settings, str]:
-    """The settings of a run that starts from another, and the name of the submodule that takes its weights ("": all).
+    """Return the settings of a run that starts from another, and which submodule takes its weights ("": all).
 
     A model module may say both by an optional `inherit(config, name, other_config) -> (config, submodule)`.
     """
@@ -289,7 +289,7 @@ def _check_new(folder: Path) -> None:
 def _create(
     folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device, code: dict[str, str]
 ) -> None:
-    """What a new run folder holds beside its settings."""
+    """Write what a new run folder holds beside its settings."""
     for name in _INNER:
         (folder / name).mkdir(parents=True, exist_ok=True)
     if data.tokenizer is not None:
@@ -301,7 +301,7 @@ def _create(
 
 
 def _other_origin(folder: Path, source_run: str | os.PathLike[str] | None) -> list[str]:
-    """A sentence where a run that goes on did not begin with the weights of the given one."""
+    """Return a sentence where a run that continues did not begin with the weights of the given one."""
     origin = files.read_object(folder / "env.json", data_sha256=str).get("from")
     name = str(origin.get("run")) if isinstance(origin, dict) else ""
     if source_run is None or (name and Path(name).resolve() == Path(source_run).resolve()):
@@ -477,7 +477,7 @@ class _Session:
         return True
 
     def _evaluate(self) -> dict[str, Any] | None:
-        """Held-out likelihood, samples and their scores; None where a signal came in between."""
+        """Compute held-out likelihood, samples and their scores; None where a signal came in between."""
         self.model.eval()
         # a validation that is made again after a crash draws what the first one drew
         rng.enter_step(rng.hash64("validation", self.settings.seed), self.step, dist.rank())
@@ -498,7 +498,7 @@ class _Session:
         return scores
 
     def _look(self, what: str, done: int, total: int) -> None:
-        """Between the parts of a validation: show how far it is, and end it where a signal has come."""
+        """Show how far a validation is, between its parts, and end it where a signal has come."""
         if self.signal is not None:
             raise _StoppedError
         if self.progress is not None and dist.is_main():
@@ -506,7 +506,7 @@ class _Session:
             self.progress(Progress(self.step, self.settings.train.steps, self.scalars, self.scores, part=part))
 
     def _judge(self, score: float, observed: dict[str, Any]) -> None:
-        """What a validation decides: a new best, the averaging trigger. Equal on every process.
+        """Decide after a validation: a new best, the averaging trigger. Equal on every process.
 
         `observed` is what `observe` gave: "best" replaces the comparison of scores, "event" is kept in state.json.
         """
@@ -545,7 +545,7 @@ class _Session:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run at the next step, saved; a second SIGINT ends it at once."""
+        """Let SIGINT and SIGTERM end the run at the next step, saved; a second SIGINT ends it at once."""
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.signal is not None:

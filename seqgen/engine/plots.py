@@ -5,7 +5,7 @@ from typing import Any
 
 
 def plain_figure(width: float, height: float) -> tuple[Any, Any]:
-    """A matplotlib figure and its axes, without the box's upper and right sides."""
+    """Return a matplotlib figure and its axes, without the box's upper and right sides."""
     from matplotlib.figure import Figure  # late: it takes half a second
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -15,7 +15,7 @@ def plain_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def small_figures(count: int, columns: int = 3) -> tuple[Any, list[Any]]:
-    """A matplotlib figure of `count` small axes, row by row."""
+    """Return a matplotlib figure of `count` small axes, row by row."""
     from matplotlib.figure import Figure  # late: it takes half a second
 
     rows = -(-count // columns)
@@ -28,7 +28,7 @@ def small_figures(count: int, columns: int = 3) -> tuple[Any, list[Any]]:
 
 
 def plane() -> tuple[Any, Any]:
-    """Figure and axes of quality (BLEU-4, to the right) against diversity (1 - Self-BLEU-4, upwards)."""
+    """Return figure and axes of quality (BLEU-4, to the right) against diversity (1 - Self-BLEU-4, upwards)."""
     figure, axes = plain_figure(7, 5)
     axes.set_xlabel("quality: BLEU-4 against references")
     axes.set_ylabel("diversity: 1 - Self-BLEU-4")
@@ -36,7 +36,7 @@ def plane() -> tuple[Any, Any]:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as PNG bytes, the same for the same figure."""
+    """Return the figure as PNG bytes, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()

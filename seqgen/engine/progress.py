@@ -18,7 +18,7 @@ _QUIET_LINE_S = 30.0
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress display is told, at every step."""
+    """What a progress display gets at every step."""
 
     step: int
     """Updates done."""
@@ -40,7 +40,7 @@ def display(decides: str) -> "Lines | Bar":
 
 
 def held_out(scores: dict[str, Any], decides: str) -> str:
-    """The deciding score in words; of likelihood also per character where that is known."""
+    """Return the deciding score in words; of likelihood also per character where that is known."""
     if decides != LIKELIHOOD:
         return f"{decides} {scores[decides]:.4g}"
     words = f"{scores[decides]:.4g} nats per token"
@@ -61,7 +61,7 @@ class Lines:
         self._scores: dict[str, float] | None = None
 
     def show(self, progress: Progress) -> None:
-        """Told about every step and every message."""
+        """Take every step and every message."""
         if progress.message:
             say(progress.message)
             return
@@ -79,7 +79,7 @@ class Lines:
             say("  ".join(part for part in parts if part))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing: nothing is open."""
 
 
 class Bar:
@@ -95,7 +95,7 @@ class Bar:
         self._progress: Any = None
 
     def show(self, progress: Progress) -> None:
-        """Told about every step and every message."""
+        """Take every step and every message."""
         if progress.message:
             say(progress.message)
             return
@@ -141,7 +141,7 @@ class Bar:
 
 @contextlib.contextmanager
 def shown_parts() -> Iterator[None]:
-    """While open, show on standard error how far a long piece of work is (`core.log.part`).
+    """Show on standard error, while open, how far a long piece of work is (`core.log.part`).
 
     On a terminal that is one line that moves, elsewhere a line every half minute.
     """
@@ -179,7 +179,7 @@ class _Pace:
         self._first = 0
 
     def at(self, progress: Progress) -> str:
-        """`12.3 steps/s  1:02 left`; "" at the first step, where nothing is known, and at the last."""
+        """Return `12.3 steps/s  1:02 left`; "" at the first step, where nothing is known, and at the last."""
         if not self._began:
             self._began, self._first = time.monotonic(), progress.step
             return ""
@@ -194,7 +194,7 @@ class _Pace:
 
 
 def _figures(progress: Progress, decides: str, *, judged: bool) -> list[str]:
-    """The training loss (or what the model tells first), and the score that decides; more where it is new."""
+    """Return the training loss (or the model's first number) and the score that decides; more where it is new."""
     name = "loss" if "loss" in progress.scalars else next(iter(progress.scalars), "")
     figures = [f"{name} {progress.scalars[name]:.4g}"] if name else []
     scores = progress.scores

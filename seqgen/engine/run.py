@@ -207,7 +207,7 @@ def config(
 
 
 def _gives_way(preset: dict[str, Any], settings: Settings, chosen: set[str], module: ModelModule) -> dict[str, Any]:
-    """A preset without the model options that give way to others that were chosen, as the model's GIVES_WAY says."""
+    """Drop a preset's model options that give way to chosen ones, as listed in the model's GIVES_WAY."""
     model = dict(preset.get("model", {}))
     for option, others in getattr(module, "GIVES_WAY", {}).items():
         stronger = [name for name in others if f"model.{name}" in chosen and _is_on(settings.model, name)]
@@ -224,7 +224,7 @@ def _is_on(section: Any, name: str) -> bool:
 
 
 def _known_sets(settings: Settings, kind: str) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """data.files and data.valid with names of sets replaced by paths, and the settings the training sets need."""
+    """Replace names of sets in data.files and data.valid by paths; return them and the settings the sets need."""
     needed: dict[str, Any] = {}
     for name in settings.data.files:
         entry = known.named(name, kind)
@@ -460,7 +460,7 @@ def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenize
 
 
 def _filled(section: Any, facts: Mapping[str, Any]) -> Any:
-    """A section with the facts that it has fields for, its own sections likewise."""
+    """Return a section with the facts that it has fields for, its own sections likewise."""
     values = {}
     for name, now in ((field.name, getattr(section, field.name)) for field in dataclasses.fields(section)):
         if dataclasses.is_dataclass(now):

@@ -101,7 +101,7 @@ def misfits(scores: Sequence[Score | None]) -> list[str]:
 def best(values: Sequence[float | None], better: Better, real: float | None = None) -> list[bool]:
     """Return which of the values are the best: the highest, the lowest, or the nearest to that of real text.
 
-    None of them where there are fewer than two, or where it is not known which way is better.
+    None of them where there are fewer than two, or where it is not known which direction is better.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < 2 or not better or (better == "real" and real is None):

@@ -127,7 +127,7 @@ def ngram_features(sents: Tokens, *, width: int = 256, max_n: int = 2, seed: int
     sums = np.zeros(size * width)
     for n in range(1, max_n + 1):
         at = np.flatnonzero(left >= n)
-        # multiplied before the token is added, so that the order of the tokens tells, and mixed from above: high bits
+        # multiplied before the token is added, so that the order of the tokens counts, and mixed from above: high bits
         # of a product depend on all bits below them
         grown = (gram[at] + code[known.corpus.tokens[at + n - 1]]) * np.uint64(0x9E3779B97F4A7C15)
         gram[at] = grown ^ (grown >> np.uint64(32))

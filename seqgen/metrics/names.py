@@ -1,4 +1,4 @@
-"""Every metric, one row each: its name, unit, which way is better, what it compares with, and how it is computed.
+"""Every metric, one row each: its name, unit, which direction is better, what it compares with, and how it is computed.
 
 A name is written alike in tables, files and options: `self_bleu_4` is the metric `self_bleu` at n-gram order 4.
 A new metric of text is one more row with a function: `seqgen.metrics.evaluate_text` computes it and every table shows
@@ -31,7 +31,7 @@ from seqgen.metrics.score import mean_rows
 
 Better: TypeAlias = Literal["higher", "lower", "real", ""]
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "real": "≈", "": ""}
-"""How a table shows which way is better: `real` is as near as possible to the value of real text."""
+"""How a table shows which direction is better: `real` is as near as possible to the value of real text."""
 Where: TypeAlias = Literal["evaluate", "compare", "validation"]
 """Tables that show some metrics unless more are asked for: those of the two commands, and of a run's validations."""
 
@@ -323,7 +323,7 @@ METRICS = (
     ),
     Metric("effective_latents", "higher", "", "effective sample size of the likelihood's estimate"),
     Metric("reconstruction_bleu", "higher", "", "BLEU of reconstructions", references=True, orders=(4,)),
-    Metric("token_accuracy", "higher", "", "share of tokens that are likeliest given the code", references=True),
+    Metric("token_accuracy", "higher", "", "share of tokens that are likeliest given the latent code", references=True),
     # images
     Metric("nll_per_image", "lower", "nats", "negative log-likelihood of held-out images, a bound", references=True),
     Metric(

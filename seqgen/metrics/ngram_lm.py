@@ -101,7 +101,7 @@ class KneserNey:
             below, suffix = p, next_suffix
 
     def _wrap(self, corpus: Packed) -> Packed:
-        """Sentences between <s> and </s>, in the model's ids; -1 becomes the unknown token."""
+        """Wrap sentences between <s> and </s>, in the model's ids; -1 becomes the unknown token."""
         lengths = corpus.lengths + 2
         ends = np.cumsum(lengths)
         tokens = np.full(int(lengths.sum()), EOS, dtype=np.int64)
@@ -112,14 +112,14 @@ class KneserNey:
         return Packed(tokens, lengths)
 
     def token_log_probability(self, sents: Sentences) -> list[Floats]:
-        """ln P of every token and of the sentence's end, one array (length + 1,) a sentence."""
+        """Return ln P of every token and of the sentence's end, one array (length + 1,) a sentence."""
         wrapped = self._wrap(self.known(sents, "sentences"))
         log_p = self._log_p(wrapped)
         ends = np.cumsum(wrapped.lengths)
         return [log_p[end - length + 1 : end] for end, length in zip(ends, wrapped.lengths, strict=True)]
 
     def log_probability(self, sents: Sentences) -> Floats:
-        """ln P of every sentence, its end counted, in nats, (N,) float64."""
+        """Return ln P of every sentence, its end counted, in nats, (N,) float64."""
         wrapped = self._wrap(self.known(sents, "sentences"))
         starts = np.cumsum(wrapped.lengths) - wrapped.lengths
         if not starts.size:
@@ -128,7 +128,7 @@ class KneserNey:
         return sums
 
     def perplexity(self, sents: Sentences) -> float:
-        """exp of the mean negative ln P per token, sentence ends counted as tokens. ValueError for no sentences."""
+        """Return exp of the mean negative ln P per token, sentence ends counted. ValueError for no sentences."""
         per_sentence = self.log_probability(sents)
         if not per_sentence.size:
             raise ValueError("perplexity needs at least one sentence, got none")
@@ -136,7 +136,7 @@ class KneserNey:
         return float(np.exp(-per_sentence.sum() / (lengths.sum() + lengths.size)))
 
     def _log_p(self, wrapped: Packed) -> Floats:
-        """ln P of every wrapped position given what stands before it, 0 at <s>, (T,)."""
+        """Return ln P of every wrapped position given what stands before it, 0 at <s>, (T,)."""
         tokens = wrapped.tokens
         first = tokens == BOS
         p = np.full(tokens.size, 1 / self.symbols)
@@ -170,7 +170,7 @@ class KneserNey:
         return found
 
     def sample(self, count: int, seed: int, *, max_tokens: int = 200) -> list[list[Hashable]]:
-        """`count` sentences drawn from the model, as token lists; text k is a function of the model, seed and k alone.
+        """Draw `count` sentences as token lists; text k is a function of the model, seed and k alone.
 
         A sentence that has not ended after `max_tokens` is cut. The unknown token is never drawn.
         Raises ValueError for count or max_tokens < 1.
@@ -204,7 +204,7 @@ class KneserNey:
         return self.known.decode(Packed(token[in_order] - FIRST, np.bincount(row, minlength=count)))
 
     def _draw(self, history: Ints, keys: npt.NDArray[np.uint64], step: int) -> Ints:
-        """One token per row, by walking down the orders: stay with the discounted mass, else go to the order below."""
+        """Draw a token per row down the orders: stay with the discounted mass, else go to the order below."""
         token = np.full(len(history), -1, dtype=np.int64)
         for n in range(len(self.orders), 0, -1):
             level, (start, mass) = self.orders[n - 1], self._own[n - 1]
@@ -271,7 +271,7 @@ class KneserNey:
             beside.unlink(missing_ok=True)
 
     def _arpa(self, words: list[str]) -> Iterator[str]:
-        """Pieces of the ARPA file, `words` by the ids inside the model."""
+        """Yield pieces of the ARPA file, `words` by the ids inside the model."""
         unknown = 0 if (self.orders[0].key == UNKNOWN).any() else 1  # it has a share of the unigrams' mass only
         sizes = [level.key.size + (unknown if n == 0 else 0) for n, level in enumerate(self.orders)]
         yield "\\data\\\n" + "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1))
@@ -294,7 +294,7 @@ class KneserNey:
 
     @classmethod
     def read_arpa(cls, path: str | os.PathLike[str]) -> KneserNey:
-        """The back-off model in an ARPA file, of any program; its tokens are strings.
+        """Read the back-off model in an ARPA file, of any program; its tokens are strings.
 
         ValueError names the file and what is wrong with it.
         """
@@ -330,7 +330,7 @@ class KneserNey:
 
 
 def _discounts(count: Ints) -> tuple[float, ...]:
-    """0, D1, D2 and D3+ of an order with these counts; see the head of the file."""
+    """Return 0, D1, D2 and D3+ of an order with these counts; see the head of the file."""
     n1, n2, n3, n4 = (int((count == j).sum()) for j in (1, 2, 3, 4))
     if not n1 or not n2 or not n3:
         return _FALLBACK
@@ -341,7 +341,7 @@ def _discounts(count: Ints) -> tuple[float, ...]:
 
 
 def _arpa_sections(path: Path) -> Iterator[tuple[list[list[str]], Floats, Floats]]:
-    """The n-grams of each order in an ARPA file, their P and the weight of the order below (1 where none is given)."""
+    """Yield the n-grams of each order in an ARPA file, their P and the back-off weight (1 where none is given)."""
     n, grams, log_p, backoff = 0, list[list[str]](), list[float](), list[float]()
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
@@ -370,7 +370,7 @@ def _arpa_sections(path: Path) -> Iterator[tuple[list[list[str]], Floats, Floats
 
 
 def _mix(value: npt.NDArray[np.int64] | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele et al. 2014): neighbouring inputs, unrelated outputs."""
+    """Apply the finalizer of splitmix64 (Steele et al. 2014): neighbouring inputs, unrelated outputs."""
     x = value.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -49,7 +49,7 @@ class Protocol:
     self_orders: tuple[int, ...] = ()
     """Orders of Self-BLEU, where they are not those of BLEU."""
     backward: bool = False
-    """Whether BLEU is also computed both ways, as sentence means with method1 on `self_count` lines."""
+    """Whether forward and backward BLEU are also computed, as sentence means with method1 on `self_count` lines."""
     digits: int | None = None
     """Decimals the toolkit rounds to."""
     warnings: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Protocol:
 
     @property
     def means(self) -> BleuSettings:
-        """Return the settings of BLEU as sentence means with method1: of Self-BLEU, and of BLEU both ways."""
+        """Return the settings of BLEU as sentence means with method1: of Self-BLEU, forward and backward BLEU."""
         return replace(self.bleu, level="sentence", smoothing="method1")
 
 
@@ -289,7 +289,7 @@ def _column(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inp
 
 
 # ------------------------------------------------------------------------------
-# BLEU, both ways, and Self-BLEU
+# forward and backward BLEU, and Self-BLEU
 
 
 def _bleu_table(making: _Making, hyp: Packed, ref: Packed, inputs: str) -> dict[str, Score]:
