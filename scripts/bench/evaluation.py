@@ -1,8 +1,8 @@
-"""BLEU, Self-BLEU and the Frechet distance against the usual packages, at the sizes papers use.
+"""BLEU, Self-BLEU, chrF and the Frechet distance against the usual packages, at the sizes papers use.
 
 nltk scores as many hypotheses as it finishes in half a minute; the rest is extrapolated, and the case says from how
 many. Orders 2-5 with method1, strings in, all scores out. Text: the captions of $SEQGEN_DATA where it is set, else
-sentences that a 5-gram model of corpora/captions.txt writes. Run: scripts/bench.py bleu self-bleu fast-bleu frechet
+sentences that a 5-gram model of corpora/captions.txt writes. Run: scripts/bench.py bleu self-bleu fast-bleu chrf
 """
 
 import os
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from seqgen.metrics import (
     KneserNey,
     bleu_orders,
     bleu_stats,
+    chrf,
     self_bleu_orders,
     self_bleu_stats,
     sentence_scores,
@@ -258,7 +260,30 @@ def frechet_row(width: int, floor: float | None, *, from_rows: bool = False) -> 
     return row("frechet", f"{case}, scipy sqrtm", ratios(usual, ours, rounds=ROUNDS), floor, gate)
 
 
-BENCHES = {"bleu": bleu_rows, "self-bleu": self_bleu_rows, "fast-bleu": fast_bleu_rows, "frechet": frechet_rows}
+# ------------------------------------------------------------------------------
+# chrF
+
+
+def chrf_rows(quick: bool) -> Iterator[dict[str, object]]:
+    import sacrebleu
+
+    hypotheses, references = captions(1_000 if quick else 5_000)
+    own = [[line] for line in references]
+    for word_order, name in ((0, "chrF"), (2, "chrF++")):
+        usual = partial(sacrebleu.CHRF(word_order=word_order).corpus_score, hypotheses, [references])
+        ours = partial(chrf, hypotheses, own, word_order=word_order)
+        error = abs(100 * float(ours()) - usual().score)
+        gate = "ok" if error <= 1e-10 else f"differs from sacreBLEU by {error:.1e}"
+        yield row("chrf", f"{name}, {len(own)} lines, sacreBLEU", ratios(usual, ours, rounds=ROUNDS), 3.0, gate)
+
+
+BENCHES = {
+    "bleu": bleu_rows,
+    "self-bleu": self_bleu_rows,
+    "fast-bleu": fast_bleu_rows,
+    "frechet": frechet_rows,
+    "chrf": chrf_rows,
+}
 
 
 if __name__ == "__main__":  # in a process of its own: the memory of Self-BLEU on so many lines
