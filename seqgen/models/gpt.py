@@ -9,6 +9,7 @@ in the cache, V vocabulary.
 Run: seqgen train gpt --data captions --out runs/gpt
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
@@ -161,8 +163,12 @@ class Model(nn.Module):
             x = x + self.positions.weight[:length]
         turn = None if self.positions is not None else rotation(length, config.hidden // config.heads, x.device)
 
+        # the fused kernels of a GPU add up the gradients of keys and values in no fixed order
+        repeatable = self.training and x.is_cuda
+
         def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            with sdpa_kernel(SDPBackend.MATH) if repeatable else contextlib.nullcontext():
+                return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
         def product(layer: nn.Linear, x: Tensor) -> Tensor:
             return trained_linear(x.flatten(0, 1), layer.weight, layer.bias).view(*x.shape[:2], -1)

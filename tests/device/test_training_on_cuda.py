@@ -30,6 +30,7 @@ BASE: dict[str, Any] = {
     "train.keep": 9,
 }
 TEXT = {"model.hidden": 16, "model.embedding": 12}
+GPT = {"model.hidden": 16, "model.layers": 2}
 SEQGAN = {
     "model.policy.hidden": 16,
     "model.policy.embedding": 12,
@@ -67,6 +68,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lm-bf16-drop": ("lm", {**TEXT, "train.precision": "bf16", "model.weight_drop": 0.3, "model.cell": "gru"}),
     "lm-stream": ("lm", {**TEXT, "data.mode": "stream", "tokenizer.kind": "char", "data.jitter": True}),
     "lm-window": ("lm", {**TEXT, "data.mode": "window", "tokenizer.kind": "byte"}),
+    "gpt": ("gpt", GPT),
+    "gpt-bf16": ("gpt", {**GPT, "train.precision": "bf16", "model.positions": "learned", "model.activation": "gelu"}),
+    "gpt-window": ("gpt", {**GPT, "data.mode": "window", "data.window": 16, "tokenizer.kind": "char"}),
     "seqgan-delta": ("seqgan", {**CNN, "model.reward.advantage": "delta", "model.critic.corrupted_negatives": 0.5}),
     "seqgan-kl": (
         "seqgan",
@@ -124,6 +128,9 @@ WAITS = {
     "lm-bf16-drop": 4,
     "lm-stream": 4,
     "lm-window": 4,
+    "gpt": 4,
+    "gpt-bf16": 4,
+    "gpt-window": 4,
     "seqgan-delta": 325,
     "seqgan-kl": 192,
     "seqgan-value": 192,
