@@ -163,11 +163,12 @@ class Model(nn.Module):
             x = x + self.positions.weight[:length]
         turn = None if self.positions is not None else rotation(length, config.hidden // config.heads, x.device)
 
-        # the fused kernels of a GPU add up the gradients of keys and values in no fixed order
-        repeatable = self.training and x.is_cuda
-
         def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            with sdpa_kernel(SDPBackend.MATH) if repeatable else contextlib.nullcontext():
+            if q.device.type == "cpu":  # in bfloat16 it takes twice the time there
+                q, k, v = q.float(), k.float(), v.float()
+            # the fused kernels of a GPU add up the gradients of keys and values in no fixed order
+            kernel = sdpa_kernel(SDPBackend.MATH) if self.training and q.is_cuda else contextlib.nullcontext()
+            with kernel, torch.autocast("cpu", enabled=False):
                 return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
         def product(layer: nn.Linear, x: Tensor) -> Tensor:
