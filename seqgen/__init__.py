@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from seqgen.engine.loading import load_image_generator as load_image_generator
     from seqgen.engine.loop import Outcome as Outcome
     from seqgen.engine.loop import train as train
+    from seqgen.engine.mix import Mixture as Mixture
+    from seqgen.engine.mix import mix as mix
     from seqgen.engine.progress import Progress as Progress
     from seqgen.engine.report import write_report as write_report
     from seqgen.engine.run import Settings as Settings
@@ -67,6 +69,7 @@ _NAMES = {
     "engine.loading": ("load", "load_image_generator"),
     "engine.latent": ("LatentSpace",),
     "engine.loop": ("Outcome", "train"),
+    "engine.mix": ("Mixture", "mix"),
     "engine.progress": ("Progress",),
     "engine.report": ("write_report",),
     "engine.run": ("Settings", "config"),

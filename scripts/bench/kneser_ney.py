@@ -1,6 +1,6 @@
 """A Kneser-Ney 5-gram model against the plain way: Python dictionaries of tuples.
 
-A quarter of a million tokens of training text, 20,000 words of unequal frequency, and a million tokens to score. The
+Half a million tokens of training text, 20,000 words of unequal frequency, and a million tokens to score. The
 plain way fits by counters and scores token by token, one look-up of the context and one of the n-gram an order.
 Run: scripts/bench.py kneser-ney
 """
@@ -79,7 +79,7 @@ def text(seed: int, lines: int) -> list[list[int]]:
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """How many times faster fitting and scoring are; the gate wants the same log-probabilities."""
     lines = 8_000 if quick else 83_600
-    train, scored = text(1, lines // 4), text(2, lines)
+    train, scored = text(1, lines // 2), text(2, lines)
     tokens, learnt = (sum(map(len, sentences)) for sentences in (scored, train))
     plain, ours = Plain(train), KneserNey(train, ORDER)
     wanted, got = np.array(plain.log_probability(scored)), ours.log_probability(scored)

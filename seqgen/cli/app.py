@@ -22,7 +22,21 @@ from typing import Annotated, Any
 import typer
 
 from seqgen._version import __version__
-from seqgen.cli import compare, config, corpus, generate, images, latent, output, report, score, serve, tokenizer, train
+from seqgen.cli import (
+    compare,
+    config,
+    corpus,
+    generate,
+    images,
+    latent,
+    mix,
+    output,
+    report,
+    score,
+    serve,
+    tokenizer,
+    train,
+)
 from seqgen.cli.flags import with_flags
 from seqgen.cli.options import Command
 from seqgen.core.errors import SeqgenError
@@ -44,6 +58,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     compare.curve,
     compare.blind,
+    mix.mix,
     report.report,
     serve.serve,
     config.config,

@@ -98,6 +98,9 @@ def train(
             settings = dataclasses.replace(named, chosen=settings.chosen)
         code = runs.trusted_code(settings, reward, folder, stored)
         model_module = settings.module
+        made_by = getattr(model_module, "MADE_BY", "")  # optional: the command that makes such runs instead
+        if made_by:
+            raise ConfigError(f"a run of {settings.name} is not trained; it is made by: {made_by}")
         device = runs.choose_device(settings.train.device)
         if device.type == "cuda" and dist.world() > 1:
             device = torch.device("cuda", dist.local_rank())
@@ -111,7 +114,7 @@ def train(
         tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
         given = _given(model_module, settings.name, lines, images)
         if stored is None and dist.is_main():
-            _check_new(folder)
+            check_new(folder)
         data = _prepare(model_module, settings, folder, tokens_of, device, given)
         settings = runs.with_facts(settings, {**data.facts, "seed": settings.seed}, *data.resolved, batch=data.batch)
         if code is not None:
@@ -134,7 +137,7 @@ def train(
             dist.barrier()
             if origin is not None:
                 # a run that breaks off before its first checkpoint must not begin again without the other's weights
-                checkpoint.save(folder, 0, model, optimizers, {}, _state_at_first())
+                checkpoint.save(folder, 0, model, optimizers, {}, state_at_first())
             if dist.is_main():
                 # last, because it is what makes the folder a run
                 files.write_text(folder / CONFIG, to_toml(settings.sections()))
@@ -276,7 +279,7 @@ def _inherited(
     return dataclasses.replace(settings, model=config), part
 
 
-def _check_new(folder: Path) -> None:
+def check_new(folder: Path) -> None:
     """Raise RunError where a folder holds more than a start that broke off, for example on a full disk, may leave."""
     inner = [folder / name for name in _INNER]
     first = checkpoint.folder_of(folder, 0).name
@@ -310,7 +313,8 @@ def _other_origin(folder: Path, source_run: str | os.PathLike[str] | None) -> li
     return [f"warning: {folder} has begun {began} and goes on; --from {source_run} takes no effect"]
 
 
-def _state_at_first() -> dict[str, Any]:
+def state_at_first() -> dict[str, Any]:
+    """Return what state.json holds before any validation."""
     return {"best_score": None, "best_step": None, "since_best": 0, "history": [], "events": [], "pending": False}
 
 
@@ -359,7 +363,7 @@ class _Session:
         self.folder, self.settings, self.model_module, self.model = folder, settings, model_module, model
         self.optimizers, self.data, self.device, self.progress = optimizers, data, device, progress
         self.step = 0
-        self.state = _state_at_first()
+        self.state = state_at_first()
         self.scalars: dict[str, float] = {}
         self.scores: dict[str, Any] = {}
         self.signal: int | None = None

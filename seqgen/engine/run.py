@@ -85,19 +85,21 @@ class Settings:
 _ROOMS = {"models": "", "images": "image-"}
 
 
-def model_names() -> list[str]:
+def model_names(*, made: bool = False) -> list[str]:
     """Return the models of the package by their names on the command line, found by the names of their files.
 
     Each file of `models` is one, `text_vae.py` as text-vae; of `images` each with a line `DATA = ...`, `gan.py` as
-    image-gan.
+    image-gan. One with a line `MADE_BY = ...` is not trained but made by another command, and named if `made`.
     """
     names = []
     for room, prefix in _ROOMS.items():
         folder = resources.files("seqgen").joinpath(room)
         for path in folder.iterdir() if folder.is_dir() else ():
             name, dot, ending = path.name.partition(".")
-            if dot and ending == "py" and name[0] != "_" and (not prefix or "\nDATA = " in path.read_text("utf-8")):
-                names.append(prefix + name.replace("_", "-"))
+            if dot and ending == "py" and name[0] != "_":
+                source = path.read_text("utf-8")
+                if (not prefix or "\nDATA = " in source) and (made or "\nMADE_BY = " not in source):
+                    names.append(prefix + name.replace("_", "-"))
     return sorted(names)
 
 
@@ -107,7 +109,7 @@ def model_module(name: str) -> ModelModule:
     ConfigError for a name that no file has, and for a file that is no whole model module.
     """
     name = name.replace("_", "-")
-    if name not in model_names():
+    if name not in model_names(made=True):
         raise ConfigError(f"unknown model {name}{settings_of.suggestion(name, model_names())}")
     room, file = ("images", name.removeprefix("image-")) if name.startswith("image-") else ("models", name)
     path = f"seqgen.{room}.{file.replace('-', '_')}"

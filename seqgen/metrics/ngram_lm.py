@@ -140,16 +140,15 @@ class KneserNey:
         tokens = wrapped.tokens
         first = tokens == BOS
         p = np.full(tokens.size, 1 / self.symbols)
-        context = np.zeros(tokens.size, dtype=np.int64)  # of order n - 1, ending before each position; -1 where unseen
+        # positions whose context of order n - 1 was seen in training, and that context; fewer from order to order
+        at, context = np.arange(tokens.size), np.zeros(tokens.size, dtype=np.int64)
         for level in self.orders:
-            seen = np.flatnonzero(context >= 0)
-            before = context[seen]
-            gram = self._find(level, before, tokens[seen])
-            p[seen] = np.where(gram >= 0, level.p[gram], level.spare[before] * p[seen])
-            context = np.full(tokens.size + 1, -1)
-            context[seen + 1] = gram
-            context = context[:-1]
-            context[first] = -1
+            gram = self._find(level, context, tokens[at])
+            found = gram >= 0
+            p[at] = np.where(found, level.p[gram], level.spare[context] * p[at])
+            at, context = at[found] + 1, gram[found]
+            inside = ~np.append(first, True)[at]
+            at, context = at[inside], context[inside]
         p[first] = 1.0
         log_p: Floats = np.log(p)
         return log_p

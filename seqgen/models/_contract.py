@@ -104,6 +104,10 @@ class Extras(Protocol):
         """Whether running text is of no use: where data.mode is auto, every line is then a text of its own."""
 
     @property
+    def MADE_BY(self) -> str:  # noqa: N802 - a constant of the module
+        """The command that makes runs of this model, which is not trained."""
+
+    @property
     def GIVES_WAY(self) -> dict[str, tuple[str, ...]]:  # noqa: N802 - a constant of the module
         """Options that a preset may set, each with those that take its place where they are set by name."""
 

@@ -193,7 +193,7 @@ class Decoder:
         precision: Precision = "fp32",
         start: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.step, self.select = model.step, model.select
+        self.step, self.select, self.context = model.step, model.select, model.context
         self.output = OutputLayer(model.head(), suppress_tokens=suppress_tokens, precision=precision)
         self.device = self.output.bias.device
         self.stop, self.suppress_tokens, self.max_length = stop, frozenset(suppress_tokens), max_length
@@ -305,11 +305,11 @@ class Decoder:
                     f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}"
                 )
             # the last token written is never read
-            if 0 < self._model.context < len(prompt) + rules.limit - 1:
+            if 0 < self.context < len(prompt) + rules.limit - 1:
                 raise ValueError(
                     f"prompt {number} of {len(prompt)} tokens and {rules.limit} new ones exceed the model's context of "
-                    f"{self._model.context}; shorten the prompt, or set sample.max_new_tokens to at most "
-                    f"{max(0, self._model.context + 1 - len(prompt))}"
+                    f"{self.context}; shorten the prompt, or set sample.max_new_tokens to at most "
+                    f"{max(0, self.context + 1 - len(prompt))}"
                 )
         if begin is not None and len(begin) != len(prompts):
             raise ValueError(

@@ -1,0 +1,247 @@
+"""Mixing runs token by token, the weights chosen on held-out lines: the files and figures of `seqgen mix`."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seqgen.core import config as settings_of
+from seqgen.core import files, log
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import checkpoint, loop
+from seqgen.engine import run as runs
+from seqgen.engine.folder import CONFIG, is_run
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
+from seqgen.models import kneser_ney, mixture
+
+KNESER_NEY = "kneser-ney"
+"""The word for an n-gram model of the first run's training lines, in the place of a run."""
+
+_FEWEST = 500
+_ERRORS = 2.0
+"""Standard errors that the gain of a part must reach."""
+_ROUNDING = 1e-9
+"""Nats per line that a part may seem to gain which changes nothing."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the models that were to be mixed."""
+
+    name: str
+    """The run as it was given, or kneser-ney."""
+    weight: float
+    """Its share, 0 where it is left out."""
+    nll_per_line: float
+    """Nats per line of the lines held back, by this model alone."""
+    gain: float
+    """Nats per line that the mixture gains by having it beside the others, when that was decided; 0 of the first."""
+    gain_error: float
+    """The standard error of that."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What came out of mixing."""
+
+    parts: list[Part]
+    nll_per_line: float
+    """Nats per line of the lines held back, by the mixture."""
+    gain: float
+    """Nats per line that it is better than the first run."""
+    gain_error: float
+    lines: int
+    """Lines held back, which chose no weight."""
+
+
+def mix(
+    subjects: Sequence[str | os.PathLike[str]],
+    held_out: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    sources: Sequence[str] | None = None,
+    order: int = 5,
+    device: str = "auto",
+) -> Mixture:
+    """Mix runs, or a run and `kneser-ney`, into a new run in the folder `out`.
+
+    The word kneser-ney stands for a model of n-grams up to `order` of the first run's training lines and tokens. Of the
+    held-out lines that are no training text of any run, every other one chooses the weights (expectation maximisation
+    of the likelihood, which has one maximum), and the others decide what is worth it: a part whose gain is below two
+    standard errors is left out. RunError for runs that cannot be mixed and for a folder that exists, DataError for too
+    few held-out lines, ValueError for an order outside 1..9.
+    """
+    if not 1 <= order <= 9:
+        raise ValueError(f"order must be in 1..9, got {order}")
+    folder = Path(out)
+    if is_run(folder):
+        raise RunError(f"{folder} is a run already; use another --out, or remove it")
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.enter_context(files.owned(folder))
+        loop.check_new(folder)
+        names = [str(subject) for subject in subjects]
+        generators = _opened(names, order, device)
+        first = generators[0]
+        held_out, sources = _unseen(generators, held_out, sources)
+        scores = [generator.score(held_out, sources) for generator in generators]
+        log_p = np.array([np.concatenate([np.array(row) for row in score.log_probs]) for score in scores])
+        line = np.repeat(np.arange(len(held_out)), [len(row) for row in scores[0].log_probs])
+        weights, result = _chosen(names, log_p, line)
+        kept = [generator for generator, weight in zip(generators, weights, strict=True) if weight]
+        _write(folder, first, kept, [weight for weight in weights if weight])
+    return result
+
+
+def _opened(names: list[str], order: int, device: str) -> list[TextGenerator]:
+    """The models by their names, checked to fit together; the n-gram model is fitted."""
+    if not names or names[0] == KNESER_NEY:
+        raise RunError(
+            "name a run first: kneser-ney takes its tokens and training lines from it; "
+            "for an n-gram model alone: seqgen train kneser-ney"
+        )
+    generators: list[TextGenerator] = []
+    for name in names:
+        if name == KNESER_NEY:
+            generators.append(_fitted(generators[0], order))
+            continue
+        settings = runs.stored_sections(Path(name))
+        if settings["name"] not in mixture.MIXABLE:
+            raise RunError(
+                f"{name} is a run of {settings['name']} and cannot be mixed; these can: {', '.join(mixture.MIXABLE)}"
+            )
+        generator = load(name, device=device)
+        if generators:
+            _check_fit(names[0], generators[0], name, generator)
+        generators.append(generator)
+    return generators
+
+
+def _check_fit(first_name: str, first: TextGenerator, name: str, other: TextGenerator) -> None:
+    if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
+        raise RunError(
+            f"{name} has another tokenizer than {first_name}, and runs are mixed token by token; "
+            f"train one with the other's: seqgen train ... --tokenizer {first_name}"
+        )
+    for option in ("mode", "source"):
+        own, theirs = getattr(first.settings.data, option), getattr(other.settings.data, option)
+        if own != theirs:
+            raise RunError(f"{name} has data.{option} = {theirs}, {first_name} {own}; mix runs that read text alike")
+
+
+def _fitted(run: TextGenerator, order: int) -> TextGenerator:
+    """A Kneser-Ney model of a run's training lines, over its tokens."""
+    data = run.own_text()
+    known = {field.name for field in dataclasses.fields(kneser_ney.Config)}
+    facts = {name: list(x) if isinstance(x, tuple) else x for name, x in data.facts.items() if name in known}
+    config = settings_of.build(kneser_ney.Config, facts | {"order": order}, section="model")
+    model = kneser_ney.Model(config)
+    kneser_ney.attach(model, data)
+    model.fit()
+    settings = dataclasses.replace(run.settings, name=KNESER_NEY, model=config, module=kneser_ney)
+    return TextGenerator(model.to(run.device).eval(), run.tokenizer, settings, run.device, None)
+
+
+def _unseen(
+    generators: list[TextGenerator], lines: Sequence[str], sources: Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    """The lines, with their conditions, that no run was trained on and that are not blank."""
+    trained: set[str] = set()
+    texts = {str(g.settings.data.files): g for g in generators if g.folder is not None}
+    for generator in texts.values():
+        trained.update(line.strip() for line in generator.own_text().train_lines)
+    rows = [row for row, text in enumerate(lines) if text.strip() and text.strip() not in trained]
+    left_out = sum(1 for text in lines if text.strip()) - len(rows)
+    if len(rows) < _FEWEST:
+        raise DataError(
+            f"--held-out needs {_FEWEST} lines that no run was trained on, got {len(rows)}"
+            + (f" and {left_out} of the training text" if left_out else "")
+            + "; give more"
+        )
+    if left_out:
+        log.messages.info("%d held-out lines stand in the training text and are left out", left_out)
+    return [lines[row] for row in rows], None if sources is None else [sources[row] for row in rows]
+
+
+def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tuple[list[float], Mixture]:
+    """Weights from the even lines, and what they give on the odd ones: `log_p` (K, T), `line` (T,) of each token."""
+    fitting = line % 2 == 0
+    count = line[-1] // 2 + line[-1] % 2
+
+    def each_line(weights: Floats) -> Floats:
+        """Nats of every odd line."""
+        mixed = np.logaddexp.reduce(log_p[:, ~fitting] + np.log(np.maximum(weights, 1e-300))[:, None], axis=0)
+        return np.bincount(line[~fitting] // 2, -mixed, count).astype(np.float64)
+
+    def alone(k: int) -> Floats:
+        return each_line(np.eye(len(names))[k])
+
+    def decided(without: Floats, having: Floats) -> tuple[float, float]:
+        gain = without - having
+        return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(count))
+
+    kept = list(range(len(names)))
+    gains = {0: (0.0, 0.0)}
+    while True:
+        weights = best_weights(log_p[:, fitting], kept)
+        nats = each_line(weights)
+        for k in kept[1:]:
+            gains[k] = decided(each_line(best_weights(log_p[:, fitting], [j for j in kept if j != k])), nats)
+        least = min(kept[1:], key=lambda k: gains[k][0] - _ERRORS * gains[k][1], default=0)
+        if not least or gains[least][0] > max(_ERRORS * gains[least][1], _ROUNDING):
+            break
+        kept.remove(least)
+    gain, error = decided(alone(0), nats)
+    parts = [Part(name, float(weights[k]), float(alone(k).mean()), *gains[k]) for k, name in enumerate(names)]
+    return weights.tolist(), Mixture(parts, float(nats.mean()), gain, error, int(count))
+
+
+def best_weights(log_p: Floats, kept: list[int]) -> Floats:
+    """The weights of greatest likelihood, 0 outside `kept`, to four decimals: expectation maximisation."""
+    p = np.exp(log_p[kept] - log_p[kept].max(0))
+    weights = np.full(len(kept), 1 / len(kept))
+    for _ in range(500):
+        share = weights[:, None] * p
+        after = (share / share.sum(0)).mean(1)
+        if np.abs(after - weights).max() < 1e-6:
+            break
+        weights = after
+    found: Floats = np.zeros(len(log_p))
+    found[kept] = weights.round(4)
+    found[kept[0]] = round(1 - found[kept[1:]].sum(), 4)
+    return found
+
+
+def _write(folder: Path, first: TextGenerator, parts: list[TextGenerator], weights: list[float]) -> None:
+    """The run folder; the settings come last, because they are what makes it a run."""
+    decoder = first.model.decoder()
+    config = mixture.Config(
+        models=tuple(g.settings.name for g in parts),
+        settings=tuple(settings_of.to_dict(g.settings.model) for g in parts),
+        weights=tuple(weights),
+        vocab_size=first.tokenizer.vocab_size,
+        stop=decoder.stop,
+        suppress_tokens=tuple(sorted(decoder.suppress_tokens)),
+        max_length=decoder.max_length,
+    )
+    settings = dataclasses.replace(first.settings, name="mixture", model=config, module=mixture)
+    model: Any = mixture.Model(config)
+    tensors = {f"parts.{k}.{name}": t for k, g in enumerate(parts) for name, t in g.model.state_dict().items()}
+    checkpoint.fill(model, tensors, str(folder))
+    first.tokenizer.save(folder / "tokenizer")
+    assert first.folder is not None
+    text = files.read_object(first.folder / "env.json", data_sha256=str)["data_sha256"]
+    made_from = [str(g.folder) if g.folder is not None else KNESER_NEY for g in parts]
+    env = runs.environment(torch.device("cpu")) | {"data_sha256": text, "mixed_from": made_from}
+    files.write_json(folder / "env.json", env)
+    checkpoint.save(folder, 0, model, {}, {}, loop.state_at_first())
+    files.write_text(folder / CONFIG, settings_of.to_toml(settings.sections()))
