@@ -44,9 +44,9 @@ def mix(
 ) -> None:
     """Mix runs, and an n-gram model, into a new run.
 
-    Token by token, p is the weighted sum of what the runs give.
-    It generates, scores and evaluates as any run does, every option acting on the mixed distribution. Half of the
-    held-out lines choose the weights, the other half decides: what gains less than two standard errors is left out.
+    Token by token, p is the weighted sum of what the runs give. The new run generates, scores and evaluates as any run,
+    every option acting on the mixed distribution. The weights are those of greatest likelihood on the held-out lines. A
+    part is left out whose gain is below two standard errors, each line measured by weights that others chose.
     """
     from seqgen.engine.mix import KNESER_NEY
     from seqgen.engine.mix import mix as mixed
@@ -68,7 +68,7 @@ def mix(
     ]
     table.append(["mixture", "", f"{result.nll_per_line:.4f}", f"{result.gain:+.4f} ± {result.gain_error:.4f}"])
     output.write(output.table(["", "weight", "nats per line", "gain"], table))
-    output.say(f"on {result.lines} lines that chose no weight; gains in nats per line, ± standard error")
+    output.say(f"on {result.lines} lines, each by weights that others chose; gains in nats per line, ± standard error")
     if sum(part.weight > 0 for part in result.parts) == 1:
         output.say(f"no gain found: {out} is {result.parts[0].name} alone")
     else:

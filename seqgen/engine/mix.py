@@ -43,7 +43,7 @@ class Part:
     weight: float
     """Its share, 0 where it is left out."""
     nll_per_line: float
-    """Nats per line of the lines held back, by this model alone."""
+    """Nats per held-out line, by this model alone."""
     gain: float
     """Nats per line that the mixture gains by having it beside the others, when that was decided; 0 of the first."""
     gain_error: float
@@ -56,12 +56,12 @@ class Mixture:
 
     parts: list[Part]
     nll_per_line: float
-    """Nats per line of the lines held back, by the mixture."""
+    """Nats per held-out line by the mixture, each with weights that the other half of the lines chose."""
     gain: float
     """Nats per line that it is better than the first run."""
     gain_error: float
     lines: int
-    """Lines held back, which chose no weight."""
+    """Held-out lines."""
 
 
 def mix(
@@ -75,11 +75,13 @@ def mix(
 ) -> Mixture:
     """Mix runs, or a run and `kneser-ney`, into a new run in the folder `out`.
 
-    The word kneser-ney stands for a model of n-grams up to `order` of the first run's training lines and tokens. Of the
-    held-out lines that are no training text of any run, every other one chooses the weights (expectation maximisation
-    of the likelihood, which has one maximum), and the others decide what is worth it: a part whose gain is below two
-    standard errors is left out. RunError for runs that cannot be mixed and for a folder that exists, DataError for too
-    few held-out lines, ValueError for an order outside 1..9.
+    The word kneser-ney stands for a model of n-grams up to `order` of the first run's training lines and tokens. The
+    weights are those of greatest likelihood on the held-out lines that are no training text of any run. What a part is
+    worth is measured by twofold cross-fitting: every other line chooses the weights for the rest. A part whose gain is
+    below two standard errors is left out.
+
+    RunError for runs that cannot be mixed and for a folder that exists, DataError for too few held-out lines,
+    ValueError for an order outside 1..9.
     """
     if not 1 <= order <= 9:
         raise ValueError(f"order must be in 1..9, got {order}")
@@ -173,17 +175,19 @@ def _unseen(
 
 
 def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tuple[list[float], Mixture]:
-    """Weights from the even lines, and what they give on the odd ones: `log_p` (K, T), `line` (T,) of each token."""
-    fitting = line % 2 == 0
-    count = line[-1] // 2 + line[-1] % 2
+    """Weights from all lines, and what they are worth: `log_p` (K, T), `line` (T,) of each token."""
+    count = int(line[-1]) + 1
 
-    def each_line(weights: Floats) -> Floats:
-        """Nats of every odd line."""
-        mixed = np.logaddexp.reduce(log_p[:, ~fitting] + np.log(np.maximum(weights, 1e-300))[:, None], axis=0)
-        return np.bincount(line[~fitting] // 2, -mixed, count).astype(np.float64)
-
-    def alone(k: int) -> Floats:
-        return each_line(np.eye(len(names))[k])
+    def each_line(kept: list[int]) -> Floats:
+        """Nats of every line, by weights that the other half of the lines chose."""
+        nats: Floats = np.zeros(count)
+        for half in (0, 1):
+            own = line % 2 == half
+            weights = best_weights(log_p[:, ~own], kept)[kept]
+            with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
+                mixed = np.logaddexp.reduce(log_p[kept][:, own] + np.log(weights)[:, None], axis=0)
+            nats -= np.bincount(line[own], mixed, count)
+        return nats
 
     def decided(without: Floats, having: Floats) -> tuple[float, float]:
         gain = without - having
@@ -192,17 +196,17 @@ def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tup
     kept = list(range(len(names)))
     gains = {0: (0.0, 0.0)}
     while True:
-        weights = best_weights(log_p[:, fitting], kept)
-        nats = each_line(weights)
+        nats = each_line(kept)
         for k in kept[1:]:
-            gains[k] = decided(each_line(best_weights(log_p[:, fitting], [j for j in kept if j != k])), nats)
+            gains[k] = decided(each_line([j for j in kept if j != k]), nats)
         least = min(kept[1:], key=lambda k: gains[k][0] - _ERRORS * gains[k][1], default=0)
         if not least or gains[least][0] > max(_ERRORS * gains[least][1], _ROUNDING):
             break
         kept.remove(least)
-    gain, error = decided(alone(0), nats)
-    parts = [Part(name, float(weights[k]), float(alone(k).mean()), *gains[k]) for k, name in enumerate(names)]
-    return weights.tolist(), Mixture(parts, float(nats.mean()), gain, error, int(count))
+    weights = best_weights(log_p, kept).tolist()
+    alone = [float(each_line([k]).mean()) for k in range(len(names))]
+    parts = [Part(name, weights[k], alone[k], *gains[k]) for k, name in enumerate(names)]
+    return weights, Mixture(parts, float(nats.mean()), *decided(each_line([0]), nats), count)
 
 
 def best_weights(log_p: Floats, kept: list[int]) -> Floats:

@@ -25,7 +25,7 @@ def test_a_run_is_mixed_with_n_grams_and_used_as_any_run(
     mixed = seqgen("mix", run, "--held-out", lines, "--out", tmp_path / "mixed", "--order", "3")
     assert mixed.code == 0, mixed.err
     assert [row.split()[0] for row in mixed.out.splitlines()[2:]] == [str(run), "kneser-ney", "mixture"]
-    assert "on 288 lines that chose no weight; gains in nats per line, ± standard error" in mixed.err
+    assert "on 576 lines, each by weights that others chose; gains in nats per line, ± standard error" in mixed.err
     assert seqgen("generate", tmp_path / "mixed", "--count", "3").out.count("\n") == 3
     scored = seqgen("score", tmp_path / "mixed", lines, "--json")
     assert scored.code == 0, scored.err
