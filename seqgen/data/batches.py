@@ -97,7 +97,7 @@ class SentenceBatches:
         return self._made[1][at]
 
     def _draw(self, epoch: int, pool: int) -> tuple[Tensor, Tensor]:
-        """Rows of a pool's batches and their input lengths, (batches, B) on the CPU, every batch rising in length."""
+        """Draw a pool's batches: rows and their input lengths, (batches, B) on the CPU, each batch rising in length."""
         first = pool * self.bucket
         batches = min(self.bucket, self.steps_per_epoch - first)
         places = np.arange(first * self.batch, (first + batches) * self.batch)
@@ -133,7 +133,7 @@ def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def _gather(corpus: Corpus, rows_gb: Tensor, first_gb: Tensor, lengths_gb: Tensor, pad: int) -> list[SequenceBatch]:
-    """G padded batches in one gather: row (g, b) has `lengths` input positions from value `first` on; all (G, B), CPU.
+    """Gather G padded batches at once: row (g, b) has `lengths` inputs from value `first` on; all (G, B), CPU.
 
     The group is laid out batch after batch, each as wide as its longest row, so that batches are views of it. The
     layout is made by numpy for every device (its `repeat` takes a fifth of torch's time), the ids are gathered there.
@@ -223,7 +223,7 @@ class StreamBatches:
         return self._made[1][at]
 
     def _windows(self, start: int, end: int, count: int, rank: int, world: int) -> list[SequenceBatch]:
-        """`count` windows in a row, as long as the first, which is `start` to `end` of every column."""
+        """Return `count` windows in a row, as long as the first, which is `start` to `end` of every column."""
         width = end - start
         first, last = self.batch * rank // world, self.batch * (rank + 1) // world
         size, strides = (count, last - first, width), (width, self.column, 1)
@@ -242,7 +242,7 @@ class StreamBatches:
         ]
 
     def _drawn_window(self, step: int) -> tuple[int, int]:
-        """Where a step's window of random length starts and ends in every column."""
+        """Return where a step's window of random length starts and ends in every column."""
         # Epochs differ in length, so those before have to be counted once.
         while not self._ends or self._ends[-1] <= step:
             done = self._ends[-1] if self._ends else 0
@@ -253,7 +253,7 @@ class StreamBatches:
         return starts[at], starts[at + 1]
 
     def _drawn_starts(self, epoch: int) -> list[int]:
-        """Where the windows of an epoch with random lengths start, and the column's end."""
+        """Return where the windows of an epoch with random lengths start, and the column's end."""
         if self._starts[0] != epoch:
             draws = generator("windows", self.seed, epoch)
             count = 16 + 2 * self.column // self.window

@@ -8,7 +8,7 @@ On disk it is a folder that opens at once, whatever its size, because its arrays
     train.ids-at.bin          int64 (R+1,): where rows begin
     train.text.bin, text-at   the text of the rows in UTF-8, likewise
     train.loss.bin            int64 (R,): where the loss of a row with a condition begins; else no such file
-    valid.*                   the held-out side
+    valid.*                   the held-out split
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _BLOCK = 1 << 22  # ids looked at together
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of one side (training or held out), as the batches gather them.
+    """Token ids of one split (training or held out), as the batches gather them.
 
     A sentence is a row `[start, x1..xn, eos]`, a conditional one `[start, s1..sm, sep, x1..xn, eos]`; running text is
     one row `[start, x1..xN]`.
@@ -137,7 +137,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
 
 
 def _check_values(folder: Path, meta: dict[str, Any], train: Corpus, valid: Corpus, texts: list[StoredLines]) -> None:
-    """DataError where ids are no ids of the vocabulary, or an offset leads out of its file: hashes prove neither."""
+    """Raise DataError where ids are not in the vocabulary, or an offset leads out of its file: hashes prove neither."""
     vocabulary = int(meta["vocab_size"])
     for split, corpus in zip(_SPLITS, (train, valid), strict=True):
         values = corpus.ids.values.numpy().view("<u2" if meta["dtype"] == "uint16" else "<u4")
@@ -186,7 +186,7 @@ def _lines(folder: Path, split: str, name: str, meta: dict[str, Any]) -> StoredL
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:
-    """A file as an array that is read as it is used.
+    """Return a file as an array that is read as it is used.
 
     Mapped shared and for reading only: of a private mapping that may be written a system wants to be sure that it could
     hold it in memory.
@@ -208,7 +208,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 class SplitWriter:
-    """Writes one side of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json."""
+    """Writes one split of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json."""
 
     def __init__(self, folder: Path, split: str, *, vocab_size: int) -> None:
         self.files: dict[str, dict[str, Any]] = {}
@@ -221,7 +221,7 @@ class SplitWriter:
         self._exit = ExitStack()
 
     def __enter__(self) -> "SplitWriter":
-        # a side may be without rows for a while, but never without these files
+        # a split may be without rows for a while, but never without these files
         self._append_offsets("ids", np.empty(0, np.int64))
         self._append_offsets("text", np.empty(0, np.int64))
         self._stream("ids")
@@ -299,7 +299,7 @@ class _Hashed:
 def described(
     splits: dict[str, SplitWriter], *, vocab_size: int, fingerprint: str, more: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what meta.json holds of written sides; `more` comes from whoever built the corpus."""
+    """Return what meta.json holds of written splits; `more` comes from whoever built the corpus."""
     return {
         "format": _FORMAT,
         "version": __version__,

@@ -111,5 +111,5 @@ class StopStrings:
 
 
 def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the first ones of a stop string."""
+    """Return how many characters at the end of a text are the first ones of a stop string."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

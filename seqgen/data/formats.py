@@ -128,13 +128,13 @@ def text_blocks(file: str | Path, encoding: str = "auto", *, lenient: bool = Fal
 
 
 def _place(held: list[str], text: str, number: int) -> tuple[int, int]:
-    """Line and column of what follows a text whose first line, begun in `held`, has a number."""
+    """Return line and column of what follows a text whose first line, begun in `held`, has a number."""
     before = "".join([*held, text])
     return number + before.count("\n"), len(before) - before.rfind("\n")
 
 
 def _pieces(file: str | Path) -> Iterator[bytes]:
-    """A file's bytes, unpacked; DataError names the file that cannot be read."""
+    """Read a file's bytes, unpacked; DataError names the file that cannot be read."""
     name = name_of(file)
     try:
         with _open(file) as stream:
@@ -176,7 +176,7 @@ def _decoder(encoding: str, errors: str) -> codecs.IncrementalDecoder:
 
 
 def _other_encoding(name: str, content: bytes, encoding: str) -> str:
-    """What to do about bytes that are not in the encoding they should be in."""
+    """Return what to do about bytes that are not in the encoding they should be in."""
     longest = max(map(len, re.findall(rb"[\x80-\xff]+", content)), default=0)
     # letters of Western Europe rarely stand more than two in a row, those of other scripts do
     if encoding == "utf-8" and longest <= 2 and not re.search(rb"[\x81\x8d\x8f\x90\x9d]", content):
@@ -185,14 +185,14 @@ def _other_encoding(name: str, content: bytes, encoding: str) -> str:
 
 
 def _remedy(name: str, encoding: str, when: str = "") -> str:
-    """What to do about text in another encoding; iconv writes UTF-16LE where Python has utf-16-le."""
+    """Return what to do about text in another encoding; iconv writes UTF-16LE where Python has utf-16-le."""
     source = re.sub(r"-(?=[LB]E$)", "", encoding.upper())
     file = "" if name == name_of(STDIN) else f" {shlex.quote(name)}"
     return f"add data.encoding={encoding}{when}, or convert it: iconv -f {source} -t UTF-8{file}"
 
 
 def _wide(name: str, start: bytes) -> str:
-    """The remedy for UTF-16 and UTF-32 without a mark, where the NUL beside a letter of ASCII gives them away."""
+    """Return the remedy for UTF-16 and UTF-32 without a mark, which the NUL beside an ASCII letter gives away."""
     wide = {b"x\0\0\0": "utf-32-le", b"\0\0\0x": "utf-32-be", b"x\0x": "utf-16-le", b"\0x\0": "utf-16-be"}
     for zeros, encoding in wide.items():
         if [byte == 0 for byte in start[: len(zeros)]] == [byte == 0 for byte in zeros]:
@@ -236,7 +236,7 @@ def _lines(blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
 
 
 def _values(row: Any, wanted: tuple[str, ...], where: str, remedy: str) -> tuple[str, ...]:
-    """The wanted fields of a JSON object, or the one text there is, as strings."""
+    """Return the wanted fields of a JSON object, or the one text there is, as strings."""
     if isinstance(row, str) and len(wanted) == 1:
         row = {wanted[0]: row}
     if not isinstance(row, dict):
@@ -300,7 +300,7 @@ def _json(text: str, where: str, expected: str) -> Any:
 
 
 def _sequences(name: str, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The records of FASTA: the lines of a sequence joined, white space left out, and the header without its `>`."""
+    """Yield the records of FASTA: the lines of a sequence joined without white space, the header without its `>`."""
     at, header, parts, length = 0, "", list[str](), 0
     for number, line in _lines(blocks):
         if line.startswith(">"):
@@ -321,7 +321,7 @@ def _sequences(name: str, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[i
 def _cells(
     name: str, kind: str, blocks: Iterator[tuple[int, str]], wanted: tuple[str, ...], remedy: str
 ) -> Iterator[Row]:
-    """The wanted columns of a table whose first row names them."""
+    """Yield the wanted columns of a table whose first row names them."""
     number, start = next(blocks)
     blocks = chain([(number, start)], blocks)
     rows = (
@@ -343,7 +343,7 @@ def _cells(
 
 
 def _table(name: str, blocks: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table by RFC 4180, each with the number of its first line; an empty line is an empty row."""
+    """Yield the rows of a table by RFC 4180, each with the number of its first line; an empty line is an empty row."""
     csv.field_size_limit(_LONGEST_CELL)  # for the whole process: the csv module has no other way
     reader = csv.reader((line + "\n" for _, line in _lines(blocks)), delimiter=delimiter, strict=True)
     while True:
@@ -361,7 +361,7 @@ def _table(name: str, blocks: Iterator[tuple[int, str]], delimiter: str) -> Iter
 
 
 def _is_quoted(start: str) -> bool:
-    """Whether the quotes in the first block of a TSV file are RFC 4180's: else they belong to the text."""
+    """Return whether the quotes in the first block of a TSV file are RFC 4180's: else they belong to the text."""
     if (rows := _rows(start, "\t")) is not None:
         return len(set(map(len, rows))) <= 1
     # a block of a longer file may end inside a cell
@@ -370,7 +370,7 @@ def _is_quoted(start: str) -> bool:
 
 
 def _rows(text: str, delimiter: str, limit: int | None = None) -> list[list[str]] | None:
-    """The first rows of a table that are not empty, or None where it is no table by RFC 4180."""
+    """Return the first rows of a table that are not empty, or None where it is no table by RFC 4180."""
     csv.field_size_limit(_LONGEST_CELL)
     try:
         rows = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)

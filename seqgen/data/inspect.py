@@ -300,7 +300,7 @@ def _decoded(line: str, number: int, odd: dict[str, list[int]]) -> str:
 
 
 def _quantiles(lengths: Sequence[int]) -> dict[float, int]:
-    """The smallest length that the share of lines does not exceed, for each share."""
+    """Return the smallest length that the share of lines does not exceed, for each share."""
     ordered = sorted(lengths)
     return {share: ordered[max(0, math.ceil(share * len(ordered)) - 1)] for share in _QUANTILES}
 

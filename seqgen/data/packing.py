@@ -89,7 +89,7 @@ def build_corpus(
 
 
 def _modes(data: DataConfig) -> tuple[Any, ...]:
-    """The modes a corpus can be trained in."""
+    """Return the modes a corpus can be trained in."""
     return _RUNNING if data.mode in _RUNNING else (data.mode,)
 
 
@@ -143,7 +143,7 @@ class _Text:
         """Yield all rows, about a MiB at a time."""
         return record_blocks(self.files, **reading(self.data), warn=not self.rows)
 
-    def sides(self, limit: int) -> Iterator[tuple[Records, list[int], list[int]]]:
+    def splits(self, limit: int) -> Iterator[tuple[Records, list[int], list[int]]]:
         """Yield every block with its rows for training and those held out, which have a hash below `limit`."""
         marks = iter(self._below)
         for records in self.blocks():
@@ -159,10 +159,10 @@ class _Text:
             yield records, [row for row in filled if row not in low], [row for row in filled if row in low]
 
     def training_rows(self, limit: int) -> int:
-        """Return how many rows `sides` yields for training."""
+        """Return how many rows `splits` yields for training."""
         if limit in (0, self._likely):
             return self.filled - (self._low if limit else 0)
-        return sum(len(rows) for _, rows, _ in self.sides(limit))
+        return sum(len(rows) for _, rows, _ in self.splits(limit))
 
     def texts(self) -> Iterator[str]:
         """Yield the text of every row."""
@@ -177,7 +177,7 @@ class _Text:
             at += len(part)
 
     def fingerprint(self, data: DataConfig) -> str:
-        """Return the fingerprint of the text, read in this way."""
+        """Return the fingerprint of the text, read by these settings."""
         sources = (source for records in self.blocks() for source in records.sources or ()) if data.source else ()
         return text_fingerprint(data, self.rows, self.texts(), sources)
 
@@ -259,11 +259,11 @@ def _write_sentences(build: _Build) -> _Written:
     def learnt() -> Iterator[str]:
         yield from train_lines()
         if data.source:
-            for records, rows, _ in text.sides(limit):
+            for records, rows, _ in text.splits(limit):
                 yield from ((records.sources or [])[row] for row in rows)
 
     def train_lines() -> Iterator[str]:
-        return (records.texts[row] for records, rows, _ in text.sides(limit) for row in rows)
+        return (records.texts[row] for records, rows, _ in text.splits(limit) for row in rows)
 
     train_rows = text.training_rows(limit)
     lines = _Lines(learnt, train_rows * (2 if data.source else 1))
@@ -286,11 +286,11 @@ def _write_sentences(build: _Build) -> _Written:
                 writers[split].add(corpus, lines, sources)
             return sum(map(len, lines)) + len(lines)
 
-        for records, train_part, valid_part in text.sides(limit):
+        for records, train_part, valid_part in text.splits(limit):
             write("train", records, train_part)
             characters += write("valid", records, valid_part)
         if held_out is not None:
-            for records, valid_part, _ in held_out.sides(0):
+            for records, valid_part, _ in held_out.splits(0):
                 characters += write("valid", records, valid_part)
     for packer in packers.values():
         packer.finish()
@@ -341,7 +341,7 @@ def _write_stream(build: _Build) -> _Written:
         for writer, parts in ((train, train_parts()), (valid, valid_parts())):
             writer.add_stream(start)
             for part in parts:
-                # Every part but a side's last ends in a newline, so that its ids do not depend on what follows.
+                # Every part but a split's last ends in a newline, so that its ids do not depend on what follows.
                 writer.add_stream(tokenizer.encode_stream(part))
                 writer.add_lines(part.removesuffix("\n").split("\n"))
                 characters += len(part) if writer is valid else 0
@@ -355,7 +355,7 @@ def _any_filled(parts: Iterable[str]) -> bool:
 
 
 def _cut_place(text: _Text, share: float, anywhere: bool) -> int:
-    """Where the held-out tail begins: at its character, or after the newline or space that follows."""
+    """Return where the held-out tail begins: at its character, or after the newline or space that follows."""
     cut = int(text.characters * (1 - share))
     if anywhere:
         return cut

@@ -160,7 +160,7 @@ def prepare(
 ) -> TextData:
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
-    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training side. A corpus
+    With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training split. A corpus
     folder in the place of files has all this behind it, and is mapped. `check` gets the fingerprint of the text
     before anything is made of it, and may raise. `fitting` names what is made smaller where the text cannot fill it:
     train.batch, data.window. With `lines_only` the mode `auto` is never running text. Raises DataError for text that
@@ -267,7 +267,7 @@ def _prepared(asked: _Preparation, extra_input: Iterable[str] | None, lines_only
 
 
 def _absolute(files: Sequence[str]) -> tuple[str, ...]:
-    """The files as they are found from any working folder."""
+    """Return the files as they are found from any working folder."""
     return tuple(file if file == STDIN or file.startswith(PREFIX) else str(Path(file).absolute()) for file in files)
 
 
@@ -430,7 +430,7 @@ def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names:
 
 
 def _rows(blocks: Iterable[Records]) -> Iterator[str]:
-    """The text of every row, with its condition where it has one."""
+    """Yield the text of every row, with its condition where it has one."""
     for records in blocks:
         conditions = records.sources or [""] * len(records.texts)
         yield from (
@@ -529,12 +529,12 @@ def _prepare_sentences(
 
 
 def _filled(records: Records) -> list[int]:
-    """The rows that are not blank."""
+    """Return the rows that are not blank."""
     return [row for row, text in enumerate(records.texts) if text.strip()]
 
 
 def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
-    """Return training and held-out rows by a hash of the text: equal texts fall on one side in any order.
+    """Split rows into training and held-out ones by a hash of the text: equal texts stay together, in any order.
 
     White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
     """
@@ -545,7 +545,7 @@ def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[
     if count > 1 and count > share * len(rows) and len(held_out) > 2 * share * len(rows):
         first = next(row for row in held_out if records.texts[row].strip() == text)
         _LOG.warning(
-            "%s: %d equal rows were held out together, as equal texts never stand on both sides: %d rows to train on, "
+            "%s: %d equal rows were held out together, as equal texts are never in both splits: %d rows to train on, "
             "%d held out; give held-out text of your own with data.valid=FILE, or each text once",
             *(records.where(first), count, len(rows) - len(held_out), len(held_out)),
         )
@@ -564,7 +564,7 @@ def split_limit(lowest: int, highest: int, share: float, where: str) -> int:
 
 
 def line_hash(text: str) -> int:
-    """Return 64 bits of a text, without the white space at its ends, that decide on its side."""
+    """Return 64 bits of a text, without the white space at its ends, that decide on its split."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
@@ -648,7 +648,7 @@ class RowPacker:
 def _pack(
     data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], split: str
 ) -> tuple[Corpus, list[int], int]:
-    """Corpus of the rows, the rows that are in it, and the input positions of the longest."""
+    """Return the corpus of the rows, the rows that are in it, and the input positions of the longest."""
     packer = RowPacker(data, tokenizer, split)
     corpus, rows = packer.pack(records, rows)
     packer.finish()
@@ -697,12 +697,12 @@ def _prepare_stream(asked: _Preparation, records: Records, held_out: Records | N
 
 
 def _running(records: Records) -> str:
-    """The rows as one text, each ended by a newline."""
+    """Return the rows as one text, each ended by a newline."""
     return "\n".join([*records.texts, ""])
 
 
 def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
-    """Where the held-out tail begins: at its character, or after the newline or space that follows."""
+    """Return where the held-out tail begins: at its character, or after the newline or space that follows."""
     cut = int(len(text) * (1 - share))
     if anywhere:
         return cut
@@ -711,7 +711,7 @@ def _cut_place(text: str, share: float, *, anywhere: bool) -> int:
 
 
 def _stream_corpus(tokenizer: Tokenizer, text: str) -> Corpus:
-    """The text behind the line break that it starts with."""
+    """Return the text after the line break that it starts with."""
     ids = torch.cat([torch.tensor([tokenizer.newline], dtype=torch.int32), tokenizer.encode_stream(text)])
     return Corpus(Ragged(ids, torch.tensor([0, ids.numel()])), None, tokenizer.fingerprint)
 

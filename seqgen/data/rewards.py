@@ -44,7 +44,7 @@ def named(code: Reward | str) -> str:
 
 
 def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[float]]:
-    """The reward that `spec` names; `code` is the function where it names one. Equal lines are judged once a call.
+    """Return the reward that `spec` names; `code` is its function if it has one. Equal lines are scored once a call.
 
     ConfigError for a spec that cannot be followed, and, when called, for a function that raises, gives another count
     of numbers than it was given lines, or a number that is not finite.
@@ -126,7 +126,7 @@ def _regex(pattern: str) -> Reward:
 
 
 def _label(label: str, file: str) -> Reward:
-    """Logistic regression on words and pairs of words."""
+    """Build a logistic regression on words and pairs of words."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -458,6 +458,6 @@ def test_equal_rows_that_are_held_out_together_are_said(caplog: pytest.LogCaptur
             assert len(training) == 1
             break
     assert caplog.messages == [
-        "input, line 2: 40 equal rows were held out together, as equal texts never stand on both sides: 1 rows to "
+        "input, line 2: 40 equal rows were held out together, as equal texts are never in both splits: 1 rows to "
         "train on, 40 held out; give held-out text of your own with data.valid=FILE, or each text once"
     ]

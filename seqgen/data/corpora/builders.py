@@ -82,7 +82,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def _library() -> list[Path]:
-    """The standard library's source files, sorted by name."""
+    """Return the standard library's source files, sorted by name."""
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in root.rglob("*.py") if not _SKIPPED.intersection(path.relative_to(root).parts[:-1])]
     if not files:
@@ -116,7 +116,7 @@ def _docstrings() -> Iterator[str]:
 
 
 def _help_topics() -> list[str]:
-    """The texts of help(), parsed from their file: a dictionary of strings."""
+    """Return the texts of help(), parsed from their file: a dictionary of strings."""
     path = Path(sysconfig.get_path("stdlib")) / "pydoc_data" / "topics.py"
     if not path.is_file():
         return []  # some systems pack it apart
@@ -133,7 +133,7 @@ _SENTENCE_END = re.compile(
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs that are running text, each on one line."""
+    """Yield the paragraphs that are running text, each on one line."""
     for block in re.split(r"\n[ \t]*\n", inspect.cleandoc(text)):
         lines = block.expandtabs().split("\n")
         margins = {len(line) - len(line.lstrip()) for line in lines}
@@ -148,7 +148,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _unmarked(text: str) -> str:
-    """A paragraph without reST markup: roles, literals, emphasis, references."""
+    """Return a paragraph without reST markup: roles, literals, emphasis, references."""
     text = re.sub(r":[a-z:+-]+:`[~!]?(?:([^`<]*?)\s*<[^`>]*>|([^`]*))`", lambda m: m[1] or m[2] or "", text)
     text = re.sub(r"``([^`]*)``|`([^`<]+?)(?:\s*<[^`>]*>)?`_{0,2}", lambda m: m[1] or m[2] or "", text)
     text = re.sub(r"(?<![\w*])\*{1,2}(\w(?:[^*]*\w)?)\*{1,2}(?![\w*])", r"\1", text)

@@ -95,12 +95,12 @@ class _Rule:
 
 
 def _bounds(probabilities: Iterable[float]) -> list[float]:
-    """Cumulative sums; the last is exactly 1, so that no uniform below 1 falls past it."""
+    """Return cumulative sums; the last is exactly 1, so that no uniform below 1 falls past it."""
     return [*list(accumulate(probabilities))[:-1], 1.0]
 
 
 def _first(items: tuple[str | _Rule, ...]) -> tuple[set[str], bool]:
-    """The tokens that `items` may begin with, and whether they may be the empty text."""
+    """Return the tokens that `items` may begin with, and whether they may be the empty text."""
     tokens: set[str] = set()
     for item in items:
         if isinstance(item, str):
@@ -274,7 +274,7 @@ class Grammar:
         return best
 
     def _line(self, seed: int, k: int) -> str:
-        """Line `k` of `seed`, written out from the start rule, leftmost rule first."""
+        """Expand line `k` of `seed` from the start rule, leftmost rule first."""
         uniforms = _uniforms(seed, k)
         label = list(self._start)[bisect_right(_bounds(self.labels.values()), next(uniforms))] if self.labels else ""
         tokens: list[str] = []
@@ -291,7 +291,7 @@ class Grammar:
         return f"{label}\t{text}" if self.labels else text
 
     def _readings(self, line: str, label: str | None) -> Iterator[tuple[float, _Rule, list[str]]]:
-        """(log-probability of the label, start rule, tokens) for each label that `line` may be read under."""
+        """Yield (log-probability of the label, start rule, tokens) for each label that `line` may be read under."""
         if label is not None and label not in self.labels:
             known = ", ".join(self.labels) or "none, this grammar has no labels"
             raise ValueError(f"unknown label {label!r}; expected one of: {known}")
@@ -453,7 +453,7 @@ class _Plan:
             self._define(f"{name}.{form}", _Definition([], column, name))
 
     def _forms(self, text: str, forms: list[str], name: str) -> list[str]:
-        """A word list's entry written out in each form: {ride/rides} <bike> -> ride <bike>, rides <bike>."""
+        """Return a word list's entry written out in each form: {ride/rides} <bike> -> ride <bike>, rides <bike>."""
         parts = re.split(r"((?<!\\)\{.*?(?<!\\)\})", text) if re.search(r"(?<!\\)\{", text) else ["{" + text + "}"]
         written = [""] * len(forms)
         for part in parts:
@@ -472,7 +472,7 @@ class _Plan:
         self.definitions[name] = definition
 
     def _alternatives(self, text: str, name: str) -> list[tuple[float, str]]:
-        """The weighted alternatives of a rule. Blank lines are layout; nothing between two bars is the empty text."""
+        """Read a rule's weighted alternatives. Blank lines are layout; nothing between two bars is the empty text."""
         weighted: list[tuple[float, str]] = []
         block = "\n" in text
         for line in text.split("\n"):
@@ -536,7 +536,7 @@ class _Plan:
         self.order.append(name)
 
     def _items(self, text: str, arguments: dict[str, str]) -> _Items:
-        """Tokens and references of one alternative, the rule's arguments filled in."""
+        """Return tokens and references of one alternative, the rule's arguments filled in."""
         items: list[str | _Reference] = []
         for reference, literal, stray in _PIECE.findall(text):
             if literal:
@@ -553,7 +553,7 @@ class _Plan:
         return tuple(items)
 
     def _sound(self, name: str, given: list[str], written: str) -> bool:
-        """Whether a reference to rule `name` can be followed; `written` is how the file has it."""
+        """Return whether a reference to rule `name` can be followed; `written` is how the file has it."""
         before = len(self.faults)
         definition = self.definitions.get(name)
         if definition is None:
@@ -569,12 +569,12 @@ class _Plan:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    """A question with the known name most like `name`; empty where none is."""
+    """Return a question with the known name most like `name`; empty where none is."""
     return "".join(f"did you mean {close!r}?" for close in difflib.get_close_matches(name, known, 1))
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """`text` cut at each `sign` that no backslash precedes."""
+    """Split `text` at each `sign` that no backslash precedes."""
     parts = [""]
     for piece in re.findall(r"\\.|[^\\]|\\$", text):
         if piece == sign:
@@ -585,24 +585,24 @@ def _split(text: str, sign: str) -> list[str]:
 
 
 def _call(name: str) -> tuple[str, list[str]]:
-    """A rule's name without its arguments, and these: pair(dog, cat) -> pair, [dog, cat]."""
+    """Split a rule's name from its arguments: pair(dog, cat) -> pair, [dog, cat]."""
     head, _, inner = name.partition("(")
     return head.strip(), [part.strip() for part in inner.rstrip(")").split(",")] if inner else []
 
 
 def _filled(name: str, arguments: dict[str, str]) -> str:
-    """`name` with each part that is a parameter replaced: who.one -> person.one, state.rhyme -> state.ing."""
+    """Return `name` with each part that is a parameter replaced: who.one -> person.one, state.rhyme -> state.ing."""
     return ".".join(arguments.get(part, part) for part in name.split("."))
 
 
 def _log_add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b)) without overflow."""
+    """Return log(exp(a) + exp(b)) without overflow."""
     low, high = (a, b) if a < b else (b, a)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def _uniforms(seed: int, k: int) -> Iterator[float]:
-    """Endless uniforms in [0, 1) with 53 bits, a function of (seed, k) alone."""
+    """Yield endless uniforms in [0, 1) with 53 bits, a function of (seed, k) alone."""
     block = 0
     while True:
         # hash (seed, k), do not add: neighbouring seeds would share lines; a hash is also the same in every version

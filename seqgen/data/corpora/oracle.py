@@ -1,4 +1,4 @@
-"""Tasks whose truth is known: an oracle writes the text, and says how probable any text is.
+"""Tasks with a known distribution: an oracle generates the text, and gives the probability of any text.
 
 `oracle:lstm` is the synthetic task of SeqGAN (Yu et al. 2017, section 5): an LSTM whose parameters are all N(0, 1)
 writes rows of 20 numbers below 5000. `oracle:lstm:40` makes them longer, `oracle:lstm:FILE.npz` takes given parameters.
@@ -23,14 +23,14 @@ from seqgen.data.tokenizers import Tokenizer, WordTokenizer
 
 PREFIX = "oracle:"
 TRAINING, HELD_OUT = 10_000, 2_000
-"""Lines that a task writes for each side, the same for every run."""
+"""Lines that a task generates for each split, the same for every run."""
 
 _ROWS = 500  # rows of (V,) probabilities alive at a time
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """A task: text of both sides, and the truth about any line."""
+    """A task: text of both splits, and the probability of any line."""
 
     name: str
     train: list[str]
@@ -45,7 +45,7 @@ class Oracle:
     """-log p of all held-out lines together."""
 
     def scores(self, lines: Sequence[str]) -> dict[str, float]:
-        """`oracle_share`, the share of lines that the oracle could have written, and `nll_oracle` of these, nats per
+        """Return `oracle_share`, the share of lines that the oracle can generate, and `nll_oracle` of these, nats per
         token: never to be read without the held-out likelihood of the model beside it."""
         nats = self.nats(lines)
         possible = [(value, len(line.split())) for value, line in zip(nats, lines, strict=True) if value < math.inf]
@@ -56,7 +56,7 @@ class Oracle:
 
 
 def oracle(name: str) -> Oracle:
-    """Return the task called `oracle:...`; DataError says what can follow."""
+    """Return the task called `oracle:...`; DataError names what can follow."""
     kind, _, rest = name.removeprefix(PREFIX).partition(":")
     if kind == "lstm":
         return _lstm_task(name, rest)
@@ -138,7 +138,7 @@ class LstmOracle:
 
     @classmethod
     def load(cls, path: Path) -> "LstmOracle":
-        """Given parameters from an `.npz` file of the 15 arrays in order, as `numpy.savez(file, *arrays)` writes it."""
+        """Load parameters from an `.npz` file of the 15 arrays in order, as of `numpy.savez(file, *arrays)`."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls([arrays[name] for name in arrays.files], where=str(path))

@@ -51,14 +51,14 @@ class Vocab:
         return token in self._indices
 
     def __getitem__(self, token: str) -> int:
-        """The index of a token, or the default index if one was set."""
+        """Return the index of a token, or the default index if one was set."""
         index = self._indices.get(token, self._default)
         if index is None:
             raise RuntimeError(f"token {token!r} is not in the vocabulary and no default index is set")
         return index
 
     def __call__(self, tokens: Iterable[str]) -> list[int]:
-        """The indices of tokens."""
+        """Return the indices of tokens."""
         return self.lookup_indices(tokens)
 
     def forward(self, tokens: Iterable[str]) -> list[int]:

@@ -20,7 +20,7 @@ FIRST = len(SPECIALS)
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer offers. Text exists only on its two sides."""
+    """What every tokenizer offers. Text exists only before encoding and after decoding."""
 
     @property
     def kind(self) -> str:

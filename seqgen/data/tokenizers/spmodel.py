@@ -110,7 +110,7 @@ def _message(value: int | bytes) -> bytes:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of every field of a message: integers, or bytes for strings, messages and floats."""
+    """Yield (number, value) of every field of a message: integers, or bytes for strings, messages and floats."""
     at = 0
     while at < len(content):
         key, at = _varint(content, at)
@@ -132,7 +132,7 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A variable-length integer and where it ends."""
+    """Return a variable-length integer and where it ends."""
     value = shift = 0
     while True:
         byte = content[at]
@@ -268,7 +268,7 @@ class PieceLearner:
         return made
 
     def _learnt(self, chunks: list[bytes], first: bool) -> dict[bytes, Sequence[int] | None]:
-        """The ids of chunks; None for those whose rows have to be encoded whole."""
+        """Return the ids of chunks; None for those whose rows have to be encoded whole."""
         if not chunks:
             return {}
         learnt = self.learn(chunks, first)
@@ -334,7 +334,7 @@ class PieceLearner:
         return [self.processor.decode([i for i in row if i < size]) for row in rows]
 
     def _tie(self, processor: Any, chunk: bytes, row: list[int]) -> tuple[float, float]:
-        """Up to which weight of its row a chunk's segmentation is sure, and its own weight."""
+        """Return up to which weight of its row a chunk's segmentation is sure, and its own weight."""
         nbest: bytes = processor.nbest_encode(chunk, nbest_size=2, return_type="serialized_proto")
         texts = [_message(text) for number, text in _fields(nbest) if number == 1]
         # A text's pieces are its field 2, its score comes last: the key 0x1d and a float.
@@ -356,5 +356,5 @@ class PieceLearner:
 
 
 def _last_place(value: float) -> float:
-    """One unit in the last place of a float32 near this value."""
+    """Return one unit in the last place of a float32 near this value."""
     return float(np.spacing(np.float32(value)))

@@ -244,7 +244,7 @@ _MOST_CHARACTERS = 20_000_000
 
 
 def _training_pieces(lines: Iterable[str], lowercase: bool, seed: int) -> list[str]:
-    """The lines to train on: long ones cut, blank ones left out, and a drawn part where there are too many."""
+    """Return the lines to train on: long ones cut, blank ones left out, and a drawn part where there are too many."""
 
     def pieces() -> Iterator[str]:
         cut = (line[at : at + _LONGEST] for line in lowered(lines, lowercase) for at in range(0, len(line), _LONGEST))

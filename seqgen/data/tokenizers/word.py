@@ -238,7 +238,7 @@ def _matches(pattern: Expression, line: str, keep_gaps: bool) -> list[str]:
 
 
 def _joiner(pattern: Expression, lines: Iterable[str]) -> str:
-    """ "" where the matches tile the lines, " " where white space stands between them."""
+    """Return "" where the matches tile the lines, " " where white space stands between them."""
     gaps: Counter[str] = Counter()
     for line in lines:
         if sum(map(len, _matches(pattern, line, keep_gaps=False))) < len(line):

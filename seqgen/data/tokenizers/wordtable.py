@@ -3,7 +3,7 @@
 Rows are cut before every run of spaces. Every distinct chunk, a word with the spaces before it, is given to the
 tokenizer once; its ids are kept, and from then on text is encoded by hash, table and ragged gather. The ids are the
 tokenizer's own for every row: where a chunk's ids are not sure to be the same in this row, the tokenizer encodes the
-whole row. `SurfaceTable` is the way back. One algorithm over two sets of operations; all numbers are int64, products
+whole row. `SurfaceTable` is the inverse. One algorithm over two sets of operations; all numbers are int64, products
 wrap and shifts are masked, so that both give the same bits.
 Shapes: R rows, N bytes, C chunks, T ids, E entries of the table.
 """
@@ -60,7 +60,7 @@ _LOG = logging.getLogger("seqgen")
 
 
 def _signed(value: int) -> int:
-    """The int64 with the low 64 bits of an integer."""
+    """Return the int64 with the low 64 bits of an integer."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -258,7 +258,7 @@ def operations(device: torch.device, *, tensors: bool = False) -> Operations:
 
 
 def _runs(ops: Operations, first: Array, counts: Array, sums: Array | None = None) -> Array:
-    """The numbers first[i], first[i] + 1 ... of every run i of so many, one run after the other.
+    """Return the numbers first[i], first[i] + 1 ... of every run i of so many, one run after the other.
 
     `sums` are the running sums of `counts`, if they are known. A running sum of steps, most of them 1, makes the
     numbers in a third of the time that repeating and adding takes.
@@ -283,7 +283,7 @@ def _runs(ops: Operations, first: Array, counts: Array, sums: Array | None = Non
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a tokenizer says of chunks."""
+    """What a tokenizer returns for chunks."""
 
     ids: Sequence[Sequence[int]]
     """The ids of every chunk."""
@@ -319,7 +319,7 @@ class WordTable:
         self._store = _Store({name: np.empty(0, dtype) for name, dtype in _SAVED.items()})
 
     def __len__(self) -> int:
-        """Chunks kept."""
+        """Return the number of chunks kept."""
         return len(self._store)
 
     def encode_lines(self, lines: Sequence[str]) -> Ragged:
@@ -355,7 +355,7 @@ class WordTable:
         return Ragged(ops.tensor(ops.concatenate(parts)), ops.tensor(ops.concatenate(ends)))
 
     def _block(self, ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Array]:
-        """Ids and row offsets of a block of rows."""
+        """Return ids and row offsets of a block of rows."""
         if len(buffer) < _FEW_BYTES:
             return self._rows(ops, buffer, offsets)
         starts, lengths, first, bounds = _chunks(ops, buffer, offsets)
@@ -381,7 +381,7 @@ class WordTable:
     def _gathered(
         self, ops: Operations, buffer: Array, offsets: Array, bounds: Array, values: Array, ids: Array, unsure: Array
     ) -> tuple[Array, Array]:
-        """Ids of the chunks found; rows with an unsure one as the tokenizer gives them."""
+        """Return the ids of the chunks found; rows with an unsure one as the tokenizer gives them."""
         counts = (values >> 54) & 0xFF
         if len(unsure):
             rows, _ = ops.unique(ops.search(bounds, unsure, right=True) - 1)
@@ -413,14 +413,14 @@ class WordTable:
         return made[:-1], ops.take(at, bounds)
 
     def _rows(self, ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Array]:
-        """Ids and offsets of rows from the tokenizer."""
+        """Return ids and offsets of rows from the tokenizer."""
         ids, counts = _packed(self.learner.rows(_cut(ops.fetch(buffer), ops.fetch(offsets))))
         return ops.place(ids), ops.sums(ops.place(counts))
 
     def _learn(
         self, ops: Operations, buffer: Array, starts: Array, lengths: Array, keys: Array, missing: Array
     ) -> None:
-        """Ask the tokenizer for each missing chunk once and keep what it says."""
+        """Ask the tokenizer for each missing chunk once and keep the answer."""
         distinct, one_of = ops.unique(ops.take(keys, missing))
         new_keys, at = ops.fetch(distinct), ops.take(missing, one_of)
         chunk_starts, chunk_lengths = ops.take(starts, at), ops.take(lengths, at)
@@ -482,7 +482,7 @@ def _digest(content: dict[str, np.ndarray]) -> str:
 
 
 def _row_blocks(offsets: np.ndarray, size: int) -> Iterator[range]:
-    """Consecutive rows of about `size` bytes together, or one longer row."""
+    """Yield consecutive rows of about `size` bytes together, or one longer row."""
     first = 0
     while first < len(offsets) - 1:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1)
@@ -497,19 +497,19 @@ def chunks_of(row: bytes) -> list[bytes]:
 
 
 def _cut(packed: np.ndarray, offsets: np.ndarray) -> list[bytes]:
-    """Rows of packed bytes."""
+    """Split packed bytes into rows."""
     content = packed.tobytes()
     return [content[first:end] for first, end in pairwise(offsets.tolist())]
 
 
 def _packed(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of rows in one array, and their numbers."""
+    """Return the ids of rows in one array, and their numbers."""
     counts = np.fromiter(map(len, rows), np.int64, len(rows))
     return np.fromiter(chain.from_iterable(rows), np.int32, int(counts.sum())), counts
 
 
 def _chunks(ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Array, Array, Array]:
-    """Where chunks start, their lengths, and 1 for the first of each row, else 0; (C,) each; the rows' bounds in them.
+    """Return where chunks start, their lengths, 1 for a row's first, else 0, (C,) each; the rows' bounds in them.
 
     A row is cut before every run of spaces. Of a chunk that is not the first the space it begins with is left out.
     """
@@ -530,12 +530,12 @@ def _chunks(ops: Operations, buffer: Array, offsets: Array) -> tuple[Array, Arra
 
 
 def _load(ops: Operations, words: Array, at: Array, size: Array) -> Array:
-    """The bytes from `at` on as one number, those past `size` zero."""
+    """Return the bytes from `at` on as one number, those past `size` zero."""
     return ops.eight(words, at) & ops.take(ops.place(_BYTES), size)
 
 
 def _mixed(h: Array) -> Array:
-    """A word with all its bits spread: splitmix64's output function, shifts made logical by masks."""
+    """Return a word with all its bits spread: splitmix64's output function, shifts made logical by masks."""
     h = h * _ODD_1
     h = (h ^ ((h >> 29) & ((1 << 35) - 1))) * _ODD_2
     return h ^ ((h >> 32) & ((1 << 32) - 1))
@@ -558,7 +558,7 @@ class _Long:
 
 
 def _keys(ops: Operations, words: Array, starts: Array, lengths: Array) -> tuple[Array, _Long]:
-    """A key per chunk, and the long chunks.
+    """Return a key per chunk, and the long chunks.
 
     Up to 7 bytes stand as they are in the lower bits, their number in bits 56 to 58, so that equal keys are equal
     chunks; of more there is a hash, marked by bit 59. Bit 63 is set, so that no key is 0; bit 62 is left for the first
@@ -659,7 +659,7 @@ class _Table:
 
 
 def _slot(keys: Array, slots: int) -> Array:
-    """Where to look for keys first: the highest bits of a product (Fibonacci hashing); `slots` a power of two."""
+    """Return the slots to try first: the highest bits of a product (Fibonacci hashing); `slots` a power of two."""
     return ((keys * _ODD_3) >> (65 - slots.bit_length())) & (slots - 1)
 
 
@@ -771,7 +771,7 @@ class _Store:
 
 
 def _values(ids: np.ndarray, counts: np.ndarray, reach: np.ndarray, weight: np.ndarray, first_id: int) -> np.ndarray:
-    """The values of chunks whose ids are packed one after the other, the first of all being number `first_id`."""
+    """Return the values of chunks whose ids are packed one after the other, the first being number `first_id`."""
     at = _NUMPY.sums(counts)[:-1]
     padded = np.append(ids.astype(np.int64), [0, 0])
     inline = padded[at] | np.where(counts == 2, padded[at + 1] << 27, 0)
@@ -860,7 +860,7 @@ class SurfaceTable:
         return Ragged(ops.tensor(ops.concatenate(parts)), ops.tensor(ops.concatenate(ends)))
 
     def _block(self, ops: Operations, ids: Array, offsets: Array) -> tuple[Array, Array]:
-        """Bytes and row offsets of a block of rows."""
+        """Return bytes and row offsets of a block of rows."""
         table = self._at(ops)
         all_ids, all_offsets = ids, offsets
         size = ops.take(table["size"], ids)
@@ -899,7 +899,7 @@ class SurfaceTable:
         return text, ops.take(sums, offsets)
 
     def _redone(self, ops: Operations, ids: Array, offsets: Array, rows: Array) -> list[bytes]:
-        """The UTF-8 bytes of some rows, from the tokenizer."""
+        """Return the UTF-8 bytes of some rows, from the tokenizer."""
         assert self._rows is not None
         begin = ops.take(offsets, rows)
         counts = ops.take(offsets, rows + 1) - begin
@@ -908,7 +908,7 @@ class SurfaceTable:
         return [text.encode() for text in self._rows([flat[first:end] for first, end in pairwise(ends)])]
 
     def _at(self, ops: Operations) -> dict[str, Array]:
-        """The arrays where the operations take place."""
+        """Return the arrays where the operations take place."""
         if isinstance(ops, _Numpy):
             return self._arrays
         name = str(ops.device)
