@@ -336,7 +336,23 @@ class Steps:
             for n, memory in enumerate(tensors):
                 tensors[n] = _moved(memory, rows, slice(inside), full)
         state.ids = _moved(state.ids[:, None], rows, slice(inside), full)[:, 0]
-        return Cache(state.keys, state.values, state.ids, used, state.longest if count else 0)
+        # the true length: where others may join, a guess that only grows would outgrow the memory
+        return Cache(state.keys, state.values, state.ids, used, int(used.amax()) if count else 0)
+
+    def join(self, states: Sequence[Cache]) -> Cache:
+        """Return the rows of several states as those of one, in new memory with room for the longest."""
+        used = torch.cat([state.used for state in states])
+        positions = max(state.ids.shape[1] for state in states)
+        joined = self._empty(len(used), positions)
+        begin = 0
+        for state in states:
+            rows, length = slice(begin, begin + len(state.used)), state.ids.shape[1]
+            for ours, theirs in zip(joined.keys + joined.values, state.keys + state.values, strict=True):
+                ours[rows, :, :length] = theirs[: len(state.used)]
+            joined.ids[rows, :length] = state.ids[: len(state.used)]
+            begin += len(state.used)
+        joined.used, joined.longest = used, int(used.amax())
+        return joined
 
     def _empty(self, rows: int, positions: int) -> Cache:
         config, like = self._config, self._embedding

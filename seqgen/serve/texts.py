@@ -117,7 +117,9 @@ class Text:
         """The tokens of the prompt, where they are scored too."""
         self._text = self._generator.decoded([begin.own])[0] if echo else ""
         self._offset = len(self._text)  # of the first new token
-        self._written = self._generator.growing([begin.own], request.stop)
+        # a text that nobody reads before its end is decoded once: token by token that costs more than the model's step
+        grows = request.stream or request.stop or scored
+        self._written = self._generator.growing([begin.own], request.stop) if grows else None
         self._read = self._generator.growing([[]], ()) if self.forced else None
         self._ids: list[int] = []
         self._tokens: list[Scored] = []
@@ -136,12 +138,13 @@ class Text:
             over, reason = token.last, "length"
         else:
             self.drawn += 1
-            offset = self._offset + self._written.ends[0][-1]
-            ended = token.id == self._decoder.stop
+            written, ended = self._written, token.id == self._decoder.stop
+            offset = self._offset + (0 if written is None else written.ends[0][-1])
             if not ended:
                 self._ids.append(token.id)
-                self._text += self._written.add([0], [token.id])[0]
-            over, reason = token.last or self._written.over[0], "stop" if ended else "length"
+                self._text += "" if written is None else written.add([0], [token.id])[0]
+            over = token.last or (written is not None and written.over[0])
+            reason = "stop" if ended else "length"
         if self._scored:
             self._tokens.append(self._shown(token, offset))
         if over:
@@ -152,12 +155,16 @@ class Text:
         return over
 
     def _end(self, reason: str) -> None:
-        if self._written.over[0]:
+        own, ids, written = self._begin.own, self._ids, self._written
+        if written is None:
+            begin, text = self._generator.decoded([own, [*own, *ids]])
+            self._text += text[len(begin) :]
+        elif written.over[0]:
             reason = "stop"
-            kept, _ = self._generator.cut(self._written, 0, self._begin.own, self._ids)
-            del self._tokens[len(self._tokens) - len(self._ids) + len(kept) :]
+            kept, _ = self._generator.cut(written, 0, own, ids)
+            del self._tokens[len(self._tokens) - len(ids) + len(kept) :]
         else:
-            self._text += self._written.rest(0)
+            self._text += written.rest(0)
         self._send(reason)
 
     def _send(self, reason: str | None) -> None:
