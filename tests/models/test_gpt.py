@@ -1,6 +1,7 @@
 """The Transformer against a plain one written as the papers' equations, and the laws of its cache and its window."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +118,37 @@ def test_likelihood_and_gradient_equal_the_plain_equations(options: dict[str, An
         torch.autograd.grad(loss, parameters), torch.autograd.grad(-expected.sum(), parameters), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_equal_those_of_transformers_gpt_2() -> None:
+    theirs = pytest.importorskip("transformers", reason="the reference is Hugging Face's own implementation")
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        reference = theirs.GPT2LMHeadModel(
+            theirs.GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=16, n_layer=2, n_head=2)
+        ).eval()
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+    model = made(**GPT_2 | {"tied": True})
+    names = {"wte": "embedding", "wpe": "positions", "ln_f": "norm", "ln_1": "norm_1", "ln_2": "norm_2", "h": "blocks"}
+    names |= {"attn.c_attn": "qkv", "attn.c_proj": "out", "mlp.c_fc": "up", "mlp.c_proj": "down"}
+    weights = {}
+    for name, value in reference.transformer.state_dict().items():
+        ours = name
+        for old, new in names.items():
+            ours = re.sub(rf"(^|\.){re.escape(old)}(?=\.)", rf"\g<1>{new}", ours)
+        weights[ours] = value.t() if ".c_" in name and value.dim() == 2 else value  # stored as inputs by outputs there
+    model.load_state_dict(weights)
+    ids = torch.tensor(drawn(20, 20))
+    with torch.no_grad():
+        expected = reference(ids).logits
+        torch.testing.assert_close(model.norm(model.scan(ids)) @ model.head()[0].t(), expected, rtol=0, atol=1e-5)
+        greedy = reference.generate(ids[:, :3], max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+    plain = made(**GPT_2 | {"tied": True, "stop": -1, "suppress_tokens": ()})
+    plain.load_state_dict(weights)
+    options = Sampling(greedy=True, max_new_tokens=10)
+    assert plain.sample(ids[:, :3].tolist(), text_seeds(0, 0, 2), options).ids == greedy[:, 3:].tolist()
 
 
 @KINDS
