@@ -93,9 +93,18 @@ class KneserNey:
             discounts = _discounts(count)
             context = level.key // self.width
             total = np.maximum(np.bincount(context, count, below.size if level.n > 1 else 1), 1)
+            # in place, and dropped as soon as may be: the arrays of the highest orders decide how much memory it takes
             discount = np.array(discounts)[np.minimum(count, 3)]
-            spare = np.bincount(context, discount, total.size) / total
-            p = (count - discount) / total[context] + spare[context] * below[suffix[: level.size]]
+            spare: Floats = np.bincount(context, discount, total.size).astype(np.float64, copy=False)
+            spare /= total
+            p: Floats = count - discount
+            del count, discount
+            p /= total[context]
+            del total
+            lower = below[suffix[: level.size]]
+            lower *= spare[context]
+            p += lower
+            del context, lower
             self.discounts.append(discounts[1:])
             self.orders.append(NgramOrder(level.key, p, spare))
             below, suffix = p, next_suffix
