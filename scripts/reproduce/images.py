@@ -23,6 +23,7 @@ import torch
 from seqgen.core import log, rng
 from seqgen.engine import loop
 from seqgen.engine.loading import load_image_generator
+from seqgen.engine.progress import Progress
 from seqgen.engine.run import config
 from seqgen.images.data import DataConfig, ImageData, prepare
 from seqgen.images.grids import save_grid
@@ -54,14 +55,15 @@ def trained(name: str, source: Path, seed: int, seconds: float, out: Path) -> fl
     if begun.is_file():
         steps, spent = json.loads(begun.read_text(encoding="utf-8"))
     elif seconds:
-        taken = []
-        for length in (10, 60):
-            begin = time.process_time()
-            with tempfile.TemporaryDirectory() as folder:
-                short = config(model, source, preset=preset, overrides=[*QUIET, *words, f"train.steps={length}"])
-                loop.train(short, Path(folder) / "run", progress=False)
-            taken.append(time.process_time() - begin)
-        steps = round(50 * seconds / (taken[1] - taken[0]))
+        clock: dict[int, float] = {}
+
+        def look(shown: Progress) -> None:
+            clock.setdefault(shown.step, time.process_time())
+
+        with tempfile.TemporaryDirectory() as folder:
+            short = config(model, source, preset=preset, overrides=[*QUIET, *words, "train.steps=60"])
+            loop.train(short, Path(folder) / "run", progress=look)
+        steps = round(50 * seconds / (clock[60] - clock[10]))
     begun.write_text(json.dumps([steps, spent]), encoding="utf-8")
     words = (*QUIET, *words, f"seed={seed}", f"train.steps={steps}", f"train.save_every={max(1, steps // 8)}")
     begin = time.process_time()
