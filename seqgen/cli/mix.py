@@ -69,7 +69,8 @@ def mix(
     table.append(["mixture", "", f"{result.nll_per_line:.4f}", f"{result.gain:+.4f} ± {result.gain_error:.4f}"])
     output.write(output.table(["", "weight", "nats per line", "gain"], table))
     output.say(f"on {result.lines} lines, each by weights that others chose; gains in nats per line, ± standard error")
-    if sum(part.weight > 0 for part in result.parts) == 1:
-        output.say(f"no gain found: {out} is {result.parts[0].name} alone")
+    used = [part.name for part in result.parts if part.weight]
+    if len(used) == 1:
+        output.say(f"no gain found: {out} is {used[0]} alone")
     else:
         output.say(f"next: seqgen generate {out} --count 5")

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("paths")
     (root / "lines.txt").write_text("\n".join(LINES))
     (root / "few.txt").write_text("the c sees a big x\nthe d sees a small z\na c sees the d\nthe x sees the y\n")
+    (root / "held-out.txt").write_text("\n".join(f"the {x} sees a {y}" for x in "cdxyz" for y in "cdxyz" * 20))
     (root / "pairs.tsv").write_text("label\ttext\n" + "\n".join(f"{line[2]}\t{line}" for line in LINES))
     lines, settings = root / "lines.txt", {**QUICK, **TEXT}
     wanted: dict[str, tuple[str, Any, dict[str, Any]]] = {
@@ -33,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "stream": ("lm", lines, {**settings, "data.mode": "stream", "tokenizer.kind": "char", "data.window": 8}),
         "pairs": ("lm", root / "pairs.tsv", {**settings, "data.source": "label", "data.target": "text"}),
         "seqgan": ("seqgan", lines, {**CNN, **QUICK, "model.reward.advantage": "reinforce_loo"}),
+        "n-grams": ("kneser-ney", lines, QUICK),
         "vae": ("text-vae", lines, {**settings, **VAE}),
         "gan": ("image-gan", "digits", {**GAN, **QUICK, "train.batch": 16}),
         "image-vae": ("image-vae", "digits", {**IMAGES, **QUICK, "train.batch": 16}),
@@ -63,6 +65,10 @@ COMMANDS = [
     "generate stream --stream --max-new-tokens 9",
     "generate pairs --source few.txt",
     "generate seqgan --count 3",
+    "generate n-grams --count 3",
+    "mix lm kneser-ney --held-out held-out.txt --out mixed",
+    "generate mixed --count 3 --require big --max-new-tokens 8",
+    "score mixed few.txt",
     "generate vae --count 3",
     "generate vae --count 3 --method mixture",
     "generate vae --count 3 --steer length=5",
