@@ -50,7 +50,7 @@ class Service:
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _http_error})
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=_HANDLERS)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -69,7 +69,8 @@ class Service:
             except RequestError as error:
                 return _error(error)
             except (SeqgenError, ValueError) as error:
-                return _error(RequestError(str(error)))
+                words = str(error).replace("sample.max_new_tokens", "max_tokens").replace("--source", "source")
+                return _error(RequestError(words))
             except ClientDisconnect:
                 return Response(status_code=_LEFT)
 
@@ -330,3 +331,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
             headers=dict(error.headers or {}),
         )
     )
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """A fault of this package, whose trace the server's messages hold."""
+    return _error(RequestError("this is a fault of the server", status=500, kind="server_error"))
+
+
+_HANDLERS: dict[Any, Any] = {HTTPException: _http_error, Exception: _fault}

@@ -43,6 +43,8 @@ def serve(
     from seqgen.serve.texts import Model
 
     token = token or os.environ.get(TOKEN, "")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the token must be printable ASCII without spaces, because it travels in a header")
     names: dict[str, Path] = {}
     for run in runs:
         name = run.resolve().name

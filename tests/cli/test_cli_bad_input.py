@@ -214,7 +214,7 @@ OTHERS = [
     ("reconstruct run good.txt --strength 2", "--strength takes no effect without --toward and --away"),
     (
         "reconstruct run good.txt --toward few.txt",
-        "--toward and --away belong together: a file of lines on either side",
+        "--toward and --away belong together: give a file of lines for each",
     ),
     ("interpolate run a b --steps 1", "--steps must be an integer >= 2, got 1"),
     ("encode run good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),

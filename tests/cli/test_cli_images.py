@@ -532,12 +532,12 @@ WRONG = [
     (
         "vae",
         ("interpolate", "#1", "#2", "--traverse"),
-        "--traverse varies the latent code of A alone, so B takes no effect",
+        "--traverse varies the latent of A alone, so B takes no effect",
     ),
     (
         "vae",
         ("interpolate", "--traverse", "--spherical"),
-        "--traverse varies the latent code of A alone, so --spherical takes no effect",
+        "--traverse varies the latent of A alone, so --spherical takes no effect",
     ),
     ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
     ("vae", ("interpolate", "digits", "#1"), "digits: 1797 images; expected one"),

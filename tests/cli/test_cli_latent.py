@@ -135,7 +135,7 @@ BAD = [
     ("encode vae good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),
     (
         "reconstruct vae good.txt --toward few.txt",
-        "--toward and --away belong together: a file of lines on either side",
+        "--toward and --away belong together: give a file of lines for each",
     ),
     ("reconstruct vae good.txt --strength 2", "--strength takes no effect without --toward and --away"),
     ("generate vae --strength 2", "--strength takes no effect without --steer"),

@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from seqgen.engine import loop
 from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
+from seqgen.engine.run import config
 from seqgen.serve.limits import Limits
 
 OPTIONS: list[dict[str, Any]] = [
@@ -165,3 +169,36 @@ def test_a_token_is_asked_for(serve: Serve, generator: TextGenerator) -> None:
         assert client.ask("GET", "/v1/models", Authorization="Bearer s3creT")[0] == 401
         assert client.ask("GET", "/v1/models", Authorization="Bearer s3cret", Host="any.example")[0] == 200
         assert client.ask("GET", "/healthz")[0] == 200
+
+
+def test_running_text_and_conditions_are_served(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "play.txt").write_text("to be, or not to be:\nthat is the question.\n\n" * 40)
+    rows = [f"{label}\tit was {word} {n}" for label, word in (("up", "good"), ("down", "bad")) for n in "abcdefghijkl"]
+    (tmp_path / "rows.tsv").write_text("".join(f"{row}\n" for row in ["label\tbody", *rows]))
+    small = ["model.hidden=12", "model.embedding=12", "train.batch=8", "train.steps=6", "train.samples=0"]
+    stream = ["tokenizer.kind=char", "data.mode=stream", "data.window=8"]
+    fields = ["data.source=label", "data.target=body", "tokenizer.kind=word", "data.max_length=8"]
+    loop.train(config("lm", tmp_path / "play.txt", overrides=[*small, *stream]), tmp_path / "play")
+    loop.train(config("lm", tmp_path / "rows.tsv", overrides=[*small, *fields]), tmp_path / "rows")
+    play, labelled = load(tmp_path / "play", device="cpu"), load(tmp_path / "rows", device="cpu")
+    with serve({"play": play, "rows": labelled}, Limits()) as client:
+        answer = client.complete(model="play", prompt="to be,\n", seed=2, max_tokens=40)
+        assert [answer["choices"][0]["text"]] == expected(play, 2, prompt="to be,\n", max_tokens=40)
+        assert answer["choices"][0]["finish_reason"] == "length"
+        texts = labelled.generate(2, sources=["down"], seed=2)
+        assert [c["text"] for c in client.complete(model="rows", source="down", seed=2, n=2)["choices"]] == texts
+        said = {"model": "rows", "messages": [{"role": "user", "content": "down"}], "seed": 2}
+        _, answer = client.ask("POST", "/v1/chat/completions", said)
+        assert answer["choices"][0]["message"]["content"] == texts[0]
+        assert client.ask("POST", "/v1/completions", {"model": "rows"})[0] == 400  # no condition
+        assert client.ask("POST", "/v1/completions", {})[0] == 404  # two runs: which one?
+
+
+def test_a_request_that_takes_too_long_is_408(serve: Serve, generator: TextGenerator) -> None:
+    with serve({"a": generator}, Limits(rows=1, queue=500, seconds=0.05)) as client:
+        status, answer = client.ask("POST", "/v1/completions", {"prompt": [""] * 4, "n": 100})
+        assert (status, answer["error"]["code"]) == (408, "timeout")
+        answer = client.send("POST", "/v1/completions", {"prompt": [""] * 4, "n": 100, "stream": True})
+        *_, last = answer.read().decode().split("\n\n")[:-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        assert idle(client)

@@ -27,6 +27,7 @@ def test_what_cannot_be_served_is_one_line(run: Path, tmp_path: Path, capsys: py
     assert "have the same name sentences, by which clients choose; rename one" in error_of(capsys, run, twin)
     assert "give a --token, or set SEQGEN_TOKEN" in error_of(capsys, run, "--host", "0.0.0.0")
     assert "--host must be an address of this machine, got" in error_of(capsys, run, "--host", "no such host")
+    assert "the token must be printable ASCII without spaces" in error_of(capsys, run, "--token", "a b")
     assert "--rows must be" in error_of(capsys, run, "--rows", 0)
     missing = error_of(capsys, tmp_path / "none", "--port", 0)
     assert missing.startswith(f"error: {tmp_path / 'none'}")
