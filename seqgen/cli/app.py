@@ -1,4 +1,4 @@
-"""The command `seqgen`: its commands, and what becomes of every way in which one can end.
+"""The command `seqgen`: its commands, and its exit codes, and the messages of every error.
 
 Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input, 3 a missing extra, 130 SIGINT,
 141 whoever read the output has left, 143 SIGTERM.
@@ -83,7 +83,7 @@ def _show_version(wanted: bool) -> None:
 def seqgen(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="The version.")
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Neural sequence generation: train on text, sample, score, compare.
@@ -97,7 +97,7 @@ def seqgen(
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM came: what is open is closed and what is half-written removed on the way out."""
+    """End on SIGTERM: what is open is closed and what is half-written removed."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -175,7 +175,7 @@ def _fail(message: object, code: int, *, every_process: bool = False) -> int:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> str:
-    """typer's words in ours: what was expected, what came, and where the help is."""
+    """Rephrase typer's error: what was expected, what came, and where the help is."""
     kind, context = type(error).__name__, error.ctx
     where = context.command_path if context is not None else "seqgen"
     parameter = getattr(error, "param", None)
@@ -204,7 +204,7 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
 
 
 def _given(parameter: Any, arguments: Sequence[str]) -> str:
-    """What was typed for an option: `--count x` or `--count=x`; typer's error does not say."""
+    """Return what was typed for an option: `--count x` or `--count=x`; typer's error does not say."""
     for i, word in enumerate(arguments):
         option, equals, value = word.partition("=")
         if option in parameter.opts:

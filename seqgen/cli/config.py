@@ -1,4 +1,4 @@
-"""`seqgen config`, which explains every setting, and `seqgen doctor`, which says what the machine has."""
+"""`seqgen config`, which explains every setting, and `seqgen doctor`, which shows what the machine has."""
 
 import contextlib
 import importlib.util
@@ -104,7 +104,7 @@ def doctor() -> None:
 
 
 def _bf16_units(device: Any) -> str:
-    """Whether products in bfloat16 have hardware of their own here, without which they are slower than float32."""
+    """Return whether bfloat16 products have hardware of their own here, without which float32 is faster."""
     import torch
 
     if device.type == "cuda":
@@ -127,7 +127,7 @@ def _list_public_sets() -> None:
 
 
 def _check_run() -> None:
-    """A few lines become a tiny run, the run is loaded again, writes a line and scores it."""
+    """Train a tiny run on a few lines, load it, generate a line and score it."""
     from seqgen.engine import loading, loop
     from seqgen.engine import run as runs
 
@@ -144,7 +144,7 @@ def _check_run() -> None:
 
 
 def _check_bleu() -> None:
-    """A closed case: half of the bigrams match."""
+    """Check a case with a known result: half of the bigrams match."""
     from seqgen import metrics
 
     value = float(metrics.bleu(["a b c"], ["a b d"], order=2, smoothing="method0"))

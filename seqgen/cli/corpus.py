@@ -18,12 +18,14 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Into this file instead of standard output.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write into this file instead of standard output.")
+]
 
 
 @app.command("list", cls=Command)
 def list_(json: Json = False) -> None:
-    """What text can be had by name.
+    """List the text that can be had by name.
 
     Corpora and grammars that come with the package, what build makes, and public sets, with the place where they lie.
     """
@@ -47,14 +49,15 @@ def list_(json: Json = False) -> None:
 @app.command(cls=Command)
 def inspect(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Text, or folders; - is standard input.", show_default=False)
+        list[str],
+        typer.Argument(metavar="FILE", help="Files or folders of text; - is standard input.", show_default=False),
     ],
     field: Field = "text",
     format: Format = "auto",
     encoding: Encoding = "auto",
     json: Json = False,
 ) -> None:
-    """What to know of a text before training on it."""
+    """Show what to know of a text before training on it."""
     from seqgen.data.corpora.known import expanded
     from seqgen.data.inspect import inspect_files
 
@@ -73,20 +76,23 @@ def build(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="Text or folders, and settings such as tokenizer.kind=bpe; or python-docs, python-code.",
+            help="Files or folders of text, and settings such as tokenizer.kind=bpe; or python-docs, python-code.",
             show_default=False,
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The corpus folder; of python-docs and -code a file.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write the corpus into this folder; python-docs and -code into a file."
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option("--tokenizer", metavar="DIR", help="A run, or a tokenizer's folder, whose ids to use."),
+        typer.Option("--tokenizer", metavar="DIR", help="Use the tokenizer of this run or folder."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Draws a part of very large text.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws a part of very large text.")] = 1,
 ) -> None:
-    """A folder of ids from text of any size.
+    """Build a corpus folder of ids from text of any size.
 
     It opens at once. Or text from this machine's own Python.
     Training takes the folder in the place of the text: seqgen train lm --data DIR. python-docs: sentences of Python's
@@ -145,13 +151,18 @@ def build(
 @app.command(cls=Command)
 def sample(
     grammar: Annotated[
-        str, typer.Argument(metavar="GRAMMAR", help="captions, verse-zh, reviews, or a file.toml.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="GRAMMAR",
+            help="Name of a grammar: captions, verse-zh, reviews, or a .toml file.",
+            show_default=False,
+        ),
     ],
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Lines.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Line k depends on (seed, k) alone.")] = 1,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of lines.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed; line k depends on (seed, k) alone.")] = 1,
     out: Out = None,
 ) -> None:
-    """Lines of a weighted grammar.
+    """Write lines of a weighted grammar.
 
     A labelled grammar gives a header line first, and its lines are read as .tsv.
     """
@@ -163,10 +174,12 @@ def sample(
 
 @app.command(cls=Command)
 def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A set that `corpus list` names.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of a set that `corpus list` shows.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="The folder of public sets; without it that of SEQGEN_DATA."),
+        typer.Option("--out", metavar="DIR", help="Folder of public sets; without it that of SEQGEN_DATA."),
     ] = None,
 ) -> None:
     """Fetch a public set and print where its files lie.

@@ -69,10 +69,10 @@ _SEVERAL = {"count", "prompts", "source", *names(Kept)} - {"train"}
 """Options that need texts to choose from, or whole texts."""
 
 _DRAWN = names(Drawing) - names(Lengths)
-"""Options that say how a text is drawn, and of which a search has no use."""
+"""Options of drawing a text, which a search does not use."""
 
 _WEIGHED = _DRAWN - {"repetition_penalty", "no_repeat_ngram_size", "seed", "stop", "fast"}
-"""Those of them that say how a token is drawn from its distribution."""
+"""Those of them that change how a token is drawn from its distribution."""
 
 
 def generate(
@@ -88,7 +88,7 @@ def generate(
     result: Annotated[Result, Panel("Output")],
     opening: Opening,
 ) -> None:
-    """Write texts with a trained run.
+    """Generate texts with a trained run.
 
     One text a line; of runs whose texts may hold line breaks JSON Lines, and on a terminal dashes between them. With
     --json one object a line. --out FILE.jsonl gives JSON Lines of any run. Objects hold the conditions too, by the
@@ -223,7 +223,7 @@ def _latents(generator: "TextGenerator", chosen: Latent) -> "Latents | None":
 
 
 def read_sources(file: str, fields: str) -> list[str]:
-    """The conditions in a file: its lines, or of .jsonl and .tsv files the run's source fields, joined by tabs."""
+    """Read the conditions in a file: its lines, or of .jsonl and .tsv files the source fields, joined by tabs."""
     from seqgen.data.text import has_fields, read_lines
 
     if not has_fields([file]):
@@ -241,7 +241,7 @@ def _stream(generator: "TextGenerator", prompt: str, options: dict[str, Any]) ->
 
 
 def _detailed(texts: Sequence["Text"], rows: Sequence[dict[str, str]], seed: int) -> Iterator[dict[str, Any]]:
-    """The rows with what is known of each text; with its seed and index it can be made again alone."""
+    """Yield the rows with what is known of each text; its seed and index reproduce it alone."""
     for text, row in zip(texts, rows, strict=True):
         known = dataclasses.asdict(text)
         del known["source"]  # its fields stand in the row

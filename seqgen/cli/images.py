@@ -51,7 +51,7 @@ Label = Annotated[
 
 
 def refuse(context: typer.Context, *known: str) -> None:
-    """CommandError for the first option typed that images have no use for; `known` are the parameters they have."""
+    """Raise CommandError for the first option typed that images do not use; `known` are the parameters they have."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
@@ -62,7 +62,7 @@ def refuse(context: typer.Context, *known: str) -> None:
 
 
 def open_image_generator(run: Path, opening: Open) -> "ImageGenerator":
-    """The trained image model of a run folder, faults named by the options of the command line."""
+    """Load the trained image model of a run folder; errors name the options of the command line."""
     from seqgen.engine.loading import load_image_generator
 
     with output.wrong_values():
@@ -93,7 +93,7 @@ def generate(
     json: bool,
     opening: Open,
 ) -> None:
-    """Make images; --json says of each its seed, number, class and file, an object a line."""
+    """Generate images; --json writes seed, number, class and file of each, an object a line."""
     chosen = _method(method)
     if temperature != 1 and method != "prior":
         raise output.CommandError(f"--temperature takes no effect with --method {method}")
@@ -119,7 +119,7 @@ def generate(
 
 
 def _by_class(made: "Tensor", names: Sequence[str]) -> "tuple[Tensor, int]":
-    """Images with those of a class in a row, filled up with white, and the length of the rows."""
+    """Arrange the images of each class in a row, filled up with white; return them and the length of the rows."""
     import torch
 
     rows = [
@@ -131,7 +131,7 @@ def _by_class(made: "Tensor", names: Sequence[str]) -> "tuple[Tensor, int]":
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """What sorts numbers by their value, before names."""
+    """Return a sort key: numbers by their value, before names."""
     return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
 
 
@@ -144,7 +144,7 @@ def reconstruct(
     label: Sequence[str],
     opening: Opening,
 ) -> None:
-    """Images and below each the image that its latent code gives; into .npz or a folder the reconstructions alone."""
+    """Write images and below each its reconstruction; into .npz or a folder the reconstructions alone."""
     import torch
 
     from seqgen.images import metrics
@@ -185,10 +185,10 @@ def interpolate(
     seed: int,
     opening: Opening,
 ) -> None:
-    """A strip of images on the way from one latent code to another, or a row for each latent dimension."""
+    """Write a strip of images between two latents, or a row for each latent dimension."""
     if traverse and (b or spherical):
         typed = "--spherical" if spherical else "B"
-        raise output.CommandError(f"--traverse varies the latent code of A alone, so {typed} takes no effect")
+        raise output.CommandError(f"--traverse varies the latent of A alone, so {typed} takes no effect")
     target = _target(run, out, "traversal.png" if traverse else "path.png")
     generator = open_image_generator(run, opening)
     ends: list[Any] = []
@@ -217,7 +217,7 @@ def interpolate(
 
 
 def encode(run: Path, *, file: str, out: Path | None, label: Sequence[str], opening: Open) -> None:
-    """The mean latents of images into a file."""
+    """Write the mean latents of images into a file."""
     if out is None:
         raise output.CommandError("give --out FILE.npy, for the latents")
     check_latents_file(out)
@@ -231,13 +231,13 @@ _LATENTS = (".npy", ".npz", ".csv", ".jsonl")
 
 
 def check_latents_file(out: Path) -> None:
-    """CommandError where latents cannot be written as the name says."""
+    """Raise CommandError for a name whose ending is no format of latents."""
     if out.suffix not in _LATENTS:
         raise output.CommandError(f"--out must end in {', '.join(_LATENTS[:-1])} or {_LATENTS[-1]}, got {out}")
 
 
 def write_latents(latents: "Tensor", out: Path) -> None:
-    """Write latents, a row each, as the name says: an array (`latents` in an .npz), columns z0, z1 ..., or lists."""
+    """Write latents, a row each, by the name's ending: an array (`latents` in .npz), columns z0, z1 ..., or lists."""
     import csv
 
     import numpy as np
@@ -271,7 +271,7 @@ Features = Annotated[
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a file or folder is one of images by its names."""
+    """Return whether a file or folder holds images, by its names."""
     from seqgen.core.files import files_below
     from seqgen.images.reading import SUFFIXES
 
@@ -285,7 +285,7 @@ def holds_images(path: Path) -> bool:
 
 
 def own_features(code: str) -> "OwnFeatures | None":
-    """Features by the function that the command line names; its file is imported for no other reason."""
+    """Load the function of features that the command line names; its file is imported for no other reason."""
     import hashlib
 
     from seqgen.data import rewards
@@ -310,7 +310,7 @@ def evaluate(
     features: str,
     opening: Opening,
 ) -> "Table":
-    """The table of an image run: what it makes, reconstructions and held-out images, by the same features."""
+    """Compute the table of an image run: samples, reconstructions and held-out images, by the same features."""
     from seqgen.engine.evaluate import evaluate_images
     from seqgen.engine.progress import shown_parts
 
@@ -324,7 +324,7 @@ def evaluate(
 
 
 def evaluate_given(path: str, references: str, *, count: int, seed: int, features: str) -> "Table":
-    """The table of images made elsewhere beside real ones, a set or a file, or of the features of both."""
+    """Compute the table of images of other programs beside real ones, a set or a file, or of features of both."""
     from seqgen.engine.evaluate import evaluate_images, image_table
     from seqgen.engine.progress import shown_parts
     from seqgen.images import reading
@@ -342,7 +342,7 @@ def evaluate_given(path: str, references: str, *, count: int, seed: int, feature
 
 
 def _rows(typed: str, file: str) -> Any:
-    """Features of a file, a row for each image."""
+    """Read features from a file, a row for each image."""
     import numpy as np
 
     if not file.endswith(".npy"):
@@ -445,7 +445,7 @@ def restore(
 
 
 def _read(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
-    """The images of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each.
+    """Return the images of a file made to fit the run, or held-out ones (# all, #3 one), and the class of each.
 
     No classes unless the run is conditional. `size` where they are to be smaller than the run's; held-out ones are then
     means of blocks.
@@ -470,7 +470,7 @@ def _read(generator: "ImageGenerator", file: str, label: Sequence[str], *, size:
 
 
 def _row(text: str, held_out: int) -> int:
-    """The held-out image that #3 names."""
+    """Return the held-out image that #3 names."""
     number = text[1:]
     if not number.isdecimal() or int(number) >= held_out:
         raise output.CommandError(f"{text}: held-out images are #0 to #{held_out - 1}")
@@ -478,7 +478,7 @@ def _row(text: str, held_out: int) -> int:
 
 
 def _one(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: int = 0) -> "tuple[Tensor, list[str]]":
-    """One image (C, S, S), and its class if the run is conditional."""
+    """Return one image (C, S, S), and its class if the run is conditional."""
     pixels, own = _read(generator, file, label, size=size)
     if len(pixels) != 1:
         raise output.CommandError(f"{file}: {len(pixels)} images; expected one")
@@ -486,7 +486,7 @@ def _one(generator: "ImageGenerator", file: str, label: Sequence[str], *, size: 
 
 
 def _mask(text: str, size: int) -> "Tensor":
-    """Where an image is damaged, (S, S) bool."""
+    """Return where an image is damaged, (S, S) bool."""
     import numpy as np
     import torch
 
@@ -510,7 +510,7 @@ def _mask(text: str, size: int) -> "Tensor":
 
 
 def _target(run: Path, out: Path | None, name: str) -> Path:
-    """Where images go, checked before any is made."""
+    """Return where images go, checked before any is made."""
     target = run / name if out is None else out
     if target.suffix not in ("", ".png", ".npz") and not target.is_dir():
         raise output.CommandError(
@@ -534,7 +534,7 @@ def _save(pixels: "Tensor", target: Path, names: Sequence[str], *, columns: int 
 
 
 def _tell(target: Path, out: Path | None, what: str, *, quiet: bool = False) -> None:
-    """Where it went: a line for the person, or the path as the result where nobody chose it."""
+    """Report where it went: a line for the person, or the path as the result where nobody chose it."""
     if out is None and not quiet:
         output.write(f"{target}\n")
     else:

@@ -28,7 +28,7 @@ File = Annotated[
 
 
 def open_latent_space(run: Path, opening: Open, label: list[str] | None) -> "LatentSpace":
-    """The text VAE of a run folder, which takes no --label."""
+    """Load the text VAE of a run folder; --label is refused."""
     from seqgen.engine.latent import LatentSpace
 
     generator = open_run(run, opening)
@@ -38,7 +38,7 @@ def open_latent_space(run: Path, opening: Open, label: list[str] | None) -> "Lat
 
 
 def filled(space: "LatentSpace", file: str, count: int = 0) -> tuple[list[int], list[str], list[str] | None]:
-    """The first `count` texts of a file (0: all) without blank ones: line numbers, texts and, if the run has them,
+    """Read the first `count` texts of a file (0: all) that are not blank: line numbers, texts and, if there are any,
     conditions."""
     records = read_for(space.generator, file)
     rows = [row for row, text in enumerate(records.texts) if text.strip()][: count or None]
@@ -92,7 +92,7 @@ def reconstruct(
         images.reconstruct(run, file=file, count=count, out=out, label=label or (), opening=opening)
         return
     if bool(toward) != bool(away):
-        raise output.CommandError("--toward and --away belong together: a file of lines on either side")
+        raise output.CommandError("--toward and --away belong together: give a file of lines for each")
     if strength != 1 and not toward:
         raise output.CommandError("--strength takes no effect without --toward and --away")
     space = open_latent_space(run, opening, label)
@@ -142,7 +142,7 @@ def interpolate(
 ) -> None:
     """Interpolate between two texts or images.
 
-    What lies between them is decoded from the latents on the way from one to the other.
+    The texts or images between them are decoded from interpolated latents.
     """
     output.at_least(2, steps=steps)
     if makes_images(run):

@@ -143,7 +143,7 @@ def check_writable(run: Path) -> None:
 
 
 def _given(command: TyperCommand, context: Any) -> Iterator[tuple[str, str, str, Any]]:
-    """Every value on the command line as (parameter, its name as typed, metavar, value), lists one by one."""
+    """Yield every value on the command line as (parameter, its name as typed, metavar, value), lists one by one."""
     for parameter in command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is None or source.name != "COMMANDLINE":
@@ -174,7 +174,7 @@ def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
 
 
 def makes_images(run: Path) -> bool:
-    """Whether a run's model is one of images; False for what is no run, which is told when it is opened."""
+    """Return whether a run's model is one of images; False for what is no run, which opening it reports."""
     from seqgen.engine import run as runs
 
     if not is_run(run):
@@ -183,7 +183,7 @@ def makes_images(run: Path) -> bool:
 
 
 def open_run(run: Path, opening: Open) -> "TextGenerator":
-    """The trained model of a run folder, faults named by the options above."""
+    """Load the trained model of a run folder; errors name the options above."""
     from seqgen.engine.loading import load
 
     with output.wrong_values():
@@ -225,7 +225,7 @@ class Reading:
 
 @contextlib.contextmanager
 def reading_named(*, options: bool = True) -> Iterator[None]:
-    """Faults of files name the options of the command line instead of settings, or none where a command has none."""
+    """Let errors about files name options of the command line instead of settings, or none if there are none."""
     from seqgen.core.errors import DataError
 
     try:
@@ -239,7 +239,7 @@ def reading_named(*, options: bool = True) -> Iterator[None]:
 
 
 def read_for(generator: "TextGenerator", file: str, reading: Reading | None = None) -> "Records":
-    """The rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
+    """Read the rows of a file by the fields a run was trained on: texts and, for a run with conditions, those."""
     with reading_named(options=reading is not None):
         return (reading or Reading([file])).records(file, generator.settings.data)
 

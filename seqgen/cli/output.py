@@ -1,4 +1,4 @@
-"""Where everything the command line says goes: results to standard output, the rest to standard error, a line each."""
+"""Output of the command line: results to standard output, messages to standard error, a line each."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from seqgen.core.errors import SeqgenError
 
 
 class CommandError(SeqgenError):
-    """The command line itself is wrong: options that exclude each other, a value that says nothing."""
+    """The command line itself is wrong: options that exclude each other, a value without meaning."""
 
 
 class OutputError(SeqgenError):
@@ -39,7 +39,7 @@ def write(text: str) -> None:
 
 
 def json_line(value: Any) -> str:
-    """A value as one line of JSON; what is not finite becomes null."""
+    """Format a value as one line of JSON; what is not finite becomes null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -87,7 +87,7 @@ def of_texts(texts: Sequence[str], kind: str, out: Path | None, rows: Sequence[M
 
 
 def write_or_save(text: str, out: Path | None, what: str) -> None:
-    """Write a result to standard output, or whole into a file, and then say where it is."""
+    """Write a result to standard output, or whole into a file, and then report where it is."""
     if out is None:
         write(text)
         return
@@ -98,7 +98,7 @@ def write_or_save(text: str, out: Path | None, what: str) -> None:
 
 
 def flush() -> None:
-    """Everything written so far, on its way."""
+    """Flush everything written so far."""
     with _standard_output():
         sys.stdout.flush()
 
@@ -118,18 +118,18 @@ def _standard_output() -> Iterator[None]:
 
 
 def say(message: object, *, every_process: bool = False) -> None:
-    """A line for the person; under torchrun only the first process speaks, unless what it says may be its own."""
+    """Write a line for the person; under torchrun only from the first process, unless `every_process`."""
     if is_main() or every_process:
         log.say(message)
 
 
 def is_main() -> bool:
-    """Whether this process is the one that speaks; core.dist knows too, but imports torch."""
+    """Return whether this is the process that writes messages; core.dist knows too, but imports torch."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """A table as text, the columns in `left` flush left, the others flush right; long cells are never cut."""
+    """Format a table, the columns in `left` flush left, the others flush right; long cells are never cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -146,13 +146,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequen
 
 
 def width() -> int:
-    """Columns of the terminal; 80 where standard output is none and COLUMNS is not set."""
+    """Return the width of the terminal in columns; 80 where standard output is none and COLUMNS is not set."""
     return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager
 def wrong_values() -> Iterator[None]:
-    """A ValueError of the library means a wrong value of an option, which is named as it was typed."""
+    """Turn the library's ValueError into one about an option's value, named as it was typed."""
     try:
         yield
     except ValueError as error:
@@ -165,7 +165,7 @@ def wrong_values() -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_said() -> Iterator[None]:
-    """What a protocol warns of, as lines for the person."""
+    """Write a protocol's warnings as lines for the person."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -182,7 +182,7 @@ def at_least(least: int, **options: float | None) -> None:
 
 
 def help_or_command(context: typer.Context) -> None:
-    """A group named without a command: its help, and the exit code of wrong usage."""
+    """Show the help of a group named without a command, with the exit code of wrong usage."""
     if context.invoked_subcommand is None:
         write(context.get_help() + "\n")
         raise typer.Exit(2)

@@ -124,7 +124,7 @@ def train(
 
 
 def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The model (or "") and the settings among the words after the options."""
+    """Return the model (or "") and the settings among the words after the options."""
     settings = [word for word in words if "=" in word]
     bare = [word for word in words if "=" not in word]
     model = bare[0] if bare and bare[0] == words[0] else ""
@@ -149,7 +149,7 @@ def _sources(names: Sequence[str]) -> str:
 
 
 def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> str:
-    """What happened, how good it is, and what to type next; `own` names the file of a model of one's own."""
+    """Return what happened, how good it is, and what to type next; `own` names the file of a model of one's own."""
     from seqgen.engine import run as runs
     from seqgen.engine.progress import held_out
 
