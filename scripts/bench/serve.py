@@ -17,6 +17,7 @@ import uvicorn
 from measure import ratios, row
 
 from seqgen.engine import loop
+from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.run import config
 from seqgen.serve.app import Service
@@ -48,7 +49,7 @@ def serve(quick: bool) -> Iterator[dict[str, object]]:
             thread.join()
 
 
-def rows(port: int, generator: object, rounds: int) -> Iterator[dict[str, object]]:
+def rows(port: int, generator: TextGenerator, rounds: int) -> Iterator[dict[str, object]]:
     def send(seed: int, **more: object) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         body = json.dumps({"seed": seed, "max_tokens": TOKENS, **more})
@@ -59,7 +60,7 @@ def rows(port: int, generator: object, rounds: int) -> Iterator[dict[str, object
         return str(json.loads(send(seed).read())["choices"][0]["text"])
 
     def library() -> list[str]:
-        return [generator.generate(1, seed=seed, max_new_tokens=TOKENS)[0] for seed in range(CLIENTS)]  # type: ignore[attr-defined]
+        return [generator.generate(1, seed=seed, max_new_tokens=TOKENS)[0] for seed in range(CLIENTS)]
 
     def one_by_one() -> list[str]:
         return [ask(seed) for seed in range(CLIENTS)]
