@@ -181,6 +181,22 @@ def undocumented(package: Path) -> list[str]:
     return found
 
 
+NO_VERBS = ("A", "An", "All", "Any", "Each", "Every", "How", "One", "Some", "The", "What", "Where", "Whether", "Which")
+
+
+def without_verb(package: Path) -> list[str]:
+    """Every public function or method whose docstring begins with an article or the like, as "file:line: word"."""
+    found = []
+    for path in modules(package).values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            word = (ast.get_docstring(node) or " ").split(" ")[0]
+            if word in NO_VERBS and not any("property" in ast.unparse(mark) for mark in node.decorator_list):
+                found.append(f"{package.name}/{path.relative_to(package)}:{node.lineno}: {word}")
+    return found
+
+
 def device_defaults(package: Path, public: set[str]) -> list[str]:
     """Every default of a `device` that is not "auto" at a public entry point, as "file:line: what is wrong".
 
@@ -247,6 +263,15 @@ def test_a_public_entry_point_may_choose_the_device(package):
 
 def test_public_names_have_docstrings():
     assert undocumented(PACKAGE) == []
+
+
+def test_docstrings_of_public_functions_begin_with_a_verb():
+    assert without_verb(PACKAGE) == []
+
+
+def test_a_docstring_without_a_verb_is_named_with_its_line(package):
+    plant(package, "core/a.py", '\ndef f():\n    """The rows."""\n\n\ndef g():\n    """Return the rows."""\n')
+    assert without_verb(package) == ["seqgen/core/a.py:2: The"]
 
 
 PLANTED = [

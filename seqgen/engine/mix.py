@@ -105,7 +105,7 @@ def mix(
 
 
 def _opened(names: list[str], order: int, device: str) -> list[TextGenerator]:
-    """The models by their names, checked to fit together; the n-gram model is fitted."""
+    """Return the models by their names, checked to fit together; the n-gram model is fitted."""
     if not names or names[0] == KNESER_NEY:
         raise RunError(
             "name a run first: kneser-ney takes its tokens and training lines from it; "
@@ -141,7 +141,7 @@ def _check_fit(first_name: str, first: TextGenerator, name: str, other: TextGene
 
 
 def _fitted(run: TextGenerator, order: int) -> TextGenerator:
-    """A Kneser-Ney model of a run's training lines, over its tokens."""
+    """Return a Kneser-Ney model of a run's training lines, over its tokens."""
     data = run.own_text()
     known = {field.name for field in dataclasses.fields(kneser_ney.Config)}
     facts = {name: list(x) if isinstance(x, tuple) else x for name, x in data.facts.items() if name in known}
@@ -156,7 +156,7 @@ def _fitted(run: TextGenerator, order: int) -> TextGenerator:
 def _unseen(
     generators: list[TextGenerator], lines: Sequence[str], sources: Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    """The lines, with their conditions, that no run was trained on and that are not blank."""
+    """Return the lines, with their conditions, that no run was trained on and that are not blank."""
     trained: set[str] = set()
     texts = {str(g.settings.data.files): g for g in generators if g.folder is not None}
     for generator in texts.values():
@@ -175,11 +175,11 @@ def _unseen(
 
 
 def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tuple[list[float], Mixture]:
-    """Weights from all lines, and what they are worth: `log_p` (K, T), `line` (T,) of each token."""
+    """Return weights from all lines, and what they are worth: `log_p` (K, T), `line` (T,) of each token."""
     count = int(line[-1]) + 1
 
     def each_line(kept: list[int]) -> Floats:
-        """Nats of every line, by weights that the other half of the lines chose."""
+        """Return nats of every line, by weights that the other half of the lines chose."""
         nats: Floats = np.zeros(count)
         for half in (0, 1):
             own = line % 2 == half
@@ -210,7 +210,7 @@ def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tup
 
 
 def best_weights(log_p: Floats, kept: list[int]) -> Floats:
-    """The weights of greatest likelihood, 0 outside `kept`, to four decimals: expectation maximisation."""
+    """Return the weights of greatest likelihood, 0 outside `kept`, to four decimals: expectation maximisation."""
     p = np.exp(log_p[kept] - log_p[kept].max(0))
     weights = np.full(len(kept), 1 / len(kept))
     for _ in range(500):

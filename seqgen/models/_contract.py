@@ -64,13 +64,13 @@ class ModelModule(Protocol):
         `images.generator` calls: `.sample`, `.encodes`."""
 
     def optimizers(self, model: Any, train: Train) -> dict[str, Optimizer]:
-        """One for each network, by name; parameters of different ones do not overlap."""
+        """Return one optimizer for each network, by name; their parameters do not overlap."""
 
     def train_step(self, model: Any, optimizers: dict[str, Optimizer], batch: Any, step: int) -> dict[str, Any]:
-        """One update; the scalars for the log, floats or tensors of one element."""
+        """Make one update and return the scalars for the log, floats or tensors of one element."""
 
     def validate(self, model: Any, batch: Any) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-        """Held-out scores of one batch as (sum, count); of a text model at least "nll": nats, counted tokens."""
+        """Return held-out scores of one batch as (sum, count); of a text model at least "nll": nats, counted tokens."""
 
 
 class Extras(Protocol):
@@ -81,17 +81,17 @@ class Extras(Protocol):
         """The score whose lowest value makes a checkpoint the best, else nll_per_token; an image model needs it."""
 
     def observe(self, model: Any, scores: dict[str, Any]) -> dict[str, Any]:
-        """What a validation means to the model, which may change its buffers or go back to kept weights.
+        """Decide what a validation means to the model, which may change its buffers or go back to kept weights.
 
         The answer may hold "best": whether these weights are the best so far (else the lower nll is), and "event": a
         sentence for the run's record.
         """
 
     def survey(self, model: Any, batches: Any) -> dict[str, float]:
-        """Held-out scores that are no sums over batches, from all held-out batches; added before `observe`."""
+        """Return held-out scores that are no sums over batches, from all held-out batches; added before `observe`."""
 
     def inherit(self, config: Any, name: str, other: Any) -> tuple[Any, str]:
-        """For `--from RUN`: this module's Config fitted to the other's, and the submodule that takes its weights.
+        """Return, for `--from RUN`, this module's Config fitted to the other's, and which submodule takes its weights.
 
         "" names the whole model. Raises ConfigError where the two cannot be joined.
         """

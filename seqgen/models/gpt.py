@@ -153,7 +153,7 @@ class Model(nn.Module):
     # Training and scoring: whole rows
 
     def scan(self, inputs_bt: Tensor) -> Tensor:
-        """Features of every position of rows that the context holds, (B, T, D), before the last normalisation."""
+        """Return features of all positions of rows within the context, (B, T, D), before the last normalisation."""
         config, length = self.config, inputs_bt.shape[1]
         dropout = config.dropout if self.training else 0.0
         if length > self.context:
@@ -180,7 +180,7 @@ class Model(nn.Module):
         return x
 
     def features(self, batch: SequenceBatch) -> Tensor:
-        """What the output layer multiplies at every counted position, (P, D); long rows in windows, as in sampling."""
+        """Return what the output layer multiplies at counted positions, (P, D); long rows by windows as in sampling."""
         inputs, counted = batch.inputs, batch.positions
         if inputs.shape[1] <= self.context:
             return self.norm(self.scan(inputs).flatten(0, 1)[counted])  # type: ignore[no-any-return]
@@ -199,14 +199,14 @@ class Model(nn.Module):
         return self.norm(found.flatten(0, 1)[counted])  # type: ignore[no-any-return]
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64, without gradient."""
+        """Return the log-probability of every counted target in nats, (P,) float64, without gradient."""
         with torch.no_grad():
             return linear_log_probs(self.features(batch), *self.head(), batch.targets.flatten()[batch.positions])
 
     # Sampling: one token per row
 
     def head(self) -> tuple[Tensor, None]:
-        """The output layer: weight (V, D), without bias."""
+        """Return the output layer: weight (V, D), without bias."""
         return self.embedding.weight if self.output_weight is None else self.output_weight, None
 
     def stepper(self, *, fast: bool = False) -> "Steps":
@@ -214,7 +214,7 @@ class Model(nn.Module):
         return Steps(self, 1 if fast else TILE)
 
     def decoder(self, *, fast: bool = False, precision: Precision = "fp32") -> Decoder:
-        """This model prepared for sampling, with the weights of now; worth keeping where they do not change."""
+        """Prepare this model for sampling with its present weights; worth keeping while they do not change."""
         config = self.config
         return Decoder(
             self.stepper(fast=fast),
@@ -228,7 +228,7 @@ class Model(nn.Module):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **limits: Any
     ) -> Samples:
-        """Texts that go on from prompts (with their start id); text k depends on prompt, seed and options alone.
+        """Continue prompts (with their start id); text k depends on prompt, seed and options alone.
 
         `limits`: automaton, begin and no_copy of `Decoder.steps`.
         """
@@ -236,7 +236,7 @@ class Model(nn.Module):
 
 
 def rotation(length: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, K / 2) by which the pairs of features of a head turn at each position."""
+    """Return cosines and sines (T, K / 2) by which the pairs of features of a head turn at each position."""
     frequency = 10_000.0 ** -(torch.arange(0, features, 2, device=device) / features)
     angle = torch.arange(length, device=device)[:, None] * frequency
     return angle.cos(), angle.sin()
@@ -322,7 +322,7 @@ class Steps:
         return cache
 
     def step(self, ids: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        """One position of every row."""
+        """Read one position of every row."""
         if state.longest == self._limit:
             self._slide(state)
         x = self._read(ids[:, None], state)
@@ -363,7 +363,7 @@ class Steps:
         return Cache(keys, values, ids, ids[:, 0].clone(), 0)
 
     def _window(self, ids: list[int]) -> list[int]:
-        """What of a prompt is seen, where its window has slid as in sampling: at most the context."""
+        """Return what of a prompt is seen, where its window has slid as in sampling: at most the context."""
         if len(ids) <= self._limit:
             return ids
         shift = self._limit - self._limit // 2
@@ -416,7 +416,7 @@ def _in_blocks(positions: int) -> int:
 
 
 def _moved(memory: Tensor, rows: Tensor, inside: slice, full: int) -> Tensor:
-    """Memory (rows, .., S, ..) whose first rows are some of its rows, up to `inside` positions."""
+    """Return memory (rows, .., S, ..) whose first rows are some of its rows, up to `inside` positions."""
     if len(rows) > full:
         return memory[rows]
     memory[: len(rows), :, inside] = memory[rows, :, inside]
@@ -436,14 +436,14 @@ def attach(model: Model, data: Any) -> None:
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """One optimizer over all weights."""
+    """Build one optimizer over all weights."""
     return {"model": Optimizer(model.named_parameters(), train)}
 
 
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update on the mean loss per token."""
+    """Make one update on the mean loss per token."""
     optimizer = optimizers["model"]
     nll: list[Tensor] = []
 
@@ -459,5 +459,5 @@ def train_step(
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The nll of the counted tokens in nats, as (sum, count)."""
+    """Return the nll of the counted tokens in nats, as (sum, count)."""
     return {"nll": (-model.log_probs(batch).sum(), batch.count)}

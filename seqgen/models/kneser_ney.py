@@ -84,7 +84,7 @@ class Model(nn.Module):
                 setattr(self, f"{name}_{n}", torch.from_numpy(table).to(self.tokens.device))
 
     def level(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys (G,) and P (G,) of the n-grams of order n, and the mass (C,) each context leaves to the order below."""
+        """Return keys (G,) and P (G,) of n-grams of order n, and the mass (C,) a context leaves to the order below."""
         return self.get_buffer(f"keys_{n}"), self.get_buffer(f"p_{n}"), self.get_buffer(f"spare_{n}")
 
     @property
@@ -98,7 +98,7 @@ class Model(nn.Module):
         return len(self.tokens) + FIRST
 
     def writable(self) -> Tensor:
-        """Which ids a row may hold behind its start, (V,) bool."""
+        """Return which ids a row may hold after its start, (V,) bool."""
         config = self.config
         may = torch.ones(config.vocab_size, dtype=torch.bool, device=self.tokens.device)
         may[[i for i in (config.start, config.pad, config.sep) if i >= 0]] = False
@@ -107,7 +107,7 @@ class Model(nn.Module):
         return may
 
     def numbers(self) -> Tensor:
-        """What the tables call each id as a target, (V,) int64."""
+        """Return what the tables call each id as a target, (V,) int64."""
         number = torch.full((self.config.vocab_size,), UNKNOWN, device=self.tokens.device)
         number[self.tokens] = torch.arange(FIRST, self.width, device=self.tokens.device)
         number[self.config.stop] = EOS
@@ -121,7 +121,7 @@ class Model(nn.Module):
         return torch.where((context >= 0) & (keys[place] == key), place, -1)
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64."""
+        """Return the log-probability of every counted target in nats, (P,) float64."""
         token = self.numbers()[batch.targets]
         may = self.writable()
         p = may[batch.targets] / may.sum(dtype=torch.float64)
@@ -158,7 +158,7 @@ class Model(nn.Module):
         return Recurrent(start, step, lambda: NextToken(self))
 
     def decoder(self, *, fast: bool = False) -> Decoder:
-        """This model prepared for sampling."""
+        """Prepare this model for sampling."""
         config = self.config
         return Decoder(
             self.stepper(),
@@ -214,7 +214,7 @@ def attach(model: Model, data: Any) -> None:
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """None: nothing is learnt by gradient."""
+    """Return no optimizer: nothing is learnt by gradient."""
     return {}
 
 
@@ -226,5 +226,5 @@ def train_step(model: Model, optimizers: dict[str, Optimizer], batch: SequenceBa
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The nll of the counted tokens in nats, as (sum, count)."""
+    """Return the nll of the counted tokens in nats, as (sum, count)."""
     return {"nll": (-model.log_probs(batch).sum(), batch.count)}

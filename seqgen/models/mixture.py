@@ -67,17 +67,17 @@ class Model(nn.Module):
         )
 
     def log_weights(self, like: Tensor) -> Tensor:
-        """The logarithms of the weights, (K,), where `like` is and as exact."""
+        """Return the logarithms of the weights, (K,), where `like` is and as exact."""
         return torch.tensor(self.config.weights, device=like.device, dtype=like.dtype).log()
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The log-probability of every counted target in nats, (P,) float64, without gradient."""
+        """Return the log-probability of every counted target in nats, (P,) float64, without gradient."""
         with torch.no_grad():
             each = torch.stack([part.log_probs(batch) for part in self.parts])  # type: ignore[operator]
             return (each + self.log_weights(each)[:, None]).logsumexp(0)
 
     def decoder(self, *, fast: bool = False) -> Decoder:
-        """This model prepared for sampling, with the weights of now."""
+        """Prepare this model for sampling with its present weights."""
         config = self.config
         return Decoder(
             _Stepper(self, fast),
@@ -146,7 +146,7 @@ class _Head:
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """None: a mixture is not trained."""
+    """Return no optimizer: a mixture is not trained."""
     return {}
 
 
@@ -156,5 +156,5 @@ def train_step(model: Model, optimizers: dict[str, Optimizer], batch: SequenceBa
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The nll of the counted tokens in nats, as (sum, count)."""
+    """Return the nll of the counted tokens in nats, as (sum, count)."""
     return {"nll": (-model.log_probs(batch).sum(), batch.count)}

@@ -48,7 +48,7 @@ Score = Callable[[Texts], Tensor]
 
 
 def phase(config: "Config", step: int) -> tuple[Phase, int]:
-    """What a step trains, and for the critic the number of its round of drawn texts."""
+    """Return what a step trains, and for the critic the number of its round of drawn texts."""
     step -= config.mle_steps
     if step < 0:
         return "mle", 0
@@ -64,7 +64,7 @@ def phase(config: "Config", step: int) -> tuple[Phase, int]:
 def train_step(
     model: "Model", optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """One update of one network, by the phase of the step."""
+    """Make one update of one network, by the phase of the step."""
     config = model.config
     now, round_number = phase(config, step)
     if step == config.mle_steps:
@@ -192,7 +192,7 @@ class Config:
 
 
 def _check(config: Config) -> None:
-    """What two settings together must hold; ConfigError names them."""
+    """Check what two settings must hold together; ConfigError names them."""
     faults, critic, reward = [], config.critic, config.reward
     if reward.kind == "logit":
         faults += [
@@ -232,7 +232,7 @@ def _check(config: Config) -> None:
 
 
 def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
-    """What a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
+    """Return what a run that starts from another becomes, and the part of it that takes the other's weights ("": all).
 
     From a language model: the policy has its sizes and its weights, and the phase mle is over.
     """
@@ -258,7 +258,7 @@ def attach(model: "Model", data: Any) -> None:
 
 
 def optimizers(model: "Model", train: Train) -> dict[str, Optimizer]:
-    """One optimizer for the policy, one for the critic, which keeps its learning rate.
+    """Build one optimizer for the policy, one for the critic, which keeps its learning rate.
 
     ConfigError for train.accumulate above 1: what is drawn or judged in a step is drawn or judged at once.
     """
@@ -330,24 +330,24 @@ class Model(nn.Module):
     # What is said of any text model: that of the policy
 
     def decoder(self, *, fast: bool = False) -> Decoder:
-        """The policy prepared for sampling."""
+        """Prepare the policy for sampling."""
         return self.policy.decoder(fast=fast)
 
     def sample(
         self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **options: Any
     ) -> Samples:
-        """Texts that go on from prompts; text k depends on prompt, seed and options alone."""
+        """Continue prompts; text k depends on prompt, seed and options alone."""
         return self.policy.sample(prompts, seeds, sampling, fast=fast, **options)
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
-        """The policy's log-probability of every counted target in nats, (P,) float64."""
+        """Return the policy's log-probability of every counted target in nats, (P,) float64."""
         return self.policy.log_probs(batch)
 
     # The critic's opinion of given text
 
     @torch.no_grad()
     def critic_scores(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """The critic's logit of every text, (B,), and what each counted token takes away from it, (P,) float32.
+        """Return the critic's logit of every text, (B,), and what each counted token takes away from it, (P,) float32.
 
         A token's value is the text's logit less that without the token (its vector replaced by zeros): far below 0
         means that the text would look more real if this token were something else. Text above 0 looks real.
@@ -366,7 +366,7 @@ class Model(nn.Module):
     # Training
 
     def reward(self, critic: Frozen) -> Score:
-        """The reward of whole texts, (B,) float32, under a frozen critic and the reward of the settings."""
+        """Return the reward of whole texts, (B,) float32, under a frozen critic and the reward of the settings."""
         config, own = self.config.reward, self.own_reward
 
         def score(texts: Texts) -> Tensor:
@@ -384,7 +384,7 @@ class Model(nn.Module):
         return score
 
     def negatives(self, round_number: int) -> Texts:
-        """The drawn texts of a round of the critic: a function of the weights, the seed and the round.
+        """Return the drawn texts of a round of the critic: a function of the weights, the seed and the round.
 
         The policy writes them, or the language model where the policy is held to that (logit). They are kept in memory,
         not in checkpoints: who writes them stands still while the critic learns.
@@ -423,7 +423,7 @@ class Model(nn.Module):
 def _critic_step(
     model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int, round_number: int
 ) -> dict[str, float | Tensor]:
-    """Half a batch of text against half a batch of drawn texts."""
+    """Train the critic on half a batch of text against half a batch of drawn texts."""
     config = model.config.critic
     real = _real_half(batch, step)
     with _plain(batch.inputs.device):
@@ -480,7 +480,7 @@ def _real_half(batch: SequenceBatch, step: int) -> Texts:
 
 
 def corrupted(texts: Texts, *, ends: bool) -> Texts:
-    """The texts with one fault each, by torch's default generator: every second has two neighbours swapped, the others
+    """Corrupt each text once, by torch's default generator: every second has two neighbours swapped, the others
     a token replaced by one of these texts. `ends`: the last token of a text is its end, and stays. A text of one token
     is not swapped; where the two tokens are the same nothing changes.
     """
@@ -500,14 +500,14 @@ def corrupted(texts: Texts, *, ends: bool) -> Texts:
 
 
 def _stacked(first: Texts, second: Texts) -> Texts:
-    """Both, one under the other."""
+    """Concatenate both, one under the other."""
     length = max(int(first.lengths.max()), int(second.lengths.max()))
     ids = [F.pad(t.ids[:, :length], (0, length - min(length, t.ids.shape[1]))) for t in (first, second)]
     return Texts(torch.cat(ids), torch.cat([first.lengths, second.lengths]))
 
 
 def _gradient_penalty(critic: CnnCritic | GruCritic, real: Texts, fake: Texts) -> Tensor:
-    """Mean squared distance of the gradient's norm from 1 at mixed embeddings (Gulrajani et al. 2017).
+    """Return the mean squared distance of the gradient's norm from 1 at mixed embeddings (Gulrajani et al. 2017).
 
     Tokens cannot be mixed, their vectors can: the critic is kept smooth in the space it reads, not in that of texts.
     """
@@ -527,7 +527,7 @@ def _gradient_penalty(critic: CnnCritic | GruCritic, real: Texts, fake: Texts) -
 
 
 def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step: int) -> dict[str, float | Tensor]:
-    """Texts are drawn, rewarded, and made more or less probable, token by token."""
+    """Draw texts, reward them, and make them more or less probable, token by token."""
     config = model.config
     device = batch.inputs.device
     with _plain(device):
@@ -577,7 +577,7 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
 
 
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
-    """The rewards of whole texts, (B,), and the advantages of their tokens, (B, T), without gradient."""
+    """Return the rewards of whole texts, (B,), and the advantages of their tokens, (B, T), without gradient."""
     config = model.config.reward
     by_rollouts, low = config.advantage in ("delta", "raw"), config.rollout_precision == "bf16"
     critic = model.critic.frozen(low=low and by_rollouts, tables=by_rollouts)
@@ -613,7 +613,7 @@ def advantages(
     *,
     gae: float = 1.0,
 ) -> Tensor:
-    """How much better than expected a text became by each of its tokens, A_t, (B, T); 0 after a text's end.
+    """Return how much better than expected a text became by each of its tokens, A_t, (B, T); 0 after a text's end.
 
     raw: Q_t, the mean reward of completions of tokens 0 .. t (`values_bt`), which at the last token is the reward
     itself (Yu et al. 2017). delta: Q_t - Q_(t-1); completions of the shorter prefix do not depend on token t, so they
@@ -650,7 +650,7 @@ def _value_features(seen_btf: Tensor) -> Tensor:
 
 
 def fitted_values(sums: Tensor, features_btf: Tensor) -> Tensor:
-    """Ridge regression from the normal equations in `sums` (F, F + 1), applied to features, (B, T); 0 before any.
+    """Apply ridge regression, from the normal equations in `sums` (F, F + 1), to features, (B, T); 0 before any.
 
     The last two features, a constant and the place, are hardly held back.
     """
@@ -669,7 +669,7 @@ def add_to_sums(sums: Tensor, features_nf: Tensor, rewards_n: Tensor) -> None:
 
 
 def kl_gradient(logits_pv: Tensor, reference_pv: Tensor, inside_bt: Tensor) -> tuple[Tensor, Tensor]:
-    """What adds KL(policy || reference) of whole texts, in nats, to a policy gradient's loss: no part is left out.
+    """Return what adds KL(policy || reference) of whole texts, in nats, to a policy gradient's loss, in full.
 
     With KL_t the divergence of the next token after t tokens, which is known exactly, the gradient is
     E[sum over t of grad KL_t + (sum over s > t of KL_s) grad log p(x_t | x_<t)]. Returns the second factor, less its
@@ -694,12 +694,12 @@ def _divergence(logits_pv: Tensor, reference_pv: Tensor) -> Tensor:
 
 
 def _inside(texts: Texts) -> Tensor:
-    """Which cells hold a token, (B, T) bool."""
+    """Return which cells hold a token, (B, T) bool."""
     return torch.arange(texts.ids.shape[1], device=texts.ids.device) < texts.lengths[:, None]
 
 
 def as_batch(texts: Texts, start: int) -> SequenceBatch:
-    """Drawn texts as a batch that a language model reads."""
+    """Return the drawn texts as a batch that a language model reads."""
     length = int(texts.lengths.max())
     targets = texts.ids[:, :length]
     inside = _inside(texts)
@@ -723,7 +723,7 @@ def _features(policy: lm.Model, batch: SequenceBatch) -> Tensor:
 
 
 def _drawing_head(policy: lm.Model) -> tuple[Tensor, Tensor]:
-    """The output layer without the tokens that are never drawn, so that probabilities are those of drawing.
+    """Return the output layer without the tokens that are never drawn, so that probabilities are those of drawing.
 
     Large and finite in the place of minus infinity: nothing times it is nothing, not NaN.
     """
@@ -733,7 +733,7 @@ def _drawing_head(policy: lm.Model) -> tuple[Tensor, Tensor]:
 
 
 def _plain(device: torch.device) -> torch.autocast:
-    """Texts are drawn and judged in float32, whatever the precision of training."""
+    """Hold drawing and scoring of texts to float32, whatever the precision of training."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -741,7 +741,7 @@ def _plain(device: torch.device) -> torch.autocast:
 
 
 def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:
-    """The policy's nll of the counted tokens in nats, and the critic's probability that held-out text is real."""
+    """Return the policy's nll of counted tokens in nats, and the critic's probability that held-out text is real."""
     scores: dict[str, tuple[Tensor | float, Tensor | int]] = {"nll": (-model.log_probs(batch).sum(), batch.count)}
     if bool(model.began) and model.config.critic.loss == "bce":
         texts = _written(batch)
@@ -750,7 +750,7 @@ def validate(model: Model, batch: SequenceBatch) -> dict[str, tuple[Tensor | flo
 
 
 def observe(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
-    """What a validation means after the phase mle: {"best": the policy is healthy, "event": what was seen or done}.
+    """Decide after the phase mle: {"best": the policy is healthy, "event": what was seen or done}.
 
     Held-out likelihood falls in adversarial training even where texts become better, so the best policy is the latest
     healthy one. Signs of collapse, against the language model at its end: held-out nats per token, the share of texts

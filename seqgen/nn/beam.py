@@ -43,7 +43,7 @@ def beam_search(
     automaton: Automaton | None = None,
     begin: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
-    """For every prompt up to `width` different texts, the best first; those that the length limit cut come last.
+    """Find up to `width` different texts for every prompt, the best first; those that the length limit cut come last.
 
     Each group gives its best ones. A finished candidate leaves its place to another; the search of a prompt ends when
     none at work can overtake the worst text to be returned. `automaton` and `begin` as in `Decoder.steps`. Raises
@@ -117,17 +117,17 @@ class _Found:
         self._texts: dict[tuple[int, ...], Hypothesis] = {}
 
     def add(self, tokens: list[int], log_prob: float, *, finished: bool) -> None:
-        """A text with its stop, if it has one."""
+        """Add a text with its stop, if it has one."""
         score = log_prob / len(tokens) ** self._power
         ids = tokens[:-1] if tokens[-1] == self._stop else tokens
         self._texts[tuple(tokens)] = Hypothesis(ids, score, log_prob, finished)
 
     def best(self) -> list[Hypothesis]:
-        """The best texts first."""
+        """Return the best texts first."""
         return sorted(self._texts.values(), key=_rank)[: self._size]
 
     def may_change(self, log_prob: float, limit: int) -> bool:
-        """Whether a candidate at work with this log-probability could still be among the best."""
+        """Return whether a candidate at work with this log-probability could still be among the best."""
         texts = self.best()
         if len(texts) < self._size:
             return log_prob > -math.inf
@@ -136,12 +136,12 @@ class _Found:
 
 
 def _rank(text: Hypothesis) -> tuple[bool, float]:
-    """What the limit cut off comes after what came to its end."""
+    """Rank texts that the limit cut off after those that ended."""
     return not text.finished, -text.score
 
 
 def _merged(groups: Sequence[_Found]) -> list[Hypothesis]:
-    """The texts of all groups, the best first, each once."""
+    """Merge the texts of all groups, the best first, each once."""
     texts = {(tuple(text.ids), text.finished): text for group in groups for text in group.best()}
     return sorted(texts.values(), key=_rank)
 

@@ -212,7 +212,7 @@ class Decoder:
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
     ) -> Samples:
-        """All texts at once; arguments as in `steps`."""
+        """Sample all texts at once; arguments as in `steps`."""
         steps = self.steps(prompts, seeds, sampling, state=state, automaton=automaton, begin=begin, no_copy=no_copy)
         return collect(list(steps), len(prompts), sampling.details)
 
@@ -229,7 +229,7 @@ class Decoder:
         no_copy: NoCopy | None = None,
         until: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Step]:
-        """The texts token by token, as they are drawn; those that end leave the batch.
+        """Yield the texts token by token, as they are drawn; those that end leave the batch.
 
         `prompts` hold the start id at least and may differ in length; `seeds` (B,) int64 come from
         `core.rng.text_seeds`. `state` is what the prompts go on from, one row each, in place of the model's own start.
@@ -280,7 +280,7 @@ class Decoder:
                 rows, state = rows.select(slots), self.select(state, slots)
 
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
-        """What holds for every row and step of a call. ValueError if it leaves no token, or no length."""
+        """Collect what holds for every row and step of a call. ValueError if it leaves no token, or no length."""
         limit = sampling.limit(self.max_length)
         bad = [i for i in sampling.suppress_tokens if not 0 <= i < self.output.vocab_size]
         if bad:
@@ -340,7 +340,7 @@ class Decoder:
         return self.select(self._model.prefill(list(numbers), room=room), each)
 
     def _sample(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
-        """The next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
+        """Draw the next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
         sampling = rules.sampling
         if t % _AHEAD == 0:
             rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + _AHEAD, device=self.device))
@@ -363,7 +363,7 @@ class Decoder:
         return torch.cat(ids), _joined(details) if details else None
 
     def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
-        """Why a text has no next token: the weights, or what was asked for."""
+        """Return why a text has no next token: the weights, or what was asked for."""
         own = self.output.logits(features_h[None], self.output.plain_bias)[0, : self.output.vocab_size]
         if not own.amax().isfinite():  # -inf alone is no fault: a model may rule tokens out
             return NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
@@ -405,7 +405,7 @@ class Rules:
             logits[:, self.stop] = -math.inf
 
     def follow(self, places: Tensor, ids: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """The automaton's states behind the tokens of position t, and whether the texts are over with them."""
+        """Return the automaton's states behind the tokens of position t, and whether the texts are over with them."""
         over = ids == self.stop
         if self.automaton is not None:
             places = self.automaton.next[places, ids].long().clamp(min=0)  # behind a stop it does not matter
@@ -434,7 +434,7 @@ class _Rows:
 
 
 def _left_padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of ids with -1 before the short ones, (B, longest) int64."""
+    """Return rows of ids with -1 before the short ones, (B, longest) int64."""
     longest = max(map(len, rows))
     padded = [[-1] * (longest - len(row)) + list(row) for row in rows]
     return torch.tensor(padded, dtype=torch.int64).view(len(rows), longest)
@@ -457,7 +457,7 @@ def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> None:
 
 
 def _repeats(history_bl: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """(rows, ids) of the tokens that would complete an n-gram which its row already holds."""
+    """Return (rows, ids) of the tokens that would complete an n-gram which its row already holds."""
     if history_bl.shape[1] < n:
         empty = history_bl.new_empty(0)
         return empty, empty
@@ -469,7 +469,7 @@ def _repeats(history_bl: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _reshape(logits: Tensor, history: Tensor, sampling: Sampling) -> None:
-    """Repetition penalty (Keskar et al. 2019) and temperature, in place."""
+    """Apply repetition penalty (Keskar et al. 2019) and temperature, in place."""
     if sampling.repetition_penalty != 1:
         seen = torch.zeros_like(logits, dtype=torch.bool)
         row, column = (history >= 0).nonzero(as_tuple=True)
@@ -511,7 +511,7 @@ def _rows_of(details: Details, rows: Tensor | slice) -> Details:
 
 
 def collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
-    """The texts of `count` prompts from their steps, all or the first ones; `detailed`: with the steps' details."""
+    """Collect the texts of `count` prompts from their steps; `detailed`: with the steps' details."""
     if not steps:
         return Samples([], [], [] if detailed else None)
     texts, ids, ended, over = (
