@@ -10,6 +10,7 @@ Run: scripts/reproduce/seqgan_logit.py OUT [--lines 1500] [--seeds 1 2 3]
 """
 
 import argparse
+import itertools
 import logging
 import math
 from pathlib import Path
@@ -64,20 +65,21 @@ def main() -> None:
     print("| | seed | nats a line | gain | AUROC | gain by weights | ESS | possible | unique |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     row(grammar, generator.generate(SAMPLES, seed=7), "language model", "", f"{-start.mean():.3f}", *[""] * 4)
-    for seed in given.seeds:
+    for name, seed in itertools.product(VARIANTS, given.seeds):
         lines = given.out / f"fit-{seed}.txt"
         lines.write_text("".join(f"{line}\n" for line in fresh(grammar, given.lines, 1000 + seed, known)))
-        for name, options in VARIANTS.items():
-            folder = given.out / f"{name.replace(', ', '-')}-{seed}"
-            if not folder.exists():
-                overrides = [*COMMON, *LOGIT, *options, f"seed={seed}"]
-                train(config("seqgan", str(lines), overrides=overrides), folder, source_run=base)
-            trained = load(folder)
-            gain = torch.tensor(trained.score(test).per_line) - start
-            error = gain.std() / math.sqrt(len(gain))
-            cells = critic(trained, generator, test) if name == "logit" else ["", "", ""]
-            shown = [f"{-start.mean() - gain.mean():.3f}", f"{gain.mean():+.3f} ± {error:.3f}"]
-            row(grammar, trained.generate(SAMPLES, seed=7), name, seed, *shown, *cells)
+        folder = given.out / f"{name.replace(', ', '-')}-{seed}"
+        if not folder.exists():
+            overrides = [*COMMON, *LOGIT, *VARIANTS[name], f"seed={seed}"]
+            train(config("seqgan", str(lines), overrides=overrides), folder, source_run=base)
+        trained = load(folder)
+        gain = torch.tensor(trained.score(test).per_line) - start
+        shown = [
+            f"{-start.mean() - gain.mean():.3f}",
+            f"{gain.mean():+.3f} ± {gain.std() / math.sqrt(len(gain)):.3f}",
+            *(critic(trained, generator, test) if name == "logit" else [""] * 3),
+        ]
+        row(grammar, trained.generate(SAMPLES, seed=7), name, seed, *shown)
 
 
 def fresh(grammar: Grammar, count: int, seed: int, known: set[str]) -> list[str]:
