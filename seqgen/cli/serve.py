@@ -14,7 +14,7 @@ from seqgen.serve.limits import Limits
 def serve(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
     host: Annotated[str, typer.Option(metavar="NAME", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0: any that is free.")] = 8000,
     token: Annotated[
         str,
         typer.Option(
@@ -33,6 +33,8 @@ def serve(
     A run is a model by its folder's name. /v1/models, /v1/completions, /v1/chat/completions, /healthz. Texts of
     all clients are written together; text k of a request depends on its seed and options alone, as in generate.
     """
+    if not 0 <= port <= 65535:
+        raise output.CommandError(f"--port must be an integer in 0..65535, got {port}")
     from seqgen.serve.server import serve as run_server
 
     def ready(address: str, names: list[str]) -> None:

@@ -186,7 +186,7 @@ def test_a_schedule_that_depended_on_the_end_is_announced(text: Path, tmp_path: 
     loop.train(short(text), tmp_path / "r")
     notes: list[str] = []
     loop.train(None, tmp_path / "r", overrides=["train.steps=8"], progress=lambda p: notes.append(p.message))
-    assert "the cosine schedule ends at the new train.steps: the learning rate jumps here" in notes
+    assert "the linear schedule ends at the new train.steps: the learning rate jumps here" in notes
 
 
 def test_other_text_is_refused_and_a_moved_file_is_not(text: Path, tmp_path: Path) -> None:
