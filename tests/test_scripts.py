@@ -240,7 +240,7 @@ def test_every_step_of_check_runs_and_the_failed_ones_are_named(tmp_path):
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == "1 passed\n"
-    assert done.stderr.splitlines()[-1] == "check: failed: ruff format, mypy"
+    assert done.stderr.splitlines()[-1] == "check: failed: ruff format, mypy, mypy of scripts/gpu"
 
 
 def test_a_release_is_made_of_a_commit_that_the_changelog_names(tmp_path):
