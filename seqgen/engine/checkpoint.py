@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqgen.core import dist, files, log
 from seqgen.core.errors import DataError, RunError
@@ -39,11 +39,11 @@ def steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for path in there if (match := re.fullmatch(r"step-(\d{8,})", path.name)))
 
 
-def _rank_local(model: Any) -> tuple[str, ...]:
+def _rank_local(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "rank_local", ()))  # optional: buffers that differ between processes
 
 
-def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copy the model's tensors: those all processes share, and those of this process (`model.rank_local`).
 
     Tied weights come once: safetensors refuses shared memory, and `fill` reads what is missing from its twin.
@@ -64,7 +64,7 @@ def _split(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def save(
     run: Path,
     step: int,
-    model: Any,
+    model: nn.Module,
     optimizers: Mapping[str, Optimizer],
     logs: Mapping[str, tuple[int, str]],
     state: dict[str, Any],
@@ -104,7 +104,7 @@ def _write_shared(
     run: Path,
     beside: Path,
     step: int,
-    model: Any,
+    model: nn.Module,
     optimizers: Mapping[str, Optimizer],
     logs: Mapping[str, tuple[int, str]],
     state: dict[str, Any],
@@ -288,7 +288,7 @@ def set_aside(run: Path, after: int) -> None:
             path.replace(aside)
 
 
-def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
     """Copy tensors into a model by name; tied twins need be given once. RunError names the first that does not fit."""
     wanted = {name: t for name, t in model.state_dict().items() if name not in _rank_local(model)}
     parameters = {name for name, _ in model.named_parameters()}
@@ -320,7 +320,7 @@ def fill(model: Any, tensors: dict[str, Tensor], origin: str) -> None:
             tensor.copy_(given)
 
 
-def load(run: Path, step: int, model: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+def load(run: Path, step: int, model: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
     """Put everything of a checkpoint that `last_whole` found back in place; returns its state.json."""
     state, folder = read_state(run, step), folder_of(run, step)
     fill(model, _tensors(folder / "model.safetensors"), str(folder))

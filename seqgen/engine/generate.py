@@ -23,8 +23,10 @@ from seqgen.core.patterns import Expression
 from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
 from seqgen.data.prepare import TextData, encode_sources, prepare
+from seqgen.data.tokenizers import Tokenizer
 from seqgen.engine.likelihood import CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
+from seqgen.models._contract import TextModel
 from seqgen.nn import automaton as automata
 from seqgen.nn.decode import Decoder, collect
 
@@ -107,7 +109,7 @@ class TextGenerator:
     """A trained model with its tokenizer: what `seqgen.load` returns. No optimizer, no loop."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: Settings, device: torch.device, folder: Path | None
+        self, model: TextModel, tokenizer: Tokenizer, settings: Settings, device: torch.device, folder: Path | None
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.device, self.folder = device, folder

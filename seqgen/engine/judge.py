@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.metrics.score import Score, Signature, input_hash
+from seqgen.models import lm
 
 
 def judge(
@@ -105,11 +107,12 @@ def _forward(generator: TextGenerator, lines: Sequence[str]) -> Score:
 
 def features(generator: TextGenerator, lines: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return the judge's last hidden states of each line, averaged over its tokens, (N, H)."""
-    rows = np.zeros((len(lines), generator.model.rnn.widths[-1]))
+    model = cast(lm.Model, generator.model)
+    rows = np.zeros((len(lines), model.rnn.widths[-1]))
     with torch.inference_mode():
         for batch in generator.batches(lines):
             placed = batch.to(generator.device)
-            hidden_bth, _ = generator.model.scan(placed.inputs)
+            hidden_bth, _ = model.scan(placed.inputs)
             inside = torch.arange(hidden_bth.shape[1], device=generator.device) < placed.lengths[:, None]
             sums = (hidden_bth.double() * inside[..., None]).sum(1)
             rows[batch.rows.numpy()] = (sums / placed.lengths[:, None]).cpu().numpy()

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from seqgen.data.batches import sentence_evaluation
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.text import read_lines
 from seqgen.engine.generate import Latents, TextGenerator
-from seqgen.models.text_vae import active_units, content_seeds, gaussian_kl, information, latent_seeds
+from seqgen.models.text_vae import Model, active_units, content_seeds, gaussian_kl, information, latent_seeds
 from seqgen.nn.latents import Mixture, between, fit_mixture, langevin
 from seqgen.nn.losses import CHUNK
 
@@ -76,7 +76,7 @@ class LatentSpace:
                 f"a run of {generator.settings.name} has no latents; train one: seqgen train text-vae --data FILE"
             )
         self.generator = generator
-        self.model, self.device = generator.model, generator.device
+        self.model, self.device = cast(Model, generator.model), generator.device  # what has latents is a text VAE
         self.latent: int = generator.settings.model.latent
 
     # Texts to latents and back
@@ -305,7 +305,8 @@ class LatentSpace:
         prior = rng.normals(content_seeds(batch), self.latent, stream=1).float()
         targets = batch.targets.flatten()[batch.positions]
         weight, bias = self.model.head()
-        likeliest = [F.linear(part, weight, bias).argmax(1) for part in self.model.written(batch, mean).split(CHUNK)]
+        parts = torch.split(self.model.written(batch, mean), CHUNK)
+        likeliest = [F.linear(part, weight, bias).argmax(1) for part in parts]
         values = [
             (math.log(samples) - whole).sum(),
             -weights.mean(0).sum(),

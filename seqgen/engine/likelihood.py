@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,9 @@ from seqgen.data.batches import sentence_evaluation
 from seqgen.data.corpus import Corpus
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.ragged import Ragged, joined
+from seqgen.data.tokenizers import Tokenizer
 from seqgen.engine.run import Settings
+from seqgen.models._contract import TextModel
 
 _ROWS = 512
 """Lines scored together; results do not depend on it."""
@@ -77,7 +78,7 @@ class LineScorer:
     """A text model and its tokenizer at work on given lines."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: Settings, device: torch.device, folder: Path | None
+        self, model: TextModel, tokenizer: Tokenizer, settings: Settings, device: torch.device, folder: Path | None
     ) -> None:
         self.model, self.tokenizer, self.settings, self.device, self.folder = model, tokenizer, settings, device, folder
         known = facts(tokenizer, settings.data.mode, 0)

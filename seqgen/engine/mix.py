@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from seqgen.core import config as settings_of
 from seqgen.core import files, log
@@ -238,8 +239,9 @@ def _write(folder: Path, first: TextGenerator, parts: list[TextGenerator], weigh
         max_length=decoder.max_length,
     )
     settings = dataclasses.replace(first.settings, name="mixture", model=config, module=mixture)
-    model: Any = mixture.Model(config)
-    tensors = {f"parts.{k}.{name}": t for k, g in enumerate(parts) for name, t in g.model.state_dict().items()}
+    model = mixture.Model(config)
+    states = [cast(nn.Module, part.model).state_dict() for part in parts]
+    tensors = {f"parts.{k}.{name}": t for k, state in enumerate(states) for name, t in state.items()}
     checkpoint.fill(model, tensors, str(folder))
     first.tokenizer.save(folder / "tokenizer")
     assert first.folder is not None

@@ -30,9 +30,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError
 from seqgen.core.update import Optimizer
+from seqgen.nn.decode import Decoder
 
 _PAGE = "docs/own-model.md describes them"
 
@@ -71,6 +73,19 @@ class ModelModule(Protocol):
 
     def validate(self, model: Any, batch: Any) -> dict[str, tuple[Tensor | float, Tensor | int]]:
         """Return held-out scores of one batch as (sum, count); of a text model at least "nll": nats, counted tokens."""
+
+
+class TextModel(Protocol):
+    """The `Model` of a text model module, as generation and scoring see it: an `nn.Module` with these beside."""
+
+    config: Any
+    """The Config that it was built from."""
+
+    def decoder(self, *, fast: bool = False) -> Decoder:
+        """Return the model prepared for sampling."""
+
+    def log_probs(self, batch: SequenceBatch) -> Tensor:
+        """Return the log-probability of every counted target, (P,) float64, nats."""
 
 
 class Extras(Protocol):
