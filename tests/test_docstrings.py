@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import seqgen
+from seqgen.core.options import Sampling
 from seqgen.core.rng import uniforms
 from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.nn.sampler import keep_top_k, pick
+from seqgen.serve.batching import Batch, Row
 
 PACKAGE = Path(seqgen.__file__).parent
 SMALL = {"train.steps": 2, "train.eval_every": 2, "train.samples": 0, "train.threads": 1, "model.hidden": 16}
@@ -62,7 +64,14 @@ def _run(code: str, names: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_no_example_is_left_out() -> None:
-    run = {"__init__.py", "data/detokenize.py", "engine/generate.py", "engine/latent.py", "images/generator.py"}
+    run = {
+        "__init__.py",
+        "data/detokenize.py",
+        "engine/generate.py",
+        "engine/latent.py",
+        "images/generator.py",
+        "serve/batching.py",
+    }
     # the loop of a contract with `...` in it, and two sketches of signatures
     assert set(EXAMPLES) - run <= {"nn/decode.py", "models/_contract.py", "cli/flags.py"}
     assert run <= set(EXAMPLES)
@@ -100,6 +109,22 @@ def test_growing_texts(place: Path) -> None:
     assert names["printed"].split() == ["man", "sees"]
 
 
+def test_a_batch_writes_what_the_decoder_writes(place: Path) -> None:
+    generator = seqgen.load("made/lm")
+    made: list[int] = []
+    names = {
+        "Batch": Batch,
+        "Row": Row,
+        "Sampling": Sampling,
+        "decoder": generator.model.decoder(),
+        "print": made.append,
+    }
+    _run(EXAMPLES["serve/batching.py"], {**names, "ids": [generator.settings.model.stop]})
+    options = Sampling(max_new_tokens=50)
+    written = names["decoder"].decode([[generator.settings.model.stop]], torch.tensor([7]), options)
+    assert [token.id for token in made][: len(written.ids[0])] == written.ids[0]
+
+
 def test_the_idea_of_decoding_writes_what_the_decoder_writes(place: Path) -> None:
     generator = seqgen.load("made/lm")
     decoder = generator.model.decoder(fast=True)
@@ -113,5 +138,5 @@ def test_the_idea_of_decoding_writes_what_the_decoder_writes(place: Path) -> Non
         seed = torch.tensor([k])
         with torch.inference_mode():
             written = _run(EXAMPLES["nn/decode.py"], {**names, "seed": seed})["written"]
-        options = seqgen.core.options.Sampling(temperature=0.7, top_k=5, max_new_tokens=12)
+        options = Sampling(temperature=0.7, top_k=5, max_new_tokens=12)
         assert written == decoder.decode([names["prompt"]], seed, options).ids[0]

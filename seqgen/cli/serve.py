@@ -28,7 +28,9 @@ def serve(
     limits: Annotated[Limits, Panel("Limits")],
     opening: Opening,
 ) -> None:
-    """Serve runs of text to clients of OpenAI's protocol, until Ctrl-C or SIGTERM.
+    """Serve runs of text behind OpenAI's protocol.
+
+    The server ends with Ctrl-C or SIGTERM.
 
     A run is a model by its folder's name. /v1/models, /v1/completions, /v1/chat/completions, /healthz. Texts of
     all clients are written together; text k of a request depends on its seed and options alone, as in generate.

@@ -121,10 +121,10 @@ def _locked(folder: Path, lock: Path) -> int:
     """Return an open file that holds the lock."""
     until = time.monotonic() + _GRACE_S
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        except FileNotFoundError:  # the owner before has just removed an empty folder
+        except FileNotFoundError:  # the owner before has just removed an empty folder, or one above it
             continue
         try:
             if fcntl is None:
