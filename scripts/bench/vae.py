@@ -57,10 +57,10 @@ class Usual(nn.Module):
         mean, log_variance = self.to_posterior(hidden[torch.arange(len(hidden)), lengths - 1]).chunk(2, 1)
         return mean, log_variance.clamp_min(-12)
 
-    def logits(self, inputs: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, inputs: Tensor, latents: Tensor) -> Tensor:
         """(B, T, V)."""
-        cell = self.to_state(codes)[None]
-        x = self.write_embedding(inputs) + self.to_input(codes)[:, None]
+        cell = self.to_state(latents)[None]
+        x = self.write_embedding(inputs) + self.to_input(latents)[:, None]
         return self.output(self.generator(x, (cell.tanh(), cell))[0])  # type: ignore[no-any-return]
 
     def loss(self, inputs: Tensor, targets: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _parts(
 
 
 def vae_iwnll(quick: bool) -> Iterator[dict[str, object]]:
-    """`samples` codes of every text: all at once from one encoding, against one after the other, each from its own."""
+    """`samples` latents of a text: all at once from one encoding, against one after the other, each from its own."""
     model, usual = both()
     model.eval()
     samples = 10 if quick else 30
@@ -169,10 +169,10 @@ def vae_iwnll(quick: bool) -> Iterator[dict[str, object]]:
             weights = []
             for k in range(samples):
                 mean, log_variance = usual.encode(inputs[rows], lengths[rows])
-                codes = mean + (0.5 * log_variance).exp() * noise[k, rows]
-                log_probs = usual.logits(inputs[rows], codes).log_softmax(-1)
+                latents = mean + (0.5 * log_variance).exp() * noise[k, rows]
+                log_probs = usual.logits(inputs[rows], latents).log_softmax(-1)
                 given = (log_probs.gather(2, targets[rows, :, None]).squeeze(2) * real[rows]).sum(1)
-                ratio = 0.5 * (noise[k, rows].square() + log_variance - codes.square()).sum(1)
+                ratio = 0.5 * (noise[k, rows].square() + log_variance - latents.square()).sum(1)
                 weights.append(given + ratio)
             total += float((math.log(samples) - torch.stack(weights).double().logsumexp(0)).sum())
         return total
