@@ -124,7 +124,9 @@ def _locked(folder: Path, lock: Path) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        except FileNotFoundError:  # the owner before has just removed an empty folder, or one above it
+        except (FileNotFoundError, FileExistsError):  # the owner before has just removed an empty folder, or one above
+            if folder.exists() and not folder.is_dir():
+                raise
             continue
         try:
             if fcntl is None:
