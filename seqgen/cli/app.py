@@ -57,7 +57,6 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     score.self_bleu,
     compare.compare,
     compare.curve,
-    compare.blind,
     mix.mix,
     report.report,
     serve.serve,

@@ -1,4 +1,4 @@
-"""Models and texts against each other: `seqgen compare`, `curve`, and `blind` for human evaluation."""
+"""Models and texts against each other: `seqgen compare`, in numbers or by what people prefer, and `curve`."""
 
 import math
 from pathlib import Path
@@ -8,9 +8,6 @@ import typer
 
 from seqgen.cli import images, output
 from seqgen.cli.options import (
-    Encoding,
-    Field,
-    Format,
     Json,
     Module,
     Opening,
@@ -23,6 +20,7 @@ from seqgen.cli.options import (
     reading_named,
     refuse,
     training_file,
+    was_typed,
 )
 from seqgen.engine.folder import is_run
 
@@ -48,13 +46,16 @@ Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw an image into this PNG file.", show_default=False)
 ]
 
+_PAIRS = 50
+"""How many pairs people are asked about, where --count does not say."""
+
 
 def compare(
     context: typer.Context,
     subjects: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="RUN|FILE", help="Run folders and files of texts or images.", show_default=False),
-    ],
+    ] = None,
     references: References = "",
     train: Train = "",
     aligned: Annotated[
@@ -80,6 +81,22 @@ def compare(
     ] = True,
     features: images.Features = "",
     plot: Plot = None,
+    blind: Annotated[
+        Path | None,
+        typer.Option(
+            "--blind",
+            metavar="FILE",
+            help="Write a page that asks people which of two texts is better, and its key beside it.",
+            show_default=False,
+        ),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE", help="Count the answers that such a page saved.", show_default=False),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="With --answers: the page's key.", show_default=False)
+    ] = None,
     json: Json = False,
     module: Module = None,
 ) -> None:
@@ -92,7 +109,20 @@ def compare(
     of images need no --references: as many held-out images stand beside them, and folders or files of images made
     elsewhere, which are scaled to fit the first run; their intervals are jackknife's. With --aligned, see `seqgen
     evaluate --aligned`, every line has a reference of its own.
+
+    People may compare two files of texts without being told whose text is whose: --blind writes sheet.html with 50
+    pairs (or --count) and sheet.key.json, --answers counts what they chose: the preference, its 95 % interval and a
+    binomial test.
+
+    \b
+    seqgen compare a.txt b.txt --blind sheet.html
+    seqgen compare --answers answers.json --key sheet.key.json
     """
+    if blind is not None or answers is not None or key is not None:
+        _asked(context, subjects or [], count=count, seed=seed, page=blind, answers=answers, key=key, json=json)
+        return
+    if not subjects:
+        raise output.CommandError("RUN|FILE is missing; see: seqgen compare --help")
     from seqgen.engine import compare as comparing
 
     output.at_least(2, count=count)
@@ -237,61 +267,47 @@ def _save(path: Path, image: bytes) -> None:
     output.say(f"image in {path}")
 
 
-def blind(
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="A B", help="Two files of texts.", show_default=False)
-    ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of pairs of texts.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws and shuffles the pairs.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="Write the page into this file, and its key beside it.", show_default=False
-        ),
-    ] = None,
-    answers: Annotated[
-        Path | None,
-        typer.Option("--score", metavar="FILE", help="Score the answers that the page saved.", show_default=False),
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="Key of the page.", show_default=False)
-    ] = None,
-    field: Field = "",
-    format: Format = "auto",
-    encoding: Encoding = "auto",
-    json: Json = False,
+def _asked(
+    context: typer.Context,
+    subjects: list[str],
+    *,
+    count: int,
+    seed: int,
+    page: Path | None,
+    answers: Path | None,
+    key: Path | None,
+    json: bool,
 ) -> None:
-    """Ask people which of two texts is better.
-
-    They do not know whose text is whose. The first command writes sheet.html and sheet.key.json, the second gives the
-    preference, its 95 % interval and a binomial test.
-
-    \b
-    seqgen blind a.txt b.txt --count 50 --out sheet.html
-    seqgen blind --score answers.json --key sheet.key.json
-    """
+    """Write the page of a blind comparison, or count its answers."""
+    if page is None and answers is None:
+        raise output.CommandError("--key takes no effect without --answers")
+    others = {parameter.name or "" for parameter in context.command.params}
     if answers is not None:
-        if texts or out is not None:
-            raise output.CommandError("--score reads answers; it excludes texts and --out")
+        if subjects:
+            raise output.CommandError("--answers counts what a page saved; it excludes texts")
+        refuse(context, "--answers counts what a page saved", others - {"answers", "key", "json"})
         if key is None:
-            raise output.CommandError("--score needs --key FILE, the key that lies beside the page")
+            raise output.CommandError("--answers needs --key FILE, the key that lies beside the page")
         _tally(answers, key, json=json)
         return
-    if key is not None:
-        raise output.CommandError("--key takes no effect without --score")
-    if texts is None or len(texts) != 2 or out is None:
-        raise output.CommandError("expected two files and --out FILE, or --score FILE; see: seqgen blind --help")
-    output.at_least(1, count=count)
+    assert page is not None
+    refuse(context, "--blind writes a page", others - {"blind", "subjects", "count", "seed"})
+    if len(subjects) != 2 or any(map(is_run, subjects)):
+        raise output.CommandError(
+            "--blind needs two files of texts; write a run's with: seqgen generate RUN --out FILE"
+        )
+    pairs = count if was_typed(context, "count") else _PAIRS
+    output.at_least(1, count=pairs)
     from seqgen.core import files
     from seqgen.engine.blind import sheet
 
-    reading = Reading(texts, field, format, encoding)
-    a, b = (reading.lines(file) for file in texts)
-    page, secret = sheet(a, b, names=(texts[0], texts[1]), count=count, seed=seed)
-    place = out.with_suffix(".key.json")
-    files.write_text(out, page)
+    with reading_named(options=False):
+        a, b = (Reading(subjects).records(file).texts for file in subjects)
+    html, secret = sheet(a, b, names=(subjects[0], subjects[1]), count=pairs, seed=seed)
+    place = page.with_suffix(".key.json")
+    files.write_text(page, html)
     files.write_json(place, secret)
-    output.say(f"{count} pairs in {out}; keep {place} from those who answer")
+    output.say(f"{pairs} pairs in {page}; keep {place} from those who answer")
 
 
 def _tally(answers: Path, key: Path, *, json: bool) -> None:

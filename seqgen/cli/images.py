@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Open, Opening, Run, Seed
+from seqgen.cli.options import Open, Opening, Run, Seed, was_typed
 from seqgen.core.options import Option
 from seqgen.engine.folder import is_run
 
@@ -53,8 +53,7 @@ Label = Annotated[
 def refuse(context: typer.Context, *known: str) -> None:
     """Raise CommandError for the first option typed that images do not use; `known` are the parameters they have."""
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
+        if was_typed(context, parameter.name or "") and parameter.name not in known:
             typed = parameter.opts[0]
             raise output.CommandError(
                 f"{typed} is for text, and this run makes images; see: {context.command_path} --help"

@@ -102,9 +102,9 @@ class Command(TyperCommand):
                 raise output.CommandError(f"{typed} must be an integer of at most 63 bits, got {value}")
             if str(value) in ("", ".") and name not in _MAY_BE_EMPTY and {"", f"{typed}="} & {*words}:
                 raise output.CommandError(f"{typed} must not be empty")
-            if name in ("out", "plot"):
+            if name in ("out", "plot", "blind"):
                 written.append((typed, metavar, value))
-            elif re.search("FILE|HYP|REF|GRAMMAR|A B", metavar):
+            elif re.search("FILE|HYP|REF|GRAMMAR", metavar):
                 read.append((typed, str(value)))
         stdin = [typed for typed, value in read if value == "-"]
         if len(stdin) > 1:
@@ -145,8 +145,7 @@ def check_writable(run: Path) -> None:
 def _given(command: TyperCommand, context: Any) -> Iterator[tuple[str, str, str, Any]]:
     """Yield every value on the command line as (parameter, its name as typed, metavar, value), lists one by one."""
     for parameter in command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE":
+        if not was_typed(context, parameter.name or ""):
             continue
         value = context.params[parameter.name]
         typed = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar)
@@ -163,12 +162,17 @@ def _check_encoding(word: str) -> None:
         raise output.CommandError(f"{word!a} on the command line is not {encoding}; {remedy}") from None
 
 
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Return whether a parameter stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
     """Raise CommandError for the first of these parameters that was typed with a value of its own."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        own = source is not None and source.name == "COMMANDLINE" and context.params[name] != parameter.default
+        own = was_typed(context, name) and context.params[name] != parameter.default
         if own and name in excluded:
             raise output.CommandError(f"{why}; it excludes {parameter.opts[0]}")
 

@@ -60,6 +60,8 @@ NESTED = "took more than 0.2 s on one line; a repetition inside a repetition, su
 
 MPS = "--device must be auto, cpu or cuda[:N], got 'mps'; sampling needs double precision, which mps has not"
 
+TWO_FILES = "--blind needs two files of texts; write a run's with: seqgen generate RUN --out FILE"
+
 TRAIN = [
     ("--data missing.txt", "missing.txt: no such file"),
     ("--data empty.txt", "empty.txt: empty; expected text, one or more lines"),
@@ -258,9 +260,12 @@ OTHERS = [
         "curve run --references good.txt --temperatures 1,nan",
         "--temperatures must be numbers such as 0.7,1.0,1.3, got '1,nan'",
     ),
-    ("blind good.txt few.txt --out x.html --count 0", "--count must be an integer >= 1, got 0"),
-    ("blind good.txt few.txt --out x.html --key k.json", "--key takes no effect without --score"),
-    ("blind good.txt few.txt --score a.json --key k.json", "--score reads answers; it excludes texts and --out"),
+    ("compare good.txt few.txt --blind x.html --count 0", "--count must be an integer >= 1, got 0"),
+    ("compare good.txt few.txt --key k.json", "--key takes no effect without --answers"),
+    ("compare good.txt few.txt --blind x.html --key k.json", "--blind writes a page; it excludes --key"),
+    ("compare good.txt few.txt --blind x.html --digits 2", "--blind writes a page; it excludes --digits"),
+    ("compare good.txt few.txt --answers a.json --key k.json", "--answers counts what a page saved; it excludes texts"),
+    ("compare --answers a.json --blind x.html", "--answers counts what a page saved; it excludes --blind"),
     ("corpus sample captions --count -1", "--count must be an integer >= 1, got -1"),
     (
         "train lm --data good.txt --out new name=seqgan",
@@ -386,8 +391,10 @@ OTHERS = [
         "curve run --references good.txt --temperatures 1,1",
         "--temperatures must be positive and all different, got 1.0, 1.0",
     ),
-    ("blind good.txt", "expected two files and --out FILE, or --score FILE; see: seqgen blind --help"),
-    ("blind --score good.txt", "--score needs --key FILE, the key that lies beside the page"),
+    ("compare good.txt --blind x.html", TWO_FILES),
+    ("compare good.txt run --blind x.html", TWO_FILES),
+    ("compare --references good.txt", "RUN|FILE is missing; see: seqgen compare --help"),
+    ("compare --answers good.txt", "--answers needs --key FILE, the key that lies beside the page"),
     ("report photos", "photos is not a run folder (no config.toml); train one with: seqgen train MODEL --out photos"),
     ("config lmm", "unknown model lmm; did you mean lm?"),
     ("tokenizer encode photos good.txt", "photos: no tokenizer.json; expected a folder that a tokenizer was saved in"),
@@ -433,8 +440,8 @@ NO_COMMAND_TAKES = [
     ("encode run good.txt --out photos", "--out photos is a folder; give the name of a file"),
     ("curve run --references good.txt --plot photos", "--plot photos is a folder; give the name of a file"),
     ("compare run --references good.txt --plot good.txt", "--plot good.txt is also an input; give another name"),
-    ("blind good.txt few.txt --out few.txt", "--out few.txt is also an input; give another name"),
-    ("blind good.txt few.txt --out absent/x.html", "--out absent/x.html: no folder absent; make it first"),
+    ("compare good.txt few.txt --blind few.txt", "--blind few.txt is also an input; give another name"),
+    ("compare good.txt few.txt --blind absent/x.html", "--blind absent/x.html: no folder absent; make it first"),
     ("tokenizer train good.txt --out few.txt", "--out few.txt: few.txt is a file; expected a folder"),
     ("tokenizer train good.txt --out good.txt/x/y", "--out good.txt/x/y: good.txt is a file; expected a folder"),
     ("train lm --data good.txt --out few.txt", "--out few.txt: few.txt is a file; expected a folder"),
@@ -470,7 +477,7 @@ FOREIGN = [
     ("train lm --data good.txt --out new --config list.toml", "list.toml: model must be a table of options, got [1]"),
     ("train lm --data good.txt --out new train.steps=" + "[" * 5000, "train.steps must be an integer >= 1, got '[[["),
     ("corpus sample deep.toml", "deep.toml: not valid TOML: maximum recursion depth exceeded"),
-    ("blind --score deep.json --key deep.json", "deep.json: not JSON (maximum recursion depth exceeded"),
+    ("compare --answers deep.json --key deep.json", "deep.json: not JSON (maximum recursion depth exceeded"),
     (f"generate run --match {DEEP}", "--match '((((((((("),
     (f"generate run --pattern {DEEP}", "regular expression '((((((((("),
     (

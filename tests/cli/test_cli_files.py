@@ -195,9 +195,7 @@ def test_faults_of_files_name_what_can_be_typed(
         "compare a.jsonl --references a.jsonl --train",
     ):
         assert [seqgen(*words.split(), file).err for file in ("d.txt", "b.csv")] == [fault, table]
-    assert seqgen("blind", "a.txt", "a.jsonl", "--out", "x.html").err == (
-        f"{seen}; add --format jsonl, or use a file named .jsonl; --format lines takes its lines as they are\n"
-    )
+    assert seqgen("compare", "a.txt", "a.jsonl", "--blind", "x.html").err == f"{seen}; use a file named .jsonl\n"
     assert seqgen("self-bleu", "b.csv").err == (
         "error: b.csv, line 1: no column 'text'; there are 'id', 'body'; choose one with --field NAME\n"
     )

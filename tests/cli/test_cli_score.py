@@ -1,4 +1,4 @@
-"""`seqgen score`, `evaluate`, `bleu`, `self-bleu`, `compare`, `curve`, `blind`: the library's numbers, in words."""
+"""`seqgen score`, `evaluate`, `bleu`, `self-bleu`, `compare`, `curve`: the library's numbers, in words."""
 
 import csv
 import io
@@ -348,7 +348,7 @@ def test_the_scripts_are_the_commands(script: str, name: str, seqgen: Any, two: 
     assert (ended.stdout, ended.stderr, ended.returncode) == (seqgen(name, *files, "--order", "2").out, "", 0)
 
 
-# ---- compare, curve, blind
+# ---- compare, curve
 
 
 @pytest.mark.parametrize(
@@ -438,18 +438,19 @@ def test_a_curve_has_a_point_for_each_temperature_and_real_text(
 
 def test_those_who_answer_see_no_key_and_are_counted(seqgen: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
     page, key = tmp_path / "sheet.html", tmp_path / "sheet.key.json"
-    ended = seqgen("blind", *two, "--count", "3", "--out", page)
+    ended = seqgen("compare", *two, "--count", "3", "--blind", page)
     assert ended.err == f"3 pairs in {page}; keep {key} from those who answer\n"
     secret = json.loads(key.read_text())
     assert str(two[0]) not in page.read_text()
     answers = ["left" if left else "right" for left in secret["a_is_left"]]
     answers[2] = "same"
     (tmp_path / "answers.json").write_text(json.dumps({"sheet": secret["sheet"], "answers": answers}))
-    ended = seqgen("blind", "--score", tmp_path / "answers.json", "--key", key)
+    ended = seqgen("compare", "--answers", tmp_path / "answers.json", "--key", key)
     assert ended.out.startswith(f"{two[0]} is preferred in 2 of 2 decided pairs: 100.0% [")
     assert ended.out.endswith("p = 0.5000 (binomial); 1 undecided\n")
     assert (
-        json.loads(seqgen("blind", "--score", tmp_path / "answers.json", "--key", key, "--json").out)["undecided"] == 1
+        json.loads(seqgen("compare", "--answers", tmp_path / "answers.json", "--key", key, "--json").out)["undecided"]
+        == 1
     )
 
 
