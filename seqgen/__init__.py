@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from seqgen.engine.evaluate import evaluate_images as evaluate_images
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import TextGenerator as TextGenerator
+    from seqgen.engine.hugging_face import import_checkpoint as import_checkpoint
     from seqgen.engine.latent import LatentSpace as LatentSpace
     from seqgen.engine.likelihood import LineScores as LineScores
     from seqgen.engine.loading import load as load
@@ -65,6 +66,7 @@ _NAMES = {
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
     "engine.evaluate": ("Table", "evaluate", "evaluate_aligned", "evaluate_images"),
     "engine.generate": ("Text", "TextGenerator"),
+    "engine.hugging_face": ("import_checkpoint",),
     "engine.likelihood": ("LineScores",),
     "engine.loading": ("load", "load_image_generator"),
     "engine.latent": ("LatentSpace",),

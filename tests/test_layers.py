@@ -26,7 +26,7 @@ BELOW = {
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
 ENGINE = ["folder", "run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "evaluate"]
-ENGINE += ["curve", "compare", "blind", "report", "progress", "loop", "judge", "mix"]
+ENGINE += ["curve", "compare", "blind", "report", "progress", "loop", "judge", "mix", "hugging_face"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

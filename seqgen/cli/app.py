@@ -27,6 +27,7 @@ from seqgen.cli import (
     config,
     corpus,
     generate,
+    hugging_face,
     images,
     latent,
     mix,
@@ -58,13 +59,17 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     compare.curve,
     mix.mix,
+    hugging_face.import_,
     report.report,
     serve.serve,
     config.config,
     config.doctor,
 )
 for command in _COMMANDS:
-    app.command(cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(with_flags(command))
+    name = command.__name__.rstrip("_").replace("_", "-")
+    app.command(name, cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(
+        with_flags(command)
+    )
 app.add_typer(tokenizer.app)
 app.add_typer(corpus.app)
 

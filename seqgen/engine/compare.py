@@ -203,6 +203,8 @@ def compare(
         if train is not None or not generators:
             return train
         generator = generators.get(name) or next(iter(generators.values()))
+        if not generator.has_text:
+            return None
         assert generator.folder is not None
         fingerprint = files.read_object(generator.folder / "env.json", data_sha256=str)["data_sha256"]
         if fingerprint not in own:

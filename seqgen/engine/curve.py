@@ -98,7 +98,7 @@ def curve(
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
     if any(t <= 0 for t in temperatures) or len(set(temperatures)) != len(temperatures):
         raise ValueError(f"temperatures must be positive and all different, got {', '.join(map(str, temperatures))}")
-    if train is None and generator.folder is not None:
+    if train is None and generator.has_text:
         train = generator.own_text().train_lines
     train = in_lines(train) if train and generator.running else train
     stated = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})

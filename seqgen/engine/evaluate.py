@@ -322,7 +322,7 @@ def evaluate(
         raise DataError("no references to score against")
     likelihood: dict[str, Score] = {}
     if isinstance(generator, TextGenerator):
-        if train is None and generator.folder is not None:
+        if train is None and generator.has_text:
             train = generator.own_text().train_lines
         train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references", sources)

@@ -357,6 +357,14 @@ class TextGenerator:
         specials = (self.tokenizer.pad, self.tokenizer.bos, self.tokenizer.eos, self.tokenizer.sep)
         return automata.no_copy(corpus.values, corpus.offsets, n, ignore=specials)
 
+    @property
+    def has_text(self) -> bool:
+        """Whether this run was trained here, so that `own_text` may find its text."""
+        return (
+            self.folder is not None
+            and files.read_object(self.folder / "env.json", data_sha256=str)["data_sha256"] != ""
+        )
+
     def own_text(self, train_files: Sequence[str] = ()) -> TextData:
         """Return the run's own text, read and cut again as it was trained on, and compared by content with that.
 
@@ -365,6 +373,8 @@ class TextGenerator:
         settings, folder = self.settings, self.folder
         if folder is None:
             raise RunError("this model was not loaded from a run folder, so its training text is not known")
+        if not self.has_text:
+            raise DataError(f"{folder} was imported, so its training text is not known")
         try:
             data = prepare(
                 replace(settings.data, files=tuple(train_files) or settings.data.files),

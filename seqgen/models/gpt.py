@@ -12,7 +12,7 @@ Run: seqgen train gpt --data captions --out runs/gpt
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -421,6 +421,19 @@ def _moved(memory: Tensor, rows: Tensor, inside: slice, full: int) -> Tensor:
         return memory[rows]
     memory[: len(rows), :, inside] = memory[rows, :, inside]
     return memory
+
+
+_FORM = ("layers", "heads", "hidden", "feedforward", "activation", "positions", "norm", "bias", "tied")
+
+
+def inherit(config: Config, name: str, other: Any) -> tuple[Config, str]:
+    """Return what a run that starts from another becomes: it has the other's form, and all of its weights."""
+    if name != "gpt":
+        raise ConfigError(f"--from a run of {name}: a gpt starts from a run of gpt")
+    form = {part: getattr(other, part) for part in _FORM}
+    if other.positions == "learned":
+        form["context"] = other.context or other.max_length
+    return replace(config, **form), ""
 
 
 def attach(model: Model, data: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from seqgen.core.errors import DataError
 from seqgen.core.files import read_json
-from seqgen.data.tokenizers import subword
+from seqgen.data.tokenizers import byte_bpe, subword
 from seqgen.data.tokenizers.common import FORMAT
 from seqgen.data.tokenizers.kinds import kinds
 from seqgen.data.tokenizers.protocol import Tokenizer
@@ -21,8 +21,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise DataError(f"{path}: expected format {FORMAT}; it was written by another version or altered")
     try:
         kind = stored["kind"]
-        # what a given SentencePiece model of another type calls itself is no value of tokenizer.kind
-        module = subword if kind == "sentencepiece" else kinds().get(kind)
+        # kinds that are given and not trained are no values of tokenizer.kind
+        module = {"sentencepiece": subword, byte_bpe.KIND: byte_bpe}.get(kind) or kinds().get(kind)
         if module is None:
             raise DataError(f"{path}: no tokenizer kind is called {kind!r}; the file is altered")
         tokenizer = module.load(stored, folder)

@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
     @property
     def kind(self) -> str:
-        """byte, char, word, bpe or unigram; sentencepiece for a given model of another type."""
+        """byte, char, word, bpe or unigram; of given ones also sentencepiece (another type of model) and byte-bpe."""
 
     @property
     def vocab_size(self) -> int:
@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
 
     @property
     def unk(self) -> int:
-        """Id of everything outside the vocabulary."""
+        """Id of everything outside the vocabulary; -1 where nothing is."""
 
     @property
     def bos(self) -> int:
