@@ -71,7 +71,9 @@ def compare(
     count: Count = 1000,
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help="Write the table as md, csv or latex.")] = "md",
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="Write md, csv, latex, or a page: html.")
+    ] = "md",
     columns: Annotated[
         str, typer.Option("--columns", metavar="NAME,NAME", help="Show these scores only, such as bleu_2,nll_per_line.")
     ] = "",
@@ -129,8 +131,8 @@ def compare(
     output.at_least(0, temperature=temperature, num_beams=num_beams)
     if not aligned and (num_beams != 5 or lowercase):
         raise output.CommandError(f"{'--lowercase' if lowercase else '--num-beams'} takes no effect without --aligned")
-    if form not in ("md", "csv", "latex"):
-        raise output.CommandError(f"--format must be md, csv or latex, got {form!r}")
+    if form not in comparing.FORMS:
+        raise output.CommandError(f"--format must be md, csv, latex or html, got {form!r}")
     output.at_least(0, digits=digits)
     shown: dict[str, Any] = {"shown": [name.strip() for name in columns.split(",")]} if columns else {}
     drawing = [makes_images(Path(subject)) for subject in subjects]

@@ -451,8 +451,8 @@ def _write_table(table: "Table", *, everything: bool) -> None:
         for column, reason in zip(columns, apart, strict=True):
             if reason:
                 odd.setdefault(f"{column} differs in {reason}", []).append(name)
-        values = [_number(score) + ("†" if reason else "") for score, reason in zip(scores, apart, strict=True)]
-        far = "" if not real or apart[real] else _far(scores[0], scores[real])
+        values = [metrics.figure(score) + ("†" if reason else "") for score, reason in zip(scores, apart, strict=True)]
+        far = "" if not real or apart[real] else metrics.apart(scores[0], scores[real])
         cells.append([metric.arrow, name, metric.unit, *values, *([far] if real else [])])
     head = ["", f"protocol {table.protocol}", "", *columns, *(["to real"] if real else [])]
     drawn = output.table(head, cells, left=(0, 1, 2))
@@ -489,29 +489,6 @@ def _keep(run: Path, table: dict[str, Any]) -> None:
 
     files.write_json(run / "evaluation.json", table)
     output.say(f"also in {write_report(run)}")
-
-
-def _number(score: "Score | None") -> str:
-    if score is None:
-        return ""
-    half = _half(score)
-    return (f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.1f}") + (
-        f" ±{half:.2g}" if half else ""
-    )
-
-
-def _half(score: "Score") -> float:
-    """Return half of the interval that a score came with, before it was cut to what is possible; 0 for none."""
-    low, high = score.stored_interval or (score.value, score.value)
-    return max(high - score.value, score.value - low)
-
-
-def _far(score: "Score | None", real: "Score | None") -> str:
-    """Return how far a score is from that of real text or images, and whether so little is noise."""
-    if score is None or real is None:
-        return ""
-    far = score.value - real.value
-    return f"{far:+.4f}" + (" ~" if abs(far) < math.hypot(_half(score), _half(real)) else "")
 
 
 class BleuCommand(Command):

@@ -10,6 +10,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,8 +18,9 @@ from seqgen import metrics
 from seqgen.core import files
 from seqgen.core.errors import DataError
 from seqgen.data.text import read_lines
-from seqgen.engine import evaluate, plots
+from seqgen.engine import evaluate, page, plots
 from seqgen.engine import run as runs
+from seqgen.engine.charts import Series, chart
 from seqgen.engine.folder import is_run
 from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
@@ -27,6 +29,10 @@ from seqgen.metrics.tables import Cell
 
 if TYPE_CHECKING:
     from seqgen.images.scores import Encoder
+
+
+FORMS = ("md", "csv", "latex", "html")
+"""How a comparison is written."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,12 @@ class Comparison:
         return metrics.misfits([entry.first(name) for entry in self.entries])
 
     def table(self, form: str = "md", *, digits: int = 4, intervals: bool = True) -> str:
-        """Return the table as Markdown, CSV or LaTeX ("md", "csv", "latex").
+        """Return the table as Markdown, CSV or LaTeX ("md", "csv", "latex"), or all of it as a page ("html").
 
         `intervals` shows the 95 % intervals, and the deviation of seeds; CSV has columns for them.
         """
-        if form not in ("md", "csv", "latex"):
-            raise ValueError(f"format must be md, csv or latex, got {form!r}")
+        if form not in FORMS:
+            raise ValueError(f"format must be {', '.join(FORMS[:-1])} or {FORMS[-1]}, got {form!r}")
         if form == "csv":
             return self._csv(digits, intervals)
         odd: dict[str, list[str]] = {}
@@ -99,7 +105,36 @@ class Comparison:
         columns = [self._cells(name, digits, intervals) for name in self.metrics]
         rows = [(entry.name, cells) for entry, *cells in zip(self.entries, *columns, strict=True)]
         heads = [f"{name} {metrics.metric(name).arrow}".rstrip() for name in self.metrics]
+        if form == "html":
+            return self._page(heads, rows, notes)
         return (tables.markdown if form == "md" else tables.latex)(heads, rows, notes)
+
+    def _page(self, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], notes: Sequence[str]) -> str:
+        """Return a page with the table, quality against diversity, tests, and how each number was made."""
+
+        def cell(one: Cell) -> str:
+            text = escape(one.text) + ("†" if one.mark else "")
+            return f"<b>{text}</b>" if one.best else text
+
+        body = page.table(["", *map(escape, heads)], [[escape(name), *map(cell, cells)] for name, cells in rows])
+        body += '<p class="dim">↑ higher is better, ↓ lower, ≈ as real ones have it; the best is bold.</p>'
+        body += "".join(f"<p>† {escape(note)}</p>" for note in notes)
+        dots = [Series(e.name, self.places(e), line=False, dots=True) for e in self.entries]
+        drawn = chart(dots, across="quality: BLEU-4", up="up: diversity, 1 - Self-BLEU-4")
+        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in [*self.tests, *self.notes])
+        body += page.section("Quality and diversity", drawn) + page.section(
+            "Tests and remarks", said and f"<ul>{said}</ul>"
+        )
+        made = page.facts([(name or "all", signature) for name, signature in self.signatures().items()])
+        return page.page("Comparison", f"<h1>Comparison</h1>{body}{page.section('How each number was made', made)}")
+
+    def places(self, entry: Entry) -> list[tuple[float, float]]:
+        """Return the points of an entry in the plane of quality and diversity, one for each of its runs."""
+        known = [scores for scores in entry.scores if "bleu_4" in scores and "self_bleu_4" in scores]
+        return [(float(scores["bleu_4"]), 1 - float(scores["self_bleu_4"])) for scores in known]
+
+    def _repr_html_(self) -> str:
+        return self.table("html")
 
     def _cells(self, name: str, digits: int, intervals: bool) -> list[Cell]:
         figures = [entry.figures(name) for entry in self.entries]
@@ -383,9 +418,7 @@ def draw(comparison: Comparison) -> bytes:
     """Draw the entries as points of quality (BLEU-4) and diversity (1 - Self-BLEU-4), as a PNG."""
     figure, axes = plots.plane()
     for entry in comparison.entries:
-        tables = [t for t in entry.scores if "bleu_4" in t and "self_bleu_4" in t]
-        places = [(float(t["bleu_4"]), 1 - float(t["self_bleu_4"])) for t in tables]
-        if places:
+        if places := comparison.places(entry):
             marker = "*" if entry.real else "o"
             axes.plot(*zip(*places, strict=True), marker, markersize=12 if marker == "*" else 7, label=entry.name)
     axes.legend(frameon=False)

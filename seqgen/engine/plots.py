@@ -14,19 +14,6 @@ def plain_figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def small_figures(count: int, columns: int = 3) -> tuple[Any, list[Any]]:
-    """Return a matplotlib figure of `count` small axes, row by row."""
-    from matplotlib.figure import Figure  # late: it takes half a second
-
-    rows = -(-count // columns)
-    figure = Figure(figsize=(9, 1.8 * rows), layout="constrained")
-    made = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
-    for axes in made:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize="x-small")
-    return figure, made
-
-
 def plane() -> tuple[Any, Any]:
     """Return figure and axes of quality (BLEU-4, to the right) against diversity (1 - Self-BLEU-4, upwards)."""
     figure, axes = plain_figure(7, 5)

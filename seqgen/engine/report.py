@@ -1,9 +1,16 @@
-"""report.html of a run: curves, samples over time, scores, settings, environment, in one file that needs no network."""
+"""report.html of a run: samples first, then curves, scores beside real text, settings, and how to make it again.
+
+One file that needs no network. It is made from what lies in the run's folder; of a text VAE the last model draws a map.
+"""
 
 import base64
-import html
+import itertools
 import json
+import math
 import re
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +18,37 @@ from seqgen import metrics
 from seqgen.core import files, log
 from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
-from seqgen.engine import checkpoint, plots
+from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
+from seqgen.engine.charts import Point, Series, chart
+from seqgen.engine.evaluate import Table
 from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
 from seqgen.engine.loading import load
+from seqgen.engine.page import facts, lines, page, section, table
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums } th { color: #666; font-weight: 600 }
-img { max-width: 100% } pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem; border-radius: .3rem }
-details { margin: .5rem 0 } summary { cursor: pointer; color: #444 }
-"""
+_HELD_OUT = {"nll_per_token": "held-out, nats per token", "loss": "held-out"}
+"""Scores on the scale of the training loss; the first found is drawn beside it."""
 
-
-_LOSSES = (
-    ("loss", "training loss", "#9ab"),
-    ("critic_loss", "critic's loss", "#9ab"),
-    ("generator_loss", "generator's loss", "#b9a"),
-)
-_HELD_OUT = (
-    ("nll_per_token", "held-out, nats per token"),
-    ("loss", "held-out loss"),
-    ("ffd", "feature Frechet distance of samples"),
-)
-"""What the curves show, where a run has it: names in log.jsonl with a label and a colour; the first found of scores."""
-
-_WATCHED = {
-    "reward": "reward of the policy's texts",
-    "entropy": "the policy's entropy, nats per token",
-    "length": "tokens of the policy's texts",
+_CURVES = {
+    "ffd": "feature Fréchet distance of samples",
+    "policy_loss": "policy's loss",
+    "reward": "reward of sampled texts",
+    "entropy": "entropy of sampled texts, nats per token",
+    "length": "length of sampled texts, tokens",
     "critic_accuracy": "critic's accuracy",
     "wasserstein": "critic on real less on made",
+    "reconstruction": "reconstruction, nats",
     "kl": "KL, nats",
     "kl_weight": "factor of the KL",
-    "mutual_information": "mutual information of text and latent, nats",
+    "mutual_information": "mutual information of data and latent, nats",
     "active_units": "active units of the latent",
-    "bleu_4": "BLEU-4 of samples",
-    "self_bleu_4": "Self-BLEU-4 of samples",
     "recall": "recall of samples",
 }
-"""Curves of their own below, where a run has more than one value: from log.jsonl, else from scores.jsonl."""
+"""Curves beside the loss, where a run has more than one value; names in log.jsonl and scores.jsonl with their words."""
+
+_SHOWN = 10
+"""Samples that stand open on the page."""
 
 
 def write_report(folder: Path) -> Path:
@@ -62,7 +57,7 @@ def write_report(folder: Path) -> Path:
     RunError where a log or evaluation.json holds what no training and no evaluation writes.
     """
     try:
-        page = _page(folder)
+        content = _page(folder)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         if isinstance(error, SeqgenError):
             raise
@@ -70,140 +65,336 @@ def write_report(folder: Path) -> Path:
             f"{folder}: log.jsonl, scores.jsonl or evaluation.json is altered ({type(error).__name__}: {error})"
         ) from None
     path = folder / "report.html"
-    files.write_text(path, page)
+    files.write_text(path, content)
     return path
 
 
 def _page(folder: Path) -> str:
-    name = runs.stored_sections(folder)["name"]
-    scores = log.read(folder / "scores.jsonl")
-    lines = log.read(folder / "log.jsonl")
+    sections = runs.stored_sections(folder)
+    env = files.read_object(folder / "env.json", data_sha256=str)
+    logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
+    state = _state(folder)
+    by_step = _sample_files(folder)
+    shown = state.get("best_step") if state.get("best_step") in by_step else max(by_step, default=None)
+    name = str(sections["name"])
     parts = [
-        f"<h1>{html.escape(name)} · {html.escape(folder.name)}</h1>",
-        _curves(lines, scores),
-        _watched(lines, scores),
-        _section("Scores", _score_table(scores)),
-        _section("Evaluation", _evaluation(folder)),
-        _section("Quality and diversity over temperatures", _image(folder / "curve.png")),
-        _section("Samples", _samples(folder)),
-        _section("Codes", _latents(folder, str(name))),
-        _section("Settings", f"<pre>{html.escape((folder / CONFIG).read_text(encoding='utf-8'))}</pre>"),
-        _section("Environment", f"<pre>{html.escape((folder / 'env.json').read_text(encoding='utf-8'))}</pre>"),
+        f"<h1>{escape(folder.resolve().name)}</h1>",
+        _about(name, sections),
+        _facts(sections, env, logged, scores, state),
+        section("Samples", _samples(by_step, shown)),
+        section("Beside the training text", _copied(by_step, shown)),
+        section("Curves", _curves(logged, scores)),
+        section("Samples over time", _over_time(by_step, shown)),
+        section("Scores", _evaluation(folder) or _no_evaluation(folder, scores)),
+        section("Validations", _validations(scores, state.get("best_step"))),
+        section("Quality and diversity", _quality_diversity(folder, scores)),
+        section("Map of latents", _latents(folder, name)),
+        section("How to make it again", _again(folder, sections, env)),
+        section("Settings", _folded("config.toml", (folder / CONFIG).read_text(encoding="utf-8"))),
+        section("Environment", _folded("env.json", json.dumps(env, indent=2, ensure_ascii=False))),
     ]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(folder.name)}</title>'
-    page += f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
-    return page
+    return page(f"{folder.resolve().name} · {name}", "".join(parts))
 
 
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>{body}" if body else ""
+def _state(folder: Path) -> dict[str, Any]:
+    """Return what the last checkpoint that can be read knows of validations; empty where there is none."""
+    for step in reversed(checkpoint.steps(folder)):
+        try:
+            return checkpoint.read_state(folder, step)
+        except SeqgenError:
+            continue
+    return {}
 
 
-def _curves(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """Draw training loss and held-out likelihood over the steps, as an inline image."""
-    if not lines:
-        return ""
-    figure, axes = plots.plain_figure(9, 3.6)
-    for name, label, colour in _LOSSES:
-        points = [(r["step"], r[name]) for r in lines if r.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
-    name, label = next(((n, w) for n, w in _HELD_OUT if any(r.get(n) is not None for r in scores)), ("", ""))
-    held_out = [(r["step"], r[name]) for r in scores if r.get(name) is not None]
-    if held_out:
-        style = {"color": "#c33", "marker": "o", "markersize": 3}
-        place = axes.twinx() if name == "ffd" else axes  # no loss: a scale of its own, on the right
-        drawn = place.plot(*zip(*held_out, strict=True), label=label, **style)
-        if place is not axes:
-            place.spines["top"].set_visible(False)
-            place.set_ylim(bottom=0)
-            axes.add_line(type(drawn[0])([], [], label=f"{label} (right)", **style))
-    axes.set_xlabel("step")
-    axes.legend(frameon=False)
-    image = base64.b64encode(plots.png(figure)).decode()
-    return f'<img alt="loss over steps" src="data:image/png;base64,{image}">'
+# ------------------------------------------------------------------------------
+# what it is
 
 
-def _watched(lines: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
-    """Draw what the log holds beside the losses, a small image each; "" where there is nothing."""
-    curves = []
-    for name, label in _WATCHED.items():
-        found = ([(r["step"], r[name]) for r in rows if r.get(name) is not None] for rows in (lines, scores))
-        points = next((each for each in found if len(each) > 1), None)
-        if points:
-            curves.append((label, points))
-    if not curves:
-        return ""
-    figure, places = plots.small_figures(len(curves))
-    for axes, (label, points) in zip(places, curves, strict=True):
-        axes.plot(*zip(*points, strict=True), color="#9ab", linewidth=1)
-        axes.set_title(label, fontsize="small", loc="left")
-    image = base64.b64encode(plots.png(figure)).decode()
-    return f'<img alt="{html.escape("; ".join(label for label, _ in curves))}" src="data:image/png;base64,{image}">'
+def _about(name: str, sections: Mapping[str, Any]) -> str:
+    """Say what the model is, in the words of its own file; the file of a model of one's own is not opened."""
+    if sections.get("module"):
+        return f"<p>{escape(name)}, a model of your own: {escape(str(sections['module']))}</p>"
+    title, _, rest = (runs.model_module(name).__doc__ or "").partition("\n\n")
+    words = re.split(r"\n(?=Shapes:|Run:)", rest)[0]
+    code = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(words))
+    return f"<p><b>{escape(title.strip())}</b></p><p>{code}</p>"
 
 
-def _score_table(scores: list[dict[str, Any]]) -> str:
-    if not scores:
-        return ""
-    names = [name for name in ("step", *metrics.shown("validation")) if any(name in row for row in scores)]
-    head = "".join(f'<th title="{html.escape(metrics.metric(name).about)}">{html.escape(name)}</th>' for name in names)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="number">{_number(row.get(name))}</td>' for name in names) + "</tr>"
-        for row in scores
+def _facts(
+    sections: Mapping[str, Any],
+    env: Mapping[str, Any],
+    logged: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
+    state: Mapping[str, Any],
+) -> str:
+    data, tokenizer, train = sections["data"], sections.get("tokenizer"), sections["train"]
+    step = max((row["step"] for row in (*logged[-1:], *scores[-1:])), default=0)
+    best = next((row for row in scores if row["step"] == state.get("best_step")), {})
+    likelihood = [f"{best[n]:.4g} {metrics.metric(n).unit}" for n in _DECIDING if best.get(n) is not None][:1]
+    seconds = env.get("wall_seconds")
+    where = env.get("gpu") or env.get("device", "")
+    return facts(
+        [
+            ("model", f"{sections['name']}{_size(sections['model'])}"),
+            ("data", ", ".join(Path(str(file)).name for file in data["files"])),
+            ("tokens", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} in all" if tokenizer else ""),
+            ("trained", f"{step:,} of {train['steps']:,} steps of {train['batch']:,}" + _clock(seconds, str(where))),
+            ("best", ", ".join([f"step {state['best_step']:,}", *likelihood]) if best else ""),
+            ("seed", str(sections["seed"])),
+            ("seen", "; ".join(f"step {e['step']}: {e['event']}" for e in state.get("events", ()))),
+        ]
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+_DECIDING = ("nll_per_token", "loss", "ffd")
+
+
+def _size(model: Mapping[str, Any]) -> str:
+    """Return the width and depth among the settings of a model, where it has them at the top."""
+    known = [f"{model[name]} {name}" for name in ("layers", "hidden", "latent") if isinstance(model.get(name), int)]
+    return f" with {', '.join(known)}" if known else ""
+
+
+def _clock(seconds: float | None, where: str) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f" in {minutes // 60}:{minutes % 60:02d}:{rest:02d} on {where}"
+
+
+def _again(folder: Path, sections: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+    """Say which commands make the run again, and what must be the same for the same bits."""
+    origin = env.get("from")
+    words = ["seqgen", "train", "--config", str(Path(folder.resolve().name) / CONFIG), "--out", "again"]
+    if isinstance(origin, dict):
+        words += ["--from", str(origin.get("run"))]
+    if sections.get("module"):
+        words += ["--module", str(sections["module"])]
+    commands = [f"pip install neural-seqgen=={env.get('seqgen')} torch=={str(env.get('torch')).partition('+')[0]}"]
+    commands.append(shlex.join(words))
+    began = shlex.join(map(str, env.get("command", [])))
+    return (
+        f"<pre>{escape(chr(10).join(commands))}</pre>"
+        f"<p>The settings name the data, whose SHA-256 is <code>{escape(env['data_sha256'])}</code>. The same software "
+        f"on the same kind of machine with as many threads ({escape(str(env.get('threads')))}) gives the same bits.</p>"
+        + (f"<p>This run began as: <code>{escape(began)}</code></p>" if began else "")
+    )
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(content)}</pre></details>"
+
+
+# ------------------------------------------------------------------------------
+# samples
+
+
+def _sample_files(folder: Path) -> dict[int, dict[str, Path]]:
+    """Return what validations left of samples: by step, by the ending of the name; other files are none of it."""
+    by_step: dict[int, dict[str, Path]] = {}
+    for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
+        if made := re.fullmatch(r"(\d{8,})((-[a-z]+)?\.(txt|jsonl|png))", path.name):
+            by_step.setdefault(int(made[1]), {})[made[2]] = path
+    return by_step
+
+
+def _texts(paths: Mapping[str, Path]) -> list[str]:
+    """Return the texts that a validation shows, none of an image run."""
+    if ".txt" in paths:
+        return paths[".txt"].read_bytes().decode().removesuffix("\n").split("\n")
+    return read_lines(paths[".jsonl"]) if ".jsonl" in paths else []
+
+
+def _samples(by_step: Mapping[int, Mapping[str, Path]], shown: int | None) -> str:
+    """Show the samples of the checkpoint that `generate` uses: texts, or grids and strips of images."""
+    if shown is None:
+        return ""
+    texts = _texts(by_step[shown])
+    body = _written(texts[:_SHOWN])
+    if texts[_SHOWN:]:
+        rest = _written(texts[_SHOWN:], start=_SHOWN + 1)
+        body += f"<details><summary>{len(texts) - _SHOWN} more</summary>{rest}</details>"
+    return f'<p class="dim">Of step {shown:,}, as they come.</p>' + body + _images(by_step[shown])
+
+
+def _written(texts: Sequence[str], start: int = 1) -> str:
+    if any("\n" in text for text in texts):
+        return "".join(f"<pre>{escape(text)}</pre>" for text in texts)
+    return lines(texts, start=start) if texts else ""
+
+
+def _images(paths: Mapping[str, Path]) -> str:
+    found = [(ending, path) for ending, path in sorted(paths.items(), key=lambda p: len(p[0])) if path.suffix == ".png"]
+    return "".join(_figure(path, ending.removesuffix(".png").strip("-") or "samples") for ending, path in found)
+
+
+def _figure(path: Path, what: str) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    image = f'<img alt="{escape(what)}" src="data:image/png;base64,{content}">'
+    return f"<figure>{image}<figcaption>{escape(what)}</figcaption></figure>"
+
+
+def _over_time(by_step: Mapping[int, Mapping[str, Path]], shown: int | None) -> str:
+    """Show the first sample of every validation, which always has the same seed; all others folded below it."""
+    if len(by_step) < 2:
+        return ""
+    parts, strip = [], ""
+    for step, paths in by_step.items():
+        texts = _texts(paths)
+        if ".png" in paths and step != shown:
+            strip += _figure(paths[".png"], f"step {step:,}")
+            paths = {ending: path for ending, path in paths.items() if ending != ".png"}
+        first = escape(texts[0].split("\n")[0]) if texts else ""
+        inside = _written(texts) + _images(paths) if step != shown else "<p>These stand above.</p>"
+        parts.append(f'<details><summary><span class="dim">step {step:,}</span> {first}</summary>{inside}</details>')
+    return (f'<div class="strip">{strip}</div>' if strip else "") + "".join(parts)
+
+
+def _copied(by_step: Mapping[int, Mapping[str, Path]], shown: int | None) -> str:
+    """Show each sample beside the training line with which it shares its longest run of tokens, that run marked."""
+    path = by_step[shown].get("-copied.jsonl") if shown is not None else None
+    if path is None:
+        return ""
+    rows = log.read(path)
+    pairs = []
+    for row in rows:
+        text, begin, end = row["text"], row["begin"], row["end"]
+        own = escape(text[:begin]) + f"<mark>{escape(text[begin:end])}</mark>" + escape(text[end:])
+        source = escape(row["source"]).replace(escape(text[begin:end]), f"<mark>{escape(text[begin:end])}</mark>", 1)
+        pairs.append(f"<div class=pair><div>{own}</div><div>{source if row['tokens'] else ''}</div></div>")
+    longest = max((row["tokens"] for row in rows), default=0)
+    body = "".join(pairs[:_SHOWN])
+    if pairs[_SHOWN:]:
+        body += f"<details><summary>{len(pairs) - _SHOWN} more</summary>{''.join(pairs[_SHOWN:])}</details>"
+    about = "Each sample, and the training line with which it shares the longest run of tokens: "
+    return f'<p class="dim">{about}at most {longest} tokens here.</p>{body}'
+
+
+# ------------------------------------------------------------------------------
+# curves
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+
+def _averaged(points: Sequence[Point]) -> tuple[list[Point], str]:
+    """Average values of single batches in groups of at least five, and say so; a few stay as they are."""
+    count = min(60, len(points) // 5)
+    if count < 2:
+        return list(points), "single batches"
+    edges = [len(points) * i // count for i in range(count + 1)]
+    groups = [points[a:b] for a, b in itertools.pairwise(edges)]
+    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return means, f"mean of {len(points) / count:.0f} logged batches"
+
+
+def _curves(logged: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> str:
+    drawn = []
+    trained, how = _averaged(_points(logged, "loss"))
+    held_out = next((n for n in _HELD_OUT if _points(scores, n)), "")
+    pair = [Series(f"training, {how}", trained)]
+    pair += [Series(_HELD_OUT[held_out], _points(scores, held_out), dots=True)] if held_out else []
+    drawn.append(_curve("loss", pair))
+    adversarial = [(who, _averaged(_points(logged, f"{who}_loss"))) for who in ("critic", "generator")]
+    drawn.append(
+        _curve("losses of the networks", [Series(f"{who}, {how}", points) for who, (points, how) in adversarial])
+    )
+    for name, label in _CURVES.items():
+        of_batches, how = _averaged(_points(logged, name))
+        own = [Series(how, of_batches)] if of_batches else []
+        held = _points(scores, name)
+        own += (
+            [Series("held-out" if name in ("kl", "reconstruction") else "at validations", held, dots=True)]
+            if held
+            else []
+        )
+        drawn.append(_curve(label, own))
+    return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ""
+
+
+def _curve(title: str, series: Sequence[Series]) -> str:
+    """Return a chart over the steps, "" where nothing has two points."""
+    return chart(series, title=title) if any(len(one.points) > 1 for one in series) else ""
+
+
+def _quality_diversity(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
+    """Draw quality against diversity: over temperatures where `seqgen curve` was called, and over the validations."""
+    drawn = []
+    quality, diversity = "quality: BLEU-4", "up: diversity, 1 - Self-BLEU-4"
+    path = folder / "curve.json"
+    if path.is_file():
+        points = files.read_json(path)["points"]
+        own = [p for p in points if p["temperature"] is not None]
+        real = [(p["quality"], p["diversity"]) for p in points if p["temperature"] is None]
+        over = Series(
+            "temperatures",
+            [(p["quality"], p["diversity"]) for p in own],
+            dots=True,
+            names=[f"{p['temperature']:g}" for p in own],
+        )
+        star = Series("real text", real, dots=True, names=["real text"] * len(real))
+        drawn.append(chart([over, star], title="over temperatures", across=quality, up=diversity))
+    rows = [row for row in scores if row.get("bleu_4") is not None and row.get("self_bleu_4") is not None]
+    if len(rows) > 1:
+        last = len(rows) - 1
+        names = [f"step {row['step']}" if i in (0, last) else "" for i, row in enumerate(rows)]
+        places = [(row["bleu_4"], 1 - row["self_bleu_4"]) for row in rows]
+        real_level = rows[-1].get("real_self_bleu_4")
+        level = None if real_level is None else ("real text's diversity", 1 - real_level)
+        over = Series("validations", places, dots=True, names=names)
+        drawn.append(chart([over], title="over the steps", across=quality, up=diversity, level=level))
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+# ------------------------------------------------------------------------------
+# scores
+
+
+def _validations(scores: Sequence[Mapping[str, Any]], best: int | None) -> str:
+    names = [name for name in metrics.shown("validation") if any(row.get(name) is not None for row in scores)]
+    if not names:
+        return ""
+    head = ["step"]
+    head += [
+        f'<span title="{escape(metrics.metric(n).about)}">{escape(n)} {metrics.metric(n).arrow}</span>' for n in names
+    ]
+    rows = [[f"{row['step']:,}", *(_number(row.get(name)) for name in names)] for row in scores]
+    chosen = next((i for i, row in enumerate(scores) if row["step"] == best), None)
+    bold = "" if chosen is None else " The checkpoint in bold is the one that is used."
+    signs = [f"<li>step {row['step']:,}: {escape(str(sign))}</li>" for row in scores for sign in row.get("signs") or ()]
+    warned = f"<ul>{''.join(signs)}</ul>" if signs else ""
+    return (
+        table(head, rows, chosen=chosen)
+        + f'<p class="dim">↑ higher is better, ↓ lower, ≈ as real text has it.{bold}</p>'
+        + warned
+    )
 
 
 def _evaluation(folder: Path) -> str:
     """Show the tables that `seqgen evaluate` left in the folder."""
     path = folder / "evaluation.json"
-    if not path.is_file():
+    return Table.from_dict(files.read_json(path)).html() if path.is_file() else ""
+
+
+def _no_evaluation(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
+    if not scores:
         return ""
-    columns = files.read_json(path)["columns"]
-    head = "<th></th>" + "".join(f"<th>{html.escape(column['name'])}</th>" for column in columns)
-    values = [{name: score["value"] for name, score in (c["likelihood"] | c["scores"]).items()} for c in columns]
-    body = ""
-    for name in dict.fromkeys(name for column in values for name in column):
-        cells = "".join(f'<td class="number">{_number(column.get(name))}</td>' for column in values)
-        body += f'<tr><th title="{html.escape(metrics.metric(name).about)}">{html.escape(name)}</th>{cells}</tr>'
-    made = "\n".join(
-        score["signature"] for column in columns for score in (column["likelihood"] | column["scores"]).values()
-    )
-    about = "".join(f"<li>{html.escape(c['name'])}: {html.escape(c['about'])}</li>" for c in columns)
-    details = f"<details><summary>How each number was made</summary><pre>{html.escape(made)}</pre></details>"
-    return f"<table><tr>{head}</tr>{body}</table><ul>{about}</ul>{details}"
+    images = "bleu_4" not in scores[-1] and "nll_per_token" not in scores[-1]
+    command = shlex.join(["seqgen", "evaluate", folder.resolve().name, *([] if images else ["--references"])])
+    return f"<p>Not yet beside real data: <code>{escape(command)}{'' if images else ' FILE'}</code></p>"
 
 
-def _image(path: Path, what: str = "") -> str:
-    """Return a PNG of the folder inside the page, "" where there is none."""
-    if not path.is_file():
-        return ""
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{what or path.stem}" src="data:image/png;base64,{content}">'
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ""
+        return f"{value:.4g}" if abs(value) >= 1000 or (value and abs(value) < 0.001) else f"{value:.4f}"
+    return escape("" if value is None else value if isinstance(value, str) else json.dumps(value))
 
 
-def _samples(folder: Path) -> str:
-    """Show the samples of every validation: texts, or grids and strips of images."""
-    by_step: dict[str, list[Path]] = {}
-    for path in sorted((folder / "samples").iterdir()) if (folder / "samples").is_dir() else []:
-        if made := re.fullmatch(r"(\d{8,})(-[a-z]+)?\.(txt|jsonl|png)", path.name):
-            by_step.setdefault(made[1], []).append(path)
-    return "".join(
-        f"<details{' open' if step == max(by_step) else ''}><summary>step {int(step)}</summary>"
-        + "".join(map(_sample, paths))
-        + "</details>"
-        for step, paths in by_step.items()
-    )
-
-
-def _sample(path: Path) -> str:
-    if path.suffix == ".txt":
-        return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>"
-    if path.suffix == ".jsonl":
-        return "".join(f"<pre>{html.escape(text)}</pre>" for text in read_lines(path))
-    what = html.escape(path.stem.partition("-")[2] or "samples")
-    return f"<figure>{_image(path, what)}<figcaption>{what}</figcaption></figure>"
-
+# ------------------------------------------------------------------------------
+# latents
 
 _WIDE, _HIGH = 900, 560
 
@@ -215,24 +406,19 @@ def _latents(folder: Path, name: str) -> str:
     try:
         shown = overview(LatentSpace(load(folder, device="cpu")))
     except SeqgenError as error:
-        return f"<p>{html.escape(str(error))}</p>"
+        return f"<p>{escape(str(error))}</p>"
     low, high = shown.places.amin(0), shown.places.amax(0)
     places = ((shown.places - low) / (high - low).clamp_min(1e-9)).tolist()
     points = "".join(
-        f'<circle cx="{20 + x * (_WIDE - 40):.1f}" cy="{20 + y * (_HIGH - 40):.1f}" r="5">'
-        f"<title>{html.escape(line)}</title></circle>"
+        f'<circle cx="{20 + x * (_WIDE - 40):.1f}" cy="{20 + y * (_HIGH - 40):.1f}" r="6">'
+        f"<title>{escape(line)}</title></circle>"
         for (x, y), line in zip(places, shown.lines, strict=True)
     )
-    page = f'<svg viewBox="0 0 {_WIDE} {_HIGH}" fill="#c33" fill-opacity=".5" role="img">{points}</svg>'
-    page += f"<p>{len(shown.lines)} held-out texts by their latents; point at one to read its text. The two axes hold "
-    page += f"{shown.share:.0%} of what sets latents apart.</p>"
-    for path in shown.interpolations:
-        page += f"<p>From <i>{html.escape(path.begin)}</i> to <i>{html.escape(path.end)}</i></p>"
-        page += '<ol class="path">' + "".join(f"<li>{html.escape(text)}</li>" for text in path.between) + "</ol>"
-    return page
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) >= 1000 or (value and abs(value) < 0.01) else f"{value:.4f}".rstrip("0")
-    return html.escape("" if value is None else value if isinstance(value, str) else json.dumps(value))
+    body = f"<p>{len(shown.lines)} held-out texts by their latents; point at one to read its text. The two axes hold "
+    body += f"{shown.share:.0%} of what sets latents apart.</p>"
+    body += f'<svg class="map" viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="map of latents">{points}</svg>'
+    for number, path in enumerate(shown.interpolations):
+        way = '<ol class="path">' + "".join(f"<li>{escape(text)}</li>" for text in path.between) + "</ol>"
+        title = f"From <i>{escape(path.begin)}</i> to <i>{escape(path.end)}</i>"
+        body += f"<details{' open' if number < 2 else ''}><summary>{title}</summary>{way}</details>"
+    return body

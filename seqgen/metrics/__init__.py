@@ -15,11 +15,13 @@ from seqgen.metrics.bleu import sentence_scores as sentence_scores
 from seqgen.metrics.chrf import chrf as chrf
 from seqgen.metrics.comparison import Difference as Difference
 from seqgen.metrics.comparison import Group as Group
+from seqgen.metrics.comparison import apart as apart
 from seqgen.metrics.comparison import best as best
 from seqgen.metrics.comparison import binomial_test as binomial_test
 from seqgen.metrics.comparison import collapse_signs as collapse_signs
 from seqgen.metrics.comparison import difference as difference
 from seqgen.metrics.comparison import dominated_area as dominated_area
+from seqgen.metrics.comparison import figure as figure
 from seqgen.metrics.comparison import group_seeds as group_seeds
 from seqgen.metrics.comparison import misfits as misfits
 from seqgen.metrics.comparison import pareto_front as pareto_front
@@ -60,6 +62,7 @@ from seqgen.metrics.novelty import copied_spans as copied_spans
 from seqgen.metrics.novelty import leaked as leaked
 from seqgen.metrics.novelty import match_training as match_training
 from seqgen.metrics.novelty import novelty_n as novelty_n
+from seqgen.metrics.novelty import spans_of as spans_of
 from seqgen.metrics.protocol import CACCIA_MULTIPLIERS as CACCIA_MULTIPLIERS
 from seqgen.metrics.protocol import PROTOCOLS as PROTOCOLS
 from seqgen.metrics.protocol import Evaluation as Evaluation

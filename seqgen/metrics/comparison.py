@@ -111,6 +111,30 @@ def best(values: Sequence[float | None], better: Better, real: float | None = No
     return [value in chosen for value in values]
 
 
+def figure(score: Score | None) -> str:
+    """Return a score for people, with half of the interval it came with: `0.6091 ±0.0032`; "" for none."""
+    if score is None:
+        return ""
+    half = _half(score)
+    return (f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.1f}") + (
+        f" ±{half:.2g}" if half else ""
+    )
+
+
+def apart(score: Score | None, real: Score | None) -> str:
+    """Return how far a score is from that of real text or images, with ~ where so little is noise; "" for none."""
+    if score is None or real is None:
+        return ""
+    far = score.value - real.value
+    return f"{far:+.4f}" + (" ~" if abs(far) < math.hypot(_half(score), _half(real)) else "")
+
+
+def _half(score: Score) -> float:
+    """Return half of the interval that a score came with, before it was cut to what is possible; 0 for none."""
+    low, high = score.stored_interval or (score.value, score.value)
+    return max(high - score.value, score.value - low)
+
+
 # ------------------------------------------------------------------------------
 # quality against diversity
 

@@ -19,6 +19,7 @@ import numpy as np
 from seqgen.metrics.bleu import BleuSettings, BleuStats, bleu_stats, scores_of_stats, self_bleu_stats, take
 from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError
 from seqgen.metrics.ngrams import Packed
+from seqgen.metrics.novelty import Matches
 from seqgen.metrics.score import Score, Signature, input_hash, with_intervals
 from seqgen.metrics.tokens import Text, Tokenizer
 
@@ -149,6 +150,8 @@ class Evaluation:
     """Metric -> score of the samples, such as `bleu_4`, in the order they are printed."""
     real: dict[str, Score] | None = None
     """The same for real text; None where none was given."""
+    matches: Matches | None = field(default=None, repr=False)
+    """Overlap of the samples with the training text; None where none was given, and in other protocols."""
 
     def __getitem__(self, name: str) -> Score:
         """Return the samples' score of this name; KeyError lists what there is."""
@@ -210,9 +213,9 @@ def evaluate_text(
             raise ValueError(f"{name}: nothing to score; give at least one line")
     hyp, ref = by_name["hypotheses"], by_name["references"]
     making = _Making(rules, kind, seed, temperature)
-    columns = {
-        "hypotheses": _column(making, hyp, ref, by_name.get("training text"), input_hash(hypotheses, references))
-    }
+    train_packed = by_name.get("training text")
+    scores, matches = _column(making, hyp, ref, train_packed, input_hash(hypotheses, references))
+    real_scores = None
     if real is not None:
         size = hyp.lengths.size
         other = by_name["real text"]
@@ -223,10 +226,10 @@ def evaluate_text(
             )
         same_size = take(other, np.arange(size))
         inputs = input_hash(real[:size] if not isinstance(real, Packed) else same_size, references)
-        columns["real text"] = _column(making, same_size, ref, by_name.get("training text"), inputs)
+        real_scores, _ = _column(making, same_size, ref, train_packed, inputs)
     for metric, text in rules.warnings.items():
         warnings.warn(f"protocol {protocol}, {metric}: {text}", stacklevel=2)
-    return Evaluation(protocol, columns["hypotheses"], columns.get("real text"))
+    return Evaluation(protocol, scores, real_scores, matches)
 
 
 @dataclass(frozen=True)
@@ -263,21 +266,25 @@ class _Making:
         return Score(float(sums[0] / sums[1]), signature, rows=value)
 
 
-def _column(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inputs: str) -> dict[str, Score]:
+def _column(
+    making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inputs: str
+) -> tuple[dict[str, Score], Matches | None]:
     rules = making.rules
     scores = _bleu_table(making, hyp, ref, inputs)
+    matches = None
     if rules.name == "default":
         texts = Texts(hyp, ref, train)
         for row in METRICS:
             for n in row.orders or (0,) if row.compute else ():
                 if (score := making.score(row, n, texts, inputs)) is not None:
                     scores[f"{row.name}_{n}" if n else row.name] = score
+        matches = texts.matches
     named = {
         name: replace(score, note=rules.warnings.get(name.rsplit("_", 1)[0], score.note))
         for name, score in scores.items()
     }
     if rules.digits is None:
-        return named
+        return named, matches
     return {
         name: replace(
             score,
@@ -285,7 +292,7 @@ def _column(making: _Making, hyp: Packed, ref: Packed, train: Packed | None, inp
             signature=replace(score.signature, fields={**score.signature.fields, "round": str(rules.digits)}),
         )
         for name, score in named.items()
-    }
+    }, matches
 
 
 # ------------------------------------------------------------------------------

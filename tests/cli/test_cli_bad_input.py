@@ -379,7 +379,7 @@ OTHERS = [
     ),
     ("bleu good.txt few.txt --aligned", "--aligned: good.txt has 144 lines, few.txt 5; expected as many"),
     ("self-bleu one.txt", "Self-BLEU needs at least 2 sentences, got 1"),
-    ("compare run --references good.txt --format html", "--format must be md, csv or latex, got 'html'"),
+    ("compare run --references good.txt --format xls", "--format must be md, csv, latex or html, got 'xls'"),
     ("compare nowhere --references good.txt", "nowhere is neither a run folder nor a file"),
     ("compare good.txt --references few.txt --columns blue_4", "unknown column 'blue_4'; did you mean bleu_4?"),
     ("compare good.txt --references few.txt --digits -1", "--digits must be an integer >= 0, got -1"),

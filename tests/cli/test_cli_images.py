@@ -290,7 +290,7 @@ def test_evaluate_shows_the_table_and_leaves_it_in_the_report(seqgen: Seqgen, va
     report = (vae / "report.html").read_text()
     for what in ("samples", "between", "rebuilt", "plane"):
         assert f"<figcaption>{what}</figcaption>" in report
-    assert 'alt="loss over steps"' in report
+    assert 'aria-label="loss, training' in report
     assert "150 images, seed 0, latents from mixture" in report
     words = ("--method", "metropolis", "--method", "prior", "--count", 130)
     shown = seqgen("evaluate", gan, *words).out

@@ -229,7 +229,7 @@ def test_runs_that_differ_in_seed_alone_are_one_entry(twins: Path, held_out: lis
     assert f"{mean:.4f} ± {deviation:.4f} (n = 2)" in rows[2]
     assert re.search(r"\| \*\*\d\.\d{4} \[\d\.\d{4}, \d\.\d{4}\]\*\* \|", rows[3])
     assert f"| {mean:.2f} |" in made.table("md", digits=2, intervals=False)
-    with pytest.raises(ValueError, match=r"^format must be md, csv or latex, got 'xls'$"):
+    with pytest.raises(ValueError, match=r"^format must be md, csv, latex or html, got 'xls'$"):
         made.table("xls")
     with pytest.raises(ValueError, match=r"^unknown column 'blue_2'; did you mean bleu_2\?$"):
         compare.compare(subjects, held_out[30:80], shown=("blue_2",))

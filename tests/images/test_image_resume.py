@@ -70,7 +70,7 @@ def test_samples_scores_and_the_report_are_resumed_alike(tmp_path: Path) -> None
     }
     assert b'"ffd"' in again["scores.jsonl"]
     report = (tmp_path / "broken" / "report.html").read_text()
-    assert report.count('src="data:image/png;base64,') == 2 + 3 * 3  # two of curves, three at each of three validations
+    assert report.count('src="data:image/png;base64,') == 3 * 3  # three at each of three validations
     best = checkpoint.read_state(tmp_path / "broken", 18)["best_step"]
     assert best in (6, 12, 18)
 
