@@ -272,11 +272,10 @@ Features = Annotated[
 def holds_images(path: Path) -> bool:
     """Return whether a file or folder holds images, by its names."""
     from seqgen.core.files import files_below
-    from seqgen.images.reading import SUFFIXES
+    from seqgen.images.reading import MANY_SUFFIXES, SUFFIXES
 
     def named(file: Path) -> bool:
-        arrays = {".npz", ".npy", ".zip"}
-        return file.suffix.lower() in SUFFIXES | arrays or bool(re.search(r"idx\d-ubyte", file.name))
+        return file.suffix.lower() in SUFFIXES | MANY_SUFFIXES or bool(re.search(r"idx\d-ubyte", file.name))
 
     if path.is_dir():
         return not is_run(path) and any(map(named, files_below(path)))

@@ -129,6 +129,7 @@ def sample_and_score(
         return [], {}, []
     sources = conditions(data.valid_sources, count)
     texts = generator.generate(1 if sources else count, sources=sources)
+    log.part("scores of texts", 0)
     truth = data.oracle.scores(texts) if data.oracle is not None else {}
     held_out, learnt = (
         list(lines) if len(lines) <= _MOST_LINES else drawn(lines, _MOST_LINES)

@@ -9,6 +9,7 @@ are compared, and floats in 0..1 where one is laid upon another; anything else i
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,11 @@ _GROUPS = 64  # of columns, by their number modulo 64
 
 
 def check_bytes(*sides: Tensor) -> None:
-    """Raise ValueError unless each is a tensor of images (N, C, H, W) uint8, N > 0, all of one C, H and W."""
+    """Raise ValueError unless each is a tensor of images (N, C, H, W) uint8, N > 0, all of one C, H and W.
+
+    TypeError for what is no tensor.
+    """
+    _check_tensors(sides)
     for side in sides:
         if side.dtype != torch.uint8:
             raise ValueError(
@@ -36,6 +41,7 @@ def check_bytes(*sides: Tensor) -> None:
 
 def _check_units(*sides: Tensor) -> None:
     """Raise ValueError unless each is a tensor of images (N, C, H, W) of floats in 0..1, all of one shape."""
+    _check_tensors(sides)
     for side in sides:
         if not side.is_floating_point():
             raise ValueError(f"images must be floats in 0..1, got {_kind(side)}; divide bytes by 255")
@@ -45,6 +51,12 @@ def _check_units(*sides: Tensor) -> None:
             raise ValueError(f"images must be floats in 0..1, got {float(side.min()):g}..{float(side.max()):g}")
     if len({side.shape for side in sides}) > 1:
         raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(side.shape)) for side in sides)}")
+
+
+def _check_tensors(sides: tuple[Any, ...]) -> None:
+    for side in sides:
+        if not isinstance(side, Tensor):
+            raise TypeError(f"images must be a torch.Tensor (N, C, H, W), got {type(side).__name__}")
 
 
 def _kind(side: Tensor) -> str:
@@ -79,11 +91,14 @@ def _kernel_sum(x: Tensor, y: Tensor) -> float:
 
 
 def standardised(reference: npt.ArrayLike, *others: npt.ArrayLike) -> list[Floats]:
-    """Standardise the reference and the other feature rows by the reference's mean and deviation."""
-    rows = np.asarray(reference, np.float64)
+    """Standardise the reference (N, D) and other feature rows (M, D) by the reference's mean and deviation.
+
+    Raises ValueError as `check_features`.
+    """
+    rows = check_features(reference, reference)[0]
     mean, deviation = rows.mean(0), rows.std(0)
     deviation[deviation == 0] = 1.0
-    return [(np.asarray(side, np.float64) - mean) / deviation for side in (rows, *others)]
+    return [(check_features(rows, side)[1] - mean) / deviation for side in (rows, *others)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +190,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 256, seed: int
 
 
 def class_counts(labels: Tensor, classes: int) -> Floats:
-    """Count the images with each label 0..K-1; labels below 0 are not counted. ValueError for one above."""
+    """Count the images with each of the labels (N,) 0..K-1; those below 0 are not counted.
+
+    ValueError for one above, TypeError for what is no tensor of integers.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dim() != 1:
+        found = _kind(labels) + f" {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a torch.Tensor (N,) of integers, got {found}")
     if len(labels) and int(labels.max()) >= classes:
         raise ValueError(f"labels must be below {classes}, the number of classes; got {int(labels.max())}")
     return np.bincount(labels[labels >= 0].cpu().numpy(), minlength=classes).astype(np.float64)

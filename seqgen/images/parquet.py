@@ -12,7 +12,7 @@ from seqgen.core.errors import DataError, MissingExtraError
 def image_column(path: Path) -> tuple[list[bytes], npt.NDArray[Any] | None]:
     """Return the encoded images of a table, and its column `label` where there is one.
 
-    The column is called image, img or image, or is the only one of bytes; its cells are bytes, or structures with a
+    The column is called image or img, or is the only one of bytes; its cells are bytes, or structures with a
     field `bytes`. Raises DataError where there is none, MissingExtraError without pyarrow.
     """
     try:
@@ -27,7 +27,7 @@ def image_column(path: Path) -> tuple[list[bytes], npt.NDArray[Any] | None]:
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a .parquet file that can be read ({str(error).splitlines()[0]})") from None
     binary = [field.name for field in table.schema if pyarrow.types.is_binary(_bytes_of(field.type, pyarrow))]
-    name = next((name for name in ("image", "img", "image", *binary[: len(binary) == 1]) if name in binary), None)
+    name = next((name for name in ("image", "img", *binary[: len(binary) == 1]) if name in binary), None)
     if name is None:
         raise DataError(
             f"{path}: holds the columns {', '.join(table.schema.names)}; expected one of images, called image, that "

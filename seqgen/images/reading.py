@@ -31,6 +31,9 @@ Colour: TypeAlias = Literal["auto", "grey", "rgb"]
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """What an image file's name ends with."""
 
+MANY_SUFFIXES = frozenset({".npz", ".npy", ".zip", ".parquet"})
+"""What the name of a file that holds many images ends with; IDX files are known by their first bytes."""
+
 SHAPES = ("circle", "cross", "square", "triangle")
 """The classes of the generated shapes."""
 
@@ -79,19 +82,20 @@ def read(
         source = shapes(count or 10_000, size=size or 32, rgb=colour == "rgb", seed=seed)
     else:
         path = Path(name).expanduser()
+        kind = path.suffix.lower()
         if not path.exists():
             raise DataError(f"{name}: no such file or folder")
         if path.is_dir():
             source = _folder(path, size, colour, labels)
-        elif path.suffix == ".npz":
+        elif kind == ".npz":
             source = _npz(path)
-        elif path.suffix == ".npy":
+        elif kind == ".npy":
             source = from_array(_npy(path), name=str(path))
-        elif path.suffix == ".zip":
+        elif kind == ".zip":
             source = _zip(path, size, colour, labels)
-        elif path.suffix == ".parquet":
+        elif kind == ".parquet":
             source = _parquet(path, size, colour)
-        elif path.suffix.lower() in SUFFIXES:
+        elif kind in SUFFIXES:
             source = _files([_on_disk(path, path.parent)], None, str(path), size, colour)
         else:
             source = _idx_pair(path)
@@ -352,7 +356,7 @@ def _npz(path: Path) -> Source:
             wanted = {*_NPZ_LABELS, *_NPZ_LABELS.values()}
             arrays = {name: file[name] if name in wanted else None for name in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an .npz file that can be read ({error})") from None
+        raise DataError(f"{path}: not an .npz file that can be read ({_said(error)})") from None
     found = [name for name in _NPZ_IMAGES if name in arrays]
     if not found:
         raise DataError(
@@ -395,7 +399,13 @@ def _npy(path: Path) -> Array:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: not an .npy file that can be read ({error})") from None
+        raise DataError(f"{path}: not an .npy file that can be read ({_said(error)})") from None
+
+
+def _said(error: Exception) -> str:
+    """Return what numpy says of a file, but not its advice to load what may run code."""
+    words = str(error)
+    return "it holds Python objects, or no arrays" if "allow_pickle" in words else words
 
 
 _MOST_INFLATED = 1032
@@ -411,10 +421,13 @@ def read_idx(path: Path, magic: int, what: str) -> Bytes:
         with gzip.open(path) if packed else path.open("rb") as file:
             head = file.read(4)
             if head != magic.to_bytes(4, "big"):
+                kinds = f"; other files of images end in {', '.join(sorted(SUFFIXES | MANY_SUFFIXES))}" * (
+                    what == "images"
+                )
                 other = {_IDX_IMAGES: "; it holds images", _IDX_LABELS: "; it holds labels"}
                 raise DataError(
                     f"{path}: no IDX file of {what} (begins with 0x{head.hex()}, expected 0x{magic:08x})"
-                    + other.get(int.from_bytes(head, "big"), "")
+                    + other.get(int.from_bytes(head, "big"), kinds)
                 )
             sizes = file.read(4 * dimensions)
             shape = tuple(int.from_bytes(sizes[4 * i : 4 * i + 4], "big") for i in range(dimensions))

@@ -339,6 +339,7 @@ def table(
     data = real.data
     size = column_size(real, count)
     methods = methods or (("prior", "mixture") if generator.encodes else ("prior",))
+    fewer = f" ({count} were asked for; no more are held out)" if size < count else ""
     columns = []
     for method in methods:
         log.part(f"images, {method}", 0)
@@ -346,7 +347,7 @@ def table(
         more = _label_accuracy(generator, real, seed) if generator.conditional and method == "prior" else {}
         likelihood = _likelihood(generator, data, samples) if method == "prior" else {}
         scores = signed_scores(made, real, seed=seed) | more
-        columns.append(Column(method, f"{size} images, seed {seed}, latents from {method}", scores, likelihood))
+        columns.append(Column(method, f"{size} images{fewer}, seed {seed}, latents from {method}", scores, likelihood))
     order = _held_out_rows(data, size, seed)
     held_out = data.valid.pixels[order].cpu()
     if generator.encodes:

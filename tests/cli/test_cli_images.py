@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import linalg
 
 import seqgen
+from seqgen.cli import images
 from seqgen.engine import run as runs
 from seqgen.engine.evaluate import image_references
 from seqgen.images import features, reading
@@ -621,7 +622,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str | Path], str]]:
         ),
         "a wrong magic": (
             [magic],
-            f"{magic}: no IDX file of images (begins with 0x89504e47, expected 0x00000803)",
+            f"{magic}: no IDX file of images (begins with 0x89504e47, expected 0x00000803); other files of images end in "
+            ".bmp, .gif, .jpeg, .jpg, .npy, .npz, .parquet, .pgm, .png, .ppm, .tif, .tiff, .webp, .zip",
         ),
         "labels that do not match": (
             [unlike],
@@ -662,3 +664,13 @@ def test_wrong_calls_are_one_clear_line(
     command, *rest = words
     ended = seqgen(command, request.getfixturevalue(kind), *rest)
     assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.NPY", "a.zip", "a.parquet", "a.JPEG", "train-images-idx3-ubyte.gz"])
+def test_every_kind_of_file_that_is_read_is_known_to_hold_images(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert images.holds_images(tmp_path / name)
+    assert images.holds_images(tmp_path)
+    (tmp_path / name).replace(tmp_path / "a.txt")
+    assert not images.holds_images(tmp_path / "a.txt")
+    assert not images.holds_images(tmp_path)

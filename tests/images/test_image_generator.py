@@ -277,6 +277,8 @@ def test_every_column_has_as_many_images_and_says_so(vae: ImageGenerator) -> Non
     for count, size in ((500, held_out), (0, held_out), (140, 140)):
         columns = scores.table(vae, count=count, samples=0, methods=("prior",))
         assert {column.scores["ffd"].signature.fields["made"] for column in columns} == {str(size)}
+        fewer = " (500 were asked for; no more are held out)" if count > size else ""
+        assert columns[0].about == f"{size} images{fewer}, seed 0, latents from prior"
         for name, score in columns[0].scores.items():
             assert score.stored_interval is not None, name
             assert score.stored_interval[0] <= score.value <= score.stored_interval[1]

@@ -319,9 +319,31 @@ def test_what_compares_sets_of_images_takes_bytes_alone(name: str) -> None:
         assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", [*BYTES, *UNITS])
+def test_images_that_are_no_tensor_are_refused(name: str) -> None:
+    array = images(2, 8).numpy()
+    with pytest.raises(TypeError, match=r"^images must be a torch.Tensor \(N, C, H, W\), got ndarray$"):
+        (BYTES | UNITS)[name](array, array)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0, 1], "list"),
+        (torch.tensor([0.5]), r"float32 \(1,\)"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"int64 \(2, 2\)"),
+    ],
+)
+def test_labels_that_are_no_integers_are_refused(labels: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=rf"^labels must be a torch.Tensor \(N,\) of integers, got {found}$"):
+        metrics.class_counts(labels, 3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: metrics.standardised(np.ones((3, 4)), np.ones((3, 2))), "features must have one width, got D = 4 and"),
+        (lambda: metrics.standardised(np.ones((0, 4))), "the first features must have at least 2 rows, got 0"),
         (lambda: metrics.class_kl([0, 0], [1, 2]), "counts of made images must be 0 or more and not all 0, got [0.0, "),
         (lambda: metrics.class_kl([1, 2], [0, 0]), "counts of real images must be 0 or more and not all 0, got [0.0, "),
         (lambda: metrics.class_js([-1, 2], [1, 2]), "counts of made images must be 0 or more and not all 0, got [-1.0"),

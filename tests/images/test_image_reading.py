@@ -15,6 +15,10 @@ from sklearn.datasets import load_digits
 from seqgen.core.errors import DataError, MissingExtraError
 from seqgen.images import reading
 
+OTHERS = (
+    "; other files of images end in .bmp, .gif, .jpeg, .jpg, .npy, .npz, .parquet, .pgm, .png, .ppm, .tif, .tiff, "
+    + (".webp, .zip")
+)
 PIXELS = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
 
 
@@ -76,10 +80,10 @@ def test_a_wrong_idx_file_is_named_with_what_it_is(tmp_path: Path) -> None:
     )
     text = tmp_path / "text.txt"
     text.write_text("hello")
-    assert refused(text) == f"{text}: no IDX file of images (begins with 0x68656c6c, expected 0x00000803)"
+    assert refused(text) == f"{text}: no IDX file of images (begins with 0x68656c6c, expected 0x00000803){OTHERS}"
     empty = tmp_path / "empty"
     empty.touch()
-    assert refused(empty) == f"{empty}: no IDX file of images (begins with 0x, expected 0x00000803)"
+    assert refused(empty) == f"{empty}: no IDX file of images (begins with 0x, expected 0x00000803){OTHERS}"
     cut = tmp_path / "cut.gz"
     cut.write_bytes(gzip.compress(idx(PIXELS))[:-9])
     assert refused(cut).startswith(f"{cut}: damaged or truncated gzip (")
@@ -127,7 +131,7 @@ def test_npz_files_that_cannot_be_used(tmp_path: Path) -> None:
     np.savez(path, weights=np.zeros(3))
     assert refused(path) == f"{path}: holds weights; images must be called images, x or x_train"
     np.savez(path, images=np.array([object()]))
-    assert refused(path).startswith(f"{path}: not an .npz file that can be read (")
+    assert refused(path) == f"{path}: not an .npz file that can be read (it holds Python objects, or no arrays)"
     path.write_bytes(b"PK\x03\x04 no zip")
     assert refused(path).startswith(f"{path}: not an .npz file that can be read (")
 
@@ -417,6 +421,8 @@ def test_an_archive_is_read_as_the_folder_it_holds(tmp_path: Path) -> None:
 def test_one_array_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     assert (reading.read(str(tmp_path / "a.npy")).pixels == PIXELS).all()
+    (tmp_path / "A.NPY").write_bytes((tmp_path / "a.npy").read_bytes())
+    assert (reading.read(str(tmp_path / "A.NPY")).pixels == PIXELS).all()
     content = (tmp_path / "a.npy").read_bytes()
     huge = content.replace(b"(2, 4, 4)", b"(%d,4,4)" % 10**14)
     for damaged in (b"", content[:50], content[:-3], huge, b"PK" + content):
