@@ -25,7 +25,19 @@ BELOW = {
     "serve": {"core", "data", "nn", "models", "images", "metrics", "engine"},
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["folder", "run", "checkpoint", "likelihood", "generate", "loading", "latent", "plots", "charts", "page"]
+ENGINE = [
+    "folder",
+    "run",
+    "checkpoint",
+    "likelihood",
+    "filling",
+    "generate",
+    "loading",
+    "latent",
+    "plots",
+    "charts",
+    "page",
+]
 ENGINE += ["evaluate", "curve", "compare", "blind", "report", "progress", "loop", "judge", "mix", "hugging_face"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms

@@ -26,6 +26,7 @@ from seqgen.cli import (
     compare,
     config,
     corpus,
+    fill,
     generate,
     hugging_face,
     images,
@@ -48,6 +49,7 @@ app = typer.Typer(name="seqgen", rich_markup_mode=None, pretty_exceptions_enable
 _COMMANDS: tuple[Callable[..., None], ...] = (
     train.train,
     generate.generate,
+    fill.fill,
     latent.reconstruct,
     latent.interpolate,
     latent.encode,

@@ -71,7 +71,7 @@ _SEVERAL = {"count", "prompts", "source", *names(Kept)} - {"train"}
 _DRAWN = names(Drawing) - names(Lengths)
 """Options of drawing a text, which a search does not use."""
 
-_WEIGHED = _DRAWN - {"repetition_penalty", "no_repeat_ngram_size", "seed", "stop", "fast"}
+_WEIGHED = _DRAWN - {"denoising_steps", "repetition_penalty", "no_repeat_ngram_size", "seed", "stop", "fast"}
 """Those of them that change how a token is drawn from its distribution."""
 
 
@@ -127,7 +127,9 @@ def generate(
             _stream(generator, writing.prompt, how)
             return
         kind = "" if result.json else output.kind_of_texts(result.out, one_line=generator.one_line)
-        texts = _texts(generator, writing, drawing, beam, constraints, kept, latent, details=result.json)
+        texts = _texts(
+            generator, writing, drawing, beam, constraints, kept, latent, details=result.json and generator.exact
+        )
     rows = [row_for(generator, text.text, text.source) for text in texts]
     if result.json:
         written = "".join(map(output.json_line, _detailed(texts, rows, drawing.seed)))

@@ -138,14 +138,22 @@ def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str]
     means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
     worst = list(map(min, scores.log_probs))
 
+    # a bound has names of its own: whoever reads log_prob takes it for exact
+    mark = "bound_" if scores.bound else ""
+
     def columns(i: int) -> dict[str, Any]:
-        counted = len(scores.log_probs[i])
-        return {"log_prob": whole[i], "tokens": counted, "nats_per_token": -means[i], "worst_token": worst[i]}
+        values = {"log_prob": whole[i], "tokens": len(scores.log_probs[i]), "nats_per_token": -means[i]}
+        return {
+            name if name == "tokens" else mark + name: v for name, v in (values | {"worst_token": worst[i]}).items()
+        }
 
     total = (
-        f"{len(lines)} lines, {scores.total_tokens} tokens: {scores.nats / scores.total_tokens:.4f} nats per "
-        f"token (perplexity {scores.perplexity:.2f}), {scores.nats_per_character:.4f} per character"
+        f"{len(lines)} lines, {scores.total_tokens} tokens: {'at most ' * bool(mark)}"
+        f"{scores.nats / scores.total_tokens:.4f} nats per token (perplexity {scores.perplexity:.2f}), "
+        f"{scores.nats_per_character:.4f} per character"
     )
+    if scores.bound:
+        total += f"; an upper bound by {scores.bound}, not to be compared with exact values"
     order = {"token": means, "line": whole, "worst": worst}[rank]
     return _Scored(order, columns, scores.tokens, scores.log_probs, total)
 

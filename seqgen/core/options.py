@@ -127,8 +127,8 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Lengths):
-    """How a token is chosen: the section `sample`. In this order: blocks, penalty, temperature, filters, draw."""
+class Choice:
+    """How a token is chosen from its distribution, in this order: temperature, filters, draw."""
 
     temperature: Annotated[float, Option(metavar="T", ge=0)] = 1.0
     """Divides the logits: below 1 the texts are safer, above 1 more varied; 0 is greedy."""
@@ -142,17 +142,25 @@ class Sampling(Lengths):
     """Only the tokens nearest to the expected information, until mass P; 0 turns it off."""
     greedy: bool = False
     """Always the most probable token."""
+    denoising_steps: Annotated[int, Option(ge=0)] = 0
+    """Passes in which a run of masked unmasks a text, several tokens each; 0: one pass for each token."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.greedy or self.temperature == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Choice, Lengths):
+    """How a token is chosen: the section `sample`. In this order: blocks, penalty, temperature, filters, draw."""
+
     repetition_penalty: Annotated[float, Option(ge=1e-3, le=1e3)] = 1.0
     """Divides positive logits of tokens already in prompt or text, multiplies negative ones; 1 turns it off."""
     no_repeat_ngram_size: Annotated[int, Option(ge=0)] = 0
     """No run of N tokens appears twice in prompt and text; 0 turns it off."""
     details: Annotated[bool, Option(hidden=True)] = False
     """Also give log-probabilities and entropies of every token."""
-
-    @property
-    def sure(self) -> bool:
-        """Whether nothing is left to chance."""
-        return self.greedy or self.temperature == 0
 
     def limit(self, own: int) -> int:
         """Return the most tokens of a text, where a model has a limit of its `own` or none (0); ValueError."""
@@ -219,3 +227,15 @@ class Selection:
     """Keep only texts in which this regular expression is found."""
     attempts: Annotated[int, Option(ge=1)] = 20
     """Draw at most N times as many texts as are wanted, where some are rejected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling(Choice):
+    """How the gaps of given texts are filled."""
+
+    count: Annotated[int, Option(ge=1)] = 1
+    """How many fillings of each text."""
+    seed: Annotated[int, Option(metavar="S")] = 0
+    """Seed of the random numbers; filling k of a text depends on (seed, text, k) alone."""
+    best_of: Annotated[int, Option(ge=1)] = 1
+    """Keep of N fillings the one whose whole text is most probable; for runs that write from left to right."""

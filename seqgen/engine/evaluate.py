@@ -52,7 +52,8 @@ def validate(model_module: ModelModule, model: Any, data: Any, device: torch.dev
     """Compute held-out scores: sums over all batches, divided once; processes share them and agree on the result.
 
     Of text `nll_per_token` in nats, `perplexity` its exponential, `nll_per_character` where the data knows its
-    characters. A model module's `survey` adds what is no sum over batches, on the main process alone.
+    characters; of a model that bounds its likelihood `bound_per_token` and `bound_per_character` in their place. A
+    model module's `survey` adds what is no sum over batches, on the main process alone.
     """
     sums: dict[str, torch.Tensor] = {}
     chain = -1
@@ -71,15 +72,19 @@ def validate(model_module: ModelModule, model: Any, data: Any, device: torch.dev
     names = sorted(sums)
     table = torch.stack([sums[name] for name in names]).to(device)
     totals = dict(zip(names, dist.sum_(table).tolist(), strict=True))
-    scores = {("nll_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
+    bounds = getattr(model, "bound", "")  # optional: how a model's log_probs are less than the log-likelihood
+    kind = "bound" if bounds else "nll"
+    scores = {(f"{kind}_per_token" if name == "nll" else name): a / b for name, (a, b) in totals.items() if b}
     if model_module.DATA == "images":
         return scores
     survey = getattr(model_module, "survey", None)
     if survey is not None and dist.is_main():
         scores |= survey(model, _counted("survey of held-out batches", data.validation()))
-    scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     if data.valid_characters:
-        scores["nll_per_character"] = totals["nll"][0] / data.valid_characters
+        scores[f"{kind}_per_character"] = totals["nll"][0] / data.valid_characters
+    if bounds:
+        return scores
+    scores["perplexity"] = math.exp(min(scores["nll_per_token"], 700.0))
     oracle = getattr(data, "oracle", None)  # text data alone has one
     if oracle is not None:
         # the mean over the oracle's own lines of log p_oracle - log p_model: an estimate of KL(oracle || model)
@@ -637,7 +642,13 @@ def _likelihood(
         }
     lines = generator.score(references, sources)
     tokens = np.array([len(row) for row in lines.log_probs])
-    scores = _exact(references, -np.array(lines.per_line), unknown)
+    if lines.bound:
+        scores = _by_line(references, -np.array(lines.per_line), unknown, "bound", f"{lines.bound} (bound)")
+        each = np.column_stack([-np.array(lines.per_line), tokens])
+        about = {**scores["bound_per_line"].signature.fields, **cut}
+        signature = _signed("bound_per_token", references, about)
+        return scores | {"bound_per_token": Score(lines.nats / lines.total_tokens, signature, rows=each)}
+    scores = _by_line(references, -np.array(lines.per_line), unknown)
     rows = np.column_stack([-np.array(lines.per_line), tokens])
     per_token = Score(
         lines.nats / lines.total_tokens,
@@ -662,11 +673,17 @@ def _signed(name: str, references: Sequence[str], fields: Mapping[str, str]) -> 
     return Signature(name, dict(fields), input_hash(references))
 
 
-def _exact(references: Sequence[str], nats: "np.ndarray[Any, np.dtype[np.float64]]", unknown: int) -> dict[str, Score]:
+def _by_line(
+    references: Sequence[str],
+    nats: "np.ndarray[Any, np.dtype[np.float64]]",
+    unknown: int,
+    kind: str = "nll",
+    by: str = "exact",
+) -> dict[str, Score]:
     """Return nats per line and per character, the end of a line counted as one, from those of each line."""
     characters = np.array([len(line) + 1.0 for line in references])
-    about = _about(references, unknown)
-    rows = {"nll_per_character": np.column_stack([nats, characters]), "nll_per_line": mean_rows(nats)}
+    about = _about(references, unknown) | {"by": by}
+    rows = {f"{kind}_per_character": np.column_stack([nats, characters]), f"{kind}_per_line": mean_rows(nats)}
     return {
         name: Score(float(each[:, 0].sum() / each[:, 1].sum()), _signed(name, references, about), rows=each)
         for name, each in rows.items()
@@ -682,4 +699,4 @@ def _ngram_model(
     lines = [joint.join(map(str, tokens)) for tokens in model.sample(size, seed)]
     tokens = metrics.tokenize(references, tokenizer)
     unknown = int((model.known(tokens, "references").tokens < 0).sum())
-    return lines, _exact(references, -model.log_probability(tokens), unknown)
+    return lines, _by_line(references, -model.log_probability(tokens), unknown)

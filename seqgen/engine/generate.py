@@ -18,17 +18,20 @@ from seqgen.core import config, files, log, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
-from seqgen.core.options import Beam, Constraints, Drawing, Prompt, Request, Sampling, Selection, takes
+from seqgen.core.options import Beam, Choice, Constraints, Drawing, Filling, Prompt, Request, Sampling, Selection, takes
 from seqgen.core.patterns import Expression
 from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
 from seqgen.data.prepare import TextData, encode_sources, prepare
 from seqgen.data.tokenizers import Tokenizer
+from seqgen.engine import filling
+from seqgen.engine.filling import Filled
 from seqgen.engine.likelihood import CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
 from seqgen.models._contract import TextModel
 from seqgen.nn import automaton as automata
-from seqgen.nn.decode import Decoder, collect
+from seqgen.nn.automaton import GAP
+from seqgen.nn.decode import Decoder, Writer, collect
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -117,6 +120,11 @@ class TextGenerator:
         self.running = self._lines.running
 
     @property
+    def exact(self) -> bool:
+        """Whether the probability of a text is known, and not only bounded."""
+        return not getattr(self.model, "bound", "")  # optional: see models._contract.Bounded
+
+    @property
     def one_line(self) -> bool:
         """Whether every text this run may write can stand as one line of a file."""
         return not self.running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))
@@ -149,14 +157,18 @@ class TextGenerator:
 
     def _texts(self, options: TextOptions) -> list[Text]:
         _check_texts(options, "stop", "bad_words", "require", "train_files", "novel_against", "prompts", "sources")
-        count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
-        sampling = self.sampling(options)
-        if best_of > 1:
-            sampling = replace(sampling, details=True)
         limits = self._limits(options)
         if options.no_copy:
             limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
         begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
+        return self._selected(options, begins, limits)
+
+    def _selected(self, options: TextOptions, begins: list["Beginning"], limits: "_Limits") -> list[Text]:
+        """Return `count` texts behind each beginning that pass what the options ask of whole texts."""
+        count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
+        sampling = self.sampling(options)
+        if best_of > 1:
+            sampling = replace(sampling, details=True)
         match, unique, sources = options.match, options.unique, options.sources
         finder = Expression(match, f"--match {match!r}") if match is not None else None
         known = set(options.novel_against or ())
@@ -231,7 +243,7 @@ class TextGenerator:
         automaton = self._limits(options).automaton
         begins = self.beginnings(options.prompt, options.prompts, options.sources, automaton)
         found = beam_search(
-            self.model.decoder(),
+            self.left_to_right("beam search"),
             [begin.ids for begin in begins],
             beam,
             automaton=automaton,
@@ -264,6 +276,63 @@ class TextGenerator:
                 return
         if rest := written.rest(0):
             yield rest
+
+    def fill(self, texts: Sequence[str], **options: Any) -> list[Filled]:
+        """Return `count` fillings of each text, in which every [MASK] stands for one token of the run.
+
+        The options are those of `seqgen.core.options.Filling`. A run of masked sees both sides of a gap. One that
+        writes from left to right writes the text with the gaps free: each is drawn given what stands before it alone,
+        and of `best_of` fillings the likeliest whole text is kept. ValueError for options out of range, DataError for a
+        text without a gap, longer than the run's texts or with words it does not know, RunError for a run whose tokens
+        are parts of words.
+        """
+        from seqgen.models.masked import Unmasker  # late: other runs need none of it
+
+        asked = config.build(Filling, options, section="sample")
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of texts, got one text; put it into a list")
+        drawing: dict[str, Any] = vars(config.part(asked, Choice))
+        begins = [Beginning(text, [self._lines.start], [], 0) for text in texts]
+        decoder = self.model.decoder()
+        longest = decoder.longest if isinstance(decoder, Unmasker) else 0
+        rows = filling.rows(self.tokenizer, self.settings, texts, longest)
+        if not isinstance(decoder, Unmasker):
+            made = []
+            for begin, row in zip(begins, rows, strict=True):
+                # the end is one of the new tokens
+                limits = _Limits(automata.gaps(row, self.tokenizer.vocab_size), None)
+                most = len(row) + (self._lines.stop >= 0)
+                wanted = TextOptions(
+                    count=asked.count,
+                    seed=asked.seed,
+                    best_of=asked.best_of,
+                    max_new_tokens=most,
+                    details=True,
+                    **drawing,
+                )
+                for text in self._selected(wanted, [begin], limits):
+                    places = [i for i, token in enumerate(row) if token == GAP]
+                    words = [text.tokens[i] for i in places]
+                    made.append(Filled(text.text, begin.prompt, text.index, words, [text.log_probs[i] for i in places]))
+            return made
+        if asked.best_of > 1:
+            raise ValueError("best_of compares exact probabilities of texts, which a run of masked does not have")
+        end = [self._lines.stop] if self._lines.stop >= 0 else []
+        jobs = [(n, k) for n in range(len(texts)) for k in range(asked.count)]
+        seeds = torch.cat([rng.text_seeds(asked.seed, k, 1, texts[n]) for n, k in jobs])
+        whole = [[self._lines.start, *rows[n], *end] for n, _ in jobs]
+        filled, log_probs = decoder.fill(whole, seeds, Sampling(**drawing))
+        owns = [row[1 : len(row) - len(end)] for row in filled]
+        return [
+            Filled(
+                text,
+                texts[n],
+                k,
+                [self.tokenizer.id_to_token(t) for t, given in zip(own, rows[n], strict=True) if given == GAP],
+                values,
+            )
+            for (n, k), own, text, values in zip(jobs, owns, self.decoded(owns), log_probs, strict=True)
+        ]
 
     def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
         """Return the log-probability of every token of given lines; with `sources`, of each line after its condition.
@@ -395,13 +464,22 @@ class TextGenerator:
             )
         return data
 
-    def _decoder(self, fast: bool, latents: Latents | None) -> Decoder:
-        made: Decoder = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
+    def _decoder(self, fast: bool, latents: Latents | None) -> Writer:
+        made: Writer = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
+        return made
+
+    def left_to_right(self, what: str) -> Decoder:
+        """Return the model prepared for writing token by token; RunError where it has no such way, for `what`."""
+        made = self.model.decoder()
+        if not isinstance(made, Decoder):
+            raise RunError(
+                f"{what} needs a model that writes from left to right; a run of {self.settings.name} does not"
+            )
         return made
 
     def _decode(
         self,
-        decoder: Decoder,
+        decoder: Writer,
         rows: Sequence["Beginning"],
         seed: int,
         indices: Sequence[int],

@@ -34,6 +34,9 @@ class LineScores:
     """Per line, the log-probability of every counted token."""
     tokens: list[list[str]]
     """Per line, the counted tokens."""
+    bound: str = ""
+    """"" where they are exact; else how they were computed: their sums are at most the log-likelihood, so that nats and
+    perplexity are upper bounds, not to be compared with exact ones."""
 
     @property
     def per_line(self) -> list[float]:
@@ -91,7 +94,8 @@ class LineScorer:
             log_probs, tokens = self._by_line(self.model.log_probs, lines, sources)
         if not all(math.isfinite(value) for row in log_probs for value in row):
             raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
-        return LineScores(list(lines), log_probs, tokens)
+        bound = getattr(self.model, "bound", "")  # optional: see models._contract.Bounded
+        return LineScores(list(lines), log_probs, tokens, bound)
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic makes of the lines and their tokens; as `TextGenerator.critic_scores`."""

@@ -228,7 +228,7 @@ def best_weights(log_p: Floats, kept: list[int]) -> Floats:
 
 def _write(folder: Path, first: TextGenerator, parts: list[TextGenerator], weights: list[float]) -> None:
     """The run folder; the settings come last, because they are what makes it a run."""
-    decoder = first.model.decoder()
+    decoder = first.left_to_right("a mixture")
     config = mixture.Config(
         models=tuple(g.settings.name for g in parts),
         settings=tuple(settings_of.to_dict(g.settings.model) for g in parts),

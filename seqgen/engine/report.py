@@ -27,7 +27,11 @@ from seqgen.engine.latent import LatentSpace, overview
 from seqgen.engine.loading import load
 from seqgen.engine.page import facts, lines, page, section, table
 
-_HELD_OUT = {"nll_per_token": "held-out, nats per token", "loss": "held-out"}
+_HELD_OUT = {
+    "nll_per_token": "held-out, nats per token",
+    "bound_per_token": "held-out, a bound, nats per token",
+    "loss": "held-out",
+}
 """Scores on the scale of the training loss; the first found is drawn beside it."""
 
 _CURVES = {
@@ -146,7 +150,7 @@ def _facts(
     )
 
 
-_DECIDING = ("nll_per_token", "loss", "ffd")
+_DECIDING = ("nll_per_token", "bound_per_token", "loss", "ffd")
 
 
 def _size(model: Mapping[str, Any]) -> str:
@@ -380,7 +384,7 @@ def _evaluation(folder: Path) -> str:
 def _no_evaluation(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
     if not scores:
         return ""
-    images = "bleu_4" not in scores[-1] and "nll_per_token" not in scores[-1]
+    images = not {"bleu_4", "nll_per_token", "bound_per_token"} & {*scores[-1]}
     command = shlex.join(["seqgen", "evaluate", folder.resolve().name, *([] if images else ["--references"])])
     return f"<p>Not yet beside real data: <code>{escape(command)}{'' if images else ' FILE'}</code></p>"
 

@@ -197,7 +197,18 @@ METRICS = (
         "nll_per_line", "lower", "nats/line", "negative log-likelihood of held-out text per line",
         references=True, tables=("evaluate",),
     ),
-    Metric("bound_per_line", "lower", "nats/line", "minus the evidence lower bound", references=True),
+    Metric(
+        "bound_per_token", "lower", "nats/token", "upper bound on nll_per_token, which it is not compared with",
+        references=True, per_token=True, tables=("validation",),
+    ),
+    Metric(
+        "bound_per_character", "lower", "nats/char", "upper bound on nll_per_character, which it is not compared with",
+        references=True, tables=_ALL,
+    ),
+    Metric(
+        "bound_per_line", "lower", "nats/line", "upper bound on nll_per_line: minus the evidence lower bound",
+        references=True, tables=("evaluate",),
+    ),
     Metric("kl_from_oracle", "lower", "nats/line", "KL divergence of the model from the grammar behind the text"),
     Metric("nll_oracle", "lower", "nats/token", "NLL of samples under the grammar behind the text"),
     Metric("oracle_share", "higher", "", "share of samples that the grammar behind the text can write"),

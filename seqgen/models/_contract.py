@@ -34,7 +34,7 @@ from seqgen.core.batch import SequenceBatch
 from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError
 from seqgen.core.update import Optimizer
-from seqgen.nn.decode import Decoder
+from seqgen.nn.decode import Writer
 
 _PAGE = "docs/own-model.md describes them"
 
@@ -62,8 +62,8 @@ class ModelModule(Protocol):
         """An `nn.Module`, built from a Config alone, which it keeps as `.config`; `rank_local`: see above.
 
         A text model has `.decoder(fast=False) -> nn.decode.Decoder`, by which it writes (`nn.decode.Autoregressive` is
-        what that wraps), and `.log_probs(batch) -> (P,) float64`, by which it scores; an image model what
-        `images.generator` calls: `.sample`, `.encodes`."""
+        what that wraps; `nn.decode.Writer` is enough to write, not for beams), and `.log_probs(batch) -> (P,) float64`,
+        by which it scores; an image model what `images.generator` calls: `.sample`, `.encodes`."""
 
     def optimizers(self, model: Any, train: Train) -> dict[str, Optimizer]:
         """Return one optimizer for each network, by name; their parameters do not overlap."""
@@ -81,11 +81,21 @@ class TextModel(Protocol):
     config: Any
     """The Config that it was built from."""
 
-    def decoder(self, *, fast: bool = False) -> Decoder:
+    def decoder(self, *, fast: bool = False) -> Writer:
         """Return the model prepared for sampling."""
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
         """Return the log-probability of every counted target, (P,) float64, nats."""
+
+
+class Bounded(Protocol):
+    """What a text model has beside that where its `log_probs` are no exact log-probabilities."""
+
+    @property
+    def bound(self) -> str:
+        """How they were computed, in a few words for signatures: their sum over a text is at most its log-likelihood.
+
+        Its scores are then called bound_per_token ..., and stand in columns of their own."""
 
 
 class Extras(Protocol):

@@ -152,10 +152,14 @@ class Model(nn.Module):
 
     # Training and scoring: whole rows
 
-    def scan(self, inputs_bt: Tensor) -> Tensor:
-        """Return features of all positions of rows within the context, (B, T, D), before the last normalisation."""
+    def scan(self, inputs_bt: Tensor, seen_bt: Tensor | None = None) -> Tensor:
+        """Return features of all positions of rows within the context, (B, T, D), before the last normalisation.
+
+        A position sees itself and those before it; with `seen_bt` (bool) it sees those of its row, on both sides.
+        """
         config, length = self.config, inputs_bt.shape[1]
         dropout = config.dropout if self.training else 0.0
+        seen = None if seen_bt is None else seen_bt[:, None, None]
         if length > self.context:
             raise ValueError(f"a row of {length} positions exceeds model.context = {self.context}")
         x = self.embedding(inputs_bt)
@@ -169,7 +173,9 @@ class Model(nn.Module):
             # the fused kernels of a GPU add up the gradients of keys and values in no fixed order
             kernel = sdpa_kernel(SDPBackend.MATH) if self.training and q.is_cuda else contextlib.nullcontext()
             with kernel, torch.autocast("cpu", enabled=False):
-                return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+                return F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=seen is None
+                )
 
         def product(layer: nn.Linear, x: Tensor) -> Tensor:
             return trained_linear(x.flatten(0, 1), layer.weight, layer.bias).view(*x.shape[:2], -1)

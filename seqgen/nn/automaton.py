@@ -25,6 +25,8 @@ _MOST_WORK = 2_000_000  # steps of the construction, some seconds
 _MOST_GROUPS = 100  # inside each other
 _MOST_REPEATS = 1000  # a counted repetition is written out
 NEVER = int(np.iinfo(np.int16).max)  # a distance
+GAP = -1
+"""Stands for a token that is free, in rows of tokens."""
 _LOST = "\ufffd"  # stands for bytes that are no character
 
 # ------------------------------------------------------------------------------------------------------------ patterns
@@ -525,6 +527,14 @@ class Automaton:
     def allowed(self, states_b: Tensor, left: int) -> Tensor:
         """Return which tokens may come next if at most `left` may come after them, (B, V) bool."""
         return self.away[states_b] <= left
+
+
+def gaps(ids: Sequence[int], vocab_size: int) -> Automaton:
+    """Return the automaton of the rows of tokens equal to ids; `GAP` among them allows any token in its place."""
+    table = np.full((len(ids) + 1, vocab_size), -1, np.int32)
+    for state, token in enumerate(ids):
+        table[state, slice(None) if token == GAP else token] = state + 1
+    return _automaton("the text with gaps", table, np.arange(len(ids) + 1) == len(ids))
 
 
 def _automaton(name: str, table: NDArray[np.int32], accepting: NDArray[np.bool_]) -> Automaton:

@@ -172,6 +172,26 @@ class Samples:
     """If asked for: values of every token of each text, of its stop too where there is one."""
 
 
+class Writer(Protocol):
+    """What writes texts after prompts: a `Decoder`, or what a model that does not go from left to right has."""
+
+    def decode(self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling) -> Samples:
+        """Write all texts at once."""
+
+    def steps(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Tensor,
+        sampling: Sampling,
+        *,
+        automaton: Automaton | None = None,
+        begin: Sequence[int] | None = None,
+        no_copy: NoCopy | None = None,
+        until: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Iterator[Step]:
+        """Yield the texts token by token, as `Decoder.steps` does; ValueError for what it cannot meet."""
+
+
 class Decoder:
     """A model prepared for sampling: its output layer copied into the layout that single steps read fastest.
 
@@ -282,6 +302,8 @@ class Decoder:
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
         """Collect what holds for every row and step of a call. ValueError if it leaves no token, or no length."""
         limit = sampling.limit(self.max_length)
+        if sampling.denoising_steps:
+            raise ValueError("denoising_steps is for runs of masked; this one writes one token after the other")
         bad = [i for i in sampling.suppress_tokens if not 0 <= i < self.output.vocab_size]
         if bad:
             raise ValueError(f"suppress_tokens holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}")

@@ -32,7 +32,7 @@ class Model:
 
     def __init__(self, name: str, generator: TextGenerator, limits: Limits, created: int) -> None:
         self.name, self.generator, self.limits, self.created = name, generator, limits, created
-        self.decoder = generator.model.decoder()
+        self.decoder = generator.left_to_right("serving")
         self.batch = Batch(self.decoder, limits.rows)
 
     def texts(

@@ -469,7 +469,7 @@ FOREIGN = [
     ("config --config deep.toml", "deep.toml: not TOML (maximum recursion depth exceeded"),
     (
         "config --config nameless.toml",
-        "no model given; expected one of gpt, image-gan, image-vae, kneser-ney, lm, seqgan, text-vae",
+        "no model given; expected one of gpt, image-gan, image-vae, kneser-ney, lm, masked, seqgan, text-vae",
     ),
     ("config --config number.toml", "number.toml: name must be the name of a model, got 3"),
     ("config --config list.toml", "list.toml: model must be a table of options, got [1]"),
