@@ -12,7 +12,7 @@ from command_line import SMALL, Ended, call
 def masked(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli-runs") / "masked"
     small = [word for word in SMALL if not word.startswith("model.embedding")]
-    ended = call("train", "masked", "--data", text, "--out", out, *small, "train.lr=0.02")
+    ended = call("train", "masked", "--data", text, "--out", out, *small, "model.heads=2", "train.lr=0.02")
     assert ended.code == 0, ended.err
     assert "held-out bound_per_token" in ended.err
     return out

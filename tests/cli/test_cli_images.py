@@ -622,8 +622,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str | Path], str]]:
         ),
         "a wrong magic": (
             [magic],
-            f"{magic}: no IDX file of images (begins with 0x89504e47, expected 0x00000803); other files of images end in "
-            ".bmp, .gif, .jpeg, .jpg, .npy, .npz, .parquet, .pgm, .png, .ppm, .tif, .tiff, .webp, .zip",
+            f"{magic}: no IDX file of images (begins with 0x89504e47, expected 0x00000803); other files of images end "
+            "in .bmp, .gif, .jpeg, .jpg, .npy, .npz, .parquet, .pgm, .png, .ppm, .tif, .tiff, .webp, .zip",
         ),
         "labels that do not match": (
             [unlike],
