@@ -1,4 +1,4 @@
-"""`seqgen serve`: trained runs as a service that speaks OpenAI's protocol."""
+"""`seqgen serve`: trained runs as a service that speaks OpenAI's protocol, and a page for people."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,18 +28,20 @@ def serve(
     limits: Annotated[Limits, Panel("Limits")],
     opening: Opening,
 ) -> None:
-    """Serve runs of text behind OpenAI's protocol.
+    """Serve runs on a page and behind OpenAI's protocol.
 
     The server ends with Ctrl-C or SIGTERM.
 
-    A run is a model by its folder's name. /v1/models, /v1/completions, /v1/chat/completions, /healthz. Texts of
-    all clients are written together; text k of a request depends on its seed and options alone, as in generate.
+    The page is at /: texts as they are written with the probability of each token, two texts and a slider between
+    them for text VAEs, a grid of images. For programs a run is a model by its folder's name: /v1/models,
+    /v1/completions, /v1/chat/completions, /v1/images/generations, /healthz. Texts of all clients are written together;
+    text k of a request depends on its seed and options alone, as in generate.
     """
     if not 0 <= port <= 65535:
         raise output.CommandError(f"--port must be an integer in 0..65535, got {port}")
     from seqgen.serve.server import serve as run_server
 
     def ready(address: str, names: list[str]) -> None:
-        output.say(f"serving {', '.join(names)} at {address}/v1")
+        output.say(f"serving {', '.join(names)} at {address}/v1, for people at {address}/")
 
     run_server(runs, host=host, port=port, token=token, limits=limits, ready=ready, **vars(opening))

@@ -1,4 +1,4 @@
-"""Trained runs behind OpenAI's protocol: /v1/models, /v1/completions, /v1/chat/completions, and /healthz.
+"""Trained runs behind OpenAI's protocol: /v1/models, /v1/completions, /v1/chat/completions, and /healthz; a page at /.
 
 Requests become rows of a batch in the worker's thread (`batching`); pieces of text come back through asyncio queues. A
 client that leaves frees its rows at the next step.
@@ -6,28 +6,48 @@ Run: seqgen serve runs/captions
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from seqgen.core.errors import SeqgenError
 from seqgen.serve import protocol
 from seqgen.serve.batching import FullError, Worker
+from seqgen.serve.images import ImageModel
 from seqgen.serve.limits import Limits
-from seqgen.serve.protocol import ChatRequest, Common, CompletionRequest, RequestError
+from seqgen.serve.protocol import (
+    ChatRequest,
+    Common,
+    CompletionRequest,
+    ImageRequest,
+    InterpolationRequest,
+    RequestError,
+)
 from seqgen.serve.texts import Model, Piece, Text
 
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 _LEFT = 499
 """The status of an answer that nobody reads, because the client has gone."""
+
+_PAGE = resources.files("seqgen.serve").joinpath("page.html").read_text(encoding="utf-8")
+_SCRIPT = base64.b64encode(hashlib.sha256(_PAGE.partition("<script>")[2].partition("</script>")[0].encode()).digest())
+_POLICY = (
+    f"default-src 'none'; script-src 'sha256-{_SCRIPT.decode()}'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
+)
+"""What a browser lets the page do: its own script, pictures in its answers, and requests to this server."""
 
 messages = logging.getLogger("seqgen.serve")
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -36,7 +56,7 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 class Service:
     """Models that answer requests within limits; with a token, only requests that carry it."""
 
-    def __init__(self, models: Sequence[Model], limits: Limits, token: str = "") -> None:
+    def __init__(self, models: Sequence[Model | ImageModel], limits: Limits, token: str = "") -> None:
         self._models = {model.name: model for model in models}
         self._limits, self._token = limits, token
         self._worker: Worker | None = None
@@ -44,17 +64,20 @@ class Service:
     def app(self) -> Starlette:
         """Return the application; its models compute while its lifespan lasts."""
         routes = [
+            Route("/", self._guarded(self._page, open=True)),
             Route("/healthz", self._guarded(self._health, open=True)),
             Route("/v1/models", self._guarded(self._list)),
             Route("/v1/models/{name:path}", self._guarded(self._describe)),
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
+            Route("/v1/interpolations", self._guarded(self._interpolate), methods=["POST"]),
+            Route("/v1/images/generations", self._guarded(self._draw), methods=["POST"]),
         ]
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=_HANDLERS)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        batches = {name: model.batch for name, model in self._models.items()}
+        batches = {name: model.batch for name, model in self._models.items() if isinstance(model, Model)}
         self._worker = Worker(batches, self._limits.rows + self._limits.queue)
         yield
         await asyncio.to_thread(self._worker.close)
@@ -93,6 +116,9 @@ class Service:
                 headers=headers,
             )
 
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+
     async def _health(self, request: Request) -> Response:
         assert self._worker is not None
         return _json({"status": "ok", "texts": self._worker.load})
@@ -117,7 +143,7 @@ class Service:
         async with self._in_time():
             asked: ChatRequest = protocol.parsed(ChatRequest, await self._body(request))
         limit = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
-        model = self._model(asked.model)
+        model = self._writer(asked.model)
         if model.generator.settings.data.source:  # a run with conditions answers the last message
             prompt, source = "", asked.messages[-1].text
         else:
@@ -125,7 +151,49 @@ class Service:
         top = asked.top_logprobs if asked.logprobs else None
         return await self._answer(request, asked, [prompt], source, limit, top, False, chat=True)
 
-    def _model(self, name: str | None) -> Model:
+    async def _interpolate(self, request: Request) -> Response:
+        async with self._in_time():
+            asked: InterpolationRequest = protocol.parsed(InterpolationRequest, await self._body(request))
+        model = self._writer(asked.model)
+        texts = await self._called(request, lambda: model.interpolate(asked))
+        return texts if isinstance(texts, Response) else _json({"model": model.name, "texts": texts})
+
+    async def _draw(self, request: Request) -> Response:
+        async with self._in_time():
+            asked: ImageRequest = protocol.parsed(ImageRequest, await self._body(request))
+        model = self._model(asked.model)
+        if not isinstance(model, ImageModel):
+            raise RequestError(f"{model.name} writes text: POST /v1/completions", param="model")
+        made = await self._called(request, lambda: model.generate(asked))
+        if isinstance(made, Response):
+            return made
+        data = [{"b64_json": base64.b64encode(png).decode(), "label": label} for png, label in made]
+        return _json({"created": int(time.time()), "model": model.name, "data": data})
+
+    async def _called(self, request: Request, function: Callable[[], Any]) -> Any:
+        """Return what a function gives in the worker's thread; an answer without a reader where the client has gone."""
+        assert self._worker is not None
+        try:
+            work = asyncio.wrap_future(self._worker.call(function))
+        except FullError:
+            raise _full() from None
+        left = asyncio.ensure_future(_left(request))
+        try:
+            async with self._in_time():
+                await asyncio.wait([left, work], return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else Response(status_code=_LEFT)
+        finally:
+            left.cancel()
+            work.cancel()
+
+    def _writer(self, name: str | None) -> Model:
+        """Return a model of text; RequestError for one of images."""
+        model = self._model(name)
+        if isinstance(model, ImageModel):
+            raise RequestError(f"{model.name} makes images: POST /v1/images/generations", param="model")
+        return model
+
+    def _model(self, name: str | None) -> Model | ImageModel:
         if name is None and len(self._models) == 1:
             return next(iter(self._models.values()))
         if name not in self._models:
@@ -162,7 +230,7 @@ class Service:
         *,
         chat: bool,
     ) -> Response:
-        model, room = self._model(asked.model), self._limits.rows + self._limits.queue
+        model, room = self._writer(asked.model), self._limits.rows + self._limits.queue
         if len(prompts) * asked.n > room:
             raise RequestError(f"a request may ask for at most {room} texts, got {len(prompts) * asked.n}", param="n")
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
@@ -179,13 +247,7 @@ class Service:
         try:
             self._worker.add(model.name, [text.row for text in texts])
         except FullError:
-            raise RequestError(
-                "too many texts wait; try again later",
-                status=429,
-                kind="rate_limit_error",
-                code="queue_full",
-                headers={"Retry-After": "1"},
-            ) from None
+            raise _full() from None
         form = _Form(model.name, asked, texts, chat=chat, scored=top is not None, top=bool(top))
         if asked.stream:
             return StreamingResponse(self._streamed(texts, pieces, form), media_type="text/event-stream")
@@ -309,8 +371,18 @@ def _checked(piece: Piece) -> Piece:
     return piece
 
 
-def _card(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "seqgen"}
+def _full() -> RequestError:
+    return RequestError(
+        "too many texts wait; try again later",
+        status=429,
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _card(model: Model | ImageModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "seqgen", **model.card()}
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

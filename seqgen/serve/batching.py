@@ -15,6 +15,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,6 +214,7 @@ class Worker:
     def __init__(self, batches: Mapping[str, Batch], room: int) -> None:
         self._batches, self._room = batches, room
         self._new: list[tuple[str, Sequence[Row]]] = []
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="seqgen-serve", daemon=True)
@@ -220,8 +222,8 @@ class Worker:
 
     @property
     def load(self) -> int:
-        """Texts at work and waiting."""
-        return sum(map(len, self._batches.values())) + sum(len(rows) for _, rows in self._new)
+        """Texts at work and waiting, and other work that waits."""
+        return sum(map(len, self._batches.values())) + sum(len(rows) for _, rows in self._new) + len(self._calls)
 
     def add(self, name: str, rows: Sequence[Row]) -> None:
         """Hand over rows for the model of this name; FullError where too many wait."""
@@ -230,6 +232,16 @@ class Worker:
                 raise FullError
             self._new.append((name, rows))
             self._changed.notify()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Let the thread call a function between two steps; FullError where too many wait."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self.load >= self._room:
+                raise FullError
+            self._calls.append((future, function))
+            self._changed.notify()
+        return future
 
     def close(self) -> None:
         """Write what was begun, then end the thread."""
@@ -241,16 +253,22 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._new or self._closing or any(self._batches.values())):
+                while not (self._new or self._calls or self._closing or any(self._batches.values())):
                     self._changed.wait()
                 new, self._new = self._new, []
                 for name, rows in new:
                     self._batches[name].add(rows)
-                if self._closing and not any(self._batches.values()):
+                if self._closing and not self._calls and not any(self._batches.values()):
                     return
+                future, function = self._calls.popleft() if self._calls else (None, None)
             for batch in self._batches.values():
                 if batch:
                     try:
                         batch.step()
                     except Exception as error:  # whatever it was, the others go on
                         batch.fail(error)
+            if future is not None and function is not None and future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(error)

@@ -133,6 +133,30 @@ def parsed(kind: type[BaseModel], body: bytes) -> Any:
         raise RequestError(f"{place}: {message}" if place else message, param=place or None) from None
 
 
+class InterpolationRequest(BaseModel):
+    """The body of /v1/interpolations, an addition to the protocol: from one text to another through a text VAE."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    begin: str = ""
+    end: str = ""
+    steps: Annotated[int, Field(ge=2, le=64)] = 9
+    source: str | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+
+
+class ImageRequest(BaseModel):
+    """The body of /v1/images/generations; `prompt` is the name of a class, empty for any."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    prompt: str = ""
+    n: Annotated[int, Field(ge=1, le=256)] = 1
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    response_format: Literal["b64_json"] = "b64_json"
+    user: str = ""
+
+
 @dataclass(frozen=True)
 class Scored:
     """A token as clients see it."""

@@ -39,7 +39,9 @@ def serve(
         raise MissingExtraError(
             "serving needs starlette and uvicorn; run: pip install 'neural-seqgen[serve]'"
         ) from None
-    from seqgen.engine.loading import load
+    from seqgen.engine import run as settings_of
+    from seqgen.engine.loading import load, load_image_generator
+    from seqgen.serve.images import ImageModel
     from seqgen.serve.texts import Model
 
     token = token or os.environ.get(TOKEN, "")
@@ -52,10 +54,14 @@ def serve(
             raise RunError(f"{names[name]} and {run} have the same name {name}, by which clients choose; rename one")
         names[name] = run
     with _bound(host, port, public=bool(token)) as listener:
-        models = [
-            Model(name, load(run, step=step, device=device, module=module), limits, int(run.stat().st_mtime))
-            for name, run in names.items()
-        ]
+        models: list[Model | ImageModel] = []
+        for name, run in names.items():
+            if settings_of.read_settings(run, module=module).tokenizer is None:
+                made = load_image_generator(run, step=step, device=device, module=module)
+                models.append(ImageModel(name, made, int(run.stat().st_mtime)))
+            else:
+                opened = load(run, step=step, device=device, module=module)
+                models.append(Model(name, opened, limits, int(run.stat().st_mtime)))
         app = Service(models, limits, token).app()
         settings = uvicorn.Config(
             app,

@@ -3,13 +3,15 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from seqgen.core import rng
 from seqgen.core.options import Drawing
 from seqgen.engine.generate import Beginning, TextGenerator
+from seqgen.engine.latent import LatentSpace
 from seqgen.serve.batching import Batch, Row, Token
 from seqgen.serve.limits import Limits
-from seqgen.serve.protocol import Common, RequestError, Scored
+from seqgen.serve.protocol import Common, InterpolationRequest, RequestError, Scored
 
 _IMPOSSIBLE = -9999.0
 """What the protocol writes for a log-probability of -infinity."""
@@ -34,6 +36,28 @@ class Model:
         self.name, self.generator, self.limits, self.created = name, generator, limits, created
         self.decoder = generator.left_to_right("serving")
         self.batch = Batch(self.decoder, limits.rows)
+        self.latents = LatentSpace(generator) if getattr(generator.model, "encodes", False) else None
+        """How a text VAE interpolates; None for other models."""
+
+    def card(self) -> dict[str, Any]:
+        """Return what a page must know of the model."""
+        conditions = bool(self.generator.settings.data.source)
+        return {"makes": "text", "interpolates": self.latents is not None, "conditions": conditions}
+
+    def interpolate(self, request: InterpolationRequest) -> list[str]:
+        """Return the texts on the way from one to another; RequestError for a model without latents."""
+        if self.latents is None:
+            raise RequestError(f"{self.name} has no latents to interpolate; a text-vae has", param="model")
+        for name, text in (("begin", request.begin), ("end", request.end)):
+            length = len(self.generator.tokenizer.encode([text]).row(0))
+            if length > self.limits.max_prompt:
+                raise RequestError(
+                    f"{name} must have at most {self.limits.max_prompt} tokens, got {length}", param=name
+                )
+        seed = secrets.randbits(53) if request.seed is None else request.seed
+        return self.latents.interpolate(
+            request.begin, request.end, steps=request.steps, source=request.source, seed=seed
+        )
 
     def texts(
         self,

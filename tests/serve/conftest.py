@@ -17,6 +17,7 @@ from seqgen.engine import loop
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.run import config
+from seqgen.images.generator import ImageGenerator
 from seqgen.serve.limits import Limits
 
 
@@ -72,13 +73,17 @@ def generator(run: Path) -> TextGenerator:
 
 
 @contextlib.contextmanager
-def served(generators: dict[str, TextGenerator], limits: Limits, token: str = "") -> Iterator[Client]:
+def served(generators: dict[str, TextGenerator | ImageGenerator], limits: Limits, token: str = "") -> Iterator[Client]:
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
     pytest.importorskip("starlette", reason="needs the extra serve")
     from seqgen.serve.app import Service
+    from seqgen.serve.images import ImageModel
     from seqgen.serve.texts import Model
 
-    models = [Model(name, generator, limits, 0) for name, generator in generators.items()]
+    models = [
+        Model(name, generator, limits, 0) if isinstance(generator, TextGenerator) else ImageModel(name, generator, 0)
+        for name, generator in generators.items()
+    ]
     settings = uvicorn.Config(Service(models, limits, token).app(), log_level="warning", lifespan="on", ws="none")
     server = uvicorn.Server(settings)
     with socket.socket() as listener:
