@@ -69,14 +69,17 @@ class Model(nn.Module):
         self.rows: Any = None
         """The training rows, while there is training."""
 
-    def fit(self) -> None:
-        """Count the n-grams of the training rows and fill the tables."""
-        values, lengths = self.rows.values.cpu().long(), self.rows.lengths.cpu()
+    def fit(self, values: Tensor, lengths: Tensor) -> None:
+        """Count the n-grams of rows of ids and fill the tables.
+
+        The rows stand one after the other in `values` (T,), each with its start and stop; `lengths` (R,) of each.
+        """
+        values, lengths = values.cpu().long(), lengths.cpu()
         ends = lengths.cumsum(0)
         inside = torch.ones_like(values, dtype=torch.bool)
         inside[ends - lengths] = inside[ends - 1] = False
         values = values[inside]
-        self.tokens = values.unique().to(self.tokens.device)
+        self.tokens = torch.unique(values).to(self.tokens.device)
         corpus = Packed(values.numpy(), (lengths - 2).numpy())
         fitted = KneserNey(corpus, self.config.order, symbols=int(self.writable().sum()))
         for n, level in enumerate(fitted.orders, 1):
@@ -221,7 +224,7 @@ def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
 def train_step(model: Model, optimizers: dict[str, Optimizer], batch: SequenceBatch, step: int) -> dict[str, Tensor]:
     """Fit the tables, unless an earlier step has; the nll of the batch in nats per token."""
     if not model.depth:
-        model.fit()
+        model.fit(model.rows.values, model.rows.lengths)
     return {"nll": -model.log_probs(batch).mean()}
 
 

@@ -143,6 +143,8 @@ class Details:
     """Log-probability under the distribution drawn from; 0 when greedy."""
     sampling_entropy: Tensor
     """Entropy of the distribution drawn from; 0 when greedy."""
+    top_log_prob: Tensor
+    """Log-probability of the likeliest token under the unmodified model."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,42 @@ class Decoder:
                 texts, slots = texts[going], self.tiled(going)
                 rows, state = rows.select(slots), self.select(state, slots)
 
+    @torch.inference_mode()
+    def read(self, rows: Sequence[Sequence[int]]) -> list[Details]:
+        """Return what the model thinks of each token after the first of given rows, as if it had drawn them.
+
+        The computation is that of `steps`: a text has the values here that it had when it was drawn. ValueError for a
+        row of fewer than two tokens.
+        """
+        short = next((number for number, row in enumerate(rows) if len(row) < 2), None)
+        if short is not None:
+            raise ValueError(f"row {short} must hold the start id and a token at least, got {list(rows[short])}")
+        # longest first, so that those still running are the first rows
+        order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
+        lengths = [len(rows[n]) - 1 for n in order]
+        ids = _left_padded([list(reversed(rows[n])) for n in order]).flip(1).clamp(min=0).to(self.device)
+        slots = self.tiled(torch.arange(len(rows), device=self.device))
+        state = self.prefill([rows[order[n]][:1] for n in slots.tolist()], room=max(lengths, default=0))
+        steps = []
+        for t in range(max(lengths, default=0)):
+            running = sum(length > t for length in lengths)
+            kept = self.tiled(torch.arange(running, device=self.device))
+            if len(kept) < len(slots):
+                state, slots = self.select(state, kept), kept
+            features, state = self.step(ids[slots, t], state)
+            parts = []
+            for begin in range(0, len(features), CHUNK):
+                part = slice(begin, begin + CHUNK)
+                plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
+                given = plain.gather(1, ids[slots[part], t + 1][:, None]).squeeze(1)
+                parts.append(Details(given, entropy(plain), given, entropy(plain), plain.amax(-1)))
+            steps.append(_rows_of(_joined(parts), slice(running)))
+        whole = _joined(steps)
+        texts = torch.cat([torch.arange(len(step.log_prob)) for step in steps]).argsort(stable=True).to(self.device)
+        columns = [column.split_with_sizes(lengths) for column in vars(_rows_of(whole, texts)).values()]
+        read = [Details(*values) for values in zip(*columns, strict=True)]
+        return [one for _, one in sorted(zip(order, read, strict=True), key=lambda pair: pair[0])]
+
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
         """Collect what holds for every row and step of a call. ValueError if it leaves no token, or no length."""
         limit = sampling.limit(self.max_length)
@@ -381,7 +419,7 @@ class Decoder:
             if sampling.details:
                 drawn = logits.log_softmax(-1)
                 at_plain, at_drawn = (x.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for x in (plain, drawn))
-                details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn)))
+                details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn), plain.amax(-1)))
         return torch.cat(ids), _joined(details) if details else None
 
     def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:

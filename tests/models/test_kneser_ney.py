@@ -22,8 +22,8 @@ def fitted(order: int = 4) -> tuple[kneser_ney.Model, KneserNey]:
     rows = [[draw.choice(WORDS[:5]) for _ in range(draw.choice([0, 1, 3, 8]))] for _ in range(30)]
     config = kneser_ney.Config(order=order, vocab_size=10, start=START, stop=STOP, pad=PAD, sep=SEP, max_length=9)
     model = kneser_ney.Model(config)
-    model.rows = Ragged.from_lists([[START, *row, STOP] for row in rows])
-    model.fit()
+    wrapped = Ragged.from_lists([[START, *row, STOP] for row in rows])
+    model.fit(wrapped.values, wrapped.lengths)
     tokens = np.array([token for row in rows for token in row])
     return model, KneserNey(Packed(tokens, np.array([len(row) for row in rows])), order, symbols=7)
 

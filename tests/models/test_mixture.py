@@ -29,8 +29,8 @@ def model() -> mixture.Model:
     made = mixture.Model(mixture.Config(models=names, settings=parts, weights=weights, **facts)).eval()
     for weight in [*made.parts[0].parameters(), *made.parts[2].parameters()]:
         weight.data.normal_()
-    made.parts[1].rows = Ragged.from_lists([[START, 2, 3, 4, STOP], [START, 2, 2, STOP], [START, 4, 3, STOP]])
-    made.parts[1].fit()
+    rows = Ragged.from_lists([[START, 2, 3, 4, STOP], [START, 2, 2, STOP], [START, 4, 3, STOP]])
+    made.parts[1].fit(rows.values, rows.lengths)
     return made
 
 
