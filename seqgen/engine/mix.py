@@ -1,6 +1,5 @@
 """Mixing runs token by token, the weights chosen on held-out lines: the files and figures of `seqgen mix`."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -10,15 +9,12 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from seqgen.core import config as settings_of
-from seqgen.core import files, log
-from seqgen.core.errors import DataError, RunError
-from seqgen.engine import checkpoint, loop
+from seqgen.core.errors import RunError
+from seqgen.engine import checkpoint, derived
 from seqgen.engine import run as runs
-from seqgen.engine.folder import CONFIG, is_run
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.models import kneser_ney, mixture
@@ -26,7 +22,6 @@ from seqgen.models import kneser_ney, mixture
 KNESER_NEY = "kneser-ney"
 """The word for an n-gram model of the first run's training lines, in the place of a run."""
 
-_FEWEST = 500
 _ERRORS = 2.0
 """Standard errors that the gain of a part must reach."""
 _ROUNDING = 1e-9
@@ -86,16 +81,13 @@ def mix(
     """
     if not 1 <= order <= 9:
         raise ValueError(f"order must be in 1..9, got {order}")
-    folder = Path(out)
-    if is_run(folder):
-        raise RunError(f"{folder} is a run already; use another --out, or remove it")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.enter_context(files.owned(folder))
-        loop.check_new(folder)
+    with derived.new_run(out) as folder:
         names = [str(subject) for subject in subjects]
         generators = _opened(names, order, device)
         first = generators[0]
-        held_out, sources = _unseen(generators, held_out, sources)
+        texts = {str(g.settings.data.files): g for g in generators if g.folder is not None}
+        known = {line.strip() for g in texts.values() for line in g.own_text().train_lines}
+        held_out, sources = derived.unseen(known, held_out, sources)
         scores = [generator.score(held_out, sources) for generator in generators]
         log_p = np.array([np.concatenate([np.array(row) for row in score.log_probs]) for score in scores])
         line = np.repeat(np.arange(len(held_out)), [len(row) for row in scores[0].log_probs])
@@ -149,30 +141,9 @@ def _fitted(run: TextGenerator, order: int) -> TextGenerator:
     config = settings_of.build(kneser_ney.Config, facts | {"order": order}, section="model")
     model = kneser_ney.Model(config)
     kneser_ney.attach(model, data)
-    model.fit()
+    model.fit(model.rows.values, model.rows.lengths)
     settings = dataclasses.replace(run.settings, name=KNESER_NEY, model=config, module=kneser_ney)
     return TextGenerator(model.to(run.device).eval(), run.tokenizer, settings, run.device, None)
-
-
-def _unseen(
-    generators: list[TextGenerator], lines: Sequence[str], sources: Sequence[str] | None
-) -> tuple[list[str], list[str] | None]:
-    """Return the lines, with their conditions, that no run was trained on and that are not blank."""
-    trained: set[str] = set()
-    texts = {str(g.settings.data.files): g for g in generators if g.folder is not None}
-    for generator in texts.values():
-        trained.update(line.strip() for line in generator.own_text().train_lines)
-    rows = [row for row, text in enumerate(lines) if text.strip() and text.strip() not in trained]
-    left_out = sum(1 for text in lines if text.strip()) - len(rows)
-    if len(rows) < _FEWEST:
-        raise DataError(
-            f"--held-out needs {_FEWEST} lines that no run was trained on, got {len(rows)}"
-            + (f" and {left_out} of the training text" if left_out else "")
-            + "; give more"
-        )
-    if left_out:
-        log.messages.info("%d held-out lines stand in the training text and are left out", left_out)
-    return [lines[row] for row in rows], None if sources is None else [sources[row] for row in rows]
 
 
 def _chosen(names: list[str], log_p: Floats, line: npt.NDArray[np.int64]) -> tuple[list[float], Mixture]:
@@ -227,7 +198,6 @@ def best_weights(log_p: Floats, kept: list[int]) -> Floats:
 
 
 def _write(folder: Path, first: TextGenerator, parts: list[TextGenerator], weights: list[float]) -> None:
-    """The run folder; the settings come last, because they are what makes it a run."""
     decoder = first.left_to_right("a mixture")
     config = mixture.Config(
         models=tuple(g.settings.name for g in parts),
@@ -243,11 +213,5 @@ def _write(folder: Path, first: TextGenerator, parts: list[TextGenerator], weigh
     states = [cast(nn.Module, part.model).state_dict() for part in parts]
     tensors = {f"parts.{k}.{name}": t for k, state in enumerate(states) for name, t in state.items()}
     checkpoint.fill(model, tensors, str(folder))
-    first.tokenizer.save(folder / "tokenizer")
-    assert first.folder is not None
-    text = files.read_object(first.folder / "env.json", data_sha256=str)["data_sha256"]
     made_from = [str(g.folder) if g.folder is not None else KNESER_NEY for g in parts]
-    env = runs.environment(torch.device("cpu")) | {"data_sha256": text, "mixed_from": made_from}
-    files.write_json(folder / "env.json", env)
-    checkpoint.save(folder, 0, model, {}, {}, loop.state_at_first())
-    files.write_text(folder / CONFIG, settings_of.to_toml(settings.sections()))
+    derived.write(folder, first, settings, model, {"mixed_from": made_from})

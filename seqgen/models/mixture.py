@@ -61,7 +61,7 @@ class Model(nn.Module):
                 f"table for each, got {list(config.weights)} and {len(config.settings)}; make a mixture with: {MADE_BY}"
             )
         self.config = config
-        self.parts = nn.ModuleList(map(_part, config.models, config.settings))
+        self.parts = nn.ModuleList(map(part, config.models, config.settings))
         self.data_sized = tuple(
             f"parts.{k}.{name}" for k, part in enumerate(self.parts) for name in getattr(part, "data_sized", ())
         )
@@ -88,7 +88,8 @@ class Model(nn.Module):
         )
 
 
-def _part(name: str, settings: dict[str, Any]) -> nn.Module:
+def part(name: str, settings: dict[str, Any]) -> nn.Module:
+    """Return a model of this package by its name and its section `model`; ConfigError where it is none of `MIXABLE`."""
     if name not in MIXABLE:
         raise ConfigError(f"model.models: {name!r} cannot be mixed; these can: {', '.join(MIXABLE)}")
     module = importlib.import_module(f"seqgen.models.{name.replace('-', '_')}")
