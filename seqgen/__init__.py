@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from seqgen.engine.mix import Mixture as Mixture
     from seqgen.engine.mix import mix as mix
     from seqgen.engine.progress import Progress as Progress
+    from seqgen.engine.refine import Refinement as Refinement
+    from seqgen.engine.refine import refine as refine
     from seqgen.engine.report import write_report as write_report
     from seqgen.engine.run import Settings as Settings
     from seqgen.engine.run import config as config
@@ -73,6 +75,7 @@ _NAMES = {
     "engine.loop": ("Outcome", "train"),
     "engine.mix": ("Mixture", "mix"),
     "engine.progress": ("Progress",),
+    "engine.refine": ("Refinement", "refine"),
     "engine.report": ("write_report",),
     "engine.run": ("Settings", "config"),
     "metrics.bleu": ("bleu", "self_bleu"),

@@ -12,6 +12,7 @@ from seqgen.cli.options import (
     Module,
     Opening,
     Reading,
+    Resample,
     Run,
     check_writable,
     makes_images,
@@ -71,6 +72,7 @@ def compare(
     count: Count = 1000,
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
+    resample: Resample = None,
     form: Annotated[
         str, typer.Option("--format", metavar="NAME", help="Write md, csv, latex, or a page: html.")
     ] = "md",
@@ -153,11 +155,13 @@ def compare(
         how: dict[str, Any] = {"seed": seed, "temperature": temperature, **shown}
         if aligned:
             refuse(
-                context, "--aligned scores every line against its own reference", {"train", "protocol", "count", "plot"}
+                context,
+                "--aligned scores every line against its own reference",
+                {"train", "protocol", "count", "resample", "plot"},
             )
             how |= {"num_beams": num_beams, "lowercase": lowercase, "aligned": True}
         else:
-            how |= {"train": train, "protocol": protocol, "count": count}
+            how |= {"train": train, "protocol": protocol, "count": count, "resample": resample}
         table = _texts_compared(subjects, references, module=module, **how)
     if json:
         output.write(output.json_line(table.to_dict()))
@@ -200,6 +204,7 @@ def curve(
     train: Train = "",
     count: Count = 1000,
     seed: Seed = 0,
+    resample: Resample = None,
     plot: Plot = None,
     json: Json = False,
     *,
@@ -230,6 +235,7 @@ def curve(
             train=read_lines(training_file(train)) if train else None,
             count=count,
             seed=seed,
+            resample=resample,
             on_point=_say_point,
         )
     if json:

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from seqgen.cli import output
 from seqgen.cli.flags import Panel
-from seqgen.core.options import Option, help_texts
+from seqgen.core.options import Option, Selection, help_texts
 from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ Format: TypeAlias = Annotated[
     typer.Option(
         "--format", metavar="NAME", help="Read standard input, or without it each file, as lines, jsonl, json, csv ..."
     ),
+]
+Resample: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--resample", metavar="N", help=help_texts(Selection)["resample"], show_default=False),
 ]
 Encoding: TypeAlias = Annotated[
     str, typer.Option("--encoding", metavar="NAME", help="Encoding of text that is not UTF-8, such as cp1252.")

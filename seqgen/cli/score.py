@@ -22,6 +22,7 @@ from seqgen.cli.options import (
     Open,
     Opening,
     Reading,
+    Resample,
     Run,
     check_writable,
     makes_images,
@@ -72,6 +73,7 @@ def score(
             help="Order lines by token, nats per token; line, nats of the line; or worst, its least likely token.",
         ),
     ] = "token",
+    resample: Resample = None,
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
@@ -100,8 +102,11 @@ def score(
         raise output.CommandError(
             f"--rank {rank} is for --by likelihood; --by critic orders lines by the critic's logit"
         )
-    scorer = partial(_likelihood, rank=rank) if by == "likelihood" else _critic_scores
-    scored = scorer(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
+    if by == "critic" and resample is not None:
+        raise output.CommandError("--resample is for --by likelihood")
+    scorer = partial(_likelihood, rank=rank, resample=resample) if by == "likelihood" else _critic_scores
+    with output.wrong_values():
+        scored = scorer(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
     held_out = _held_out(generator, scorer)
     threshold = _threshold(held_out) if per_token else None
     known = sorted(held_out.order) if held_out is not None else []
@@ -132,8 +137,10 @@ class _Scored:
     total: str
 
 
-def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank) -> _Scored:
-    scores = generator.score(lines, sources)
+def _likelihood(
+    generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank, resample: int | None
+) -> _Scored:
+    scores = generator.score(lines, sources, resample=resample)
     whole = scores.per_line
     means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
     worst = list(map(min, scores.log_probs))
@@ -154,6 +161,8 @@ def _likelihood(generator: "TextGenerator", lines: list[str], sources: list[str]
     )
     if scores.bound:
         total += f"; an upper bound by {scores.bound}, not to be compared with exact values"
+    if scores.resample > 1:
+        total += f", by q_{scores.resample}: each text one of {scores.resample}; tokens have the values of the base"
     order = {"token": means, "line": whole, "worst": worst}[rank]
     return _Scored(order, columns, scores.tokens, scores.log_probs, total)
 
@@ -269,6 +278,7 @@ def evaluate(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the samples and of what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
+    resample: Resample = None,
     latents: Annotated[
         int,
         typer.Option("--latents", metavar="K", help="Latent codes that estimate a reference's likelihood under a VAE."),
@@ -342,7 +352,11 @@ def evaluate(
         raise output.CommandError("--count must be 0 or an integer >= 2, got 1")
     if aligned:
         why = "--aligned scores every line against its own reference"
-        refuse(context, why, {"train", "protocol", "count", "judge", "reverse", "features", "everything", "method"})
+        refuse(
+            context,
+            why,
+            {"train", "protocol", "count", "resample", "judge", "reverse", "features", "everything", "method"},
+        )
     elif num_beams != 5 or lowercase:
         typed = "--lowercase" if lowercase else "--num-beams"
         raise output.CommandError(f"{typed} takes no effect without --aligned")
@@ -386,7 +400,11 @@ def evaluate(
         raise output.CommandError(f"{subject}: no such run or file")
     run = Path(subject) if is_run(subject) else None
     if run is None:
-        refuse(context, f"{subject} is a file, scored as it is", {"temperature", "latents", "num_beams", *names(Open)})
+        refuse(
+            context,
+            f"{subject} is a file, scored as it is",
+            {"temperature", "resample", "latents", "num_beams", *names(Open)},
+        )
     else:
         check_writable(run)
         output.at_least(0, temperature=temperature)
@@ -421,6 +439,7 @@ def evaluate(
                 sources=real.sources,
                 temperature=temperature,
                 latents=latents,
+                resample=resample,
                 **options,
             )
         if judge is not None:

@@ -221,6 +221,8 @@ class Selection:
     """Never N tokens in a row that stand in the training text (masked); 0 turns it off."""
     best_of: Annotated[int, Option(ge=1)] = 1
     """Keep the most probable of N texts, its end counted."""
+    resample: Annotated[int | None, Option(metavar="N")] = None
+    """Of a refined run: choose each text among N of its base, 1 to 256; by default 16, and 1 is the base itself."""
     unique: bool = False
     """Keep no text twice for a prompt."""
     match: Annotated[str | None, Option(metavar="REGEX")] = None

@@ -196,6 +196,7 @@ def compare(
     count: int = 1000,
     seed: int = 0,
     temperature: float = 1.0,
+    resample: int | None = None,
     shown: Sequence[str] = (),
     module: runs.Module | None = None,
 ) -> Comparison:
@@ -203,7 +204,8 @@ def compare(
 
     Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
     and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
-    `train`, or with a run's own training text; files and real text have that of the first run. With a run on running
+    `train`, or with a run's own training text; files and real text have that of the first run. `resample` is that of
+    refined runs, other runs having none. With a run on running
     text all are compared line by line. `module` is that of the runs of a model of your own. Raises DataError
     where a subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError
     for a score in `shown` that nothing has.
@@ -246,6 +248,8 @@ def compare(
             own[fingerprint] = generator.own_text().train_lines
         return own[fingerprint]
 
+    if resample is not None and not any(generator.candidates() > 1 for generator in generators.values()):
+        raise DataError("resample is for refined runs, and none is compared; make one with: seqgen refine")
     entries: list[Entry] = []
     groups: list[tuple[Settings, Entry]] = []
     for name in map(str, subjects):
@@ -255,6 +259,8 @@ def compare(
             entries.append(Entry(name, [column.scores]))
             continue
         generator = generators[name]
+        chooses = generator.candidates() > 1
+        how["resample"] = resample if chooses else None
         column = evaluate.evaluate(generator, references, train=text, sources=sources, count=count, **how).columns[0]
         entry = Entry(name, [column.likelihood | column.scores], sources is not None)
         _add(entry, generator.settings, entries, groups)

@@ -11,7 +11,7 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import plots
-from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_text, samples, scoring
+from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_text, samples, scoring, with_resample
 from seqgen.engine.generate import TextGenerator
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -27,6 +27,8 @@ class Point:
     """None for real text."""
     scores: dict[str, metrics.Score]
     """bleu_2..5, self_bleu_2..5, unique and so on, each with its signature."""
+    resample: int = 1
+    """Candidates that each text was chosen among."""
 
     @property
     def quality(self) -> float:
@@ -41,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's points by rising temperature, and real text of the same size."""
+    """A run's points by rising temperature, that of a refined run's own texts last, and real text of the same size."""
 
     run: str
     points: list[Point]
@@ -85,11 +87,13 @@ def curve(
     sources: Sequence[str] | None = None,
     count: int = 1000,
     seed: int = 0,
+    resample: int | None = None,
     on_point: Callable[[Point], None] | None = None,
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
     With `sources` every text answers one; of running text lines are compared, as in `evaluate.samples`.
+    Of a refined run the temperatures are those of its base, and texts chosen among `resample` are a point of their own.
     Real text is that of `evaluate.real_text`. Raises ValueError for temperatures that are not positive or repeat,
     DataError for fewer than two references or training text alone.
     """
@@ -104,17 +108,21 @@ def curve(
     stated = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})
     scored = scoring(references, train, stated, seed=seed)
 
-    def point(name: str, temperature: float | None, scores: dict[str, metrics.Score]) -> Point:
-        made = Point(name, temperature, scores)
+    def point(name: str, temperature: float | None, scores: dict[str, metrics.Score], resample: int = 1) -> Point:
+        made = Point(name, temperature, scores, resample)
         if on_point is not None:
             on_point(made)
         return made
 
-    chosen = conditions(sources, count, seed)
+    chosen, candidates = conditions(sources, count, seed), generator.candidates(resample)
+    how: dict[str, Any] = {"seed": seed, "sources": chosen}
     points = [
-        point(f"t = {t:g}", t, scored(samples(generator, count, seed=seed, temperature=t, sources=chosen), t))
+        point(f"t = {t:g}", t, scored(samples(generator, count, temperature=t, resample=1, **how), t))
         for t in sorted(temperatures)
     ]
+    if candidates > 1:
+        lines = samples(generator, count, temperature=1.0, resample=candidates, **how)
+        points.append(point(f"resample {candidates}", 1.0, with_resample(scored(lines, 1.0), candidates), candidates))
     real = None
     if train and len(train) >= 2:
         real = point("real text", None, real_text(scored, train, references, count, seed)[2])
@@ -125,13 +133,16 @@ def draw(curves: Sequence[Curve]) -> bytes:
     """Draw the curves as a PNG: quality to the right, diversity upwards, Pareto front filled, real text as a star."""
     figure, axes = plots.plane()
     for one in curves:
+        drawn = [p for p in one.points if p.resample == 1]
         (line,) = axes.plot(
-            [p.quality for p in one.points], [p.diversity for p in one.points], marker="o", mfc="white", label=one.run
+            [p.quality for p in drawn], [p.diversity for p in drawn], marker="o", mfc="white", label=one.run
         )
-        axes.plot([p.quality for p in one.front()], [p.diversity for p in one.front()], "o", color=line.get_color())
+        for p in one.points:
+            if p in one.front() or p.resample > 1:
+                axes.plot(p.quality, p.diversity, "o" if p.resample == 1 else "D", color=line.get_color())
         for p in one.points:
             place = (p.quality, p.diversity)
-            axes.annotate(f"{p.temperature:g}", place, (5, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(p.name.removeprefix("t = "), place, (5, 4), textcoords="offset points", fontsize=8)
     stars = [one.real for one in curves if one.real is not None]
     for real in {star.name: star for star in stars}.values():
         axes.plot(real.quality, real.diversity, "*", color="#222", markersize=14, label=real.name)

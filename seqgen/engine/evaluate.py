@@ -204,14 +204,20 @@ def in_lines(texts: Sequence[str]) -> list[str]:
 
 
 def samples(
-    generator: TextGenerator, count: int, *, seed: int, temperature: float, sources: Sequence[str] | None = None
+    generator: TextGenerator,
+    count: int,
+    *,
+    seed: int,
+    temperature: float,
+    sources: Sequence[str] | None = None,
+    resample: int | None = None,
 ) -> list[str]:
     """Return what a run writes to be compared: `count` texts, or a text for each source.
 
     Of a run on running text as many lines, in the order of its texts; the last line of each, which the limit of tokens
     cut, is left out. RunError for text without line breaks.
     """
-    how: dict[str, Any] = {"seed": seed, "temperature": temperature, "sources": sources}
+    how: dict[str, Any] = {"seed": seed, "temperature": temperature, "sources": sources, "resample": resample}
     if not generator.running:
         return generator.generate(1 if sources else count, **how)
     texts = min(count, 8)
@@ -386,13 +392,14 @@ def evaluate(
     latents: int = 100,
     baselines: bool = True,
     by_line: bool = False,
+    resample: int | None = None,
 ) -> Table:
     """Score a run, or given lines, against references: the whole table.
 
     A run (a folder or a loaded `TextGenerator`) writes `count` samples (0: as many as references, at most 10,000)
     and adds the likelihood of the references; its training text is found by its settings unless `train` is given.
     That of a text VAE is estimated by `latents` latents each for 1,000 of them at most, beside what latents are used
-    for.
+    for. `resample` is that of `TextGenerator.generate` and `score`.
     With `baselines` and training text two columns stand beside: `real text` (see `real_text`) and `kneser-ney-5`,
     samples of a 5-gram model of the same training text. Of a run on running text, or with `by_line`, the lines of
     samples, references and training text are compared that are not blank; signatures state `unit: line`. Warns of
@@ -413,10 +420,12 @@ def evaluate(
         leak = leaks(references, train, "references", sources)
         size = count or min(len(references), 10_000)
         answered = conditions(sources, size, seed)
-        lines = samples(generator, size, seed=seed, temperature=temperature, sources=answered)
+        candidates = generator.candidates(resample)
+        lines = samples(generator, size, seed=seed, temperature=temperature, sources=answered, resample=resample)
         what = "lines of running text" if generator.running else "samples"
         about = f"{size} {what}, seed {seed}, temperature {temperature:g}"
-        likelihood = _likelihood(generator, references, sources, latents)
+        about += f", each one of {candidates}" if candidates > 1 else ""
+        likelihood = _likelihood(generator, references, sources, latents, resample)
         if getattr(generator.model, "encodes", False):
             about += f"; nll of {min(len(references), _WEIGHED)} references by {latents} latents each, an upper bound"
     else:
@@ -432,6 +441,8 @@ def evaluate(
     leak |= BY_LINE if by_line else {}
     scored = scoring(references, train, leak, protocol=protocol, tokenizer=tokenizer, seed=seed)
     given = scored(lines, temperature if likelihood else None)
+    if isinstance(generator, TextGenerator) and candidates > 1:
+        given, likelihood = with_resample(given, candidates), with_resample(likelihood, candidates)
     columns = [Column("samples", about, given, with_fields(likelihood, leak), list(lines))]
     if baselines and train:
         columns.append(_real_column(scored, train, references, len(lines), seed))
@@ -619,8 +630,19 @@ def with_fields(scores: Mapping[str, Score], fields: Mapping[str, str]) -> dict[
     }
 
 
+def with_resample(scores: Mapping[str, Score], candidates: int) -> dict[str, Score]:
+    """Return the same scores, their signatures naming the candidates of each text."""
+    return {
+        name: replace(score, signature=replace(score.signature, resample=candidates)) for name, score in scores.items()
+    }
+
+
 def _likelihood(
-    generator: TextGenerator, references: Sequence[str], sources: Sequence[str] | None, latents: int
+    generator: TextGenerator,
+    references: Sequence[str],
+    sources: Sequence[str] | None,
+    latents: int,
+    resample: int | None = None,
 ) -> dict[str, Score]:
     """Return how likely references are: exactly, with their rows, or of a text VAE estimated.
 
@@ -640,7 +662,7 @@ def _likelihood(
             name: Score(value, _signed(name, references, about | (cut if metrics.metric(name).per_token else {})))
             for name, value in found.items()
         }
-    lines = generator.score(references, sources)
+    lines = generator.score(references, sources, resample=resample)
     tokens = np.array([len(row) for row in lines.log_probs])
     if lines.bound:
         scores = _by_line(references, -np.array(lines.per_line), unknown, "bound", f"{lines.bound} (bound)")

@@ -8,7 +8,7 @@ Text k of a call is a function of (weights, options, seed, k) alone, not of the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,10 +28,11 @@ from seqgen.engine import filling
 from seqgen.engine.filling import Filled
 from seqgen.engine.likelihood import CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
+from seqgen.models import refined
 from seqgen.models._contract import TextModel
 from seqgen.nn import automaton as automata
 from seqgen.nn.automaton import GAP
-from seqgen.nn.decode import Decoder, Writer, collect
+from seqgen.nn.decode import Decoder, Details, Writer, collect
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -148,6 +149,10 @@ class TextGenerator:
         By rejection, further indices being tried up to `attempts` * count for each prompt: unique, novel_against,
         match. What passes is distributed exactly as the model's texts that would pass.
 
+        resample: of a refined run each text is one of its own n candidates, kept with probability proportional to
+        exp(s). The base draws them as it is, so whatever changes how it draws is refused beside n > 1. Probabilities
+        of tokens are those of the base.
+
         best_of: the end of a text is counted: the end of sentence, or the tokens to the end of a stop string, which its
         own values leave out. A text that such a string ended at once stands behind all others. Raises ValueError for
         options out of range and constraints that cannot be met, TypeError for a list in the place of a text or the
@@ -166,8 +171,12 @@ class TextGenerator:
     def _selected(self, options: TextOptions, begins: list["Beginning"], limits: "_Limits") -> list[Text]:
         """Return `count` texts behind each beginning that pass what the options ask of whole texts."""
         count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
+        resample = self.candidates(options.resample)
+        if resample > 1:
+            _check_resampled(options, resample)
+        group = max(best_of, resample)
         sampling = self.sampling(options)
-        if best_of > 1:
+        if group > 1:
             sampling = replace(sampling, details=True)
         match, unique, sources = options.match, options.unique, options.sources
         finder = Expression(match, f"--match {match!r}") if match is not None else None
@@ -181,13 +190,21 @@ class TextGenerator:
             return n if sources is None else n // count * wanted + j * count + n % count
 
         def write(jobs: list[tuple[int, int]]) -> list[Text]:
-            """Return the texts of attempts for prompts, each the best of its own `best_of` indices."""
-            rows = [begins[j] for j, _ in jobs for _ in range(best_of)]
-            indices = [index(j, n) * best_of + i for j, n in jobs for i in range(best_of)]
+            """Return the texts of attempts for prompts, each chosen among its own `group` indices."""
+            rows = [begins[j] for j, _ in jobs for _ in range(group)]
+            indices = [index(j, n) * group + i for j, n in jobs for i in range(group)]
             made = self._decode(decoder, rows, options.seed, indices, sampling, limits, options.stop)
-            groups = [made[i : i + best_of] for i in range(0, len(made), best_of)]
-            # a text that a stop string ended at once is likelier than any other, and of no use
-            return [max(group, key=lambda one: (bool(one[0].tokens), one[1]))[0] for group in groups]
+            if resample > 1:
+                firsts = indices[::group]
+                choices = [
+                    rng.text_seeds(options.seed, k, 1, begins[j].prompt) for k, (j, _) in zip(firsts, jobs, strict=True)
+                ]
+                kept = self._resampled(made, torch.cat(choices), resample)
+            else:
+                groups = [made[i : i + group] for i in range(0, len(made), group)]
+                # a text that a stop string ended at once is likelier than any other, and of no use
+                kept = [max(each, key=lambda one: (bool(one.ids), one.log_prob)) for each in groups]
+            return [self._shown(one) for one in kept]
 
         accepted: list[list[Text]] = [[] for _ in begins]
         seen: list[set[str]] = [set() for _ in begins]
@@ -197,7 +214,7 @@ class TextGenerator:
             jobs: list[tuple[int, int]] = []
             for j, own in enumerate(accepted):
                 if len(own) < count:
-                    more = min(max(1, _ROWS // best_of) - len(jobs), most - tried[j], count)
+                    more = min(max(1, _ROWS // group) - len(jobs), most - tried[j], count)
                     jobs += [(j, n) for n in range(tried[j], tried[j] + more)]
                     tried[j] += more
             if not jobs:
@@ -236,6 +253,7 @@ class TextGenerator:
         """
         from seqgen.nn.beam import beam_search  # late: sampling needs none of it
 
+        self._check_whole("a search for the likeliest")
         _check_texts(options, "bad_words", "require", "prompts", "sources")
         count, beam = options.count, config.part(options, Beam, section="sample")
         if not 1 <= count <= beam.num_beams:
@@ -260,6 +278,7 @@ class TextGenerator:
     @takes(StreamOptions)
     def stream(self, options: StreamOptions) -> Iterator[str]:
         """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
+        self._check_whole("a stream")
         _check_texts(options, "stop", "bad_words", "require")
         automaton = self._limits(options).automaton
         begins = self.beginnings(options.prompt, None, None, automaton)
@@ -288,6 +307,7 @@ class TextGenerator:
         """
         from seqgen.models.masked import Unmasker  # late: other runs need none of it
 
+        self._check_whole("a gap is filled")
         asked = config.build(Filling, options, section="sample")
         if isinstance(texts, str):
             raise TypeError("texts must be a list of texts, got one text; put it into a list")
@@ -334,12 +354,24 @@ class TextGenerator:
             for (n, k), own, text, values in zip(jobs, owns, self.decoded(owns), log_probs, strict=True)
         ]
 
-    def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
+    def score(
+        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, resample: int | None = None
+    ) -> LineScores:
         """Return the log-probability of every token of given lines; with `sources`, of each line after its condition.
 
-        A run on running text scores each line on its own, as if a newline stood before it. DataError for no lines.
+        A run on running text scores each line on its own, as if a newline stood before it. A refined run gives each
+        line its log q_n of `resample` candidates, by default of its own number, and each token the value of its base.
+        DataError for no lines.
         """
-        return self._lines.score(lines, sources)
+        return self._lines.score(lines, sources, resample=resample)
+
+    def candidates(self, resample: int | None = None) -> int:
+        """Return how many candidates each text is chosen from: as asked or, of a refined run, its own number.
+
+        1 stands for texts as they are drawn. ValueError for a number outside 1..256, RunError for more than 1 of a run
+        that is not refined.
+        """
+        return self._lines.candidates(resample)
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic of a SeqGAN run thinks of given lines and their tokens.
@@ -464,6 +496,13 @@ class TextGenerator:
             )
         return data
 
+    def _check_whole(self, what: str) -> None:
+        """Raise RunError for a refined run, which chooses among whole texts."""
+        if isinstance(self.model, refined.Model):
+            raise RunError(
+                f"{self.folder} chooses among whole texts; {what} goes token by token; take the run it was made from"
+            )
+
     def _decoder(self, fast: bool, latents: Latents | None) -> Writer:
         made: Writer = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
         return made
@@ -486,12 +525,8 @@ class TextGenerator:
         sampling: Sampling,
         limits: "_Limits",
         stop: Sequence[str],
-    ) -> list[tuple[Text, float]]:
-        """Return the texts of these indices after their beginnings, and how likely they were, the end of each counted.
-
-        That is the log-probability of all tokens drawn: those of a stop string too, which the text does not show. Of
-        texts without details it is 0.
-        """
+    ) -> list["_Drawn"]:
+        """Return the texts of these indices after their beginnings, and what is known of each."""
         seeds = torch.cat([rng.text_seeds(seed, k, 1, row.prompt) for k, row in zip(indices, rows, strict=True)])
         seeds, owns = seeds.to(self.device), [row.own for row in rows]
         written = self.growing(owns, stop) if stop else None
@@ -515,19 +550,41 @@ class TextGenerator:
         made = []
         for i, (ids, text) in enumerate(zip(samples.ids, texts, strict=True)):
             detail = samples.details[i] if samples.details is not None else None
-            tokens = [*ids, self._lines.stop] if detail is not None and len(detail.log_prob) > len(ids) else ids
+            drawn = tokens = [*ids, self._lines.stop] if detail is not None and len(detail.log_prob) > len(ids) else ids
             if written is not None and written.over[i]:  # all that follows belongs to no text
                 tokens, text = self.cut(written, i, owns[i], ids)
             shown = Text(text, indices[i], samples.finished[i], [], prompt=rows[i].prompt, source=rows[i].source)
-            if detail is not None:
-                names = [self.tokenizer.id_to_token(t) for t in tokens]
-                own, drawn, entropy = (
-                    x[: len(tokens)].tolist() for x in (detail.log_prob, detail.sampling_log_prob, detail.entropy)
-                )
-                shown = replace(shown, tokens=names, log_prob=sum(own), log_probs=own, sampling_log_probs=drawn)
-                shown = replace(shown, entropies=entropy)
-            made.append((shown, 0.0 if detail is None else sum(detail.log_prob.tolist())))
+            made.append(_Drawn(shown, rows[i], tokens, drawn, detail))
         return made
+
+    def _shown(self, drawn: "_Drawn") -> Text:
+        """Return a text with its details, where they were asked for."""
+        detail = drawn.detail
+        if detail is None:
+            return drawn.text
+        own, sampled, entropy = (
+            x[: len(drawn.ids)].tolist() for x in (detail.log_prob, detail.sampling_log_prob, detail.entropy)
+        )
+        names = [self.tokenizer.id_to_token(t) for t in drawn.ids]
+        shown = replace(drawn.text, tokens=names, log_prob=sum(own), log_probs=own)
+        return replace(shown, sampling_log_probs=sampled, entropies=entropy)
+
+    def _resampled(self, made: Sequence["_Drawn"], seeds: torch.Tensor, n: int) -> list["_Drawn"]:
+        """Return one of every n texts in a row, as the critic of a refined run chooses; `seeds` of the choices."""
+        assert isinstance(self.model, refined.Model)
+        # a prompt is part of the text that is judged
+        prompts = {tuple(one.begin.ids): one.begin for one in made if one.begin.own}
+        before = dict(zip(prompts, self.model.decoder().read([*prompts]), strict=True)) if prompts else {}
+        details = []
+        for one in made:
+            assert one.detail is not None
+            whole = [before[key], one.detail] if (key := tuple(one.begin.ids)) in before else [one.detail]
+            details.append(
+                Details(*(torch.cat(parts) for parts in zip(*(vars(d).values() for d in whole), strict=True)))
+            )
+        scores = self.model.scores(self.model.features([[*one.begin.own, *one.drawn] for one in made], details))
+        chosen = self.model.chosen(scores.view(-1, n), rng.uniforms(seeds, 0, stream=1)).tolist()
+        return [made[k * n + i] for k, i in enumerate(chosen)]
 
     def cut(self, written: StopStrings, row: int, own: Sequence[int], ids: Sequence[int]) -> tuple[list[int], str]:
         """Return the tokens and the text, its prompt `own` included, of a row that has come to a stop string."""
@@ -547,6 +604,25 @@ class TextGenerator:
         if self.running:
             return [self.tokenizer.decode_stream(row) for row in ids]
         return list(self.tokenizer.decode(ids))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A text that was drawn, and what is known of it."""
+
+    text: Text
+    begin: "Beginning"
+    ids: list[int]
+    """The tokens that belong to it, its end included where the model's values of it are known."""
+    drawn: list[int]
+    """All tokens: those of a stop string too, which the text does not show."""
+    detail: Details | None
+    """What the model thinks of all of them, where that was asked for."""
+
+    @property
+    def log_prob(self) -> float:
+        """Log-probability of all tokens, nats; 0 of texts without details."""
+        return 0.0 if self.detail is None else sum(self.detail.log_prob.tolist())
 
 
 @dataclass(frozen=True)
@@ -576,6 +652,18 @@ def _places(rows: Sequence[Beginning]) -> list[int] | None:
     """Return the automaton's states before texts; None: its start."""
     places = [row.place for row in rows]
     return places if any(places) else None
+
+
+def _check_resampled(options: "TextOptions", n: int) -> None:
+    """Raise ValueError for an option that changes how candidates are drawn, or cuts them."""
+    names = {one.name for cls in (Sampling, Constraints) for one in fields(cls)} | {"stop", "no_copy", "best_of"}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name in names - {"details"} and value != option.default and value not in ([], ()):
+            raise ValueError(
+                f"{option.name} must be left out: a refined run keeps one of {n} texts that its base draws as it is, "
+                "at temperature 1; resample = 1 gives texts of the base, with every option"
+            )
 
 
 def _check_texts(options: Any, *lists: str) -> None:

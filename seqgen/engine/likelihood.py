@@ -6,7 +6,7 @@ scores.perplexity, scores.per_line
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,10 +19,13 @@ from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.tokenizers import Tokenizer
 from seqgen.engine.run import Settings
+from seqgen.models import refined
 from seqgen.models._contract import TextModel
 
 _ROWS = 512
 """Lines scored together; results do not depend on it."""
+MOST_CANDIDATES = 256
+"""Candidates of a text at most."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,16 @@ class LineScores:
     bound: str = ""
     """"" where they are exact; else how they were computed: their sums are at most the log-likelihood, so that nats and
     perplexity are upper bounds, not to be compared with exact ones."""
+    resample: int = 1
+    """Candidates n of a refined run, whose tokens are scored by its base and whose lines by q_n."""
+    gains: list[float] = field(default_factory=list)
+    """Per line, log q_n less the log-probability under the base, estimated; [] for n = 1."""
 
     @property
     def per_line(self) -> list[float]:
         """Log-probability of each line, nats."""
-        return [sum(row) for row in self.log_probs]
+        sums = [sum(row) for row in self.log_probs]
+        return [total + gain for total, gain in zip(sums, self.gains, strict=True)] if self.gains else sums
 
     @property
     def total_tokens(self) -> int:
@@ -88,14 +96,44 @@ class LineScorer:
         self.start, self.stop = int(known["start"]), int(known["stop"])
         self.running = settings.data.mode in ("stream", "window")
 
-    def score(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> LineScores:
+    def score(
+        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, resample: int | None = None
+    ) -> LineScores:
         """Return the log-probability of every token of the lines; as `TextGenerator.score`."""
+        n = self.candidates(resample)
         with torch.inference_mode():
             log_probs, tokens = self._by_line(self.model.log_probs, lines, sources)
         if not all(math.isfinite(value) for row in log_probs for value in row):
             raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
+        gains = self.model.gains(self._scores(lines), n).tolist() if n > 1 else []  # type: ignore[attr-defined]
         bound = getattr(self.model, "bound", "")  # optional: see models._contract.Bounded
-        return LineScores(list(lines), log_probs, tokens, bound)
+        return LineScores(list(lines), log_probs, tokens, bound, n, gains)
+
+    def candidates(self, asked: int | None) -> int:
+        """Return how many candidates each text has: as asked or, of a refined run, its own number; 1: no choice.
+
+        ValueError for a number outside 1..256, RunError for a run without such a critic.
+        """
+        if asked is not None and not 1 <= asked <= MOST_CANDIDATES:
+            raise ValueError(f"resample must be in 1..{MOST_CANDIDATES}, got {asked}")
+        if isinstance(self.model, refined.Model):
+            return self.model.config.resample if asked is None else asked
+        if asked not in (None, 1):
+            raise RunError(f"a run of {self.settings.name} has no critic to choose by; make one with: seqgen refine")
+        return 1
+
+    def features(self, model: refined.Model, lines: Sequence[str]) -> torch.Tensor:
+        """Return what the critic of a refined run looks at in each line, (B, F) float64."""
+        ids = [[*row.tolist(), self.stop] for row in self.encode(lines)]
+        decoder, parts = model.decoder(), []
+        for begin in range(0, len(ids), _ROWS):
+            some = ids[begin : begin + _ROWS]
+            parts.append(model.features(some, decoder.read([[self.start, *row] for row in some])))
+        return torch.cat(parts)
+
+    def _scores(self, lines: Sequence[str]) -> torch.Tensor:
+        assert isinstance(self.model, refined.Model)
+        return self.model.scores(self.features(self.model, lines))
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic makes of the lines and their tokens; as `TextGenerator.critic_scores`."""

@@ -28,7 +28,11 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Signature:
-    """How a score was made. Two scores may be compared if all but `inputs`, `seed` and `temperature` are equal."""
+    """How a score was made.
+
+    Two scores may be compared if all but `inputs`, `seed`, `temperature` and `resample` are equal. A likelihood with
+    `resample` is a lower bound, and may stand beside an exact one.
+    """
 
     metric: str
     """Name of the metric, as in `bleu`."""
@@ -40,6 +44,8 @@ class Signature:
     """Seed of the shuffle or of the subset, if rows were drawn."""
     temperature: float | None = None
     """Temperature the samples were drawn at, if stated."""
+    resample: int | None = None
+    """Candidates n that each sample was chosen among; of a likelihood, that of q_n (`seqgen.models.refined`)."""
 
     def __str__(self) -> str:
         """Return the parts in one line, `bleu|n:1-4|...|version:1.0|in:3fa4`."""
@@ -55,6 +61,8 @@ class Signature:
             parts.append(f"seed:{self.seed}")
         if self.temperature is not None:
             parts.append(f"temp:{self.temperature:g}")
+        if self.resample is not None:
+            parts.append(f"resample:{self.resample}")
         return parts
 
     def check_comparable(self, other: Signature) -> None:
@@ -66,7 +74,10 @@ class Signature:
 
     def differs(self, other: Signature) -> str:
         """Return the first field in which two numbers of one metric were made differently, `hyp: 20 and 10`, or ""."""
+        bound = self.resample is not None or other.resample is not None
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
+            if bound and name == "by":
+                continue
             ours, theirs = self.fields.get(name, "absent"), other.fields.get(name, "absent")
             if ours != theirs:
                 return f"{name}: {ours} and {theirs}"
@@ -169,6 +180,7 @@ class Score:
             "inputs": signature.inputs,
             "seed": signature.seed,
             "temperature": signature.temperature,
+            "resample": signature.resample,
             "note": self.note,
         }
 
@@ -180,7 +192,12 @@ class Score:
     def from_dict(cls, stored: Mapping[str, Any]) -> Score:
         """Return a score as `to_dict` wrote it: it prints and compares as before, but has no rows for further tests."""
         signature = Signature(
-            stored["metric"], dict(stored["fields"]), stored["inputs"], stored["seed"], stored["temperature"]
+            stored["metric"],
+            dict(stored["fields"]),
+            stored["inputs"],
+            stored["seed"],
+            stored["temperature"],
+            stored.get("resample"),  # files of 0.1.0 have none
         )
         interval = stored["interval"]
         return cls(

@@ -45,6 +45,17 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """576 lines of the small text's words that it does not have."""
+    nouns, verbs, ends = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"], ["here", "there", "now"]
+    made = [f"the {a} {v} the {b} {c} {d} ." for a in nouns for v in verbs for b in nouns for c in ends for d in ends]
+    made += [f"the {a} {v} {c} the {b} ." for a in nouns for v in verbs for b in nouns for c in ends]
+    path = tmp_path_factory.mktemp("cli-text") / "lines.txt"
+    path.write_text("".join(f"{line}\n" for line in made))
+    return path
+
+
 def trained(*arguments: str | Path) -> None:
     ended = call("train", *arguments)
     assert ended.code == 0, ended.err

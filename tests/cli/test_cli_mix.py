@@ -4,19 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from command_line import SMALL, Ended
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """576 lines of the small text's words that it does not have."""
-    nouns, verbs, ends = ["cat", "dog", "man", "bird"], ["sees", "likes", "follows"], ["here", "there", "now"]
-    made = [f"the {a} {v} the {b} {c} {d} ." for a in nouns for v in verbs for b in nouns for c in ends for d in ends]
-    made += [f"the {a} {v} {c} the {b} ." for a in nouns for v in verbs for b in nouns for c in ends]
-    path = tmp_path_factory.mktemp("mix") / "held-out.txt"
-    path.write_text("".join(f"{line}\n" for line in made))
-    return path
 
 
 def test_a_run_is_mixed_with_n_grams_and_used_as_any_run(

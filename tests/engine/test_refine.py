@@ -1,0 +1,120 @@
+"""Refined runs: the same files from the same lines, text k alone, likelihoods that add up, no run without a gain."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.optimize import approx_fprime
+
+from seqgen.core import rng
+from seqgen.core.errors import DataError, RunError
+from seqgen.engine import refine
+from seqgen.engine.loading import load
+
+
+@pytest.fixture(scope="module")
+def lines(trained: Path) -> list[str]:
+    """What the run writes at a higher temperature: text that is like its own, and not the same."""
+    known = {line.strip() for line in load(trained).own_text().train_lines}
+    return [text for text in load(trained).generate(2200, seed=9, temperature=1.3) if text not in known][:800]
+
+
+@pytest.fixture(scope="module")
+def made(trained: Path, lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[refine.Refinement, Path]:
+    out = tmp_path_factory.mktemp("refine") / "refined"
+    return refine.refine(trained, lines, out, samples=1000), out
+
+
+def test_a_refined_run_gains_on_lines_held_back(
+    made: tuple[refine.Refinement, Path], lines: list[str], trained: Path
+) -> None:
+    result, out = made
+    assert result.written
+    sixteen = result.gains[1]
+    assert (sixteen.candidates, result.fitted + result.held_back) == (16, len(lines))
+    assert sixteen.nats_per_line > 2 * sixteen.error > 0
+    assert 0.5 < result.auroc <= 1
+    assert 0 < result.ess < 1
+    held_back = lines[1::2]
+    base, refined = load(trained).score(held_back), load(out).score(held_back)
+    assert refined.resample == 16
+    gained = sum(refined.per_line) - sum(base.per_line)
+    assert gained / len(held_back) == pytest.approx(sixteen.nats_per_line, abs=1e-4)
+    assert load(out).score(held_back[:9], resample=1).per_line == pytest.approx(base.per_line[:9], abs=1e-9)
+
+
+def test_text_k_depends_on_its_own_candidates_alone(made: tuple[refine.Refinement, Path], trained: Path) -> None:
+    run, base = load(made[1]), load(trained)
+    texts = run.texts(count=40, seed=3)
+    assert run.texts(count=3, seed=3) == texts[:3]
+    candidates = base.generate(count=160, seed=3)
+    for k, text in enumerate(run.texts(count=10, seed=3, resample=16)):
+        assert 16 * k <= text.index < 16 * k + 16
+        assert text.text == candidates[text.index]
+    assert run.generate(count=8, seed=3, resample=1, temperature=0.7) == base.generate(8, seed=3, temperature=0.7)
+    assert len({text.text for text in texts}) > 20
+    begun = run.texts(count=4, prompts=["the dog", "the"], seed=1)
+    assert all(text.text.startswith(text.prompt) for text in begun)
+    assert [t.text for t in begun[:4]] == run.generate(count=4, prompt="the dog", seed=1)
+    assert len(set(run.generate(count=12, unique=True))) == 12
+
+
+def test_the_same_lines_make_the_same_files(
+    made: tuple[refine.Refinement, Path], lines: list[str], trained: Path, tmp_path: Path
+) -> None:
+    assert refine.refine(trained, lines, tmp_path / "again", samples=1000) == made[0]
+    for name in ("config.toml", "checkpoints"):
+        paths = sorted(p for p in [made[1] / name, *(made[1] / name).rglob("*")] if p.is_file())
+        assert paths
+        for path in paths:
+            assert (tmp_path / "again" / path.relative_to(made[1])).read_bytes() == path.read_bytes()
+
+
+def test_texts_of_the_run_itself_gain_nothing_and_nothing_is_written(trained: Path, tmp_path: Path) -> None:
+    own = load(trained).generate(count=4000, seed=9)
+    result = refine.refine(trained, own, tmp_path / "same", samples=1000)
+    assert not result.written
+    assert result.gains[1].nats_per_line < 2 * result.gains[1].error
+    assert not (tmp_path / "same").exists()
+
+
+def test_the_fit_is_the_minimum_of_its_loss() -> None:
+    noise = torch.randn(500, 3, dtype=torch.float64, generator=rng.generator("fit"))
+    positive, negative = noise[:200] + 0.5, noise[200:]
+
+    def loss(w: torch.Tensor) -> float:
+        scores = torch.as_tensor(negative) @ torch.as_tensor(w)
+        mean = float((scores.exp().mean()).log() - (positive @ torch.as_tensor(w)).mean())
+        return mean + 0.05 * float((torch.as_tensor(w) ** 2).sum())
+
+    weights = refine.fitted(positive, negative, 0.1)
+    assert abs(approx_fprime(weights.numpy(), loss, 1e-6)).max() < 1e-3
+    # log N(.5, 1) - log N(0, 1) = x / 2 + constant
+    wide = torch.randn(40_000, 1, dtype=torch.float64, generator=rng.generator("wide"))
+    assert float(refine.fitted(wide[:20_000] + 0.5, wide[20_000:], 0.0)) == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_cannot_be_refined_is_named(
+    trained: Path, made: tuple[refine.Refinement, Path], lines: list[str], tmp_path: Path
+) -> None:
+    own = load(trained).own_text().train_lines
+    with pytest.raises(DataError, match=r"needs 500 lines that no run was trained on, got 0 and 131 of the training"):
+        refine.refine(trained, own, tmp_path / "new")
+    with pytest.raises(RunError, match="is a run of refined and cannot be refined; these can: lm, gpt, seqgan"):
+        refine.refine(made[1], lines, tmp_path / "new")
+    with pytest.raises(RunError, match="is a run already; use another --out, or remove it"):
+        refine.refine(trained, lines, made[1])
+    assert not (tmp_path / "new").exists()
+    run = load(made[1])
+    with pytest.raises(ValueError, match=r"^temperature must be left out: a refined run keeps one of 16 texts that"):
+        run.generate(temperature=0.5)
+    with pytest.raises(ValueError, match=r"^require must be left out"):
+        run.generate(require=["dog"])
+    with pytest.raises(ValueError, match=r"^resample must be in 1\.\.256, got 257"):
+        run.generate(resample=257)
+    with pytest.raises(RunError, match="a run of lm has no critic to choose by; make one with: seqgen refine"):
+        load(trained).generate(resample=16)
+    with pytest.raises(RunError, match="chooses among whole texts; a stream goes token by token"):
+        next(run.stream())
+    with pytest.raises(RunError, match="a search for the likeliest goes token by token"):
+        run.search()
