@@ -32,15 +32,18 @@ from seqgen.data.prepare import (
     reading,
     split_limit,
     text_fingerprint,
+    train_tokenizers,
 )
 from seqgen.data.text import Records, has_fields, record_blocks
 from seqgen.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
+    check_paired,
     choose_kind,
     load_tokenizer,
     newline_is_character,
     resolved,
+    source_of,
     train_tokenizer,
 )
 
@@ -74,18 +77,29 @@ def build_corpus(
         check_held_out(held_out.blocks(), text.blocks(), data.valid)
     data = replace(data, mode=_mode(data, text))
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
+    if given is not None:
+        check_paired(given, data.source != "" and data.source_tokenizer != "shared", Path(str(tokenizer_folder)))
     with new_folder(out) as folder:
         write = _write_stream if data.mode in _RUNNING else _write_sentences
         made, config, splits, more = write(_Build(folder, data, config, text, held_out, given, seed))
         made.save(folder / "tokenizer")
+        source = source_of(made)
+        if source is not None:
+            data = replace(data, source_tokenizer=source.kind)
         more |= {
             "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
             "tokenizer": config_of.to_dict(resolved(config, made)),
             "text_sha256": {mode: text.fingerprint(replace(data, mode=mode)) for mode in _modes(data)},
         }
-        meta = described(splits, vocab_size=made.vocab_size, fingerprint=made.fingerprint, more=more)
+        meta = described(splits, vocab_size=_ids(made), fingerprint=made.fingerprint, more=more)
         write_json(folder / "meta.json", meta)
     return open_corpus(out, verify=False)
+
+
+def _ids(tokenizer: Tokenizer) -> int:
+    """Return how many ids rows may hold."""
+    source = source_of(tokenizer)
+    return tokenizer.vocab_size + (0 if source is None else source.vocab_size)
 
 
 def _modes(data: DataConfig) -> tuple[Any, ...]:
@@ -256,22 +270,19 @@ def _write_sentences(build: _Build) -> _Written:
     folder, data, config, text, held_out = build.folder, build.data, build.config, build.text, build.held_out
     limit = 0 if held_out is not None else split_limit(text.lowest, text.highest, data.valid_share, text.first)
 
-    def learnt() -> Iterator[str]:
-        yield from train_lines()
-        if data.source:
-            for records, rows, _ in text.splits(limit):
-                yield from ((records.sources or [])[row] for row in rows)
-
     def train_lines() -> Iterator[str]:
         return (records.texts[row] for records, rows, _ in text.splits(limit) for row in rows)
 
+    def conditions() -> Iterator[str]:
+        return ((records.sources or [])[row] for records, rows, _ in text.splits(limit) for row in rows)
+
     train_rows = text.training_rows(limit)
-    lines = _Lines(learnt, train_rows * (2 if data.source else 1))
-    tokenizer = build.given or train_tokenizer(config, lines, seed=build.seed)
+    lines, sources = _Lines(train_lines, train_rows), _Lines(conditions, train_rows) if data.source else None
+    tokenizer = build.given or train_tokenizers(data, config, lines, sources, seed=build.seed)
     if build.given is not None or config.model:
         check_fit(tokenizer, _Lines(train_lines, train_rows))
     packers = {"train": RowPacker(data, tokenizer, "training"), "valid": RowPacker(data, tokenizer, "held-out")}
-    size = tokenizer.vocab_size
+    size = _ids(tokenizer)
     characters = 0
     with SplitWriter(folder, "train", vocab_size=size) as train, SplitWriter(folder, "valid", vocab_size=size) as valid:
         writers = {"train": train, "valid": valid}

@@ -39,12 +39,16 @@ from seqgen.data.ragged import Ragged, joined
 from seqgen.data.rewards import Reward, reward
 from seqgen.data.text import Records, has_fields, read_records, records_of
 from seqgen.data.tokenizers import (
+    SourceKind,
     Tokenizer,
     TokenizerConfig,
+    check_paired,
     choose_kind,
     load_tokenizer,
     newline_is_character,
+    paired,
     resolved,
+    source_of,
     train_tokenizer,
     uses,
 )
@@ -83,6 +87,9 @@ class DataConfig:
     """Fields of the condition, comma-separated; the model reads them before the text, without loss."""
     target: str = ""
     """Field of the text, where `source` is given."""
+    source_tokenizer: SourceKind = "shared"
+    """Conditions are read by the tokenizer of the text (shared), or by one of their own of this kind, learnt from them
+    with the other options of the section `tokenizer`; for models with an encoder."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Longest row in tokens, condition and end included (sentence mode); 0: as long as the text needs, up to 1024."""
     long: Literal["error", "cut", "drop"] = "error"
@@ -116,7 +123,8 @@ class TextData:
     resolved: tuple[DataConfig, TokenizerConfig]
     """The settings with what was chosen in the place of auto and 0."""
     facts: dict[str, Any]
-    """vocab_size, pad, sep, start, stop (-1: none), never (ids not to sample), max_length (tokens of a row)."""
+    """vocab_size, source_vocab_size (0: shared), pad, sep, start, stop (-1: none), suppress_tokens, max_length (tokens
+    of a row)."""
     batches: Batches
     batch: int
     """Rows of a batch over all processes."""
@@ -205,6 +213,8 @@ class _Preparation:
             data = replace(data, mode=mode, window=window)
         else:
             data = replace(data, mode=mode, max_length=data.max_length or text.longest)
+        if (source := source_of(tokenizer)) is not None:
+            data = replace(data, source_tokenizer=source.kind)
         return TextData(
             tokenizer=tokenizer,
             mode=mode,
@@ -341,8 +351,45 @@ def encode_sources(tokenizer: Tokenizer, sources: Sequence[str]) -> Ragged:
     for number, values in enumerate(fields, 1):
         if len(values) != count:
             raise DataError(f"condition {number} has {len(values)} fields (separated by tabs), the first has {count}")
-    columns = [tokenizer.encode([values[i] for values in fields]) for i in range(count)]
+    columns = [_source_ids(tokenizer, [values[i] for values in fields]) for i in range(count)]
     return joined([part for column in columns for part in (column, tokenizer.sep)], len(fields))
+
+
+def _source_ids(tokenizer: Tokenizer, lines: Sequence[str]) -> Ragged:
+    """Return the ids of a field; those of a tokenizer of its own come after the text's."""
+    source = source_of(tokenizer)
+    if source is None:
+        return tokenizer.encode(lines)
+    own = source.encode(lines)
+    return Ragged(own.values + tokenizer.vocab_size, own.offsets)
+
+
+def train_tokenizers(
+    data: DataConfig, config: TokenizerConfig, texts: Collection[str], sources: Collection[str] | None, *, seed: int
+) -> Tokenizer:
+    """Return a tokenizer learnt from texts and conditions together, or one from each (`data.source_tokenizer`)."""
+    if sources is None or data.source_tokenizer == "shared":
+        both = texts if sources is None else Both(texts, sources)
+        return train_tokenizer(config, both, seed=seed)
+    own = replace(config, kind=data.source_tokenizer, model="", words="split", pattern="")
+    target = train_tokenizer(config, texts, seed=seed)
+    return paired(target, train_tokenizer(own, sources, seed=seed))
+
+
+class Both(Collection[str]):
+    """The lines of two collections, one after the other."""
+
+    def __init__(self, first: Collection[str], second: Collection[str]) -> None:
+        self._parts = (first, second)
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(*self._parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __contains__(self, line: object) -> bool:
+        return any(line in part for part in self._parts)
 
 
 def choose_mode(data: DataConfig, records: Records) -> Mode:
@@ -409,6 +456,8 @@ def _report_unused(data: DataConfig, mode: Mode) -> None:
         "jitter": "stream",
         "valid_share": "" if data.valid else mode,
     }
+    if data.source_tokenizer != "shared" and not data.source:
+        _LOG.warning("data.source_tokenizer takes no effect without data.source")
     for name, modes in only.items():
         if getattr(data, name) != getattr(DataConfig, name) and mode not in modes.split():
             because = "with data.valid" if name == "valid_share" else f"with data.mode = {mode}"
@@ -506,9 +555,13 @@ def _prepare_sentences(
     sources = None if records.sources is None else [records.sources[row] for row in train_rows]
     tokenizer = own if asked.tokenizer_folder is None else load_tokenizer(asked.tokenizer_folder)
     if tokenizer is None:
-        tokenizer = train_tokenizer(config, texts if sources is None else texts + sources, seed=asked.seed)
+        tokenizer = train_tokenizers(data, config, texts, sources, seed=asked.seed)
+    elif asked.tokenizer_folder is not None:
+        check_paired(tokenizer, data.source != "" and data.source_tokenizer != "shared", asked.tokenizer_folder)
     if asked.tokenizer_folder is not None or config.model:
         check_fit(tokenizer, texts)
+        if (source := source_of(tokenizer)) is not None:
+            check_fit(source, sources or ())
     del texts
     train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
     valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
@@ -732,6 +785,7 @@ def facts(tokenizer: Tokenizer, mode: Mode, max_length: int) -> dict[str, Any]:
         start, stop, written = tokenizer.newline, -1, {tokenizer.newline}
     return {
         "vocab_size": tokenizer.vocab_size,
+        "source_vocab_size": 0 if (source := source_of(tokenizer)) is None else source.vocab_size,
         "pad": tokenizer.pad,
         "sep": tokenizer.sep,
         "start": start,

@@ -2,6 +2,7 @@
 
 Lines end at a newline only (a carriage return before it is dropped), so U+2028 and form feeds stay inside a line.
 The suffix, or `format`, marks files with named fields: JSON Lines, JSON arrays, CSV, TSV, FASTA; `.gz` is unpacked.
+Parallel files, train.en and train.de, are the fields en and de of one table: line n of each belongs together.
 """
 
 import bisect
@@ -79,7 +80,8 @@ def read_records(
     """Return the rows of files and folders in the given order, with their conditions if `source` names any.
 
     Without `source` a row is a line, or the text in `field` of a file with named fields. With it (one or more field
-    names joined by commas) every file must have fields, and the row's text is the field `target`.
+    names joined by commas) every file must have fields, and the row's text is the field `target`. Plain files have them
+    where their names end in those: `train.en` with `train.de` beside it, each named or not, is read once.
     """
     texts: list[str] = []
     sources: list[str] = []
@@ -118,15 +120,18 @@ def record_blocks(
         raise DataError(f"{given} needs {missing} beside it: the fields of the condition and of the text")
     wanted = (*conditions, target) if conditions else (field,)
     remedy = "" if conditions else "; choose one with data.field=NAME"
+    parallel: set[tuple[Path, ...]] = set()
     for file in files_in(files):
         name = name_of(file)
         kind = "jsonl" if conditions and file == STDIN and format == "auto" else format_of(file, format)
         place = ((0, f"{name}, {unit(kind)}"),)
         if kind == "lines":
             if conditions:
-                raise DataError(
-                    f"{name} has no named fields, but data.source asks for {source}; use .jsonl, .csv or .tsv"
-                )
+                columns = _beside(file, wanted)
+                if columns not in parallel:
+                    parallel.add(columns)
+                    yield from _parallel(columns, encoding)
+                continue
             for number, block in text_blocks(file, encoding):
                 if number == 1 and format == "auto":
                     warn &= not _check_plain(name, block, field, warn=warn)
@@ -142,6 +147,49 @@ def record_blocks(
             texts = [values[-1] for _, values in block_rows]
             numbers = [number for number, _ in block_rows]
             yield Records(texts, sources if conditions else None, numbers, place)
+
+
+def _beside(file: str | Path, fields: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files that hold the fields of a plain file's table: `train.en`, `train.de` for en and de."""
+    path = Path(file)
+    stem, _, own = path.name.removesuffix(".gz").rpartition(".")
+    if own not in fields or not stem:
+        raise DataError(
+            f"{name_of(file)} has no named fields, but data.source asks for {', '.join(fields[:-1])}; use .jsonl, .csv "
+            f"or .tsv, or parallel files named NAME.{fields[0]} and NAME.{fields[-1]}"
+        )
+    found = []
+    for field in fields:
+        names = [path] if field == own else [path.with_name(f"{stem}.{field}{end}") for end in ("", ".gz")]
+        column = next((name for name in names if name.is_file()), None)
+        if column is None:
+            raise DataError(f"{names[0]}: no such file; line n of {path} belongs to line n of it")
+        found.append(column)
+    return tuple(found)
+
+
+def _parallel(columns: Sequence[Path], encoding: str) -> Iterator[Records]:
+    """Yield the rows of files whose lines belong together; DataError where one has fewer lines than another."""
+    lines = [_plain_lines(column, encoding) for column in columns]
+    place = ((0, f"{columns[-1]}, line"),)
+    number = 1
+    while True:
+        block = [list(islice(own, _ROWS)) for own in lines]
+        counts = [len(part) for part in block]
+        if min(counts) < max(counts):
+            totals = [number - 1 + count + sum(1 for _ in own) for count, own in zip(counts, lines, strict=True)]
+            listed = ", ".join(f"{column} has {total:,} lines" for column, total in zip(columns, totals, strict=True))
+            raise DataError(f"{listed}; expected as many: line n of one belongs to line n of the other")
+        if not counts[0]:
+            return
+        sources = ["\t".join(value.replace("\t", " ") for value in values) for values in zip(*block[:-1], strict=True)]
+        yield Records(block[-1], sources, range(number, number + counts[0]), place)
+        number += counts[0]
+
+
+def _plain_lines(file: Path, encoding: str) -> Iterator[str]:
+    for _, block in text_blocks(file, encoding):
+        yield from block.removesuffix("\n").split("\n")
 
 
 def _check_plain(name: str, start: str, field: str, *, warn: bool) -> bool:

@@ -138,7 +138,7 @@ def _sealed(record: dict[str, Any]) -> str:
 
 def _run_files(run: Path) -> dict[str, str]:
     """Hash (SHA-256) what a run never writes again: its settings and its tokenizer, but for the table of words."""
-    paths = [run / CONFIG, *sorted(path for path in (run / "tokenizer").glob("*") if path.name != "words.npz")]
+    paths = [run / CONFIG, *sorted(p for p in (run / "tokenizer").rglob("*") if p.is_file() and p.name != "words.npz")]
     return {path.relative_to(run).as_posix(): files.sha256_file(path) for path in paths if path.is_file()}
 
 

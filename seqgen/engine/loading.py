@@ -9,7 +9,7 @@ import torch
 from seqgen.core import numerics
 from seqgen.core.errors import RunError
 from seqgen.core.log import messages
-from seqgen.data.tokenizers import load_tokenizer
+from seqgen.data.tokenizers import check_paired, load_tokenizer
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.generate import TextGenerator
@@ -32,7 +32,9 @@ def load(
     if settings.tokenizer is None:
         raise RunError(f"{folder} makes images and no text; in Python: seqgen.load_image_generator")
     model, place = _opened(folder, settings, step, device)
-    return TextGenerator(model, load_tokenizer(folder / "tokenizer"), settings, place, folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    check_paired(tokenizer, settings.data.source_tokenizer != "shared", folder / "tokenizer")
+    return TextGenerator(model, tokenizer, settings, place, folder)
 
 
 def load_image_generator(

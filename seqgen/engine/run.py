@@ -239,7 +239,8 @@ def _known_sets(settings: Settings, kind: str) -> tuple[dict[str, list[str]], di
             raise known.no_such_file(name, kind)
         needed = settings_of.merge(needed, entry.settings if entry is not None else {})
     for name in settings.data.valid:
-        if known.named(name, kind) is not None:
+        entry = known.named(name, kind)
+        if entry is not None and all(file.use != "valid" for file in entry.files):
             log.messages.warning(
                 "the test part of %s chooses the best checkpoint, so scores on it will flatter; without --valid a part "
                 "of the training data is held out",
@@ -247,7 +248,7 @@ def _known_sets(settings: Settings, kind: str) -> tuple[dict[str, list[str]], di
             )
     paths = {
         "files": known.expanded(settings.data.files, "train", kind),
-        "valid": known.expanded(settings.data.valid, "test", kind),
+        "valid": known.expanded(settings.data.valid, "valid", kind),
     }
     return {option: [str(path) for path in found] for option, found in paths.items()}, needed
 
@@ -457,6 +458,11 @@ def changed_code(folder: Path, settings: Settings) -> list[str]:
 
 def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenizer: Any, *, batch: int) -> Settings:
     """Return the settings with what the data decided: sizes, special ids, the batch, every `auto` replaced."""
+    if facts.get("source_vocab_size") and not hasattr(settings.model, "source_vocab_size"):
+        raise ConfigError(
+            f"{settings.name} reads conditions and text alike: it needs data.source_tokenizer=shared, got "
+            f"{data.source_tokenizer}; seq2seq has an encoder of its own for conditions"
+        )
     model, train = _filled(settings.model, facts), dataclasses.replace(settings.train, batch=batch)
     return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model, train=train)
 

@@ -218,6 +218,8 @@ class Decoder:
         self.step, self.select, self.context = model.step, model.select, model.context
         self.output = OutputLayer(model.head(), suppress_tokens=suppress_tokens, precision=precision)
         self.device = self.output.bias.device
+        self.inputs: int = getattr(model, "inputs", self.output.vocab_size)
+        """Ids that may be read; those from `output.vocab_size` on, of a source, are never written."""
         self.stop, self.suppress_tokens, self.max_length = stop, frozenset(suppress_tokens), max_length
         self.start, self._model = start, model
         self.join: Callable[[Sequence[Any]], Any] | None = getattr(model, "join", None)
@@ -276,6 +278,7 @@ class Decoder:
         texts = torch.arange(len(prompts), device=device)
         places = torch.tensor(begin or [0] * len(prompts), device=device)
         history = _left_padded(prompts if rules.look_back else [()] * len(prompts)).to(device)
+        history.masked_fill_(history >= self.output.vocab_size, -1)
         seeds = seeds.to(device)
         slots = self.tiled(texts)  # the texts at work, then repeats of the last one that fill the tile
         rows = _Rows(last, seeds, seeds[:, None], places, history).select(slots)
@@ -359,11 +362,9 @@ class Decoder:
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {number} is empty; it must hold the start id at least")
-            bad = [i for i in prompt if not 0 <= i < self.output.vocab_size]
+            bad = [i for i in prompt if not 0 <= i < self.inputs]
             if bad:
-                raise ValueError(
-                    f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.output.vocab_size}"
-                )
+                raise ValueError(f"prompt {number} holds id {bad[0]}, outside the vocabulary of {self.inputs}")
             # the last token written is never read
             if 0 < self.context < len(prompt) + rules.limit - 1:
                 raise ValueError(
@@ -487,7 +488,8 @@ class _Rows:
     places: Tensor
     """(B,) int64: the state of the automaton."""
     history: Tensor
-    """(B, L) int64: prompt and text so far, -1 before a short prompt; L = 0 if no option looks at it."""
+    """(B, L) int64: prompt and text so far, -1 before a short prompt and for what only a source has; L = 0 if no option
+    looks at it."""
 
     def select(self, slots: Tensor) -> "_Rows":
         return _Rows(*(getattr(self, field.name)[slots] for field in fields(self)))

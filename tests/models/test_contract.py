@@ -53,7 +53,12 @@ class Case:
             text = folder / "text.txt"
             words = ["red", "green", "blue", "cat", "dog", "bird", "sees", "likes"]
             lines = [" ".join(words[(k * n + k // 3) % 8] for n in range(1, 3 + k % 4)) for k in range(200)]
-            text.write_text("\n".join(sorted(set(lines))) + "\n")
+            lines = sorted(set(lines))
+            if name == "seq2seq":  # it answers: the line backwards
+                text = folder / "text.tsv"
+                lines = ["there\tback", *(f"{line}\t{' '.join(reversed(line.split()))}" for line in lines)]
+                overrides |= {"data.source": "there", "data.target": "back"}
+            text.write_text("\n".join(lines) + "\n")
             overrides |= {"tokenizer.kind": "word"}
             settings = runs.config(name, data=[str(text)], overrides=overrides)
         else:

@@ -1,7 +1,8 @@
 """What can be had by name: the corpora that come with the package, and public sets with their origin and SHA-256.
 
 Wherever a file of text or images is wanted, the name of a set stands for one of its parts: the training part for
-training (`--data captions`), the test part for everything else (`--references captions`). A path that exists wins.
+training (`--data captions`), the valid part, where there is one, for choosing a checkpoint (`--valid`), the test part
+for everything else (`--references captions`). A path that exists wins.
 A public set is found under the folder that SEQGEN_DATA names (else ./data), or fetched into a folder laid out the same
 way. Nothing is used that does not have the SHA-256 of corpora/known.toml.
 Run: seqgen corpus list, seqgen corpus get NAME
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 from seqgen.core.errors import DataError
 
-Use = Literal["train", "test"]
+Use = Literal["train", "valid", "test"]
 
 MADE_IMAGES = ("digits", "shapes")
 """Names of images that come without a file."""
@@ -42,7 +43,7 @@ class KnownFile:
     part: str
     """What it is within the set: train, test, all ..."""
     use: str
-    """What it is for: train (also where a set has no parts), test, or valid, which no name stands for."""
+    """What it is for: train (also where a set has no parts), valid or test."""
     path: str
     """Where it lies under the folder of the set."""
     sha256: str
@@ -113,11 +114,13 @@ def named(name: str | Path, kind: str) -> KnownSet | None:
 
 
 def paths_of(known: KnownSet, use: Use) -> list[Path]:
-    """Return the files of a set to train on or to test with; label files are found beside those of images.
+    """Return the files of a set to train on, choose by or test with; label files are found beside those of images.
 
-    Of a set without a test part all of it is both. Raises DataError if a file is missing or altered.
+    Without a valid part the test part is that, and of a set without a test part all of it is both. Raises DataError if
+    a file is missing or altered.
     """
-    wanted = [file for file in known.files if file.use == use] or list(known.files)
+    uses = (use, "test") if use == "valid" else (use,)
+    wanted = next(filter(None, ([file for file in known.files if file.use == one] for one in uses)), list(known.files))
     found = {file.part: _found(known, file, known.folder()) for file in wanted}
     return [path for part, path in found.items() if not part.endswith("-labels")]
 

@@ -20,8 +20,9 @@ Each kind is one file with its `KINDS`, `train` and `load` (see `protocol.KindMo
 
 from seqgen.data.tokenizers.byte import ByteTokenizer
 from seqgen.data.tokenizers.char import CharTokenizer
-from seqgen.data.tokenizers.kinds import Kind, TokenizerConfig, newline_is_character, uses
+from seqgen.data.tokenizers.kinds import Kind, SourceKind, TokenizerConfig, newline_is_character, uses
 from seqgen.data.tokenizers.loading import load_tokenizer
+from seqgen.data.tokenizers.paired import check_paired, paired, source_of
 from seqgen.data.tokenizers.protocol import SPECIALS, Tokenizer
 from seqgen.data.tokenizers.subword import PieceTokenizer
 from seqgen.data.tokenizers.training import choose_kind, resolved, train_tokenizer
@@ -33,13 +34,17 @@ __all__ = [
     "CharTokenizer",
     "Kind",
     "PieceTokenizer",
+    "SourceKind",
     "Tokenizer",
     "TokenizerConfig",
     "WordTokenizer",
+    "check_paired",
     "choose_kind",
     "load_tokenizer",
     "newline_is_character",
+    "paired",
     "resolved",
+    "source_of",
     "train_tokenizer",
     "uses",
 ]

@@ -35,8 +35,10 @@ def newline_is_character(kind: str) -> bool:
 
 if TYPE_CHECKING:
     Kind: TypeAlias = str
+    SourceKind: TypeAlias = str
 else:
     Kind = Literal["auto", *kinds()]
+    SourceKind = Literal["shared", "auto", *kinds()]
 
 
 @dataclass(frozen=True)

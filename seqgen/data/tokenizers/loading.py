@@ -7,12 +7,21 @@ from seqgen.core.files import read_json
 from seqgen.data.tokenizers import byte_bpe, subword
 from seqgen.data.tokenizers.common import FORMAT
 from seqgen.data.tokenizers.kinds import kinds
+from seqgen.data.tokenizers.paired import FOLDER, paired
 from seqgen.data.tokenizers.protocol import Tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Return the tokenizer saved in a folder; DataError if its files are missing or altered."""
+    """Return the tokenizer saved in a folder, with that of conditions where it has one below.
+
+    DataError if files are missing or altered.
+    """
     folder = Path(folder)
+    tokenizer = _loaded(folder)
+    return paired(tokenizer, _loaded(folder / FOLDER)) if (folder / FOLDER).is_dir() else tokenizer
+
+
+def _loaded(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise DataError(f"{folder}: no tokenizer.json; expected a folder that a tokenizer was saved in")
