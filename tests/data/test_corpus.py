@@ -19,7 +19,7 @@ from seqgen.core.errors import ConfigError, DataError
 from seqgen.data import formats, packing, text, tokenizers
 from seqgen.data.corpus import Corpus, SplitWriter, open_corpus
 from seqgen.data.packing import build_corpus
-from seqgen.data.prepare import DataConfig, TextData, prepare
+from seqgen.data.prepare import DataConfig, TextData, prepare, train_tokenizers
 from seqgen.data.ragged import Ragged
 from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 
@@ -325,9 +325,9 @@ def test_text_that_grows_while_it_is_built_is_named(tmp_path: Path, monkeypatch:
 
     def grows(*arguments: Any, **options: Any) -> Any:
         file.write_text(file.read_text() * 2)
-        return train_tokenizer(*arguments, **options)
+        return train_tokenizers(*arguments, **options)
 
-    monkeypatch.setattr(packing, "train_tokenizer", grows)
+    monkeypatch.setattr(packing, "train_tokenizers", grows)
     with pytest.raises(DataError, match=r"text\.txt: changed while it was read; build the corpus again$"):
         build_corpus([file], tmp_path / "corpus", data=DataConfig(mode="sentence"))
 

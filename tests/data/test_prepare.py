@@ -63,6 +63,7 @@ def test_a_line_is_a_row_between_start_and_end(tmp_path: Path) -> None:
     longest = max(len(line.split()) for line in LINES) + 1
     assert data.facts == {
         "vocab_size": data.tokenizer.vocab_size,
+        "source_vocab_size": 0,
         "pad": 0,
         "sep": 4,
         "start": 2,
