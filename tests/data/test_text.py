@@ -220,8 +220,8 @@ def test_conditions_need_fields_and_both_settings(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_records([path], source="label", target="text")
     assert str(caught.value) == (
-        f"{path} has no named fields, but data.source asks for label; use .jsonl, .csv or .tsv, or parallel files named "
-        "NAME.label and NAME.text"
+        f"{path} has no named fields, but data.source asks for label; use .jsonl, .csv or .tsv, or parallel files "
+        "named NAME.label and NAME.text"
     )
     for given_, missing in (("source", "target"), ("target", "source")):
         with pytest.raises(DataError) as caught:
