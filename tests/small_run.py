@@ -4,6 +4,7 @@ from pathlib import Path
 
 TRAIN = ("train.samples=10", "train.log_every=2", "train.batch=8")
 SMALL = ("model.hidden=16", "model.embedding=16", *TRAIN)
+MASKED = ("model.hidden=16", "model.layers=2", "model.draws=2", *TRAIN)
 SEQGAN = (
     *("model.policy.hidden=16", "model.policy.embedding=16", "model.critic.widths=[1,2]", "model.critic.maps=[4,4]"),
     *("model.mle_steps=2", "model.critic_steps=1", "model.round_steps=1", "model.critic_turn=1"),

@@ -1,4 +1,4 @@
-"""Recurrent language model: LSTM or GRU with AWD regularisation (Merity, Keskar and Socher 2018).
+"""Recurrent language model: LSTM, GRU, minGRU or minLSTM with AWD regularisation (Merity, Keskar and Socher 2018).
 
 log p(x) = sum over t of log softmax(W_out h_t + b)[x_t], where h_t summarises x_1 .. x_(t-1). Rows are sentences, each
 from a zero state, or windows of a stream whose state is carried from step to step. Only counted positions reach the
@@ -9,7 +9,7 @@ Run: seqgen train lm --data captions.txt --out runs/captions
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer, update
 from seqgen.nn.decode import TILE, Decoder, Recurrent, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
-from seqgen.nn.rnn import Rnn, State, locked_dropout, row_dropout
+from seqgen.nn.rnn import Cell, Rnn, State, locked_dropout, row_dropout
 from seqgen.nn.sampler import Precision
 
 DATA = "text"
@@ -32,7 +32,7 @@ _TABLE = 1 << 23  # tokens times width up to which sampling tabulates input prod
 class Config:
     """The section `model` of a language model."""
 
-    cell: Literal["lstm", "gru"] = "lstm"
+    cell: Cell = "lstm"
     """Kind of layer."""
     layers: Annotated[int, Field(ge=1)] = 1
     """How many recurrent layers."""

@@ -145,10 +145,11 @@ class Model(nn.Module):
         chosen, weight = masks(self.maskable(batch), times_b, noise_bt)
         rows = torch.cat([batch.inputs[:, :1], batch.targets], 1)
         hidden = torch.nn.functional.pad(chosen, (1, 0))
-        places = hidden.flatten().nonzero().squeeze(1)
-        features = self.features(rows.masked_fill(hidden, self.mask), batch.lengths + 1, places)
         at = chosen.flatten().nonzero().squeeze(1)
-        return at, features, weight[at // chosen.shape[1]]
+        row = at // chosen.shape[1]
+        # a row has one position more than targets: its start
+        features = self.features(rows.masked_fill(hidden, self.mask), batch.lengths + 1, at + row + 1)
+        return at, features, weight[row]
 
     def log_probs(self, batch: SequenceBatch) -> Tensor:
         """Return each counted target's part of a lower bound on the log-likelihood in nats, (P,) float64.

@@ -1,9 +1,10 @@
-"""Stacks of LSTM or GRU layers: a scan over whole sequences for training, single steps for sampling.
+"""Stacks of recurrent layers: a scan over whole sequences for training, single steps for sampling.
 
 LSTM (Hochreiter and Schmidhuber 1997, with forget gate): i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b),
 c = f c + i g, h = o tanh(c). GRU (Cho et al. 2014, in cuDNN's form, the reset gate after the product):
 r, u = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')), h = (1 - u) n + u h.
-Dropout as in AWD-LSTM (Merity et al. 2018). Shapes: B rows, T tokens, I inputs, H hidden.
+minGRU and minLSTM: `nn.minimal`. Dropout as in AWD-LSTM (Merity et al. 2018).
+Shapes: B rows, T tokens, I inputs, H hidden.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.backends.cudnn import rnn as cudnn_rnn
 
+from seqgen.core.errors import ConfigError
+from seqgen.nn.minimal import Minimal
 from seqgen.nn.products import linear
 
-Cell = Literal["lstm", "gru"]
+Cell = Literal["lstm", "gru", "mingru", "minlstm"]
 
 State = tuple[Tensor, ...]
 """What a recurrent model carries from token to token: tensors whose first dimension is the row, so rows are chosen by
@@ -41,7 +44,7 @@ def row_dropout(embedding: nn.Embedding, ids: Tensor, p: float) -> Tensor:
 
 
 class Rnn(nn.Module):
-    """LSTM or GRU layers one after the other, each on torch's fast path (cuDNN, oneDNN), and locked dropout.
+    """Layers one after the other, LSTM and GRU on torch's fast path (cuDNN, oneDNN), and locked dropout.
 
     `widths` gives each layer's hidden size. Weight drop masks the hidden-to-hidden matrix once per call, the same for
     all positions. Weights start uniform in +-1/sqrt(H), biases too, but an LSTM's forget gate starts at 1 (Jozefowicz
@@ -61,10 +64,15 @@ class Rnn(nn.Module):
         super().__init__()
         self.cell, self.widths = cell, tuple(widths)
         self.input_dropout, self.between_dropout, self.weight_drop = input_dropout, between_dropout, weight_drop
-        kind = nn.LSTM if cell == "lstm" else nn.GRU
-        self.layers = nn.ModuleList(
-            kind(a, b, batch_first=True) for a, b in zip((inputs, *widths[:-1]), widths, strict=True)
-        )
+
+        def layer(inputs: int, width: int) -> nn.Module:
+            if cell == "mingru" or cell == "minlstm":
+                return Minimal(cell, inputs, width)
+            return (nn.LSTM if cell == "lstm" else nn.GRU)(inputs, width, batch_first=True)
+
+        if weight_drop and cell.startswith("min"):
+            raise ConfigError(f"model.weight_drop drops weights from state to state, which {cell} has not; set it to 0")
+        self.layers = nn.ModuleList(layer(a, b) for a, b in zip((inputs, *widths[:-1]), widths, strict=True))
         if cell == "lstm":
             with torch.no_grad():
                 for layer, width in zip(self.layers, widths, strict=True):
@@ -102,7 +110,7 @@ class Rnn(nn.Module):
         first layer's input product up in a table (V, gates), of the same bits: a sixth less work per token, paid for
         by then. `table_now` makes the table at once.
         """
-        make = _lstm_step if self.cell == "lstm" else _gru_step
+        make = {"lstm": _lstm_step, "gru": _gru_step}.get(self.cell, _minimal_step)
         steps = [make(layer, None if number else embedding_vi, table_now) for number, layer in enumerate(self.layers)]
         each = 2 if self.cell == "lstm" else 1
 
@@ -120,11 +128,13 @@ class Rnn(nn.Module):
 def scan_layer(
     layer: Any, x_bti: Tensor, before: list[Tensor], *, weight_drop: float = 0.0
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """Run one of torch's LSTM or GRU layers over all positions: (B, T, H) and its (1, B, H) end states.
+    """Run a layer over all positions: (B, T, H) and its (1, B, H) end states.
 
     Under autocast a GPU computes in autocast's dtype (torch alone would take float16, whatever was asked), a CPU in
     that of the weights.
     """
+    if isinstance(layer, Minimal):
+        return layer(x_bti, before)  # type: ignore[no-any-return]
     # under autocast x arrives in low precision, which the GRU's own check refuses beside float32 weights
     x, dtype = x_bti.to(layer.weight_hh_l0.dtype), layer.weight_hh_l0.dtype
     low = x.is_cuda and torch.is_autocast_enabled("cuda")
@@ -211,6 +221,16 @@ def _gru_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Calla
         r, u = from_x[:, : 2 * hidden].add_(from_h[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
         n = from_x[:, 2 * hidden :].add_(r * from_h[:, 2 * hidden :]).tanh_()
         return [n + u * (h - n)]
+
+    return step
+
+
+def _minimal_step(layer: Any, embedding_vi: Tensor | None, table_now: bool) -> Callable[[Tensor, State], list[Tensor]]:
+    from_input = _input_product(layer.weight.detach(), layer.bias.detach(), embedding_vi, table_now)
+
+    def step(x: Tensor, state: State) -> list[Tensor]:
+        a, b = layer.coefficients(from_input(x))
+        return [a * state[0] + b]
 
     return step
 

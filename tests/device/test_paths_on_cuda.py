@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training_on_cuda import BASE, CNN, GAN, IMAGES, TEXT, VAE
+from test_training_on_cuda import BASE, CNN, GAN, GPT, IMAGES, TEXT, VAE
 
 import seqgen
 from seqgen.cli import app
@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("paths")
     (root / "lines.txt").write_text("\n".join(LINES))
     (root / "few.txt").write_text("the c sees a big x\nthe d sees a small z\na c sees the d\nthe x sees the y\n")
+    (root / "gaps.txt").write_text("the c [MASK] a big x\n[MASK] d sees a [MASK] z\n")
     (root / "held-out.txt").write_text("\n".join(f"the {x} sees a {y}" for x in "cdxyz" for y in "cdxyz" * 20))
     (root / "pairs.tsv").write_text("label\ttext\n" + "\n".join(f"{line[2]}\t{line}" for line in LINES))
     lines, settings = root / "lines.txt", {**QUICK, **TEXT}
@@ -35,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pairs": ("lm", root / "pairs.tsv", {**settings, "data.source": "label", "data.target": "text"}),
         "seqgan": ("seqgan", lines, {**CNN, **QUICK, "model.reward.advantage": "reinforce_loo"}),
         "n-grams": ("kneser-ney", lines, QUICK),
+        "masked": ("masked", lines, {**GPT, "model.draws": 2, **QUICK}),
         "vae": ("text-vae", lines, {**settings, **VAE}),
         "gan": ("image-gan", "digits", {**GAN, **QUICK, "train.batch": 16}),
         "image-vae": ("image-vae", "digits", {**IMAGES, **QUICK, "train.batch": 16}),
@@ -66,6 +68,10 @@ COMMANDS = [
     "generate pairs --source few.txt",
     "generate seqgan --count 3",
     "generate n-grams --count 3",
+    "generate masked --count 3 --prompt big",
+    "fill masked --texts gaps.txt --count 2",
+    "fill lm --texts gaps.txt --best-of 2",
+    "score masked few.txt",
     "mix lm kneser-ney --held-out held-out.txt --out mixed",
     "generate mixed --count 3 --require big --max-new-tokens 8",
     "score mixed few.txt",

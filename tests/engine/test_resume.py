@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from resume import interrupted, outcome, uninterrupted
-from small_run import SEQGAN, SMALL
+from small_run import MASKED, SEQGAN, SMALL
 
 from seqgen.core import log, rng
 from seqgen.data.packing import build_corpus
@@ -43,13 +43,17 @@ KINDS: dict[str, tuple[str, ...]] = {
         "model.match=adversarial",
         "train.accumulate=2",
     ),
+    "masked": ("data.mode=sentence", "model.dropout=0.2", "train.accumulate=2"),
+    "minlstm": ("data.mode=stream", "data.window=8", "model.cell=minlstm", "model.layers=2"),
     "averaged": ("train.optimizer=sgd", "train.lr=1", "train.average_from=8", "data.mode=sentence"),
 }
 
 
 def settings(text: Path, *words: str) -> Any:
     model = "text-vae" if any(word.startswith("model.latent") for word in words) else "lm"
-    return config(model, text, overrides=[*SMALL, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
+    model = "masked" if words == KINDS["masked"] else model
+    small = MASKED if model == "masked" else SMALL
+    return config(model, text, overrides=[*small, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -86,7 +90,7 @@ def test_a_corpus_folder_trains_to_the_same_bytes_as_its_text(mode: str, text: P
 
 
 def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:
-    start, small = [sys.executable, "-m"], SEQGAN if model == "seqgan" else SMALL
+    start, small = [sys.executable, "-m"], {"seqgan": SEQGAN, "masked": MASKED}.get(model, SMALL)
     if processes > 1:
         start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
     return [*start, "seqgen", "train", model, "--data", str(text), "--out", str(run), *small, *words]
@@ -136,6 +140,16 @@ def test_sigkill_in_each_phase_of_seqgan(processes: int, text: Path, tmp_path: P
     train_killed(command(whole, text, *words, model="seqgan", processes=processes), whole)
     # in the language model, in the critic before the turns, in the turns of policy and critic
     train_killed(command(broken, text, *words, model="seqgan", processes=processes), broken, 12, 44, 80)
+    assert outcome(broken) == outcome(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigkill_of_masked_diffusion(processes: int, text: Path, tmp_path: Path) -> None:
+    words = ["train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", *KINDS["masked"]]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_killed(command(whole, text, *words, model="masked", processes=processes), whole)
+    train_killed(command(broken, text, *words, model="masked", processes=processes), broken, 24, 70)
     assert outcome(broken) == outcome(whole)
 
 

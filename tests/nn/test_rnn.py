@@ -7,6 +7,7 @@ from torch import nn
 from seqgen.nn.rnn import Rnn, locked_dropout, row_dropout
 
 CELLS = ("lstm", "gru")
+ALL = (*CELLS, "mingru", "minlstm")
 
 
 def _rnn(cell, widths=(24, 16), **options):
@@ -65,7 +66,7 @@ def test_one_layer_with_dropout_between_layers_gives_no_warning():
     _rnn("lstm", (24,), between_dropout=0.5).train()(torch.randn(2, 3, 8))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ALL)
 @pytest.mark.parametrize("table", ["none", "later", "now"])
 def test_steps_equal_the_scan(cell, table):
     rnn = _rnn(cell).eval()
@@ -82,7 +83,7 @@ def test_steps_equal_the_scan(cell, table):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ALL)
 def test_the_table_changes_no_bit(cell):
     rnn = _rnn(cell).eval()
     embedding, ids = torch.randn(1003, 8), torch.randint(1003, (40,))
@@ -95,7 +96,7 @@ def test_the_table_changes_no_bit(cell):
     assert torch.equal(now, direct)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ALL)
 def test_a_scan_in_two_parts_equals_one(cell):
     rnn = _rnn(cell).eval()
     x = torch.randn(3, 10, 8)
