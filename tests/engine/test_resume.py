@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "train.accumulate=2",
     ),
     "masked": ("data.mode=sentence", "model.dropout=0.2", "train.accumulate=2"),
-    "minlstm": ("data.mode=stream", "data.window=8", "model.cell=minlstm", "model.layers=2"),
+    "minlstm": ("data.mode=stream", "data.window=8", "model.cell=minlstm", "model.layers=2", "model.weight_drop=0"),
     "averaged": ("train.optimizer=sgd", "train.lr=1", "train.average_from=8", "data.mode=sentence"),
 }
 
