@@ -262,7 +262,9 @@ def _arranged(found: list[_File], name: str, size: int, colour: Colour, labels: 
     split = [top for top in tops if top.lower() in _SPLITS]
     loose = [file.name for file in found if len(file.parts) == 1]
     others = [top for top in tops if top not in split]
-    if labels == "folders" or not split or ({_SPLITS[top.lower()] for top in split} == {"train"} and others):
+    holds_folders = any(len(file.parts) > 2 and file.parts[0] in split for file in found)
+    a_class = {_SPLITS[top.lower()] for top in split} == {"train"} and others and not holds_folders  # beside car/, bus/
+    if labels == "folders" or not split or a_class:
         return _labelled(found, name, size, colour, labels)
     sides = {_SPLITS[top.lower()]: top for top in split}
     if others or loose or len(sides) < len(split) or "train" not in sides:

@@ -376,6 +376,7 @@ def test_folders_that_can_be_read_in_two_ways_are_refused_with_both(tmp_path: Pa
         "c": (("train/cat/1.png", "test/cat/1.png", "loose.png"), f"test, train beside {tmp_path}/c/loose.png"),
         "d": (("val/1.png", "test/2.png"), "test, val"),
         "e": (("train/1.png", "val/2.png", "valid/2.png"), "train, val, valid"),
+        "f": (("train/cat/1.png", "extra/cat/2.png"), "train beside extra"),
     }
     for name, (files, which) in cases.items():
         folder = placed(tmp_path / name, *files)
