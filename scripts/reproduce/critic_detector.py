@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Does the critic of a SeqGAN notice words that do not belong? AUROC beside the language model's log-probability.
 
-1,000 held-out captions, and each again with one fault: two neighbouring words swapped, or one replaced by a word drawn
+1,000 captions of TEST.txt, each again with one fault: two neighbouring words swapped, or one replaced by a word drawn
 as often as in the training text. Per sentence: whole against faulty. Per token: the faulty words against all others of
 the faulty sentences. 0.5 is chance. One critic has seen text and samples of its language model, as SeqGAN has it; for
-the others a share of the samples is real text with such faults (`model.critic.corrupted_negatives`).
-Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --valid TEST.txt [--critic 3000] [--faults 0 0.75]
+the others a share of the samples is real text with such faults (`model.critic.corrupted_negatives`). The mixture of the
+language model with a Kneser-Ney 5-gram model is weighed on the tenth of TRAIN.txt that is held out.
+Run: scripts/reproduce/critic_detector.py OUT --data TRAIN.txt --test TEST.txt [--critic 3000] [--faults 0 0.75]
 """
 
 import argparse
@@ -19,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from seqgen.data.text import read_lines
 from seqgen.engine.loading import load
 from seqgen.engine.loop import train
+from seqgen.engine.mix import mix
 from seqgen.engine.run import config
 
 SENTENCES = 1000
@@ -28,37 +30,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--valid", required=True)
+    parser.add_argument("--test", required=True)
     parser.add_argument("--critic", type=int, default=3000)
-    parser.add_argument("--faults", type=float, nargs="+", default=[0.0, 0.75])
+    parser.add_argument("--faults", type=float, nargs="*", default=[0.0, 0.75])
     given = parser.parse_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     common = ["train.threads=1", "train.device=cpu", "train.samples=0", "data.long=drop", "data.max_length=30"]
-    common += ["tokenizer.kind=word"]
-    base = given.out / "lm"
+    # the learning rate ends at 0, so the last weights are taken
+    common += ["tokenizer.kind=word", "train.eval_every=0"]
+    base, mixed = given.out / "lm", given.out / "mixed"
     if not base.exists():
-        train(config("lm", given.data, valid=given.valid, overrides=common), base)
-    judges = {"language model": load(base)}
+        train(config("lm", given.data, overrides=common), base)
+    if not mixed.exists():
+        mix([base, "kneser-ney"], load(base).own_text().valid_lines, mixed, device="cpu")
+    judges = {"language model": load(base), "mixed with Kneser-Ney": load(mixed)}
     for share in given.faults:
         folder = given.out / f"critic-{share}"
         options = [
             f"model.critic_steps={given.critic}", f"train.steps={given.critic}",
             f"model.critic.corrupted_negatives={share}", "model.critic.lr=3e-4", "model.critic.dropout=0.5",
             "model.critic.negatives=6000", "model.round_steps=300",
-            "train.eval_every=0",
         ]  # fmt: skip
         if not folder.exists():
-            train(
-                config("seqgan", given.data, valid=given.valid, overrides=[*common, *options]), folder, source_run=base
-            )
+            train(config("seqgan", given.data, overrides=[*common, *options]), folder, source_run=base)
         judges[f"critic, model.critic.corrupted_negatives = {share}"] = load(folder)
     generator = judges["language model"]
 
     known = {
         word for line in read_lines(given.data) for word in line.split() if generator.tokenizer.unknown(word) == []
     }
-    lines = [line.split() for line in dict.fromkeys(read_lines(given.valid))]
+    lines = [line.split() for line in dict.fromkeys(read_lines(given.test))]
     lines = [words for words in lines if 5 <= len(words) <= 25 and known.issuperset(words)][:SENTENCES]
     words = np.array([word for line in read_lines(given.data) for word in line.split() if word in known])
     draws = np.random.default_rng(0)
@@ -77,7 +79,7 @@ def main() -> None:
             places.append({at, at + 1} if fault == "swapped" else {at})
         both = [" ".join(line) for line in lines] + corrupted_rows
         for judge, one in judges.items():
-            if one is generator:
+            if not judge.startswith("critic"):
                 per_token = one.score(both).log_probs
                 per_line = [sum(row) / len(row) for row in per_token]
             else:
