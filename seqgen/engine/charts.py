@@ -82,6 +82,33 @@ def chart(
     return f'<figure class="chart"><figcaption>{heading}{legend}</figcaption>{svg}</figure>'
 
 
+_CELL, _LETTER = 22, 7
+
+
+def heat_map(across: Sequence[str], down: Sequence[str], shares: Sequence[Sequence[float]], *, title: str) -> str:
+    """Return a figure of shares 0..1, a row for each name in `down`; the darker, the larger."""
+    left, top = (_LETTER * max(map(len, names), default=0) + 8 for names in (down, across))
+    wide, high = left + _CELL * len(across) + 4, top + _CELL * len(down) + 4
+    parts = [
+        f'<text x="{left - 6:.0f}" y="{top + _CELL * (n + 0.7):.0f}" text-anchor="end">{html.escape(name)}</text>'
+        for n, name in enumerate(down)
+    ]
+    for n, name in enumerate(across):
+        place = f"{left + _CELL * (n + 0.65):.0f},{top - 6:.0f}"
+        parts.append(f'<text transform="translate({place}) rotate(-90)">{html.escape(name)}</text>')
+    for row, (name, values) in enumerate(zip(down, shares, strict=True)):
+        for column, (other, share) in enumerate(zip(across, values, strict=True)):
+            parts.append(
+                f'<rect class="c0" x="{left + _CELL * column:.0f}" y="{top + _CELL * row:.0f}" width="{_CELL - 1}" '
+                f'height="{_CELL - 1}" fill-opacity="{max(0.04, share):.3f}">'
+                f"<title>{html.escape(name)}, {html.escape(other)}: {share:.2f}</title></rect>"
+            )
+    return (
+        f'<figure class="chart"><b>{html.escape(title)}</b><svg viewBox="0 0 {wide:.0f} {high:.0f}" role="img" '
+        f'style="max-width:{wide:.0f}px" aria-label="{html.escape(title)}">{"".join(parts)}</svg></figure>'
+    )
+
+
 def _drawn(one: Series, number: int, places: Sequence[Point]) -> Iterable[str]:
     if one.line and len(places) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)

@@ -26,7 +26,7 @@ from seqgen.data.prepare import TextData, encode_sources, prepare
 from seqgen.data.tokenizers import Tokenizer
 from seqgen.engine import filling
 from seqgen.engine.filling import Filled
-from seqgen.engine.likelihood import CriticScores, LineScorer, LineScores
+from seqgen.engine.likelihood import Attention, CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
 from seqgen.models import refined
 from seqgen.models._contract import TextModel
@@ -379,6 +379,13 @@ class TextGenerator:
         RunError for a run without a critic, DataError for no lines.
         """
         return self._lines.critic_scores(lines)
+
+    def attention(self, line: str, source: str) -> Attention:
+        """Return how much each token of a line looks at each token of its source.
+
+        RunError for a model without an encoder.
+        """
+        return self._lines.attention(line, source)
 
     def batches(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> Iterator[SequenceBatch]:
         """Yield the lines as the model reads them, sorted by length; `rows` of a batch are the numbers of its lines."""

@@ -73,6 +73,18 @@ class LineScores:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """How much each token of a text looks at each token of its source."""
+
+    source: list[str]
+    """Tokens of the source, its start and separators included."""
+    tokens: list[str]
+    """Tokens of the text, its end included."""
+    weights: list[list[float]]
+    """For each token of the text a share of 1 for each token of the source."""
+
+
+@dataclass(frozen=True)
 class CriticScores:
     """How real given lines look to a critic, which was trained to distinguish real from generated text."""
 
@@ -151,6 +163,19 @@ class LineScorer:
 
         per_token, tokens = self._by_line(each_token, lines, None)
         return CriticScores(list(lines), per_line, per_token, tokens)
+
+    def attention(self, line: str, source: str) -> Attention:
+        """Return where the model looks while it writes a line; as `TextGenerator.attention`."""
+        weigh = getattr(self.model, "attention", None)  # models with an encoder have it
+        if weigh is None:
+            raise RunError(f"a run of {self.settings.name} has no attention to a source; train one with: seq2seq")
+        (batch,) = self.batches([line], [source])
+        with torch.inference_mode():
+            weights = weigh(batch.to(self.device))[0]
+        name = self.tokenizer.id_to_token
+        read = batch.inputs[0, : weights.shape[1]].tolist()
+        written = batch.targets.flatten()[batch.positions].tolist()
+        return Attention([name(i) for i in read], [name(i) for i in written], weights.tolist())
 
     def _by_line(
         self, values: Callable[[SequenceBatch], torch.Tensor], lines: Sequence[str], sources: Sequence[str] | None

@@ -45,7 +45,8 @@ i.dashed { border-top: 2px dashed var(--dim); height: 0 } .map circle { fill: va
   .wide td:nth-child(2), .wide th:nth-child(2) { display: none } }
 @media print { body { max-width: none } details { break-inside: avoid } }
 """ + "".join(
-    f"path.c{n} {{ stroke: var(--c{n}) }} circle.c{n} {{ fill: var(--c{n}) }} i.c{n} {{ background: var(--c{n}) }}\n"
+    f"path.c{n} {{ stroke: var(--c{n}) }} circle.c{n}, rect.c{n} {{ fill: var(--c{n}) }} "
+    f"i.c{n} {{ background: var(--c{n}) }}\n"
     for n in range(COLOURS)
 )
 """The style of every page; charts take their colours from it."""

@@ -20,7 +20,7 @@ from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
-from seqgen.engine.charts import Point, Series, chart
+from seqgen.engine.charts import Point, Series, chart, heat_map
 from seqgen.engine.evaluate import Table
 from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
@@ -93,6 +93,7 @@ def _page(folder: Path) -> str:
         section("Validations", _validations(scores, state.get("best_step"))),
         section("Quality and diversity", _quality_diversity(folder, scores)),
         section("Map of latents", _latents(folder, name)),
+        section("Attention", _attention(folder, name)),
         section("How to make it again", _again(folder, sections, env)),
         section("Settings", _folded("config.toml", (folder / CONFIG).read_text(encoding="utf-8"))),
         section("Environment", _folded("env.json", json.dumps(env, indent=2, ensure_ascii=False))),
@@ -401,6 +402,34 @@ def _number(value: Any) -> str:
 # latents
 
 _WIDE, _HIGH = 900, 560
+
+
+_ANSWERED = 3
+"""Held-out sources whose answers the page shows."""
+
+_WORDS = 16
+"""Words of such a source at most: a larger picture says less."""
+
+
+def _attention(folder: Path, name: str) -> str:
+    """Draw where the model looks in a few held-out sources while it writes its answers; for models with an encoder."""
+    if name != "seq2seq" or not checkpoint.steps(folder):
+        return ""
+    try:
+        generator = load(folder, device="cpu")
+        sources = list(dict.fromkeys(generator.own_text().valid_sources or ()))
+        short = [source for source in sources if len(source.split()) <= _WORDS] or sources
+        answers = generator.search(1, sources=short[:_ANSWERED], num_beams=5)
+        shown = [generator.attention(answer.text, answer.source) for answer in answers]
+    except SeqgenError as error:
+        return f"<p>{escape(str(error))}</p>"
+    body = (
+        "<p>Each row is a token of the answer, which five beams found; its cells say how much it looks at each token "
+    )
+    body += "of the source.</p>"
+    for answer, one in zip(answers, shown, strict=True):
+        body += heat_map(one.source, one.tokens, one.weights, title=answer.text)
+    return body
 
 
 def _latents(folder: Path, name: str) -> str:

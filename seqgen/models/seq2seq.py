@@ -273,6 +273,11 @@ class Model(nn.Module):
             features, _ = self.features(batch)
             return linear_log_probs(features, *self.head(), batch.targets.flatten()[batch.positions])
 
+    def attention(self, batch: SequenceBatch) -> Tensor:
+        """Return how much every target position looks at every source position, (B, U, S), each row 1 in all."""
+        with torch.no_grad():
+            return self.features(batch)[1]
+
     def head(self) -> tuple[Tensor, Tensor]:
         """Return the output layer: weight (V, E) and bias (V,)."""
         weight = self.embedding.weight[: self.config.vocab_size] if self.output_weight is None else self.output_weight

@@ -45,6 +45,7 @@ SEQGAN = {
 }
 CNN = {**SEQGAN, "model.critic.widths": (1, 2), "model.critic.maps": (4, 4)}
 GRU = {**SEQGAN, "model.critic.kind": "gru", "model.critic.hidden": 8}
+SEQ2SEQ = {**TEXT, "data.source": "begin", "data.target": "end"}
 VAE = {**TEXT, "model.kl_target": 0}
 IMAGES = {"train.samples": 0, "train.batch": 16}
 GAN = {**IMAGES, "model.generator_widths": (16, 8), "model.critic_widths": (8, 16)}
@@ -74,6 +75,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "masked-bf16": ("masked", {**GPT, "model.draws": 2, "train.precision": "bf16", "model.positions": "learned"}),
     "gpt-bf16": ("gpt", {**GPT, "train.precision": "bf16", "model.positions": "learned", "model.activation": "gelu"}),
     "gpt-window": ("gpt", {**GPT, "data.mode": "window", "data.window": 16, "tokenizer.kind": "char"}),
+    "seq2seq": ("seq2seq", SEQ2SEQ),
+    "seq2seq-bf16": (
+        "seq2seq",
+        {
+            **SEQ2SEQ,
+            "train.precision": "bf16",
+            "train.accumulate": 2,
+            "model.cell": "gru",
+            "model.layers": 2,
+            "model.attention": "bahdanau",
+            "data.source_tokenizer": "char",
+        },
+    ),
+    "seq2seq-scan": ("seq2seq", {**SEQ2SEQ, "model.input_feeding": False, "model.tied": False}),
     "seqgan-delta": ("seqgan", {**CNN, "model.reward.advantage": "delta", "model.critic.corrupted_negatives": 0.5}),
     "seqgan-kl": (
         "seqgan",
@@ -125,6 +140,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Model and settings by name; between them they reach every loss, critic and precision."""
 
 WAITS = {
+    "seq2seq": 8,
+    "seq2seq-bf16": 20,
+    "seq2seq-scan": 8,
     "lm": 4,
     "lm-awd": 20,
     "lm-bf16": 4,
@@ -170,7 +188,11 @@ Every step has one, in `update`; a step that draws texts has those of drawing.""
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "sentences.txt"
     own = Path(__file__).resolve().parents[2] / "corpora" / "captions.txt"
-    path.write_text("".join(own.read_text().splitlines(keepends=True)[:SENTENCES]))
+    lines = own.read_text().splitlines(keepends=True)[:SENTENCES]
+    path.write_text("".join(lines))
+    halves = [line.split(" ", 3) for line in lines]
+    pairs = [f"{' '.join(words[:3])}\t{words[-1]}" for words in halves]
+    path.with_name("pairs.tsv").write_text("".join(["begin\tend\n", *pairs]))
     return path
 
 
@@ -188,7 +210,9 @@ def hashes(run: Path) -> dict[str, str]:
 
 def settings_of(case: str, sentences: Path) -> Any:
     model, chosen = CASES[case]
-    return seqgen.config(model, "digits" if model.startswith("image") else sentences, overrides={**BASE, **chosen})
+    data = "digits" if model.startswith("image") else sentences
+    data = sentences.with_name("pairs.tsv") if model == "seq2seq" else data
+    return seqgen.config(model, data, overrides={**BASE, **chosen})
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,6 +16,7 @@ from seqgen.engine import checkpoint, loop
 from seqgen.engine.run import config
 
 VAE = ("text-vae", "data.mode=sentence", "model.latent=4", "model.hidden=16", "model.embedding=16")
+SEQ2SEQ = ("seq2seq", "data.source=a", "data.target=b", "model.hidden=16", "model.embedding=16")
 GAN = ("image-gan", "model.generator_widths=[8,4]", "model.critic_widths=[4,8]", "model.latent=4")
 
 
@@ -32,9 +33,15 @@ def test_sigkill_at_some_events_ends_with_the_same_bytes(text: Path, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, ("seqgan",), ("masked",), GAN], ids=str
+    "words",
+    [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, ("seqgan",), ("masked",), SEQ2SEQ, GAN],
+    ids=str,
 )
 def test_sigkill_at_every_event_ends_with_the_same_bytes(words: tuple[str, ...], text: Path, tmp_path: Path) -> None:
+    if words == SEQ2SEQ:
+        halves = [line.split(" ", 3) for line in text.read_text().splitlines()]
+        text = tmp_path / "pairs.tsv"
+        text.write_text("".join(["a\tb\n", *(f"{' '.join(half[:3])}\t{half[3]}\n" for half in halves)]))
     assert kills(tmp_path, "digits" if words == GAN else text, 1, 1, *words) >= 40
 
 

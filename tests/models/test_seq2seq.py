@@ -259,12 +259,25 @@ def test_a_run_on_parallel_files_writes_searches_scores_and_goes_on(
     scores = writer.score(["Katze sieht Hund w"], sources=sources[:1])
     assert scores.tokens == [["Katze", "sieht", "Hund", "w", "</s>"]]
     assert writer.model.config.source_vocab_size == (0 if tokenizer == "shared" else 5 + letters)
+    seen = writer.attention("Katze sieht Hund w", sources[0])
+    assert (seen.tokens, len(seen.weights)) == (scores.tokens[0], 5)
+    assert seen.source == ["<s>", *(sources[0] if tokenizer == "char" else sources[0].split()), "<sep>"]
+    assert [sum(row) for row in seen.weights] == pytest.approx([1] * 5)
+    page = (tmp_path / "run" / "report.html").read_text()
+    answer = writer.search(1, sources=writer.own_text().valid_sources[:1], num_beams=5)[0]
+    assert f'aria-label="{answer.text}"' in page
     library.train(None, tmp_path / "run", overrides=["train.steps=5"], progress=False)
     if tokenizer == "char":
         saved = tmp_path / "run" / "tokenizer" / "source"
         saved.rename(tmp_path / "elsewhere")
         with pytest.raises(library.RunError, match=r"tokenizer/source/\S+ is missing or altered since"):
             library.load(tmp_path / "run")
+
+
+def test_a_model_without_an_encoder_attends_to_no_source(parallel: Path, tmp_path: Path) -> None:
+    library.train(library.config("lm", data=parallel, overrides=SMALL), tmp_path / "run", progress=False)
+    with pytest.raises(library.RunError, match=r"^a run of lm has no attention to a source; train one with: seq2seq$"):
+        library.load(tmp_path / "run").attention("a", "b")
 
 
 def test_text_without_sources_and_models_without_an_encoder_are_one_line(parallel: Path, tmp_path: Path) -> None:

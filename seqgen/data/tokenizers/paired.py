@@ -22,6 +22,11 @@ class Paired:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.target, name)
 
+    def id_to_token(self, i: int) -> str:
+        """Return the token of an id of either."""
+        own = i - self.target.vocab_size
+        return self.target.id_to_token(i) if own < 0 else self.source.id_to_token(own)
+
     def save(self, folder: Path) -> None:
         """Write both into a folder, the second below the first."""
         self.target.save(folder)
