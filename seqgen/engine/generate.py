@@ -32,7 +32,7 @@ from seqgen.models import refined
 from seqgen.models._contract import TextModel
 from seqgen.nn import automaton as automata
 from seqgen.nn.automaton import GAP
-from seqgen.nn.decode import Decoder, Details, Writer, collect
+from seqgen.nn.decode import Decoder, Details, Writer, collect, joined
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -173,7 +173,7 @@ class TextGenerator:
         count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
         resample = self.candidates(options.resample)
         if resample > 1:
-            _check_resampled(options, resample)
+            check_resampled(options, resample)
         group = max(best_of, resample)
         sampling = self.sampling(options)
         if group > 1:
@@ -585,13 +585,21 @@ class TextGenerator:
         details = []
         for one in made:
             assert one.detail is not None
-            whole = [before[key], one.detail] if (key := tuple(one.begin.ids)) in before else [one.detail]
-            details.append(
-                Details(*(torch.cat(parts) for parts in zip(*(vars(d).values() for d in whole), strict=True)))
-            )
+            key = tuple(one.begin.ids)
+            details.append(joined([before[key], one.detail]) if key in before else one.detail)
         scores = self.model.scores(self.model.features([[*one.begin.own, *one.drawn] for one in made], details))
-        chosen = self.model.chosen(scores.view(-1, n), rng.uniforms(seeds, 0, stream=1)).tolist()
+        chosen = self.model.chosen(scores.view(-1, n), seeds).tolist()
         return [made[k * n + i] for k, i in enumerate(chosen)]
+
+    def chosen(self, ids: Sequence[Sequence[int]], seed: torch.Tensor) -> int:
+        """Return which of the candidates of one text of a refined run it is.
+
+        `ids` are those of each, prompt and end included; `seed` (1,) is that of the first.
+        """
+        assert isinstance(self.model, refined.Model)
+        details = self.model.decoder().read([[self._lines.start, *row] for row in ids])
+        scores = self.model.scores(self.model.features(ids, details))
+        return int(self.model.chosen(scores[None], seed))
 
     def cut(self, written: StopStrings, row: int, own: Sequence[int], ids: Sequence[int]) -> tuple[list[int], str]:
         """Return the tokens and the text, its prompt `own` included, of a row that has come to a stop string."""
@@ -661,8 +669,8 @@ def _places(rows: Sequence[Beginning]) -> list[int] | None:
     return places if any(places) else None
 
 
-def _check_resampled(options: "TextOptions", n: int) -> None:
-    """Raise ValueError for an option that changes how candidates are drawn, or cuts them."""
+def check_resampled(options: Drawing, n: int) -> None:
+    """Raise ValueError for an option that changes how the n candidates of each text are drawn, or cuts them."""
     names = {one.name for cls in (Sampling, Constraints) for one in fields(cls)} | {"stop", "no_copy", "best_of"}
     for option in fields(options):
         value = getattr(options, option.name)

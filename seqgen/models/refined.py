@@ -188,8 +188,12 @@ class Model(nn.Module):
         """Return log q_n - log p of texts with these scores, (B,) float64, nats: see the head of the file."""
         return resampled_gains(scores_b, self.base_scores.cpu(), n)
 
-    def chosen(self, scores_bn: Tensor, uniforms_b: Tensor) -> Tensor:
-        """Return which of n candidates each text is, (B,) int64: i with probability proportional to exp(s_i)."""
+    def chosen(self, scores_bn: Tensor, seeds_b: Tensor) -> Tensor:
+        """Return which of n candidates each text is, (B,) int64: i with probability proportional to exp(s_i).
+
+        The draw is a function of the seed of each text, that of its first candidate.
+        """
+        uniforms_b = rng.uniforms(seeds_b, 0, stream=1)
         ends = torch.softmax(scores_bn, 1).cumsum(1)
         ends[:, -1] = 1.0
         return torch.searchsorted(ends, uniforms_b[:, None], right=True).squeeze(1)

@@ -333,8 +333,8 @@ class Decoder:
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
                 given = plain.gather(1, ids[slots[part], t + 1][:, None]).squeeze(1)
                 parts.append(Details(given, entropy(plain), given, entropy(plain), plain.amax(-1)))
-            steps.append(_rows_of(_joined(parts), slice(running)))
-        whole = _joined(steps)
+            steps.append(_rows_of(joined(parts), slice(running)))
+        whole = joined(steps)
         texts = torch.cat([torch.arange(len(step.log_prob)) for step in steps]).argsort(stable=True).to(self.device)
         columns = [column.split_with_sizes(lengths) for column in vars(_rows_of(whole, texts)).values()]
         read = [Details(*values) for values in zip(*columns, strict=True)]
@@ -421,7 +421,7 @@ class Decoder:
                 drawn = logits.log_softmax(-1)
                 at_plain, at_drawn = (x.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for x in (plain, drawn))
                 details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn), plain.amax(-1)))
-        return torch.cat(ids), _joined(details) if details else None
+        return torch.cat(ids), joined(details) if details else None
 
     def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
         """Return why a text has no next token: the weights, or what was asked for."""
@@ -564,7 +564,8 @@ def filtered(logits: Tensor, history: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def _joined(parts: Sequence[Details]) -> Details:
+def joined(parts: Sequence[Details]) -> Details:
+    """Return values of several steps, or of a text's parts, as one."""
     return Details(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Details)))
 
 
@@ -585,7 +586,7 @@ def collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
     stopped, finished = set(texts[ended].tolist()), set(texts[over].tolist())
     details = None
     if detailed:
-        whole = _rows_of(_joined([step.details for step in steps if step.details is not None]), order)
+        whole = _rows_of(joined([step.details for step in steps if step.details is not None]), order)
         columns = [getattr(whole, f.name).split_with_sizes(lengths) for f in fields(Details)]
         details = [Details(*values) for values in zip(*columns, strict=True)]
     written = [row[:-1] if text in stopped else row for text, row in enumerate(rows)]

@@ -230,9 +230,7 @@ class Service:
         *,
         chat: bool,
     ) -> Response:
-        model, room = self._writer(asked.model), self._limits.rows + self._limits.queue
-        if len(prompts) * asked.n > room:
-            raise RequestError(f"a request may ask for at most {room} texts, got {len(prompts) * asked.n}", param="n")
+        model = self._writer(asked.model)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -245,7 +243,7 @@ class Service:
         )
         assert self._worker is not None
         try:
-            self._worker.add(model.name, [text.row for text in texts])
+            self._worker.add(model.name, [row for text in texts for row in text.rows])
         except FullError:
             raise _full() from None
         form = _Form(model.name, asked, texts, chat=chat, scored=top is not None, top=bool(top))
@@ -265,7 +263,7 @@ class Service:
             return _json(form.whole(work.result()))
         finally:
             for text in texts:
-                text.row.gone = True
+                text.leave()
             left.cancel()
             work.cancel()
 
@@ -293,7 +291,7 @@ class Service:
             yield protocol.event(error.body)
         finally:
             for text in texts:
-                text.row.gone = True
+                text.leave()
 
 
 class _Form:

@@ -51,7 +51,7 @@ class StreamOptions(BaseModel):
 
 
 class Common(BaseModel):
-    """What both kinds of request have. top_k, min_p and typical_p are additions to the protocol."""
+    """What both kinds of request have. top_k, min_p, typical_p and resample are additions to the protocol."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: str | None = None
@@ -61,6 +61,7 @@ class Common(BaseModel):
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     typical_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    resample: Annotated[int, Field(ge=1, le=256)] | None = None
     stop: Stop = []
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool = False

@@ -3,11 +3,14 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from seqgen.core import rng
 from seqgen.core.options import Drawing
-from seqgen.engine.generate import Beginning, TextGenerator
+from seqgen.engine.generate import Beginning, TextGenerator, check_resampled
 from seqgen.engine.latent import LatentSpace
 from seqgen.serve.batching import Batch, Row, Token
 from seqgen.serve.limits import Limits
@@ -83,7 +86,18 @@ class Model:
             top_p=request.top_p,
             min_p=request.min_p,
             typical_p=request.typical_p,
+            stop=request.stop,
         )
+        candidates = self.generator.candidates(request.resample)
+        if candidates > 1:
+            check_resampled(drawing, candidates)
+        room = limits.rows + limits.queue
+        if len(prompts) * request.n * candidates > room:
+            each = f", each one of {candidates}" if candidates > 1 else ""
+            raise RequestError(
+                f"a request may ask for at most {room // candidates} texts{each}, got {len(prompts) * request.n}",
+                param="n",
+            )
         sampling = self.generator.sampling(drawing)
         limit = sampling.limit(self.decoder.max_length)
         if max_tokens is None:
@@ -105,23 +119,63 @@ class Model:
         for j, begin in enumerate(begins):
             for k in range(request.n):
                 text = Text(self, begin, j * request.n + k, request, echo=echo, scored=top is not None, receive=receive)
-                text.row = Row(
-                    begin.ids[: len(begin.ids) - len(text.forced)],
-                    int(rng.text_seeds(seed, k, 1, begin.prompt)),
-                    kind,
-                    limit,
-                    text.add,
-                    top=top,
-                    forced=text.forced,
-                )
+                seeds = rng.text_seeds(seed, k * candidates, candidates, begin.prompt)
+                receivers: list[Callable[[Token | Exception], bool | None]] = [text.add]
+                if candidates > 1:
+                    receivers = _Candidates(self, text, begin, seeds[:1]).receivers(candidates)
+                text.rows = [
+                    Row(
+                        begin.ids[: len(begin.ids) - len(text.forced)],
+                        own,
+                        kind,
+                        limit,
+                        receiver,
+                        top=top,
+                        forced=text.forced,
+                    )
+                    for own, receiver in zip(seeds.tolist(), receivers, strict=True)
+                ]
                 made.append(text)
         return made
+
+
+class _Candidates:
+    """The candidates of a text of a refined run while they are written; the tokens of the chosen one go to the text."""
+
+    def __init__(self, model: Model, text: "Text", begin: Beginning, seed: Tensor) -> None:
+        self._model, self._text, self._begin, self._seed = model, text, begin, seed
+        self._tokens: list[list[Token]] = []
+        self._open = 0
+
+    def receivers(self, count: int) -> list[Callable[[Token | Exception], bool | None]]:
+        """Return what receives the tokens of each candidate."""
+        self._tokens, self._open = [[] for _ in range(count)], count
+        return [partial(self._add, own) for own in self._tokens]
+
+    def _add(self, own: list[Token], token: Token | Exception) -> bool:
+        if isinstance(token, Exception):
+            if self._open > 0:  # one of them tells it
+                self._open = -1
+                self._text.add(token)
+            return True
+        own.append(token)
+        self._open -= token.last
+        if not self._open:
+            for chosen in self._tokens[self._chosen()]:
+                self._text.add(chosen)
+        return token.last
+
+    def _chosen(self) -> int:
+        before = [] if self._text.forced else self._begin.own
+        ids = [[*before, *(token.id for token in own)] for own in self._tokens]
+        return self._model.generator.chosen(ids, self._seed)
 
 
 class Text:
     """One text while it is written: receives tokens in the worker's thread, sends pieces."""
 
-    row: Row
+    rows: list[Row]
+    """The one that writes it, or those of its candidates."""
 
     def __init__(
         self,
@@ -150,6 +204,11 @@ class Text:
         self.prompt_tokens = len(begin.ids) - 1
         self.drawn = 0
         """New tokens so far, for the count of usage."""
+
+    def leave(self) -> None:
+        """Free its rows at the next step: nobody wants the text any more."""
+        for row in self.rows:
+            row.gone = True
 
     def add(self, token: Token | Exception) -> bool:
         """Take the next token, or what went wrong; whether the text is over."""

@@ -77,7 +77,7 @@ def test_q_n_sums_to_one_and_is_what_is_drawn(model: refined.Model) -> None:
     estimated = refined.resampled_gains(s, scores, 2)
     torch.testing.assert_close(estimated, (exact / p).log(), atol=0.05, rtol=0)
     assert float((p * estimated.exp()).sum()) == pytest.approx(1, abs=1e-2)
-    kept = model.chosen(scores.view(-1, 2), rng.uniforms(rng.text_seeds(2, 0, size // 2), 0)).tolist()
+    kept = model.chosen(scores.view(-1, 2), rng.text_seeds(2, 0, size // 2)).tolist()
     seen = Counter(tuple(ids[2 * k + i]) for k, i in enumerate(kept))
     for text, chance in zip(texts, exact.tolist(), strict=True):
         assert abs(seen[tuple(text)] / (size // 2) - chance) < 4.5 * (chance / (size // 2)) ** 0.5

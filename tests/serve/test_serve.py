@@ -14,6 +14,7 @@ import pytest
 from seqgen.engine import loop
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
+from seqgen.engine.refine import refine
 from seqgen.engine.run import config
 from seqgen.serve.limits import Limits
 
@@ -202,3 +203,29 @@ def test_a_request_that_takes_too_long_is_408(serve: Serve, generator: TextGener
         *_, last = answer.read().decode().split("\n\n")[:-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
         assert idle(client)
+
+
+def test_a_refined_run_is_served_by_the_texts_that_are_chosen(
+    run: Path, serve: Callable[..., AbstractContextManager[Any]], tmp_path: Path
+) -> None:
+    # samples of another temperature stand for real text
+    lines = list(dict.fromkeys(load(run).generate(3000, seed=5, temperature=1.5)))[:800]
+    assert refine(run, lines, tmp_path / "refined", samples=1000).written
+    generator = load(tmp_path / "refined")
+    with serve({"refined": generator}, Limits(queue=200)) as client:
+        for body in ({}, {"prompt": "the dog"}, {"prompt": "the dog", "echo": True, "logprobs": 1}):
+            answer = client.complete(seed=3, n=3, **body)
+            texts = generator.generate(3, seed=3, prompt=body.get("prompt", ""))
+            wanted = texts if "echo" in body else [text.removeprefix(body.get("prompt", "")) for text in texts]
+            assert [choice["text"] for choice in answer["choices"]] == wanted
+        events = client.stream(seed=3, resample=4)
+        assert "".join(e["choices"][0]["text"] for e in events) == generator.generate(1, seed=3, resample=4)[0]
+        base = client.complete(seed=3, n=2, temperature=0.5, resample=1)
+        wanted = generator.generate(2, seed=3, temperature=0.5, resample=1)
+        assert [choice["text"] for choice in base["choices"]] == wanted
+        for body, fault in [
+            ({"temperature": 0.5}, "temperature must be left out: a refined run keeps one of 16 texts that its base"),
+            ({"n": 100}, "a request may ask for at most 16 texts, each one of 16, got 100"),
+        ]:
+            status, answer = client.ask("POST", "/v1/completions", body)
+            assert (status, answer["error"]["message"].startswith(fault)) == (400, True), answer
