@@ -38,8 +38,8 @@ ENGINE = [
     "charts",
     "page",
 ]
-ENGINE += ["evaluate", "curve", "compare", "blind", "report", "progress", "loop", "judge"]
-ENGINE += ["derived", "mix", "refine", "hugging_face"]
+ENGINE += ["evaluate", "curve", "compare", "blind", "report", "progress", "loop", "derived"]
+ENGINE += ["mix", "refine", "judge", "hugging_face"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

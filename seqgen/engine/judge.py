@@ -18,12 +18,14 @@ import numpy.typing as npt
 import torch
 
 from seqgen import metrics
+from seqgen.core import log
 from seqgen.core.errors import DataError, RunError
 from seqgen.engine import loop
 from seqgen.engine.evaluate import Table, with_fields
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
+from seqgen.engine.refine import FEWEST_LINES, TwoSampleTest
 from seqgen.metrics.score import Score, Signature, input_hash
 from seqgen.models import lm
 
@@ -77,9 +79,11 @@ def judged(
 ) -> Table:
     """Return the table with the judge's scores in every column: samples, real text, the 5-gram model's samples.
 
-    Real text's lm_forward is that of held-out lines: the judge may have learnt the training lines by heart.
+    Real text's lm_forward is that of held-out lines: the judge may have learnt the training lines by heart. Generated
+    lines also have the AUROC of `seqgen.engine.refine.TwoSampleTest`, where there are 100 of both and the judge's
+    training text is at hand.
     """
-    columns = []
+    columns, test = [], _two_sample_test(generator)
     found = {
         name: value for c in table.columns for s in c.scores.values() for name, value in s.signature.fields.items()
     }
@@ -88,8 +92,20 @@ def judged(
         scores = judge(generator, c.lines, references, reverse=reverse, progress=progress)
         if c.held_out:
             scores["lm_forward"] = _forward(generator, c.held_out)
+        elif test is not None and min(len(c.lines), len(references)) >= FEWEST_LINES:
+            fields = _about(generator, c.lines) | {"nrefs": str(len(references)), "fit": "other half"}
+            signature = Signature("auroc", fields, input_hash(c.lines, references))
+            scores["auroc"] = Score(test.auroc(references, c.lines), signature)
         columns.append(replace(c, scores=c.scores | with_fields(scores, leak)))
     return replace(table, columns=columns)
+
+
+def _two_sample_test(generator: TextGenerator) -> TwoSampleTest | None:
+    try:
+        return TwoSampleTest(generator)
+    except DataError as error:  # its training text has moved
+        log.messages.warning("no auroc: %s", error)
+        return None
 
 
 def _about(generator: TextGenerator, lines: Sequence[str]) -> dict[str, str]:

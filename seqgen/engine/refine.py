@@ -18,8 +18,9 @@ from torch import Tensor
 
 from seqgen.core import config as settings_of
 from seqgen.core import log, rng
-from seqgen.core.errors import RunError
+from seqgen.core.errors import DataError, RunError
 from seqgen.core.options import Sampling
+from seqgen.data.prepare import TextData
 from seqgen.engine import checkpoint, derived
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.likelihood import LineScorer
@@ -33,6 +34,10 @@ CANDIDATES = (4, 16, 64)
 DECIDES = 16
 """The one that decides."""
 _FOLDS = 4
+FEWEST_LINES = 100
+"""Real and generated lines that a two-sample test needs."""
+_PENALTY = 0.01
+"""Of a two-sample test."""
 _ERRORS = 2.0
 """Standard errors that the gain must reach."""
 _ROWS = 512
@@ -97,18 +102,14 @@ def refine(
         data = generator.own_text()
         known = {line.strip() for line in data.train_lines}
         lines, _ = derived.unseen(known, held_out)
-        model = _model(generator)
-        model.fit_ngrams(data.train.ids.values, data.train.ids.lengths)
-        reader = LineScorer(model, generator.tokenizer, generator.settings, generator.device, None)
-        real = reader.features(model, lines)
+        model = _model(generator, data)
+        real = _features(generator, model, lines)
         made, texts = _drawn(generator, model, 2 * samples, seed)
         new = torch.tensor([text not in known for text in texts[:samples]])
         # no line stands in the training text, so a text that does would teach that copies are not real
         negative, pool = made[:samples][new], made[samples:]
         fit, held_back = real[::2], real[1::2]
-        both = torch.cat([fit, negative])
-        model.mean.copy_(both.mean(0))
-        model.scale.copy_(both.std(0).clamp(min=1e-6))
+        _scale(model, torch.cat([fit, negative]))
         penalty = _penalty(model, fit, negative)
         model.weights.copy_(fitted(model.expanded(fit), model.expanded(negative), penalty))
         model.base_scores = model.scores(pool)
@@ -136,7 +137,8 @@ def _check(run: str | os.PathLike[str], generator: TextGenerator) -> None:
         raise RunError(f"{run} has {got}; a critic judges lines without conditions (data.mode = sentence)")
 
 
-def _model(generator: TextGenerator) -> refined.Model:
+def _model(generator: TextGenerator, data: TextData) -> refined.Model:
+    """Return a model with this base and the n-grams of its training text, its critic not fitted yet."""
     tokenizer, decoder = generator.tokenizer, generator.left_to_right("a critic")
     start, stop = generator.beginnings("", None, None, None)[0].ids[0], decoder.stop
     config = refined.Config(
@@ -149,7 +151,18 @@ def _model(generator: TextGenerator) -> refined.Model:
     )
     model = refined.Model(config)
     checkpoint.fill(model.base, generator.model.state_dict(), "")  # type: ignore[attr-defined]
+    model.fit_ngrams(data.train.ids.values, data.train.ids.lengths)
     return model.to(generator.device).eval()
+
+
+def _features(generator: TextGenerator, model: refined.Model, lines: Sequence[str]) -> Tensor:
+    reader = LineScorer(model, generator.tokenizer, generator.settings, generator.device, None)
+    return reader.features(model, lines)
+
+
+def _scale(model: refined.Model, features: Tensor) -> None:
+    model.mean.copy_(features.mean(0))
+    model.scale.copy_(features.std(0).clamp(min=1e-6))
 
 
 def _drawn(generator: TextGenerator, model: refined.Model, count: int, seed: int) -> tuple[Tensor, list[str]]:
@@ -217,6 +230,39 @@ def auroc(real: Tensor, generated: Tensor) -> float:
 
     labels = np.repeat([1, 0], [len(real), len(generated)])
     return float(roc_auc_score(labels, torch.cat([real, generated]).numpy()))
+
+
+class TwoSampleTest:
+    """Whether generated lines can be told from real ones by what a critic looks at (Lopez-Paz and Oquab 2017).
+
+    `judge` is a run of lines that was trained on neither, or a folder; RunError where it cannot be refined.
+    """
+
+    def __init__(self, judge: TextGenerator | str | os.PathLike[str]) -> None:
+        self._generator = judge if isinstance(judge, TextGenerator) else load(judge)
+        _check(str(self._generator.folder), self._generator)
+        self._model = _model(self._generator, self._generator.own_text())
+        self._seen: dict[tuple[str, ...], Tensor] = {}
+
+    def auroc(self, real: Sequence[str], generated: Sequence[str]) -> float:
+        """Return how often a critic prefers a real line to a generated one, neither of which it was fitted to.
+
+        .5: it cannot tell them apart. Every other line fits the critic for the rest, and the mean is taken. DataError
+        for fewer than 100 lines of either.
+        """
+        for name, lines in (("real", real), ("generated", generated)):
+            if len(lines) < FEWEST_LINES:
+                raise DataError(f"a two-sample test needs at least {FEWEST_LINES} {name} lines, got {len(lines)}")
+        if (key := tuple(real)) not in self._seen:  # the same ones stand beside every sample
+            self._seen = {key: _features(self._generator, self._model, real)}
+        both = [self._seen[key], _features(self._generator, self._model, generated)]
+        _scale(self._model, torch.cat(both))
+        halves = [[self._model.expanded(features)[half::2] for features in both] for half in (0, 1)]
+        found = 0.0
+        for (positive, negative), (real_half, generated_half) in (halves, halves[::-1]):
+            weights = fitted(positive, negative, _PENALTY)
+            found += auroc(real_half @ weights, generated_half @ weights)
+        return found / 2
 
 
 def _write(folder: Path, generator: TextGenerator, model: refined.Model) -> None:

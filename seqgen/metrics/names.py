@@ -313,6 +313,10 @@ METRICS = (
         references=True, tables=("evaluate",),
     ),
     Metric("mauve", "higher", "", "MAUVE of the judge's features", references=True, tables=("evaluate",)),
+    Metric(
+        "auroc", "lower", "", "how often the judge's critic prefers a reference to a sample; .5: it cannot tell",
+        references=True, tables=("evaluate",),
+    ),
     Metric("mauve_sd", "", "", "deviation of MAUVE over clusterings", references=True),
     # training and latent codes
     Metric("loss", "lower", "", "held-out loss", references=True, tables=("validation",)),

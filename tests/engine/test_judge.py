@@ -12,6 +12,7 @@ from seqgen.data.text import read_lines
 from seqgen.engine import judge, loop
 from seqgen.engine.evaluate import evaluate
 from seqgen.engine.loading import load
+from seqgen.engine.refine import TwoSampleTest
 from seqgen.engine.run import config
 
 pytestmark = pytest.mark.filterwarnings("ignore:MAUVE of", "ignore:the Fr")
@@ -54,6 +55,19 @@ def test_what_stands_in_every_signature_stands_in_the_judges_too(
     real = judged.columns[1]
     nats = load(trained).score(real.held_out)
     assert real.scores["lm_forward"].value == pytest.approx(nats.nats / nats.total_tokens)
+
+
+def test_samples_have_the_auroc_of_a_critic_and_real_text_none(trained: Path, text: Path) -> None:
+    generator = load(trained)
+    made = generator.generate(count=600, seed=1, temperature=1.5)
+    train = read_lines(text)
+    other = generator.generate(count=900, seed=2, temperature=1.5)
+    references = [line for line in dict.fromkeys(other) if line not in train][:110]
+    table = evaluate([line for line in made if line not in train][:110], references, train=train)
+    judged = judge.judged(table, generator, references, reverse=False)
+    assert ["auroc" in column.scores for column in judged.columns] == [True, False, True]
+    wanted = TwoSampleTest(generator).auroc(references, table.columns[0].lines)
+    assert judged.columns[0].scores["auroc"].value == pytest.approx(wanted, abs=1e-9)
 
 
 def test_a_sampler_that_repeats_itself_fails_in_reverse(trained: Path, text: Path) -> None:

@@ -94,6 +94,24 @@ def test_the_fit_is_the_minimum_of_its_loss() -> None:
     assert float(refine.fitted(wide[:20_000] + 0.5, wide[20_000:], 0.0)) == pytest.approx(0.5, abs=0.02)
 
 
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    real, made = torch.tensor([2.0, 0.5, 1.0]).double(), torch.tensor([1.0, 0.0]).double()
+    pairs = [(a > b) + (a == b) / 2 for a in real.tolist() for b in made.tolist()]
+    assert refine.auroc(real, made) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_texts_of_one_model_cannot_be_told_apart_and_those_of_another_can(trained: Path) -> None:
+    run = load(trained)
+    test = refine.TwoSampleTest(run)
+    own, others = run.generate(count=1200, seed=1), run.generate(count=600, seed=2)
+    noise = 4 * (1 / (6 * 300)) ** 0.5 / 2**0.5  # four standard errors: of a half 1 / (6 n), and there are two
+    assert test.auroc(own[:600], own[600:]) == pytest.approx(0.5, abs=noise)
+    assert test.auroc(own[:600], run.generate(count=600, seed=3, temperature=1.6)) > 0.5 + 2 * noise
+    assert test.auroc(own[:600], [*others[:300], *["the dog now ."] * 300]) > 0.6
+    with pytest.raises(DataError, match="a two-sample test needs at least 100 generated lines, got 3"):
+        test.auroc(own, own[:3])
+
+
 def test_what_cannot_be_refined_is_named(
     trained: Path, made: tuple[refine.Refinement, Path], lines: list[str], tmp_path: Path
 ) -> None:
