@@ -25,20 +25,8 @@ BELOW = {
     "serve": {"core", "data", "nn", "models", "images", "metrics", "engine"},
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = [
-    "folder",
-    "run",
-    "checkpoint",
-    "likelihood",
-    "filling",
-    "generate",
-    "loading",
-    "latent",
-    "plots",
-    "charts",
-    "page",
-]
-ENGINE += ["evaluate", "curve", "compare", "blind", "report", "progress", "loop", "derived"]
+ENGINE = ["charts", "page", "folder", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
+ENGINE += ["latent", "plots", "evaluate", "curve", "compare", "blind", "report", "progress", "loop", "derived"]
 ENGINE += ["mix", "refine", "judge", "hugging_face"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms

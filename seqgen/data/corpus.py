@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -71,6 +72,9 @@ class StoredLines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    def __repr__(self) -> str:
+        return f"StoredLines({len(self)} lines)"
+
     @overload
     def __getitem__(self, at: int) -> str: ...
     @overload
@@ -87,7 +91,7 @@ class StoredLines(Sequence[str]):
         return (self[i] for i in range(len(self)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CorpusFolder:
     """A corpus on disk, opened: its arrays are mapped, so what is not used is not read."""
 
@@ -102,6 +106,13 @@ class CorpusFolder:
     """Conditions of the held-out rows."""
     meta: dict[str, Any]
     """What meta.json holds."""
+
+    def __repr__(self) -> str:
+        return f"CorpusFolder({self.path}: {len(self.train_lines)} lines to train on, {len(self.valid_lines)} held out)"
+
+    def _repr_html_(self) -> str:
+        first = "".join(f"<li>{escape(line)}</li>" for line in self.train_lines[:10])
+        return f"<p>{escape(repr(self))}</p><ol>{first}</ol>"
 
 
 def is_corpus(path: str | Path) -> bool:

@@ -104,7 +104,7 @@ class DataConfig:
     """Batches whose rows are sorted by length together (sentence)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextData:
     """All that training and evaluation need to know of a text."""
 
@@ -136,6 +136,10 @@ class TextData:
     """Who wrote the text, where the truth about it is known."""
     code: Reward | None = None
     """The reward that was passed to this training as a function or named as a Python file."""
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.train_lines)} lines to train on, {len(self.valid_lines)} held out"
+        return f"TextData({self.mode}: {counts}, {self.tokenizer.vocab_size} tokens ({self.tokenizer.kind}))"
 
     def reward(self, spec: str) -> Callable[[Sequence[Sequence[int]]], list[float]]:
         """Return the reward that `data.rewards` knows by this name, of id rows in the place of lines."""

@@ -51,6 +51,10 @@ class Ragged:
         self.values = values
         self.offsets = offsets
 
+    def __repr__(self) -> str:
+        kind = str(self.values.dtype).removeprefix("torch.")
+        return f"Ragged({len(self.offsets) - 1} rows, {len(self.values)} values, {kind})"
+
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
         """Return rows of Python integers, packed as int32; TypeError for anything else, bool included."""

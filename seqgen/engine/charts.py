@@ -4,6 +4,7 @@ The classes c0, c1 ... colour the series; `page.STYLE` says how, in light and in
 """
 
 import html
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,17 @@ def _drawn(one: Series, number: int, places: Sequence[Point]) -> Iterable[str]:
                 end = x > _WIDE - 70
                 anchor = ' text-anchor="end"' if end else ""
                 yield f'<text x="{x + (-6 if end else 6):.1f}" y="{y - 5:.1f}"{anchor}>{html.escape(name)}</text>'
+
+
+def averaged(points: Sequence[Point]) -> tuple[list[Point], str]:
+    """Average values of single batches in groups of at least five, and say so; a few stay as they are."""
+    count = min(60, len(points) // 5)
+    if count < 2:
+        return list(points), "single batches"
+    edges = [len(points) * i // count for i in range(count + 1)]
+    groups = [points[a:b] for a, b in itertools.pairwise(edges)]
+    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return means, f"mean of {len(points) / count:.0f} logged batches"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

@@ -67,7 +67,7 @@ class Entry:
         return {"value": float(group[0]), **dict(low_high)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Entries side by side, and tests between those that may be tested."""
 
@@ -96,6 +96,13 @@ class Comparison:
             raise ValueError(f"format must be {', '.join(FORMS[:-1])} or {FORMS[-1]}, got {form!r}")
         if form == "csv":
             return self._csv(digits, intervals)
+        heads, rows, notes = self.parts(digits, intervals)
+        if form == "html":
+            return page.page("Comparison", f"<h1>Comparison</h1>{self._html(heads, rows, notes)}")
+        return (tables.markdown if form == "md" else tables.latex)(heads, rows, notes)
+
+    def parts(self, digits: int, intervals: bool) -> tuple[list[str], list[tuple[str, list[Cell]]], list[str]]:
+        """Return the heads of the columns, the rows with their names, and notes on what may not be compared."""
         odd: dict[str, list[str]] = {}
         for name in self.metrics:
             for entry, reason in zip(self.entries, self.misfits(name), strict=True):
@@ -105,12 +112,10 @@ class Comparison:
         columns = [self._cells(name, digits, intervals) for name in self.metrics]
         rows = [(entry.name, cells) for entry, *cells in zip(self.entries, *columns, strict=True)]
         heads = [f"{name} {metrics.metric(name).arrow}".rstrip() for name in self.metrics]
-        if form == "html":
-            return self._page(heads, rows, notes)
-        return (tables.markdown if form == "md" else tables.latex)(heads, rows, notes)
+        return heads, rows, notes
 
-    def _page(self, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], notes: Sequence[str]) -> str:
-        """Return a page with the table, quality against diversity, tests, and how each number was made."""
+    def _html(self, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], notes: Sequence[str]) -> str:
+        """Return HTML: the table, quality against diversity, tests, and how each number was made."""
 
         def cell(one: Cell) -> str:
             text = escape(one.text) + ("†" if one.mark else "")
@@ -126,15 +131,18 @@ class Comparison:
             "Tests and remarks", said and f"<ul>{said}</ul>"
         )
         made = page.facts([(name or "all", signature) for name, signature in self.signatures().items()])
-        return page.page("Comparison", f"<h1>Comparison</h1>{body}{page.section('How each number was made', made)}")
+        return body + page.section("How each number was made", made)
 
     def places(self, entry: Entry) -> list[tuple[float, float]]:
         """Return the points of an entry in the plane of quality and diversity, one for each of its runs."""
         known = [scores for scores in entry.scores if "bleu_4" in scores and "self_bleu_4" in scores]
         return [(float(scores["bleu_4"]), 1 - float(scores["self_bleu_4"])) for scores in known]
 
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.metrics)} scores of {', '.join(entry.name for entry in self.entries)})"
+
     def _repr_html_(self) -> str:
-        return self.table("html")
+        return page.fragment(self._html(*self.parts(digits=4, intervals=True)))
 
     def _cells(self, name: str, digits: int, intervals: bool) -> list[Cell]:
         figures = [entry.figures(name) for entry in self.entries]

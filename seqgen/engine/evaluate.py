@@ -300,7 +300,7 @@ class Column:
         return list((self.likelihood | self.scores).values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Samples beside real text of the same size and a Kneser-Ney 5-gram model, by one protocol."""
 
@@ -374,8 +374,12 @@ class Table:
         made = "\n".join(f"{column.name}: {s.signature}" for column in self.columns for s in column.all_scores())
         return body + f"<details><summary>How each number was made</summary><pre>{escape(made)}</pre></details>"
 
+    def __repr__(self) -> str:
+        columns = ", ".join(column.name for column in self.columns)
+        return f"Table({self.protocol}: {len(list(self.rows()))} scores of {columns})"
+
     def _repr_html_(self) -> str:
-        return self.html()
+        return page.fragment(self.html())
 
 
 def evaluate(

@@ -9,6 +9,7 @@ Text k of a call is a function of (weights, options, seed, k) alone, not of the 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from seqgen.data.detokenize import IncrementalDetokenizer, StopStrings
 from seqgen.data.formats import UNSAFE
 from seqgen.data.prepare import TextData, encode_sources, prepare
 from seqgen.data.tokenizers import Tokenizer
-from seqgen.engine import filling
+from seqgen.engine import filling, page
 from seqgen.engine.filling import Filled
 from seqgen.engine.likelihood import Attention, CriticScores, LineScorer, LineScores
 from seqgen.engine.run import Settings
@@ -55,20 +56,27 @@ class Text:
     """k: the text is a function of (weights, options, seed, k)."""
     finished: bool
     """Whether the model ended it; False: the length limit did."""
-    tokens: list[str]
+    tokens: list[str] = field(repr=False)
     """The tokens written, the end of sentence included where there is one; [] without details."""
     log_prob: float | None = None
     """Log-probability of all of them under the model itself, nats; None without details."""
-    log_probs: list[float] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list, repr=False)
     """Log-probability of each token under the model itself, nats."""
-    sampling_log_probs: list[float] = field(default_factory=list)
+    sampling_log_probs: list[float] = field(default_factory=list, repr=False)
     """The same under the distribution that was sampled (after temperature, filters, bans)."""
-    entropies: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list, repr=False)
     """Entropy of the model's distribution at each token, nats."""
     prompt: str = ""
     """What it was asked to begin with."""
     source: str = ""
     """The condition it answers, several fields joined by tabs."""
+
+    def _repr_html_(self) -> str:
+        if not self.log_probs:
+            return page.fragment(f"<pre>{escape(self.text)}</pre>")
+        given = f'<span class="dim">{escape(self.prompt)}</span> ' if self.prompt else ""
+        said = "" if self.log_prob is None else f"{len(self.tokens)} tokens, {-self.log_prob:.2f} nats"
+        return page.fragment(f'<p>{given}{page.tokens(self.tokens, self.log_probs)}</p><p class="dim">{said}</p>')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +127,10 @@ class TextGenerator:
         self.device, self.folder = device, folder
         self._lines = LineScorer(model, tokenizer, settings, device, folder)
         self.running = self._lines.running
+
+    def __repr__(self) -> str:
+        tokens = f"{self.tokenizer.vocab_size} tokens ({self.tokenizer.kind})"
+        return f"TextGenerator({self.folder or self.settings.name}: {self.settings.name}, {tokens}, {self.device})"
 
     @property
     def exact(self) -> bool:

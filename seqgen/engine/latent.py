@@ -79,6 +79,9 @@ class LatentSpace:
         self.model, self.device = cast(Model, generator.model), generator.device  # what has latents is a text VAE
         self.latent: int = generator.settings.model.latent
 
+    def __repr__(self) -> str:
+        return f"LatentSpace({self.latent} dimensions of {self.generator})"
+
     # Texts to latents and back
 
     def encode(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:

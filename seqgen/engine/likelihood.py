@@ -18,6 +18,7 @@ from seqgen.data.corpus import Corpus
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.tokenizers import Tokenizer
+from seqgen.engine import page
 from seqgen.engine.run import Settings
 from seqgen.models import refined
 from seqgen.models._contract import TextModel
@@ -27,8 +28,11 @@ _ROWS = 512
 MOST_CANDIDATES = 256
 """Candidates of a text at most."""
 
+_SHOWN = 50
+"""Lines that a notebook shows."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class LineScores:
     """How likely given lines are under a run, in nats; the end of sentence is counted, `<unk>` is counted."""
 
@@ -44,6 +48,15 @@ class LineScores:
     """Candidates n of a refined run, whose tokens are scored by its base and whose lines by q_n."""
     gains: list[float] = field(default_factory=list)
     """Per line, log q_n less the log-probability under the base, estimated; [] for n = 1."""
+
+    def __repr__(self) -> str:
+        return f"LineScores({len(self.lines)} lines, perplexity {self.perplexity:.4g})"
+
+    def _repr_html_(self) -> str:
+        nats = zip(self.tokens, self.log_probs, self.per_line, strict=True)
+        rows = [[page.tokens(tokens, log_probs), f"{-nats:.2f}"] for tokens, log_probs, nats in nats]
+        more = f"<p>and {len(rows) - _SHOWN} more lines</p>" if len(rows) > _SHOWN else ""
+        return page.fragment(f"<p>{self!r}</p>{page.table(['', 'nats'], rows[:_SHOWN])}{more}")
 
     @property
     def per_line(self) -> list[float]:

@@ -11,10 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,12 +24,17 @@ from seqgen.core.errors import ConfigError, NonFiniteError, RunError
 from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
-from seqgen.engine import checkpoint, evaluate, report
+from seqgen.engine import checkpoint, evaluate, page, report
 from seqgen.engine import run as runs
 from seqgen.engine.folder import CONFIG, is_run
+from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
 from seqgen.models._contract import ModelModule, check_model, check_sums
+
+if TYPE_CHECKING:
+    from seqgen.engine.generate import TextGenerator
+    from seqgen.images.generator import ImageGenerator
 
 _INNER = ("checkpoints", "samples")
 _LOGS = ("log.jsonl", "scores.jsonl")
@@ -44,6 +49,16 @@ class Outcome:
     step: int
     reason: str
     """"finished", "stopped early", "interrupted" (SIGINT) or "terminated" (SIGTERM)."""
+    module: Any = field(default=None, repr=False, compare=False)
+    """The model module of your own that it was trained with, if it is one."""
+
+    def load(self, *, step: int | None = None, device: str = "auto") -> "TextGenerator | ImageGenerator":
+        """Load the run's best checkpoint, or that of `step`: what `seqgen.load` or `load_image_generator` returns."""
+        opened = load if (self.folder / "tokenizer").is_dir() else load_image_generator
+        return opened(self.folder, step=step, device=device, module=self.module)
+
+    def _repr_html_(self) -> str:
+        return page.fragment(report.summary(self.folder))
 
 
 def train(
@@ -432,7 +447,7 @@ class _Session:
         if dist.is_main():
             self._remember_time(time.perf_counter() - began)
             report.write_report(self.folder)
-        return Outcome(self.folder, self.step, reason)
+        return Outcome(self.folder, self.step, reason, self.model_module if self.settings.code else None)
 
     def _stops_early(self) -> bool:
         patience = self.settings.train.patience

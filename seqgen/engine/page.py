@@ -1,18 +1,23 @@
 """What the HTML pages of this package are made of: one file that needs no network, in light and dark, at any width."""
 
 import html
+import math
 from collections.abc import Sequence
 
 from seqgen.engine.charts import COLOURS
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --dim: #667; --line: #d8dce2; --back: #fff; --soft: #f4f6f8;
-  --mark: #ffe08a; --c0: #3566b8; --c1: #c8453a; --c2: #2f8f5b; --c3: #a0651a; --c4: #7a4fb0 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --dim: #9aa2ae; --line: #353b45; --back: #15181c;
-  --soft: #1f242a; --mark: #6a5200; --c0: #7ea8ee; --c1: #ef8277; --c2: #6fcf97; --c3: #e0a458; --c4: #b996ea } }
-* { box-sizing: border-box }
+_LIGHT = """{ color-scheme: light dark; --ink: #1c2024; --dim: #667; --line: #d8dce2; --back: #fff; --soft: #f4f6f8;
+  --mark: #ffe08a; --c0: #3566b8; --c1: #c8453a; --c2: #2f8f5b; --c3: #a0651a; --c4: #7a4fb0 }"""
+_DARK = """{ --ink: #e4e6ea; --dim: #9aa2ae; --line: #353b45; --back: #15181c;
+  --soft: #1f242a; --mark: #6a5200; --c0: #7ea8ee; --c1: #ef8277; --c2: #6fcf97; --c3: #e0a458; --c4: #b996ea }"""
+
+_BODY = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem;
   color: var(--ink); background: var(--back); overflow-wrap: anywhere }
+"""
+
+_RULES = """
+* { box-sizing: border-box }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 } h2 { font-size: 1.2rem; margin: 2.5rem 0 .8rem;
   padding-bottom: .2rem; border-bottom: 1px solid var(--line) }
 p, ul, ol, dl { margin: .6rem 0 } small, .dim, figcaption, th { color: var(--dim) } code, pre { font-size: .88em }
@@ -40,6 +45,7 @@ i.dashed { border-top: 2px dashed var(--dim); height: 0 } .map circle { fill: va
   padding: .45rem 0; border-bottom: 1px solid var(--line) } .pair > :last-child { color: var(--dim) }
 .lines { white-space: pre-wrap; padding-left: 2rem }
 .lines li { padding: .1rem 0 } .lines li::marker { color: var(--dim) }
+.token { border-radius: .2rem; padding: 0 .15rem; white-space: pre-wrap }
 @media (max-width: 32rem) { dl { grid-template-columns: minmax(0, 1fr) } dd { margin-bottom: .4rem }
   h1 { font-size: 1.4rem }
   .wide td:nth-child(2), .wide th:nth-child(2) { display: none } }
@@ -49,6 +55,14 @@ i.dashed { border-top: 2px dashed var(--dim); height: 0 } .map circle { fill: va
     f"i.c{n} {{ background: var(--c{n}) }}\n"
     for n in range(COLOURS)
 )
+
+
+def _colours(where: str) -> str:
+    """Return the colours, light and dark, of what a selector names."""
+    return f"{where} {_LIGHT} @media (prefers-color-scheme: dark) {{ {where} {_DARK} }}"
+
+
+STYLE = _colours(":root") + _BODY + _RULES
 """The style of every page; charts take their colours from it."""
 
 _NOTHING_FROM_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -62,6 +76,23 @@ def page(title: str, body: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FROM_OUTSIDE}">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
     )
+
+
+def fragment(body: str) -> str:
+    """Return HTML that can stand in somebody else's page, such as a notebook's, whose own style it leaves alone."""
+    own = f"{_colours('.seqgen')} .seqgen {{ color: var(--ink); background: var(--back); padding: .4rem .6rem }}"
+    return f'<div class="seqgen"><style>{own} @scope (.seqgen) {{ {_RULES} }}</style>{body}</div>'
+
+
+def tokens(names: Sequence[str], log_probs: Sequence[float]) -> str:
+    """Return tokens side by side, the less likely the stronger coloured; pointing at one shows its probability."""
+    spans = []
+    for name, log_prob in zip(names, log_probs, strict=True):
+        share = min(70.0, -100 * log_prob / 12)  # of the colour: all of it from 8.4 nats on
+        colour = f"background: color-mix(in srgb, var(--c1) {max(share, 0.0):.0f}%, transparent)"
+        about = f"{math.exp(log_prob):.2%}, {-log_prob:.2f} nats"
+        spans.append(f'<span class="token" style="{colour}" title="{about}">{html.escape(name)}</span>')
+    return " ".join(spans)
 
 
 def section(title: str, body: str) -> str:

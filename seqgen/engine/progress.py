@@ -1,19 +1,24 @@
 """How far a training is: lines or a bar on standard error, for the command line and the library alike."""
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from seqgen.core.log import say, watched
+from seqgen.engine import page
+from seqgen.engine.charts import Series, averaged, chart
 
 LIKELIHOOD = "nll_per_token"
 """The score that decides where a model's file names no other."""
 
 _REFRESH_S = 0.2
 _QUIET_LINE_S = 30.0
+_NOTEBOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,20 @@ class Progress:
     """How far a validation is: `texts 512 of 1000`; "" outside of one."""
 
 
-def display(decides: str) -> "Lines | Bar":
-    """Return what shows a training: a bar on a terminal, lines elsewhere; `decides` names the score to show."""
+def display(decides: str) -> "Lines | Bar | Notebook":
+    """Return what shows a training; `decides` names the score to show.
+
+    A bar and a curve in a notebook, a bar on a terminal, lines elsewhere.
+    """
+    if _in_notebook():
+        return Notebook(decides)
     return Bar(decides) if sys.stderr.isatty() else Lines(decides)
+
+
+def _in_notebook() -> bool:
+    """Return whether this is the kernel of a notebook; one that is, has imported IPython itself."""
+    running = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return running is not None and "IPKernelApp" in running.config
 
 
 def held_out(scores: dict[str, Any], decides: str) -> str:
@@ -137,6 +153,64 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class Notebook:
+    """A bar with the loss over the steps below it, drawn anew in the place of one output of a notebook."""
+
+    def __init__(self, decides: str) -> None:
+        self.seen = False
+        """Whether a step was made."""
+        self._decides = decides
+        self._pace = _Pace()
+        self._drawn_at = 0.0
+        self._handle: Any = None
+        self._said: list[str] = []
+        self._scalars: dict[str, float] | None = None
+        self._scores: dict[str, Any] | None = None
+        self._losses: list[tuple[float, float]] = []
+        self._held_out: list[tuple[float, float]] = []
+
+    def show(self, progress: Progress) -> None:
+        """Take every step and every message."""
+        if progress.message:
+            self._said.append(progress.message)
+            self._draw(progress, "")
+            return
+        words = f"validation: {progress.part}"
+        if not progress.part:
+            self.seen = True
+            rate = self._pace.at(progress)
+            self._note(progress)
+            words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
+        if time.monotonic() - self._drawn_at >= _NOTEBOOK_S or (progress.step == progress.steps and not progress.part):
+            self._draw(progress, words)
+
+    def _note(self, progress: Progress) -> None:
+        """Remember the points of the curve."""
+        if progress.scalars and progress.scalars is not self._scalars:
+            self._scalars = progress.scalars
+            name = "loss" if "loss" in progress.scalars else next(iter(progress.scalars))
+            self._losses.append((progress.step, progress.scalars[name]))
+        if progress.scores.get(self._decides) is not None and progress.scores is not self._scores:
+            self._scores = progress.scores
+            self._held_out.append((progress.step, progress.scores[self._decides]))
+
+    def _draw(self, progress: Progress, words: str) -> None:
+        shown: Any = importlib.import_module("IPython.display")  # a notebook has it, and nobody else needs it
+        self._drawn_at = time.monotonic()
+        losses, how = averaged(self._losses)
+        series = [Series(f"training, {how}", losses), Series(f"held-out {self._decides}", self._held_out, dots=True)]
+        bar = f'<progress value="{progress.step}" max="{progress.steps}"></progress> {progress.step}/{progress.steps}'
+        said = "".join(f"<br>{escape(sentence)}" for sentence in self._said)
+        drawn = shown.HTML(page.fragment(f"<p>{bar} {escape(words)}{said}</p>{chart(series)}"))
+        if self._handle is None:
+            self._handle = shown.display(drawn, display_id=True)
+        else:
+            self._handle.update(drawn)
+
+    def close(self) -> None:
+        """Close nothing: nothing is open."""
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ One file that needs no network. It is made from what lies in the run's folder; o
 """
 
 import base64
-import itertools
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from seqgen.core.errors import RunError, SeqgenError
 from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
-from seqgen.engine.charts import Point, Series, chart, heat_map
+from seqgen.engine.charts import Point, Series, averaged, chart, heat_map
 from seqgen.engine.evaluate import Table
 from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
@@ -73,13 +72,28 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+def summary(folder: Path) -> str:
+    """Return the first parts of a run's page, as HTML: what it is, its samples and its curves."""
+    logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
+    sections, state, by_step = runs.stored_sections(folder), _state(folder), _sample_files(folder)
+    env = files.read_object(folder / "env.json", data_sha256=str)
+    shown = _shown_step(state, by_step)
+    known = _facts(sections, env, logged, scores, state)
+    return f"<b>{escape(folder.resolve().name)}</b>{known}{_samples(by_step, shown)}{_curves(logged, scores)}"
+
+
+def _shown_step(state: Mapping[str, Any], by_step: Mapping[int, Any]) -> int | None:
+    """Return the step whose samples stand first: that of the checkpoint in use, else the last."""
+    return state["best_step"] if state.get("best_step") in by_step else max(by_step, default=None)
+
+
 def _page(folder: Path) -> str:
     sections = runs.stored_sections(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
     state = _state(folder)
     by_step = _sample_files(folder)
-    shown = state.get("best_step") if state.get("best_step") in by_step else max(by_step, default=None)
+    shown = _shown_step(state, by_step)
     name = str(sections["name"])
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
@@ -283,30 +297,19 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
 
 
-def _averaged(points: Sequence[Point]) -> tuple[list[Point], str]:
-    """Average values of single batches in groups of at least five, and say so; a few stay as they are."""
-    count = min(60, len(points) // 5)
-    if count < 2:
-        return list(points), "single batches"
-    edges = [len(points) * i // count for i in range(count + 1)]
-    groups = [points[a:b] for a, b in itertools.pairwise(edges)]
-    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
-    return means, f"mean of {len(points) / count:.0f} logged batches"
-
-
 def _curves(logged: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> str:
     drawn = []
-    trained, how = _averaged(_points(logged, "loss"))
+    trained, how = averaged(_points(logged, "loss"))
     held_out = next((n for n in _HELD_OUT if _points(scores, n)), "")
     pair = [Series(f"training, {how}", trained)]
     pair += [Series(_HELD_OUT[held_out], _points(scores, held_out), dots=True)] if held_out else []
     drawn.append(_curve("loss", pair))
-    adversarial = [(who, _averaged(_points(logged, f"{who}_loss"))) for who in ("critic", "generator")]
+    adversarial = [(who, averaged(_points(logged, f"{who}_loss"))) for who in ("critic", "generator")]
     drawn.append(
         _curve("losses of the networks", [Series(f"{who}, {how}", points) for who, (points, how) in adversarial])
     )
     for name, label in _CURVES.items():
-        of_batches, how = _averaged(_points(logged, name))
+        of_batches, how = averaged(_points(logged, name))
         own = [Series(how, of_batches)] if of_batches else []
         held = _points(scores, name)
         own += (

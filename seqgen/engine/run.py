@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from seqgen.core.config import Train
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.data import rewards
 from seqgen.data.corpora import known
+from seqgen.engine import page
 from seqgen.engine.folder import CONFIG, is_run
 from seqgen.models._contract import ModelModule, check_module
 
@@ -46,7 +48,7 @@ MAY_CHANGE = frozenset(["data.files", "module", *(f"train.{name}" for name in _L
 """Options a later session may set anew: they do not rewrite the past (moved files are compared by their content)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings:
     """Everything that decides what a run does; `sections()` is what config.toml holds."""
 
@@ -68,6 +70,16 @@ class Settings:
     """Where a module of one's own came from: its absolute path, or call:NAME; empty for a model of the package."""
     chosen: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     """Options that were set by name, and are not changed to fit the data; not stored."""
+
+    def __repr__(self) -> str:
+        data = ", ".join(Path(file).name for file in self.data.files)
+        return f"Settings({self.name}, data {data or 'not chosen'}, {self.train.steps} steps, seed {self.seed})"
+
+    def _repr_html_(self) -> str:
+        flat = settings_of.flat(self.sections())
+        rows = [[escape(name), escape(json.dumps(value, ensure_ascii=False))] for name, value in flat.items()]
+        table = page.table(["option", "value"], rows)
+        return page.fragment(f"<details><summary>{escape(repr(self))}</summary>{table}</details>")
 
     def sections(self) -> dict[str, Any]:
         """Return plain nested values, valid as TOML and as input to `config(file=...)`."""

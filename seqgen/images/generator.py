@@ -8,9 +8,11 @@ Image k of a call is a function of (weights, options, seed, k) alone, not of the
 Shapes: N images, C channels, S pixels a side, Z latent dimensions.
 """
 
+import base64
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +22,7 @@ from torch.nn import functional as F
 
 from seqgen.core import files, log, rng
 from seqgen.core.errors import DataError
-from seqgen.images import reading
+from seqgen.images import grids, reading
 from seqgen.images.data import DataConfig, ImageBatch, ImageData, prepare
 from seqgen.images.grids import as_bytes
 from seqgen.nn.latents import (
@@ -70,6 +72,13 @@ class ImageGenerator:
         self.seed, self.device, self.folder = seed, device, folder
         self._images: ImageData | None = None
         self._mixture: Mixture | None = None
+
+    def __repr__(self) -> str:
+        return f"ImageGenerator({self.folder or type(self.model).__module__}, {self.device})"
+
+    def _repr_html_(self) -> str:
+        content = base64.b64encode(grids.png(grids.grid(self.generate(16)))).decode()
+        return f'<p>{escape(repr(self))}</p><img alt="16 samples" src="data:image/png;base64,{content}">'
 
     @property
     def conditional(self) -> bool:

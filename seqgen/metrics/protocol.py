@@ -141,7 +141,7 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """A table of scores: one column for the samples and, where asked, one for real text of the same size."""
 
@@ -152,6 +152,10 @@ class Evaluation:
     """The same for real text; None where none was given."""
     matches: Matches | None = field(default=None, repr=False)
     """Overlap of the samples with the training text; None where none was given, and in other protocols."""
+
+    def __repr__(self) -> str:
+        beside = "" if self.real is None else " beside real text"
+        return f"Evaluation({self.protocol}: {len(self.scores)} scores{beside})"
 
     def __getitem__(self, name: str) -> Score:
         """Return the samples' score of this name; KeyError lists what there is."""

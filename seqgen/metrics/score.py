@@ -107,7 +107,7 @@ def mean_rows(values: Floats) -> Floats:
     return np.column_stack([values, np.ones_like(values)])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Score:
     """A number and how it was made. `float(score)` is the number, `str(score)` is for people, `to_dict` for files.
 
@@ -126,6 +126,9 @@ class Score:
     """The interval, where it was computed before or read back from a file."""
     note: str = ""
     """A caution about the number, such as that a toolkit's own bug makes it meaningless."""
+
+    def __repr__(self) -> str:
+        return f"Score({self.value:.6g} {self.signature})"
 
     def named(self, metric: str) -> Score:
         """Return the same score as that of another metric."""

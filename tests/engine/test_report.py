@@ -11,9 +11,9 @@ from small_run import SEQGAN, SMALL, held_out_lines, small_text
 
 from seqgen import metrics
 from seqgen.engine import evaluate, loop
-from seqgen.engine.charts import Series, chart, ticks
+from seqgen.engine.charts import Series, averaged, chart, ticks
 from seqgen.engine.compare import Comparison, Entry
-from seqgen.engine.report import _averaged, write_report
+from seqgen.engine.report import write_report
 from seqgen.engine.run import config
 from seqgen.metrics.score import Score, Signature
 
@@ -123,11 +123,11 @@ def test_a_copied_span_is_the_longest_run_that_stands_in_a_training_line(cut: st
 
 def test_losses_of_single_batches_are_averaged_in_groups_of_five_or_more() -> None:
     points = [(float(step), float(step % 5)) for step in range(100)]
-    means, how = _averaged(points)
+    means, how = averaged(points)
     assert means == [(5.0 * group + 2, 2.0) for group in range(20)]
     assert how == "mean of 5 logged batches"
-    assert _averaged(points[:9]) == (points[:9], "single batches")
-    assert len(_averaged([(float(step), 0.0) for step in range(5000)])[0]) == 60
+    assert averaged(points[:9]) == (points[:9], "single batches")
+    assert len(averaged([(float(step), 0.0) for step in range(5000)])[0]) == 60
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.003, 0.0031), (-5, 1234567), (3.2, 9.9), (1e-9, 2e-9)])
