@@ -1,6 +1,7 @@
 """Models and texts against each other: `seqgen compare`, in numbers or by what people prefer, and `curve`."""
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from seqgen.engine.folder import is_run
 if TYPE_CHECKING:
     from seqgen.engine.compare import Comparison
     from seqgen.engine.curve import Point
+    from seqgen.metrics.tables import Cell
 
 References = Annotated[
     str,
@@ -74,8 +76,13 @@ def compare(
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
     resample: Resample = None,
     form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="Write md, csv, latex, or a page: html.")
-    ] = "md",
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="Write md, csv, latex, or a page: html; without it md, and on a terminal a table that fits.",
+        ),
+    ] = "",
     columns: Annotated[
         str, typer.Option("--columns", metavar="NAME,NAME", help="Show these scores only, such as bleu_2,nll_per_line.")
     ] = "",
@@ -133,7 +140,7 @@ def compare(
     output.at_least(0, temperature=temperature, num_beams=num_beams)
     if not aligned and (num_beams != 5 or lowercase):
         raise output.CommandError(f"{'--lowercase' if lowercase else '--num-beams'} takes no effect without --aligned")
-    if form not in comparing.FORMS:
+    if form and form not in comparing.FORMS:
         raise output.CommandError(f"--format must be md, csv, latex or html, got {form!r}")
     output.at_least(0, digits=digits)
     shown: dict[str, Any] = {"shown": [name.strip() for name in columns.split(",")]} if columns else {}
@@ -166,7 +173,10 @@ def compare(
     if json:
         output.write(output.json_line(table.to_dict()))
     else:
-        output.write(table.table(form, digits=digits, intervals=intervals) + "\n")
+        if form or not sys.stdout.isatty():
+            output.write(table.table(form or "md", digits=digits, intervals=intervals) + "\n")
+        else:
+            _write_fitted(table, digits=digits, intervals=intervals)
         for sentence in [*table.tests, *table.notes]:
             output.say(sentence)
         for name, signature in table.signatures().items():
@@ -174,6 +184,26 @@ def compare(
                 output.say(f"{name or 'all'}: {signature}")
     if plot is not None:
         _save(plot, comparing.draw(table))
+
+
+def _write_fitted(table: "Comparison", *, digits: int, intervals: bool) -> None:
+    """Write a comparison for a terminal: a row for each score, a column for each entry, numbered where it must be."""
+    heads, rows, notes = table.parts(digits, intervals)
+    names = [name for name, _ in rows]
+
+    def cells(shown: list[tuple[str, list["Cell"]]]) -> list[list[str]]:
+        marked = [[c.text + "*" * c.best + "†" * c.mark for c in own] for _, own in shown]
+        return [[head, *own] for head, *own in zip(heads, *marked, strict=True)]
+
+    drawn = output.table(["", *names], cells(rows), wraps=False)
+    if intervals and max(map(len, drawn.splitlines())) > output.width():
+        rows = table.parts(digits, False)[1]
+        drawn = output.table(["", *names], cells(rows), wraps=False)
+    if max(map(len, drawn.splitlines())) > output.width():
+        drawn = output.table(["", *(f"({n})" for n in range(1, len(names) + 1))], cells(rows))
+        drawn += "".join(f"({n}) {name}\n" for n, name in enumerate(names, 1))
+    output.write(f"{drawn}\n↑ higher is better, ↓ lower, ≈ as real ones have it; * the best\n")
+    output.write("".join(f"† {note}\n" for note in notes))
 
 
 def _texts_compared(

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,9 @@ import typer
 
 from seqgen._version import __version__
 from seqgen.cli import output
-from seqgen.cli.options import Module
+from seqgen.cli.options import Json, Module
 
-EXTRAS = {"parquet": "pyarrow", "torchtext": "torchtext"}
+EXTRAS = {"parquet": "pyarrow", "serve": "starlette", "torchtext": "torchtext"}
 """The optional parts of the package, and the module that each needs."""
 
 
@@ -65,7 +66,7 @@ def config(
             output.write(textwrap.indent(textwrap.fill(words, width - 4, break_on_hyphens=False), "    ") + "\n")
 
 
-def doctor() -> None:
+def doctor(json: Json = False) -> None:
     """Show what this machine has, and whether seqgen works on it."""
     from importlib import metadata  # late: it brings the email package with it
 
@@ -84,23 +85,35 @@ def doctor() -> None:
         "bf16 units": _bf16_units(device),
         **{name: metadata.version(name) for name in ("numpy", "sentencepiece", "nltk", "safetensors")},
     }
-    for name, value in facts.items():
-        output.write(f"{name:14} {value}\n")
     for name, module in EXTRAS.items():
         missing = importlib.util.find_spec(module) is None
-        word = f"not installed (pip install 'neural-seqgen[{name}]')" if missing else "installed"
-        output.write(f"{name:14} {word}\n")
+        facts[name] = f"not installed (pip install 'neural-seqgen[{name}]')" if missing else "installed"
     with contextlib.suppress(metadata.PackageNotFoundError):
         other = metadata.version("seqgen")
-        output.write(f"{'clash':14} another package, seqgen {other}, shares this one's files; use two environments\n")
-    _list_public_sets()
-    for name, check in (("train", _check_run), ("bleu", _check_bleu)):
-        try:
-            check()
-        except Exception as error:
-            output.write(f"{'check ' + name:14} FAILED: {type(error).__name__}: {error}\n")
-            raise typer.Exit(1) from None
-        output.write(f"{'check ' + name:14} ok\n")
+        facts["clash"] = f"another package, seqgen {other}, shares this one's files; use two environments"
+    facts["public sets"] = _public_sets()
+    if not json:
+        _write_facts(facts)
+    checks = {f"check {name}": _outcome(check) for name, check in (("train", _check_run), ("bleu", _check_bleu))}
+    if json:
+        output.write(output.json_line(facts | checks))
+    else:
+        _write_facts(checks)
+    if any(found != "ok" for found in checks.values()):
+        raise typer.Exit(1)
+
+
+def _write_facts(facts: Mapping[str, str]) -> None:
+    output.write("".join(f"{name:14} {value}\n" for name, value in facts.items()))
+
+
+def _outcome(check: Callable[[], None]) -> str:
+    """Return `ok`, or in what way a check failed."""
+    try:
+        check()
+    except Exception as error:
+        return f"FAILED: {type(error).__name__}: {error}"
+    return "ok"
 
 
 def _bf16_units(device: Any) -> str:
@@ -117,13 +130,13 @@ def _bf16_units(device: Any) -> str:
     return f"yes ({', '.join(found)})" if found else "no (train.precision=bf16 will be slower here)"
 
 
-def _list_public_sets() -> None:
+def _public_sets() -> str:
     from seqgen.data.corpora import known
 
     there = [name for name, entry in known.read_catalogue().items() if not entry.shipped and entry.at_hand()]
     place = os.environ.get("SEQGEN_DATA")
     where = f"in {place}" if place else "in ./data; SEQGEN_DATA is not set"
-    output.write(f"{'public sets':14} {' '.join(there) or 'none'} ({where})\n")
+    return f"{' '.join(there) or 'none'} ({where})"
 
 
 def _check_run() -> None:

@@ -137,6 +137,7 @@ def interpolate(
     label: images.Label = None,
     seed: Seed = 0,
     out: Out = None,
+    json: Json = False,
     *,
     opening: Opening,
 ) -> None:
@@ -164,11 +165,12 @@ def interpolate(
     if traverse:
         raise output.CommandError("--traverse is for images; this run writes text")
     space = open_latent_space(run, opening, label)
-    kind = output.kind_of_texts(out, one_line=space.generator.one_line)
+    kind = "jsonl" if json else output.kind_of_texts(out, one_line=space.generator.one_line)
     with output.wrong_values():
         path = space.interpolate(a, b, steps=steps, spherical=spherical, source=source or None, seed=seed)
     rows = [row_for(space.generator, text, source) for text in path]
-    output.write_or_save(output.of_texts(path, kind, out, rows), out, f"{len(path)} texts")
+    written = "".join(map(output.json_line, rows)) if json else output.of_texts(path, kind, out, rows)
+    output.write_or_save(written, out, f"{len(path)} texts")
 
 
 def encode(

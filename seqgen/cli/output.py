@@ -128,20 +128,41 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Format a table, the columns in `left` flush left, the others flush right; long cells are never cut."""
+_NARROW = 12
+"""Signs that a wrapped column has at least."""
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), wraps: bool = True
+) -> str:
+    """Format a table, the columns in `left` flush left, the others flush right; long cells are never cut.
+
+    Where it `wraps`, the columns in `left` do so on a terminal that is too narrow; a table in a file or a pipe does not
+    depend on the terminal it was made in.
+    """
+    plain = _drawn(columns, rows, left, 0)
+    if not (wraps and sys.stdout.isatty()) or max(map(len, plain.splitlines())) <= width():
+        return plain
+    widest = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    least = sum(min(size, _NARROW) if i in left else size for i, size in enumerate(widest)) + 3 * (len(widest) - 1)
+    return _drawn(columns, rows, left, width()) if least <= width() else plain
+
+
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int], wide: int) -> str:
+    """Draw a table at most `wide` signs wide, 0: as wide as it is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if i in left else "right", no_wrap=True)
+        widest = max(len(row[i]) for row in [columns, *rows])
+        least = min(widest, _NARROW) if wide and i in left else widest
+        drawn.add_column(name, justify="left" if i in left else "right", overflow="fold", min_width=least)
     for row in rows:
         drawn.add_row(*row)
     text = io.StringIO()
-    # width: a table in a file or a pipe must not depend on the terminal it was made in
-    Console(file=text, width=10_000, color_system=None, markup=False, emoji=False, highlight=False).print(drawn)
+    Console(file=text, width=wide or 10_000, color_system=None, markup=False, emoji=False, highlight=False).print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 

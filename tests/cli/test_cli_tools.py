@@ -1,10 +1,13 @@
 """`seqgen tokenizer`, `corpus`, `config`, `doctor`, `report`."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import http.server
+import io
 import json
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from seqgen.cli import app, output
 from seqgen.core.config import Train
 from seqgen.core.options import help_texts
 from seqgen.data.corpora import known
@@ -211,3 +215,51 @@ def test_a_set_is_built_as_it_is_trained_on_by_its_name(seqgen: Any, tmp_path: P
     words = ["corpus", "build", "reviews", "data.source=text", "data.target=label", "--out", tmp_path / "d"]
     assert seqgen(*words).code == 0
     assert json.loads((tmp_path / "d" / "meta.json").read_text())["data"]["target"] == "label"
+
+
+# ---- tables
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_a_table_fits_a_terminal_and_loses_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [["a name", "1.25", "words that go on for much longer than the terminal is wide"], ["b", "-3", "short"]]
+    plain = output.table(["", "value", "about"], rows, left=(0, 2))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    drawn = output.table(["", "value", "about"], rows, left=(0, 2))
+    assert max(map(len, drawn.splitlines())) <= columns
+    assert sorted("".join(drawn.split()).replace("─", "")) == sorted("".join(plain.split()).replace("─", ""))
+    assert (drawn == plain) == (columns == 200)
+    monkeypatch.setenv("COLUMNS", "10")
+    assert output.table(["", "value", "about"], rows, left=(0, 2)) == plain  # nothing could be read there
+
+
+def test_a_comparison_on_a_terminal_has_a_row_for_each_score(
+    seqgen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = [tmp_path / f"{'long' * 8}-{letter}.txt" for letter in "ab"]
+    for name in names:
+        name.write_text("".join(f"the cat sees {n}\n" for n in range(20)))
+    (tmp_path / "real.txt").write_text("".join(f"the dog sees {n}\n" for n in range(20)))
+    words = ["compare", *names, "--references", tmp_path / "real.txt", "--columns", "bleu_2,self_bleu_2"]
+    piped = seqgen(*words).out
+    assert piped.startswith("|  | bleu_2 ↑ |")
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.redirect_stdout(Terminal()) as shown:
+        assert app.main(list(map(str, words))) == 0
+    lines = shown.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["bleu_2", "self_bleu_2"]
+    assert f"(2) {names[1]}" in lines
+    assert all(len(line) <= 80 for line in lines[:4])
+
+
+def test_doctor_says_the_same_as_json(seqgen: Any) -> None:
+    ended = seqgen("doctor", "--json")
+    facts = json.loads(ended.out)
+    assert (ended.code, facts["check train"], facts["check bleu"]) == (0, "ok", "ok")
+    assert facts["serve"] in ("installed", "not installed (pip install 'neural-seqgen[serve]')")
