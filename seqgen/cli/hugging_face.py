@@ -24,10 +24,10 @@ def import_(
         Path, typer.Option("--out", metavar="DIR", help="Write the new run into this folder.", show_default=False)
     ],
 ) -> None:
-    """Make a run of a local GPT-2 checkpoint in Hugging Face's format.
+    """Make a run of a GPT-2 checkpoint of Hugging Face.
 
     Its texts begin behind <|endoftext|> and end with it. The run generates, scores and evaluates as any other, and
-    `seqgen train gpt --from RUN` fine-tunes it. Nothing is fetched. Needs the extra hf.
+    `seqgen train gpt --from RUN` fine-tunes it. The checkpoint is local: nothing is fetched. Needs the extra hf.
     """
     from seqgen.engine.hugging_face import import_checkpoint
 

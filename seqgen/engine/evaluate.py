@@ -98,15 +98,24 @@ def _counted(what: str, batches: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
+Drawn: TypeAlias = tuple[tuple[float, str], ...]
+"""Temperatures, and a text that was drawn at each from the same seed."""
+
+_COLD, _HOT = 0.7, 1.3
+
+
 def show_and_score(
     model: Any, data: Any, settings: Settings, device: torch.device, folder: Path
-) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return what a validation shows of samples, files by the ending of their names, and their scores."""
+) -> tuple[dict[str, bytes], dict[str, Any], Drawn]:
+    """Return what a validation shows of samples, files by the ending of their names; scores; texts to glance at.
+
+    Images have nothing to glance at.
+    """
     if settings.tokenizer is None:
         from seqgen.images.generator import ImageGenerator
         from seqgen.images.scores import sample_and_score as of_images  # late: text needs none of it
 
-        return of_images(ImageGenerator(model, settings.data, settings.seed, device, folder), data, settings.train)
+        return *of_images(ImageGenerator(model, settings.data, settings.seed, device, folder), data, settings.train), ()
     generator = TextGenerator(model, data.tokenizer, settings, device, folder)
     texts, scores, copied = sample_and_score(generator, data, settings.train)
     shown = texts[: settings.train.show]
@@ -114,7 +123,16 @@ def show_and_score(
     contents = {ending: text_lines(shown, kind)} if shown else {}
     if copied:
         contents["-copied.jsonl"] = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in copied)
-    return {name: content.encode() for name, content in contents.items()}, scores
+    return {name: content.encode() for name, content in contents.items()}, scores, _glance(generator, texts, data)
+
+
+def _glance(generator: TextGenerator, texts: Sequence[str], data: Any) -> Drawn:
+    """Return the first sample and, where a text is short, what was drawn from its seed at two more temperatures."""
+    if not texts or generator.running:
+        return tuple((1.0, text) for text in texts[:1])
+    sources = conditions(data.valid_sources, 1)
+    cold, hot = (generator.generate(1, sources=sources, temperature=t)[0] for t in (_COLD, _HOT))
+    return (_COLD, cold), (1.0, texts[0]), (_HOT, hot)
 
 
 def sample_and_score(

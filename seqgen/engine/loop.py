@@ -381,6 +381,7 @@ class _Session:
         self.state = state_at_first()
         self.scalars: dict[str, float] = {}
         self.scores: dict[str, Any] = {}
+        self.samples: evaluate.Drawn = ()
         self.signal: int | None = None
         self.logs = {name: log.JsonLines(folder / name) for name in (*_LOGS, _TIMING)} if dist.is_main() else {}
 
@@ -437,7 +438,7 @@ class _Session:
                 if not validates and (stop or (train.save_every and self.step % train.save_every == 0)):
                     self._save()
                 if self.progress is not None and dist.is_main():
-                    self.progress(Progress(self.step, train.steps, self.scalars, self.scores))
+                    self.progress(Progress(self.step, train.steps, self.scalars, self.scores, samples=self.samples))
                 if stop:
                     break
         if self.signal is not None and (self.step < train.steps or not whole):
@@ -506,7 +507,7 @@ class _Session:
                     stack.enter_context(optimizer.averaged())
                 scores: dict[str, Any] = dict(evaluate.validate(self.model_module, self.model, self.data, self.device))
                 if dist.is_main() and self.settings.train.samples:
-                    shown, sampled = evaluate.show_and_score(
+                    shown, sampled, self.samples = evaluate.show_and_score(
                         self.model, self.data, self.settings, self.device, self.folder
                     )
                     scores |= sampled

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Progress:
     """A sentence worth keeping on the screen, or ""."""
     part: str = ""
     """How far a validation is: `texts 512 of 1000`; "" outside of one."""
+    samples: tuple[tuple[float, str], ...] = ()
+    """Of the latest validation: temperatures, and a text that was drawn at each from the same seed."""
 
 
 def display(decides: str) -> "Lines | Bar | Notebook":
@@ -123,6 +126,8 @@ class Bar:
         if progress.scores and progress.scores is not self._scores:
             self._scores = progress.scores
             say("  ".join([f"step {progress.step}/{progress.steps}", *_figures(progress, self._decides, judged=True)]))
+            for sample in _samples(progress, shutil.get_terminal_size().columns):
+                say(sample)
         words = "  ".join(part for part in (*_figures(progress, self._decides, judged=False), rate) if part)
         self._draw(progress, words)
 
@@ -203,7 +208,8 @@ class Notebook:
         series = [Series(f"training, {how}", losses), Series(f"held-out {self._decides}", self._held_out, dots=True)]
         bar = f'<progress value="{progress.step}" max="{progress.steps}"></progress> {progress.step}/{progress.steps}'
         said = "".join(f"<br>{escape(sentence)}" for sentence in self._said)
-        drawn = shown.HTML(page.fragment(f"<p>{bar} {escape(words)}{said}</p>{chart(series)}"))
+        samples = "".join(f"<br>{escape(sample)}" for sample in _samples(progress, 200))
+        drawn = shown.HTML(page.fragment(f"<p>{bar} {escape(words)}{said}</p>{chart(series)}<p>{samples}</p>"))
         if self._handle is None:
             self._handle = shown.display(drawn, display_id=True)
         else:
@@ -265,6 +271,14 @@ class _Pace:
             f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
         )
         return f"{rate:.3g} steps/s  {clock} left"
+
+
+def _samples(progress: Progress, width: int) -> list[str]:
+    """Return a line for each sample of the latest validation, at most `width` signs long."""
+    from rich.cells import cell_len, set_cell_size
+
+    lines = [f"  T {temperature:<3g}  {' '.join(text.split())}" for temperature, text in progress.samples]
+    return [line if cell_len(line) <= width else set_cell_size(line, width - 1) + "…" for line in lines]
 
 
 def _figures(progress: Progress, decides: str, *, judged: bool) -> list[str]:
