@@ -90,7 +90,7 @@ def cells(
     # in random order: the first half of MNIST's test images is cleaner than the second
     order = torch.randperm(len(data.valid.pixels), generator=rng.generator("test images", seed))[:COUNT]
     if name == "real":
-        return [{"images": "test", "cpu_s": 0.0} | scored(data.valid.pixels[order], data, seed)]
+        return [{"images": "test", "cpu_s": 0.0} | scored(data.valid.pixels[order], data, seed, intervals)]
     spent = trained(name, source, seed, seconds, out)
     generator = load_image_generator(out)
     rows = []

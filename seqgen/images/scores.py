@@ -245,7 +245,8 @@ def signed_scores(pixels: Tensor, real: Reference, *, seed: int = 0, pairs: int 
     """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors up and down.
 
     Every tenth image is left out in turn (Tukey's jackknife in groups; on average too wide rather than too narrow,
-    Efron and Stein 1981). The real images are held fixed: all columns share them. Of a distance of few images the
+    Efron and Stein 1981), and a share of 0 or 1 has Wilson's interval. The real images are held fixed: all columns share
+    them. Of a distance of few images the
     interval is around what so many images give, not around that of infinitely many.
     """
     made, few = _described(pixels, real, pairs), _paired(len(pixels), real, pairs)
@@ -276,6 +277,10 @@ def _signed(
         error = jackknife_error(values) if len(values) == _GROUPS else math.inf
         least, most = -math.inf if name == "kernel_distance" else 0.0, 1.0 if name in _SHARES else math.inf
         interval = (max(least, value - 1.96 * error), min(most, value + 1.96 * error)) if math.isfinite(error) else None
+        if name in _SHARES and not error and value in (0, 1):
+            # all of them, or none: the jackknife sees no noise there, Wilson's interval of a share does
+            edge = 1.96**2 / (made + 1.96**2)
+            interval = (1 - edge, 1.0) if value else (0.0, edge)
         within = interval is not None and interval[0] <= 0 <= interval[1]
         note = "within its noise of 0: it needs more images" if name == "kernel_distance" and within else ""
         return Score(value, Signature(name, fields, seed=seed), stored_interval=interval, note=note)

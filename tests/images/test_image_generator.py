@@ -321,6 +321,17 @@ def test_intervals_are_those_of_the_mean_and_never_too_narrow_for_a_distance(vae
     assert spread * 0.8 < np.mean(halves) / 1.96 < spread * 1.8
 
 
+@pytest.mark.parametrize(("name", "value"), [("precision", 1.0), ("recall", 0.0)])
+def test_the_interval_of_all_images_or_of_none_is_wilsons(name: str, value: float, vae: ImageGenerator) -> None:
+    """Copies of one training image lie among real ones, and no other real image lies among them."""
+    data = vae.images
+    few = replace(data, train=replace(data.train, pixels=data.train.pixels[:40], labels=data.train.labels[:40]))
+    found = scores.signed_scores(few.train.pixels[:1].repeat(40, 1, 1, 1), scores.reference(few, Corners()))[name]
+    expected = stats.binomtest(round(40 * value), 40).proportion_ci(method="wilson")
+    assert found.value == value
+    assert found.stored_interval == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
 def test_a_dropped_class_raises_the_class_kl_and_lowers_recall(vae: ImageGenerator) -> None:
     data = vae.images
     real = scores.own_reference(data)
