@@ -26,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("bench", "case", "ratio", "floor", "gate")
-NOT_JUDGED = ("no bf16 units", "fast-bleu is not installed")
+NOT_JUDGED = ("no bf16 units", "fast-bleu is not installed", "hmmlearn is not installed")
 """Gates that say why a row could not be measured here."""
 Bench = Callable[[bool], Iterator[dict[str, Any]]]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not in every process
 from resume import outcome
-from small_run import MASKED, SEQGAN, SMALL
+from small_run import OF_MODEL, SMALL
 
 from seqgen.core import log
 from seqgen.engine import loop
@@ -65,7 +65,7 @@ def main() -> None:
     folder, text, first, every = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     words = ["train.steps=6", "train.save_every=2", "train.eval_every=3", "train.keep=1", "train.threads=1"]
     model, *more = sys.argv[5:]
-    small = {"seqgan": SEQGAN, "masked": MASKED}.get(model, SMALL_IMAGES if model.startswith("image-") else SMALL)
+    small = SMALL_IMAGES if model.startswith("image-") else OF_MODEL.get(model, SMALL)
     settings = config(model, text, overrides=[*small, *words, *more])
     trained(settings, folder / "whole", 0)
     whole = outcome(folder / "whole")

@@ -4,12 +4,18 @@ from pathlib import Path
 
 TRAIN = ("train.samples=10", "train.log_every=2", "train.batch=8")
 SMALL = ("model.hidden=16", "model.embedding=16", *TRAIN)
-MASKED = ("model.hidden=16", "model.layers=2", "model.draws=2", *TRAIN)
 SEQGAN = (
     *("model.policy.hidden=16", "model.policy.embedding=16", "model.critic.widths=[1,2]", "model.critic.maps=[4,4]"),
     *("model.mle_steps=2", "model.critic_steps=1", "model.round_steps=1", "model.critic_turn=1"),
     *("model.critic.negatives=8", "model.reward.rollouts=1", *TRAIN),
 )
+OF_MODEL = {
+    "seqgan": SEQGAN,
+    "masked": ("model.hidden=16", "model.layers=2", "model.draws=2", *TRAIN),
+    "gpt": ("model.hidden=16", "model.layers=2", *TRAIN),
+    "hmm": ("model.states=4", *TRAIN),
+}
+"""What makes a model small; any other text model by SMALL."""
 
 
 def small_text(path: Path) -> Path:

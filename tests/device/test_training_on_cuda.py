@@ -89,6 +89,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "seq2seq-scan": ("seq2seq", {**SEQ2SEQ, "model.input_feeding": False, "model.tied": False}),
+    "hmm": ("hmm", {"model.states": 4}),
     "seqgan-delta": ("seqgan", {**CNN, "model.reward.advantage": "delta", "model.critic.corrupted_negatives": 0.5}),
     "seqgan-kl": (
         "seqgan",
@@ -155,6 +156,7 @@ WAITS = {
     "masked-bf16": 8,
     "gpt-bf16": 4,
     "gpt-window": 4,
+    "hmm": 0,
     "seqgan-delta": 325,
     "seqgan-kl": 192,
     "seqgan-value": 192,

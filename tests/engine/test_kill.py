@@ -34,7 +34,17 @@ def test_sigkill_at_some_events_ends_with_the_same_bytes(text: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    [("lm",), ("lm", "data.mode=stream", "data.window=8"), VAE, ("seqgan",), ("masked",), SEQ2SEQ, GAN],
+    [
+        ("lm",),
+        ("lm", "data.mode=stream", "data.window=8"),
+        VAE,
+        ("seqgan",),
+        ("masked",),
+        ("gpt",),
+        ("hmm",),
+        SEQ2SEQ,
+        GAN,
+    ],
     ids=str,
 )
 def test_sigkill_at_every_event_ends_with_the_same_bytes(words: tuple[str, ...], text: Path, tmp_path: Path) -> None:

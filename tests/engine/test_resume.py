@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from resume import interrupted, outcome, uninterrupted
-from small_run import MASKED, SEQGAN, SMALL
+from small_run import OF_MODEL, SMALL
 
 from seqgen.core import log, rng
 from seqgen.data.packing import build_corpus
@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 def settings(text: Path, *words: str) -> Any:
     model = "text-vae" if any(word.startswith("model.latent") for word in words) else "lm"
     model = "masked" if words == KINDS["masked"] else model
-    small = MASKED if model == "masked" else SMALL
+    small = OF_MODEL.get(model, SMALL)
     return config(model, text, overrides=[*small, "train.steps=24", "train.save_every=5", "train.eval_every=6", *words])
 
 
@@ -90,7 +90,7 @@ def test_a_corpus_folder_trains_to_the_same_bytes_as_its_text(mode: str, text: P
 
 
 def command(run: Path, text: Path, *words: str, model: str = "lm", processes: int = 1) -> list[str]:
-    start, small = [sys.executable, "-m"], {"seqgan": SEQGAN, "masked": MASKED}.get(model, SMALL)
+    start, small = [sys.executable, "-m"], OF_MODEL.get(model, SMALL)
     if processes > 1:
         start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
     return [*start, "seqgen", "train", model, "--data", str(text), "--out", str(run), *small, *words]
@@ -161,4 +161,16 @@ def test_sigkill_of_a_text_vae(kind: str, processes: int, text: Path, tmp_path: 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_killed(command(whole, text, *words, model="text-vae", processes=processes), whole)
     train_killed(command(broken, text, *words, model="text-vae", processes=processes), broken, 24, 70)
+    assert outcome(broken) == outcome(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("words", [("gpt",), ("gpt", "data.mode=window", "data.window=8"), ("hmm",)], ids=str)
+def test_sigkill_of_the_other_text_models(words: tuple[str, ...], processes: int, text: Path, tmp_path: Path) -> None:
+    model, *more = words
+    common = ["train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1", *more]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_killed(command(whole, text, *common, model=model, processes=processes), whole)
+    train_killed(command(broken, text, *common, model=model, processes=processes), broken, 24, 70)
     assert outcome(broken) == outcome(whole)
