@@ -216,6 +216,8 @@ def config(
     settings = build(settings_of.merge(preset_only, user, {"name": name}), module=own)
     preset_only = _gives_way(preset_only, settings, set(settings_of.flat(user)), settings.module)
     paths, needed = _known_sets(settings, settings.module.DATA)
+    if getattr(settings.module, "STATELESS", False) and needed.get("data", {}).get("mode") == "stream":
+        needed = settings_of.merge(needed, {"data": {"mode": "window"}})
     sections = settings_of.merge(preset_only, needed, user, {"name": name}, {"data": paths})
     return dataclasses.replace(build(sections, module=own), chosen=frozenset(settings_of.flat(user)))
 

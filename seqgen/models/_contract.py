@@ -129,6 +129,10 @@ class Extras(Protocol):
         """Whether running text is of no use: where data.mode is auto, every line is then a text of its own."""
 
     @property
+    def STATELESS(self) -> bool:  # noqa: N802 - a constant of the module
+        """Whether no state goes from batch to batch: a known set that is read as a stream is then read in windows."""
+
+    @property
     def MADE_BY(self) -> str:  # noqa: N802 - a constant of the module
         """The command that makes runs of this model, which is not trained."""
 

@@ -32,6 +32,7 @@ from seqgen.nn.products import linear, trained_linear
 from seqgen.nn.sampler import Precision
 
 DATA = "text"
+STATELESS = True
 _BLOCK = 64  # attention runs over whole blocks of positions: zeros at their end leave the bits of a row as they are
 
 
