@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +391,12 @@ def test_a_run_of_another_format_is_refused(tmp_path: Path, line: str) -> None:
         RunError, match=rf"has run format {given} \(seqgen 0\.0\), this version reads 1; train it again"
     ):
         read_settings(tmp_path)
+
+
+def test_a_set_of_running_text_is_windows_for_a_model_without_state(
+    public_set: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQGEN_DATA", str(public_set("text/tinyshakespeare.txt").parents[1]))
+    assert config("lm", "tinyshakespeare").data.mode == "stream"
+    assert config(preset="gpt-char", data="tinyshakespeare").data.mode == "window"
+    assert config("gpt", "tinyshakespeare", overrides=["data.mode=stream"]).data.mode == "stream"
