@@ -34,7 +34,7 @@ from seqgen.models.masked import Unmasker
 RUNS: dict[str, list[str]] = {
     "masked": [],
     "lm": [],
-    "gpt": ["train.steps=1400", "train.eval_every=700"],
+    "gpt": ["model.layers=2", "model.hidden=128", "model.dropout=0", "train.steps=3600", "train.eval_every=1200"],
 }
 WIDTHS = (1, 2, 3)
 
@@ -170,7 +170,7 @@ def hidden(generator: seqgen.TextGenerator, row: list[int], places: range) -> li
     return [model.mask if place in places else token for place, token in enumerate(row)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def log_probs(generator: seqgen.TextGenerator, row: list[int], place: int) -> torch.Tensor:
     model: Any = generator.model
     features = model.features(torch.tensor([row]), torch.tensor([len(row)]), torch.tensor([place]))

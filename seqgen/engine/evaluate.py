@@ -450,6 +450,8 @@ def evaluate(
         likelihood = _likelihood(generator, references, sources, latents, resample)
         if getattr(generator.model, "encodes", False):
             about += f"; nll of {min(len(references), _WEIGHED)} references by {latents} latents each, an upper bound"
+        elif not generator.exact:
+            about += "; of their likelihood a bound is known: see bound_per_line"
     else:
         train = in_lines(train) if train and by_line else train
         leak = leaks(references, train, "references")
