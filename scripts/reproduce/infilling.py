@@ -11,7 +11,7 @@ way of filling: exact is the share of gaps filled just as they were, nll the nat
 - grammar: the same from the exact probabilities of lines; no model can do better on average.
 Prints one JSON a cell and keeps it in OUT/cells; a cell that exists is read back. The last ones are likelihoods of
 1,000 test lines: exact, or for masked a bound.
-Run: scripts/reproduce/infilling.py OUT [--lines 200] [--tried 100]
+Run: scripts/reproduce/infilling.py OUT [--models masked lm gpt] [--lines 200] [--tried 100]
 """
 
 import argparse
@@ -76,6 +76,7 @@ def gaps(lines: list[str], width: int, seed: int = 1) -> list[Gap]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--models", nargs="+", choices=[*RUNS], default=[*RUNS])
     parser.add_argument("--lines", type=int, default=200)
     parser.add_argument("--tried", type=int, default=100, help="lines whose gap is tried with every word")
     given = parser.parse_args()
@@ -89,28 +90,32 @@ def main() -> None:
             path.write_text(json.dumps({"cell": name, **figures()}) + "\n", encoding="utf-8")
         print(path.read_text(encoding="utf-8"), end="", flush=True)
 
-    for name, words in RUNS.items():
+    for name in given.models:
+        words = RUNS[name]
         if not (given.out / name / "config.toml").exists():
             used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             settings = seqgen.config(name, "captions", overrides=[*words, "train.threads=1", "train.samples=0"])
             seqgen.train(settings, given.out / name)
             used = resource.getrusage(resource.RUSAGE_SELF).ru_utime - used
             cell(f"train {name}", lambda used=used: {"cpu_s": round(used)})
-    generators = {name: seqgen.load(given.out / name, device="cpu") for name in RUNS}
+    generators = {name: seqgen.load(given.out / name, device="cpu") for name in given.models}
 
+    readers = [name for name in ("lm", "gpt") if name in generators]
     test = seqgen.read_lines("captions")
     known = [line for line in test if not any(g.tokenizer.unknown(line) for g in generators.values())]
     for width in WIDTHS:
         some = gaps(known[: given.lines], width)
-        cell(f"masked, {width}", lambda some=some: of_masked(generators["masked"], some))
-        for name in ("lm", "gpt"):
+        if "masked" in generators:
+            cell(f"masked, {width}", lambda some=some: of_masked(generators["masked"], some))
+        for name in readers:
             cell(f"{name} left side, {width}", lambda some=some, name=name: left_side(generators[name], some))
             cell(f"{name} best of 8, {width}", lambda some=some, name=name: best_of(generators[name], some))
     tried = gaps(known[: given.tried], 1)
-    cell("masked, 1 of those tried", lambda: of_masked(generators["masked"], tried))
-    vocabulary = generators["lm"].tokenizer.surfaces()
+    if "masked" in generators:
+        cell("masked, 1 of those tried", lambda: of_masked(generators["masked"], tried))
+    vocabulary = next(iter(generators.values())).tokenizer.surfaces()
     words = [word.strip() for word in vocabulary if word.strip() and word.strip() != "<unk>"]
-    for name in ("lm", "gpt"):
+    for name in readers:
         generator = generators[name]
         cell(f"{name} left side, 1 of those tried", lambda generator=generator: left_side(generator, tried))
         cell(
