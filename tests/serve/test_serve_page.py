@@ -175,3 +175,29 @@ def test_the_page_writes_slides_and_draws_in_a_browser(all_kinds: Any, generator
     assert page.locator("#go").inner_text() == "生成"
     assert said == []
     context.close()
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token_and_stops_when_told(
+    serve: Callable[..., AbstractContextManager[Any]], generator: TextGenerator, browser: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    with serve({"sentences": generator}, Limits(rows=1), "s3cret") as client:
+        context = browser.new_context(locale="zh-CN")
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        expect(page.locator("#status")).to_have_text("此服务器需要令牌")
+        page.fill("#token", "s3cret")
+        page.keyboard.press("Tab")
+        expect(page.locator("#model option")).to_have_text(["sentences"])
+        page.fill("#temperature", "2")
+        page.fill("#n", "64")
+        page.click("#go")
+        page.keyboard.press("Escape")
+        expect(page.locator("#status")).to_have_text("已停止")
+        page.fill("#prompt", "the zebra")
+        page.click("#go")
+        expect(page.locator("#status")).to_have_class("bad")
+        assert "'zebra'" in page.locator("#status").inner_text()
+        context.close()
