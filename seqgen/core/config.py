@@ -37,8 +37,8 @@ class Train:
     """Rows (sentences, windows or images) per update, over all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts each batch is cut into, differentiated one after the other to save memory."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Update rule."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adamw"
+    """Update rule; rmsprop with a decay of .99, without momentum, as for the Wasserstein GAN with clipped weights."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
     """Learning rate at the top of the schedule."""
     schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "cosine"
@@ -54,7 +54,7 @@ class Train:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Momentum (sgd)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled for adamw, L2 for adam and sgd."""
+    """Decoupled for adamw, L2 for the others."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the whole gradient; 0 turns clipping off."""
     average_from: Annotated[int, Field(ge=-1)] = -1

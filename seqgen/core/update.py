@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
 from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from seqgen.core import dist
@@ -20,6 +22,14 @@ from seqgen.core.errors import NonFiniteError
 
 Loss = tuple[Tensor, int | float | Tensor]
 """A summed loss with gradient, and how many terms the sum has."""
+
+
+_MOMENTS = {
+    **dict.fromkeys(("adam", "adamw"), ("exp_avg", "exp_avg_sq")),
+    "rmsprop": ("square_avg",),
+    "adagrad": ("sum",),
+}
+"""What each rule keeps of past gradients beside the number of its steps; sgd its momentum, if any."""
 
 
 class Optimizer:
@@ -34,10 +44,12 @@ class Optimizer:
         self.names, self.parameters = map(list, zip(*named_parameters, strict=True))
         self._scale = lr / train.lr if lr else 1.0
         adaptive = train.optimizer != "sgd"
-        kinds = ["exp_avg", "exp_avg_sq"] if adaptive else ["momentum_buffer"] if train.momentum else []
+        kinds = _MOMENTS.get(train.optimizer, ("momentum_buffer",) if train.momentum else ())
         self._moments = {kind: [torch.zeros_like(p.detach()) for p in self.parameters] for kind in kinds}
         if adaptive:
-            self._moments["step"] = [torch.zeros((), device=p.device) for p in self.parameters]
+            # the fused rules count on the device; adagrad reads its counts on the host
+            counts = [p.device if "exp_avg" in kinds else torch.device("cpu") for p in self.parameters]
+            self._moments["step"] = [torch.zeros((), device=device) for device in counts]
         self._mean: list[Tensor] | None = None
         self._mean_count = 0
 
@@ -92,7 +104,16 @@ class Optimizer:
             for p, g in zip(parameters, gradients, strict=True)
         ]
         moments = {kind: [values[i] for i in chosen] for kind, values in self._moments.items()}
-        common: dict[str, Any] = {"lr": lr, "weight_decay": train.weight_decay, "maximize": False, "fused": True}
+        common: dict[str, Any] = {"lr": lr, "weight_decay": train.weight_decay, "maximize": False}
+        if train.optimizer == "rmsprop":
+            rule: dict[str, Any] = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, "foreach": True}
+            rmsprop(parameters, gradients, moments["square_avg"], [], [], moments["step"], **rule, **common)
+            return
+        if train.optimizer == "adagrad":
+            rule = {"lr_decay": 0.0, "eps": 1e-10, "foreach": True}
+            adagrad(parameters, gradients, moments["sum"], moments["step"], **rule, **common)
+            return
+        common["fused"] = True
         if train.optimizer == "sgd":
             buffers: list[Tensor | None] = [*moments["momentum_buffer"]] if train.momentum else [None] * len(chosen)
             sgd(parameters, gradients, buffers, momentum=train.momentum, dampening=0.0, nesterov=False, **common)

@@ -139,7 +139,8 @@ class Config:
     latent: Annotated[int, Field(ge=1)] = 64
     """Dimensions of the latent."""
     loss: LossName = "ns"
-    """What critic and generator minimise; equations and defaults are in the table LOSSES of images/gan.py."""
+    """What critic and generator minimise; equations and defaults are in the table LOSSES of images/gan.py. The paper of
+    wgan takes train.optimizer=rmsprop train.lr=5e-5."""
     critic_steps: Annotated[int, Field(ge=0)] = 0
     """Updates of the critic for each of the generator; 0: the default of the loss, 1 or 5."""
     gamma: Annotated[float, Field(ge=-1)] = -1.0

@@ -108,7 +108,8 @@ class Critic:
     """Learning rate of the critic."""
     loss: Literal["bce", "wasserstein-gp", "wasserstein-clip"] = "bce"
     """bce: the reward is the probability of being real. wasserstein: the reward is the critic's bare score, which is
-    kept smooth by a gradient penalty on mixed embeddings, or by clipping weights."""
+    kept smooth by a gradient penalty on mixed embeddings, or by clipping weights, for which the paper takes
+    train.optimizer=rmsprop."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the gradient penalty (wasserstein-gp)."""
     clip: Annotated[float, Field(gt=0)] = 0.01

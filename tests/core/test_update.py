@@ -30,6 +30,8 @@ PLAIN: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "adam": lambda m: torch.optim.Adam(m.parameters(), 0.05, betas=(0.9, 0.99), weight_decay=0.01),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), 0.05, betas=(0.9, 0.99), weight_decay=0.01),
     "sgd": lambda m: torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=0.01),
+    "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), 0.05, weight_decay=0.01),
+    "adagrad": lambda m: torch.optim.Adagrad(m.parameters(), 0.05, weight_decay=0.01),
 }
 
 

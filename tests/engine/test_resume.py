@@ -45,6 +45,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "masked": ("data.mode=sentence", "model.dropout=0.2", "train.accumulate=2"),
     "minlstm": ("data.mode=stream", "data.window=8", "model.cell=minlstm", "model.layers=2", "model.weight_drop=0"),
+    "rmsprop": ("train.optimizer=rmsprop", "train.lr=1e-3", "data.mode=sentence"),
+    "adagrad": ("train.optimizer=adagrad", "train.lr=1e-2", "data.mode=sentence"),
     "averaged": ("train.optimizer=sgd", "train.lr=1", "train.average_from=8", "data.mode=sentence"),
 }
 
