@@ -16,13 +16,14 @@ import math
 import os
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from seqgen.core import log
+from seqgen.core import log, rng
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.corpora.known import expanded
 from seqgen.data.text import read_lines
@@ -31,13 +32,12 @@ from seqgen.engine.folder import is_run
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.mix import mix
-from seqgen.engine.refine import TwoSampleTest, refine
+from seqgen.engine.refine import TwoSampleTest, ess, refine
 from seqgen.engine.run import config
 
 QUIET = ("train.threads=1", "train.samples=0", "train.eval_every=500", "train.save_every=500")
 SETS = {"captions": (), "snli": ("train.steps=2000",)}
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
-CANDIDATES = (4, 16, 64)
 SHOWN = ("bleu_4", "self_bleu_4", "backward_bleu_4", "unique", "copied", "possible")
 NEW = 77
 """Seed of the new captions."""
@@ -53,86 +53,116 @@ def text_of(name: str) -> tuple[str, list[str], list[str]]:
     return str(folder / "valid.txt"), test[:5000], test[5000:]
 
 
-def runs(name: str, seed: int, folder: Path) -> tuple[TextGenerator, TextGenerator, TextGenerator, dict[str, float]]:
-    """The language model, the mixture and the refined run, with CPU seconds of the last."""
+def runs(name: str, seed: int, folder: Path) -> dict[str, TextGenerator]:
+    """The language model, the n-gram model, the mixture of both and the refined run, made where they are not there."""
     source, held_out, _ = text_of(name)
+    common = [*QUIET, *SETS[name], f"seed={seed}"]
     if not is_run(folder / "mixed"):
-        settings = config("lm", source, preset="lm-small", overrides=[*QUIET, *SETS[name], f"seed={seed}"])
-        if loop.train(settings, folder / "lm").reason != "finished":
+        reached = loop.train(config("lm", source, preset="lm-small", overrides=common), folder / "lm").reason
+        if reached != "finished":
             raise SystemExit(f"{folder / 'lm'}: stopped; the same command goes on")
         mix([folder / "lm", "kneser-ney"], held_out, folder / "mixed")
-    spent = folder / "refine.json"
+    if not is_run(folder / "kneser-ney"):
+        chosen = config("kneser-ney", source, overrides=["train.samples=0", f"seed={seed}"])
+        loop.train(chosen, folder / "kneser-ney", tokenizer_run=folder / "lm")
     if not is_run(folder / "refined"):
         begin = time.process_time()
         found = refine(folder / "mixed", held_out, folder / "refined")
-        spent_s = time.process_time() - begin
-        cost = {"refine_cpu_s": spent_s, "l2": found.penalty, "ess": found.ess, "auroc": found.auroc}
-        spent.write_text(json.dumps(cost), encoding="utf-8")
+        facts = asdict(found) | {"cpu_s": time.process_time() - begin}
+        (folder / "refine.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         if not found.written:
             raise SystemExit(f"{folder}: no gain found, {found.gains}")
-    return (*(load(folder / one) for one in ("lm", "mixed", "refined")), json.loads(spent.read_text("utf-8")))
+    return {one: load(folder / one) for one in ("lm", "kneser-ney", "mixed", "refined")}
 
 
-def cell(name: str, seed: int, folder: Path, count: int) -> dict[str, Any]:
-    """All figures of one set and seed."""
-    lm, mixed, new, facts = runs(name, seed, folder)
-    _, _, test = text_of(name)
-    train, judge = lm.own_text().train_lines, TwoSampleTest(mixed)
-    scored = evaluate.scoring(test, train, {})
-    grammar = Grammar.load("captions") if name == "captions" else None
-    exact = [-grammar.log_probability(line) for line in test] if grammar else []
-    nats = {"lm": lm.score(test).per_line, "mixed": mixed.score(test).per_line}
-    nats |= {f"q_{n}": new.score(test, resample=n).per_line for n in CANDIDATES}
+POINTS = (
+    ("real text", 1.0, 1),
+    *(("refined", 1.0, n) for n in (16, 4)),
+    *((what, t, 1) for t in TEMPERATURES for what in ("mixed", "lm")),
+    ("kneser-ney", 1.0, 1),
+)
+"""What is measured: a run, its temperature and the candidates of each text."""
 
-    def row(what: str, lines: list[str], seconds: float = math.nan, **about: Any) -> dict[str, Any]:
-        log.say(f"{folder.name}: {what} {about}")
-        values = {key: float(score) for key, score in scored(lines).items() if key in SHOWN}
-        if grammar:
-            values["possible"] = statistics.mean(math.isfinite(grammar.log_probability(line)) for line in lines)
-        values["auroc"] = judge.auroc(test[:count], lines)
-        if what in nats and about.get("temperature", 1.0) == 1.0:
-            gains = np.array(nats[what]) - np.array(nats["mixed"])
-            error = float(gains.std(ddof=1) / len(gains) ** 0.5)
-            values |= {"nll": -statistics.mean(nats[what]), "gain": float(gains.mean()), "error": error}
-        return {"what": what, "cpu_s_per_text": seconds / len(lines), **about, **values}
 
-    rows = [row("real text", test[count:])]  # training lines would be known to the judge
-    for what, generator in (("lm", lm), ("mixed", mixed)):
-        for temperature in TEMPERATURES:
+class Cells:
+    """The figures of one set and seed."""
+
+    def __init__(self, name: str, seed: int, folder: Path, count: int) -> None:
+        self.runs, self.count = runs(name, seed, folder), count
+        self.test, self.train = text_of(name)[2], self.runs["lm"].own_text().train_lines
+        self.scored = evaluate.scoring(self.test, self.train, {})
+        self.judge = TwoSampleTest(self.runs["mixed"])
+        self.grammar = Grammar.load("captions") if name == "captions" else None
+        self.base = np.array(self.runs["mixed"].score(self.test).per_line)
+
+    def row(self, what: str, temperature: float, candidates: int) -> dict[str, Any]:
+        """The figures of one point."""
+        lines, seconds = self.test[self.count :], math.nan  # training lines would be known to the judge
+        found: dict[str, Any] = {"what": what, "temperature": temperature, "resample": candidates}
+        if what != "real text":
             begin = time.process_time()
-            lines = generator.generate(count, seed=7, temperature=temperature)
-            rows.append(row(what, lines, time.process_time() - begin, temperature=temperature))
-    for n in CANDIDATES[:2]:
-        begin = time.process_time()
-        lines = new.generate(count, seed=7, resample=n)
-        rows.append(row(f"q_{n}", lines, time.process_time() - begin, temperature=1.0))
-    return {"entropy": statistics.mean(exact) if exact else None, "rows": rows, **facts}
+            how: dict[str, Any] = {"seed": 7, "temperature": temperature, "resample": candidates}
+            lines = self.runs[what].generate(self.count, **how)
+            seconds = (time.process_time() - begin) / self.count
+            if temperature == 1:
+                nats = np.array(self.runs[what].score(self.test, resample=candidates).per_line)
+                gains = nats - self.base
+                error = float(gains.std(ddof=1) / len(gains) ** 0.5)
+                found |= {"nll": -float(nats.mean()), "gain": float(gains.mean()), "error": error}
+        elif self.grammar:
+            found["nll"] = -statistics.mean(map(self.grammar.log_probability, self.test))
+        found |= {key: float(score) for key, score in self.scored(lines).items() if key in SHOWN}
+        if self.grammar:
+            found["possible"] = statistics.mean(math.isfinite(self.grammar.log_probability(line)) for line in lines)
+        return found | {"auroc": self.judge.auroc(self.test[: self.count], lines), "cpu_s_per_text": seconds}
+
+    def normaliser(self) -> dict[str, float]:
+        """What importance sampling makes of a normaliser that is 1: of log p of the n-grams less log p of the model."""
+        lines = self.runs["lm"].generate(self.count, seed=8)
+        ratio = torch.tensor(self.runs["kneser-ney"].score(lines).per_line) - torch.tensor(
+            self.runs["lm"].score(lines).per_line
+        )
+        resampled = [
+            torch.logsumexp(ratio[torch.randint(len(ratio), (len(ratio),), generator=rng.generator("log Z", k))], 0)
+            - math.log(len(ratio))
+            for k in range(1000)
+        ]
+        low, high = np.quantile(torch.stack(resampled).numpy(), [0.025, 0.975])
+        estimate = float(torch.logsumexp(ratio, 0)) - math.log(len(ratio))
+        return {"log_z": estimate, "low": float(low), "high": float(high), "ess": ess(ratio)}
 
 
 def at_equal_self_bleu(rows: list[dict[str, Any]], what: str, self_bleu: float) -> dict[str, float]:
     """What a model without a critic has at the temperature whose Self-BLEU-4 this is, between its two neighbours."""
-    curve = sorted((row for row in rows if row["what"] == what), key=lambda row: row["self_bleu_4"])
+    curve = sorted((row for row in rows if row["what"] == what), key=lambda row: float(row["self_bleu_4"]))
     places = [row["self_bleu_4"] for row in curve]
     keys = ("temperature", "auroc", *SHOWN)
     return {key: float(np.interp(self_bleu, places, [row[key] for row in curve])) for key in keys if key in curve[0]}
 
 
-def printed(folder: Path, sets: list[str]) -> None:
+def kept(folder: Path, name: str, seed: int) -> list[dict[str, Any]]:
+    """The points that are finished."""
+    paths = [folder / f"{name}_{seed}" / f"{what}_{t:g}_{n}.json" for what, t, n in POINTS]
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+
+
+def printed(folder: Path, sets: list[str], seeds: list[int]) -> None:
     """The table of what is finished: the mean over seeds, their deviation behind it."""
-    heads = ["set", "model", "nats per line", "gain of q over the mixture", *SHOWN, "auroc", "CPU s per text"]
+    heads = ["set", "model", "nats per line", "gain over the mixture", *SHOWN, "auroc", "CPU s per text"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for name in sets:
-        cells = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{name}_[0-9].json"))]
-        tables = []
-        for one in cells:
-            q = next(row for row in one["rows"] if row["what"] == "q_16")
-            curves = [at_equal_self_bleu(one["rows"], what, q["self_bleu_4"]) for what in ("lm", "mixed")]
-            equal = [{"what": f"{w}, Self-BLEU of q_16", **c} for w, c in zip(("lm", "mixed"), curves, strict=True)]
-            tables.append([row for row in one["rows"] if row.get("temperature", 1.0) == 1.0] + equal)
+        tables: list[list[dict[str, Any]]] = []
+        for rows in [rows for seed in seeds if len(rows := kept(folder, name, seed)) == len(POINTS)]:
+            q = next(row for row in rows if row["resample"] == 16)
+            equal = [
+                {"what": f"{what} at that Self-BLEU"} | at_equal_self_bleu(rows, what, q["self_bleu_4"])
+                for what in ("lm", "mixed")
+            ]
+            tables.append([row for row in rows if row["temperature"] == 1] + equal)
         for same in zip(*tables, strict=True):
-            first = same[0]
-            t = statistics.mean(row.get("temperature", 1.0) for row in same)
-            texts = [name, first["what"] + (f" (T = {t:.2f})" if t != 1 else "")]
+            n, t = same[0].get("resample", 1), statistics.mean(row["temperature"] for row in same)
+            what = same[0]["what"] + (f", q_{n}" if n > 1 else "") + (f" (T = {t:.2f})" if t != 1 else "")
+            texts = [name, what]
             for key, digits in (
                 ("nll", 2),
                 ("gain", 3),
@@ -145,9 +175,8 @@ def printed(folder: Path, sets: list[str]) -> None:
             print(f"| {' | '.join(texts)} |")
 
 
-def plane(folder: Path, name: str) -> bytes:
+def plane(rows: list[dict[str, Any]]) -> bytes:
     """Quality against diversity: the temperatures of both models without a critic, the critic's points, real text."""
-    rows = json.loads((folder / f"{name}_1.json").read_text("utf-8"))["rows"]
     figure, axes = plots.plane()
     for what in ("lm", "mixed"):
         own = [row for row in rows if row["what"] == what]
@@ -159,7 +188,8 @@ def plane(folder: Path, name: str) -> bytes:
     for row in rows:
         if row["what"] not in ("lm", "mixed"):
             marker = "*" if row["what"] == "real text" else "D"
-            axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, label=row["what"])
+            label = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
+            axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, label=label)
     axes.legend(frameon=False)
     return plots.png(figure)
 
@@ -175,13 +205,22 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for name in options.sets:
-            kept = options.folder / f"{name}_{seed}.json"
-            if not kept.is_file():
-                found = cell(name, seed, kept.with_suffix(""), options.count)
-                kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            if seed == 1:
-                (options.folder / f"{name}.png").write_bytes(plane(options.folder, name))
-    printed(options.folder, options.sets)
+            folder = options.folder / f"{name}_{seed}"
+            folder.mkdir(exist_ok=True)
+            cells = None
+            for what, temperature, candidates in POINTS:
+                path = folder / f"{what}_{temperature:g}_{candidates}.json"
+                if not path.is_file():
+                    log.messages.warning("%s %s ...", folder.name, path.stem)
+                    cells = cells or Cells(name, seed, folder, options.count)
+                    row = cells.row(what, temperature, candidates)
+                    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+            path = folder / "normaliser.json"
+            if not path.is_file():
+                cells = cells or Cells(name, seed, folder, options.count)
+                path.write_text(json.dumps(cells.normaliser(), indent=1) + "\n", encoding="utf-8")
+            folder.with_suffix(".png").write_bytes(plane(kept(options.folder, name, seed)))
+    printed(options.folder, options.sets, options.seeds)
 
 
 if __name__ == "__main__":

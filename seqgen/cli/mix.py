@@ -48,7 +48,7 @@ def mix(
     every option acting on the mixed distribution. The weights are those of greatest likelihood on the held-out lines. A
     part is left out whose gain is below two standard errors, each line measured by weights that others chose.
     """
-    from seqgen.engine.mix import KNESER_NEY
+    from seqgen.engine.derived import KNESER_NEY
     from seqgen.engine.mix import mix as mixed
     from seqgen.engine.run import read_settings
 

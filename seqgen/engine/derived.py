@@ -12,11 +12,15 @@ from torch import nn
 from seqgen.core import config as settings_of
 from seqgen.core import files, log
 from seqgen.core.errors import DataError, RunError
+from seqgen.data.prepare import TextData
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.folder import CONFIG, is_run
 from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
 
+KNESER_NEY = "kneser-ney"
+"""The word for an n-gram model of the first run's training lines, in the place of a run."""
 _FEWEST = 500
 
 
@@ -29,6 +33,24 @@ def new_run(out: str | os.PathLike[str]) -> Iterator[Path]:
     with files.owned(folder):
         loop.check_new(folder)
         yield folder
+
+
+def seen(generator: TextGenerator, data: TextData) -> set[str]:
+    """Return the lines that a run was trained on, whose text is `data`; of a mixture those of its other runs too.
+
+    A warning names a part whose text is another one and not at hand.
+    """
+    known = {line.strip() for line in data.train_lines}
+    assert generator.folder is not None
+    for name in files.read_json(generator.folder / "env.json").get("mixed_from", ()):
+        if name == KNESER_NEY:  # counted on the first run's text
+            continue
+        try:
+            if files.read_object(Path(name) / "env.json", data_sha256=str)["data_sha256"] != data.fingerprint:
+                known.update(line.strip() for line in load(name).own_text().train_lines)
+        except (DataError, RunError, OSError) as error:
+            log.messages.warning("lines of the training text of %s cannot be told: %s", name, error)
+    return known
 
 
 def unseen(

@@ -15,12 +15,10 @@ from seqgen.core import config as settings_of
 from seqgen.core.errors import RunError
 from seqgen.engine import checkpoint, derived
 from seqgen.engine import run as runs
+from seqgen.engine.derived import KNESER_NEY
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.models import kneser_ney, mixture
-
-KNESER_NEY = "kneser-ney"
-"""The word for an n-gram model of the first run's training lines, in the place of a run."""
 
 _ERRORS = 2.0
 """Standard errors that the gain of a part must reach."""

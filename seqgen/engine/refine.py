@@ -100,7 +100,7 @@ def refine(
         generator = load(run, device=device)
         _check(run, generator)
         data = generator.own_text()
-        known = {line.strip() for line in data.train_lines}
+        known = derived.seen(generator, data)
         lines, _ = derived.unseen(known, held_out)
         model = _model(generator, data)
         real = _features(generator, model, lines)

@@ -44,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, (model, data, chosen) in wanted.items():
         seqgen.train(seqgen.config(model, data, overrides=chosen), root / name)
+    held_out = seqgen.read_lines(root / "held-out.txt")
+    assert seqgen.refine(root / "lm", held_out, root / "refined", samples=1000).written
     return root
 
 
@@ -80,6 +82,9 @@ COMMANDS = [
     "mix lm kneser-ney --held-out held-out.txt --out mixed",
     "generate mixed --count 3 --require big --max-new-tokens 8",
     "score mixed few.txt",
+    "generate refined --count 3",
+    "generate refined --count 2 --prompt big --resample 4",
+    "score refined few.txt",
     "generate vae --count 3",
     "generate vae --count 3 --method mixture",
     "generate vae --count 3 --steer length=5",

@@ -1,15 +1,20 @@
 """Refined runs: the same files from the same lines, text k alone, likelihoods that add up, no run without a gain."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from scipy.optimize import approx_fprime
+from small_run import SMALL
 
+from seqgen.core import config as settings_of
 from seqgen.core import rng
 from seqgen.core.errors import DataError, RunError
-from seqgen.engine import refine
+from seqgen.engine import derived, loop, refine
 from seqgen.engine.loading import load
+from seqgen.engine.run import config
+from seqgen.models import mixture
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,27 @@ def test_texts_of_the_run_itself_gain_nothing_and_nothing_is_written(trained: Pa
     assert not result.written
     assert result.gains[1].nats_per_line < 2 * result.gains[1].error
     assert not (tmp_path / "same").exists()
+
+
+def test_lines_that_any_part_of_a_mixture_was_trained_on_are_left_out(
+    trained: Path, lines: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("".join(f"{line}\n" for line in lines[:200]))
+    loop.train(
+        config("lm", tmp_path / "other.txt", overrides=[*SMALL, "train.steps=1"]),
+        tmp_path / "other",
+        tokenizer_run=trained,
+    )
+    generator, other = load(trained), load(tmp_path / "other")
+    part = settings_of.to_dict(other.settings.model)
+    both = mixture.Config(models=("lm", "lm"), settings=(part, part), weights=(0.5, 0.5))
+    settings = replace(generator.settings, name="mixture", model=both, module=mixture)
+    origin = {"mixed_from": [str(trained), str(tmp_path / "other"), "kneser-ney"]}
+    derived.write(tmp_path / "mixed", generator, settings, mixture.Model(both), origin)
+    mixed = load(tmp_path / "mixed")
+    theirs = other.own_text().train_lines
+    assert derived.seen(mixed, mixed.own_text()) == {*generator.own_text().train_lines, *theirs}
+    assert set(theirs) & set(lines)
 
 
 def test_the_fit_is_the_minimum_of_its_loss() -> None:
