@@ -4,8 +4,9 @@
 A cell is a set and a seed. A language model by the preset lm-small, its mixture with Kneser-Ney 5-grams (`seqgen mix`)
 and the critic over that mixture (`seqgen refine`), each on lines that it was not fitted to: held-out lines choose the
 weight and fit the critic, test lines choose nothing. Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000
-new ones; SNLI: valid.txt, the first 5,000 lines of test.txt, and the others. `--count` texts of each are scored against
-the test lines, at several temperatures of the models without a critic. What is finished stands in FOLDER and is not
+new ones; SNLI: valid.txt, the first 5,000 lines of test.txt, and the others. Likelihood is that of all test
+lines; `--count` texts of each are scored against as many of them, at several temperatures of the models without a
+critic. What is finished stands in FOLDER and is not
 done again: the same command goes on where it stopped, inside the training too.
 Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2] [--count 2000]
 """
@@ -37,7 +38,7 @@ from seqgen.engine.run import config
 
 QUIET = ("train.threads=1", "train.samples=0", "train.eval_every=500", "train.save_every=500")
 SETS = {"captions": (), "snli": ("train.steps=2000",)}
-TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
+TEMPERATURES = (1.0, 0.9, 0.8)
 SHOWN = ("bleu_4", "self_bleu_4", "backward_bleu_4", "unique", "copied", "possible")
 NEW = 77
 """Seed of the new captions."""
@@ -77,8 +78,9 @@ def runs(name: str, seed: int, folder: Path) -> dict[str, TextGenerator]:
 
 POINTS = (
     ("real text", 1.0, 1),
-    *(("refined", 1.0, n) for n in (16, 4)),
+    ("refined", 1.0, 16),
     *((what, t, 1) for t in TEMPERATURES for what in ("mixed", "lm")),
+    ("refined", 1.0, 4),
     ("kneser-ney", 1.0, 1),
 )
 """What is measured: a run, its temperature and the candidates of each text."""
@@ -90,14 +92,15 @@ class Cells:
     def __init__(self, name: str, seed: int, folder: Path, count: int) -> None:
         self.runs, self.count = runs(name, seed, folder), count
         self.test, self.train = text_of(name)[2], self.runs["lm"].own_text().train_lines
-        self.scored = evaluate.scoring(self.test, self.train, {})
+        self.references, self.real = self.test[:count], self.test[count : 2 * count]
+        self.scored = evaluate.scoring(self.references, self.train, {})
         self.judge = TwoSampleTest(self.runs["mixed"])
         self.grammar = Grammar.load("captions") if name == "captions" else None
         self.base = np.array(self.runs["mixed"].score(self.test).per_line)
 
     def row(self, what: str, temperature: float, candidates: int) -> dict[str, Any]:
         """The figures of one point."""
-        lines, seconds = self.test[self.count :], math.nan  # training lines would be known to the judge
+        lines, seconds = self.real, math.nan
         found: dict[str, Any] = {"what": what, "temperature": temperature, "resample": candidates}
         if what != "real text":
             begin = time.process_time()
@@ -114,7 +117,7 @@ class Cells:
         found |= {key: float(score) for key, score in self.scored(lines).items() if key in SHOWN}
         if self.grammar:
             found["possible"] = statistics.mean(math.isfinite(self.grammar.log_probability(line)) for line in lines)
-        return found | {"auroc": self.judge.auroc(self.test[: self.count], lines), "cpu_s_per_text": seconds}
+        return found | {"auroc": self.judge.auroc(self.references, lines), "cpu_s_per_text": seconds}
 
     def normaliser(self) -> dict[str, float]:
         """What importance sampling makes of a normaliser that is 1: of log p of the n-grams less log p of the model."""

@@ -13,6 +13,8 @@ from seqgen.cli import output
 from seqgen.cli.options import Encoding, Field, Format, Json, Open, Reading, Run, reading_named
 from seqgen.core.options import help_texts
 
+_FEW = 0.1
+
 
 def refine(
     run: Run,
@@ -61,6 +63,11 @@ def refine(
         output.say(
             f"on {result.held_back} lines held back, ± standard error; critic of {result.fitted} lines and "
             f"{result.samples} texts: L2 {result.penalty:g}, ESS {result.ess:.2f}, AUROC {result.auroc:.3f}"
+        )
+    if result.ess < _FEW:
+        output.say(
+            f"warning: ESS below {_FEW}: the critic tells most texts of the run from real ones, and no number of "
+            "candidates makes up for that; train the run longer, or mix it with kneser-ney"
         )
     if not result.written:
         output.say("no gain found: nothing is written")

@@ -274,6 +274,9 @@ def _open_origin(
     folder = Path(source_run)
     if not is_run(folder):
         raise RunError(f"--from {folder}: not a run folder")
+    name = runs.stored_sections(folder)["name"]
+    if name in runs.model_names(made=True) and name not in runs.model_names():
+        raise RunError(f"--from {folder}: a run of {name} is made and not trained; take the run that it was made from")
     step, tensors = checkpoint.best(folder)
     checkpoint.check_run(folder, step, below="tokenizer/")
     return folder, step, tensors

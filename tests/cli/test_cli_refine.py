@@ -65,7 +65,9 @@ def test_what_cannot_be_refined_or_resampled_is_one_line(
         ended = seqgen(*words, "--out", tmp_path / "new")
         assert (ended.code, fault in ended.err) == (2, True), ended.err
         assert not (tmp_path / "new").exists()
+    start = ["train", "lm", "--data", lines, "--out", tmp_path / "new", "--from", refined]
     for words, fault in [
+        (start, f"--from {refined}: a run of refined is made and not trained; take the run that it was made from"),
         (["generate", refined, "--resample", "0"], "--resample must be in 1..256, got 0"),
         (["score", refined, lines, "--resample", "257"], "--resample must be in 1..256, got 257"),
         (["generate", refined, "--top-k", "5"], "--top-k must be left out: a refined run keeps one of 16 texts that"),
