@@ -332,7 +332,8 @@ class Decoder:
                 part = slice(begin, begin + CHUNK)
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
                 given = plain.gather(1, ids[slots[part], t + 1][:, None]).squeeze(1)
-                parts.append(Details(given, entropy(plain), given, entropy(plain), plain.amax(-1)))
+                spread = entropy(plain)
+                parts.append(Details(given, spread, given, spread, plain.amax(-1)))
             steps.append(_rows_of(joined(parts), slice(running)))
         whole = joined(steps)
         texts = torch.cat([torch.arange(len(step.log_prob)) for step in steps]).argsort(stable=True).to(self.device)
@@ -410,8 +411,11 @@ class Decoder:
             part = slice(begin, begin + CHUNK)
             features, history = features_bh[part], rows.history[part]
             if sampling.details:  # the unmodified model first: nothing blocked
-                plain = self.output.logits(features, self.output.plain_bias).log_softmax(-1)
-            logits = self.output.logits(features, rules.bias)
+                logits = self.output.logits(features, self.output.plain_bias)
+                plain = logits.log_softmax(-1)
+                logits = logits.masked_fill(rules.bias == -math.inf, -math.inf)
+            else:
+                logits = self.output.logits(features, rules.bias)
             rules.block(logits, rows.places[part], t)
             _block_runs(logits, history, rules)
             logits = filtered(logits, history, sampling)

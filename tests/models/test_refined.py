@@ -83,6 +83,20 @@ def test_q_n_sums_to_one_and_is_what_is_drawn(model: refined.Model) -> None:
         assert abs(seen[tuple(text)] / (size // 2) - chance) < 4.5 * (chance / (size // 2)) ** 0.5
 
 
+def test_given_texts_have_the_values_they_had_when_they_were_drawn(model: refined.Model) -> None:
+    decoder = model.decoder()
+    drawn = decoder.decode([[START]] * 30, rng.text_seeds(4, 0, 30), Sampling(details=True))
+    assert drawn.details is not None
+    rows = [[START, *row, STOP][: 1 + len(d.log_prob)] for row, d in zip(drawn.ids, drawn.details, strict=True)]
+    assert len({len(row) for row in rows}) > 1
+    for one, read_again in zip(drawn.details, decoder.read(rows), strict=True):
+        for name in ("log_prob", "entropy", "top_log_prob"):
+            assert torch.equal(getattr(one, name), getattr(read_again, name))
+    assert decoder.read(rows[5:6])[0].log_prob.tolist() == decoder.read(rows)[5].log_prob.tolist()
+    with pytest.raises(ValueError, match=r"row 1 must hold the start id and a token at least, got \[0\]"):
+        decoder.read([rows[0], [START]])
+
+
 def test_a_constant_critic_gains_nothing() -> None:
     same = torch.full((3000,), 1.7, dtype=torch.float64)
     for n in (1, 2, 16, 256):
