@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""A critic over tuned baselines on captions and SNLI: likelihood, quality and diversity; one JSON for each cell.
+"""A critic over tuned baselines on captions and SNLI: likelihood, quality and diversity; one JSON for each point.
 
-A cell is a set and a seed. A language model by the preset lm-small, its mixture with Kneser-Ney 5-grams (`seqgen mix`)
-and the critic over that mixture (`seqgen refine`), each on lines that it was not fitted to: held-out lines choose the
-weight and fit the critic, test lines choose nothing. Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000
-new ones; SNLI: valid.txt, the first 5,000 lines of test.txt, and the others. Likelihood is that of all test
-lines; `--count` texts of each are scored against as many of them, at several temperatures of the models without a
-critic. What is finished stands in FOLDER and is not
-done again: the same command goes on where it stopped, inside the training too.
-Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2] [--count 2000]
+A language model by the preset lm-small, its mixture with Kneser-Ney 5-grams (`seqgen mix`) and the critic over that
+mixture (`seqgen refine`), each on lines that it was not fitted to: held-out lines choose the weight and fit the critic,
+test lines choose nothing. Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000 new ones; SNLI: valid.txt,
+the first 5,000 lines of test.txt, and the others. Likelihood is that of all test lines; `--count` texts of each are
+scored against as many of them, at several temperatures of the models without a critic. What is finished stands in
+FOLDER and is not done again: the same command goes on where it stopped, inside the training too.
+Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2] [--count 1000]
 """
 
 import argparse
@@ -202,7 +201,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
