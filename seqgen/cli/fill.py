@@ -15,7 +15,7 @@ def fill(
     run: Run,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts with gaps, each written [MASK].", show_default=False),
+        typer.Argument(metavar="TEXT", help="Texts with gaps, each written [MASK].", show_default=False),
     ] = None,
     file: Annotated[
         str,

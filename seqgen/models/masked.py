@@ -5,7 +5,7 @@ the others, on both sides. -log p(x | n) <= E over t of 1 / t * sum over masked 
 masks exactly k = floor(t n) + 1 of n tokens, each set of k equally often, and weighs them by n / k: the same bound,
 since the integral over t of t^k (1 - t)^(n - k) / t is 1 / (k (n choose k)), without the noise of how many are masked.
 The length n comes from the training text's distribution, one added to each count; start and end are never masked, so a
-row needs no padding tokens and log p(x) >= log p(n) + the above. Times of a batch are antithetic: evenly spread.
+row needs no padding tokens, and -log p(x) <= -log p(n) + that bound. Times of a batch are antithetic: evenly spread.
 A text is written by unmasking places in random order, one a pass or several; a gap is filled in the same way.
 Shapes: B rows, T targets, P counted positions, L = T + 1 positions, M masked ones, D features, V vocabulary.
 Run: seqgen train masked --data captions --out runs/masked
@@ -286,8 +286,7 @@ class Unmasker:
             raise ValueError(
                 f"no length is left for text {worst}: a prompt of {len(prompts[worst]) - 1} tokens, "
                 f"sample.min_new_tokens = {sampling.min_new_tokens} and max_new_tokens = {sampling.max_new_tokens} "
-                "(the end counts as one); "
-                f"rows have at most {longest} tokens"
+                f"(the end counts as one); rows have at most {longest} tokens"
             )
         return (pick(p, uniforms(seeds, 0, stream=_LENGTH)) - own).tolist()
 
