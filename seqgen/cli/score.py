@@ -283,6 +283,10 @@ def evaluate(
         int,
         typer.Option("--latents", metavar="K", help="Latent codes that estimate a reference's likelihood under a VAE."),
     ] = 100,
+    domain: Annotated[
+        str,
+        typer.Option("--domain", metavar="NAME", help="Add the share of texts of a domain: python, that parse."),
+    ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Show every number, not the first dozen alone.")] = False,
     aligned: Annotated[
         bool,
@@ -355,7 +359,18 @@ def evaluate(
         refuse(
             context,
             why,
-            {"train", "protocol", "count", "resample", "judge", "reverse", "features", "everything", "method"},
+            {
+                "train",
+                "protocol",
+                "count",
+                "resample",
+                "judge",
+                "reverse",
+                "features",
+                "everything",
+                "method",
+                "domain",
+            },
         )
     elif num_beams != 5 or lowercase:
         typed = "--lowercase" if lowercase else "--num-beams"
@@ -442,6 +457,8 @@ def evaluate(
                 resample=resample,
                 **options,
             )
+        if domain:
+            table = evaluation.with_domain(table, domain)
         if judge is not None:
             from seqgen.engine.judge import judged
 

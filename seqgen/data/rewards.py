@@ -3,6 +3,7 @@
     grammatical:captions     1 if the grammar (a name or a TOML file) can write the line, else 0
     length:5-12              1 if the line has 5 to 12 words
     regex:^a .* dog          1 if the pattern is found in the line
+    python                   1 if the line parses as Python; it is not run
     label:positive:FILE      probability of the label by a classifier fitted to FILE (.tsv, .jsonl: label and text)
     my_rewards.py:score      score(lines: list[str]) -> one number each
     call:score               the function `score` that was passed to `seqgen.train`
@@ -22,11 +23,12 @@ from seqgen.core.errors import ConfigError
 from seqgen.core.patterns import Expression
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_records
+from seqgen.metrics.domains import parses
 
 Reward = Callable[[list[str]], Sequence[float]]
 """Lines to numbers, as many."""
 
-_KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, label:NAME:FILE or FILE.py:FUNCTION"
+_KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, python, label:NAME:FILE or FILE.py:FUNCTION"
 
 
 def is_code(spec: str) -> bool:
@@ -60,6 +62,8 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
         function = _length(int(match[1]), int(match[2]))
     elif kind == "regex" and rest:
         function = _regex(rest)
+    elif spec == "python":
+        function = _python
     elif kind == "label" and rest.partition(":")[2]:
         label, _, file = rest.partition(":")
         function = _label(label, file)
@@ -123,6 +127,10 @@ def _length(shortest: int, longest: int) -> Reward:
 def _regex(pattern: str) -> Reward:
     found = Expression(pattern, f"model.reward.kind = regex:{pattern}").search
     return lambda lines: [float(found(line) is not None) for line in lines]
+
+
+def _python(lines: list[str]) -> list[float]:
+    return [float(parses(line)) for line in lines]
 
 
 def _label(label: str, file: str) -> Reward:

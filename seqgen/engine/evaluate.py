@@ -29,6 +29,7 @@ from seqgen.engine.generate import TextGenerator
 from seqgen.engine.latent import LatentSpace
 from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
+from seqgen.metrics.domains import keeping
 from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 from seqgen.models._contract import ModelModule, check_sums
 
@@ -398,6 +399,12 @@ class Table:
 
     def _repr_html_(self) -> str:
         return page.fragment(self.html())
+
+
+def with_domain(table: Table, domain: str) -> Table:
+    """Return the table with the share of each column's lines that keep the rules of a domain; ValueError if unknown."""
+    columns = [replace(c, scores=c.scores | keeping(domain, c.lines)) for c in table.columns]
+    return replace(table, columns=columns)
 
 
 def evaluate(

@@ -299,6 +299,7 @@ METRICS = (
         references=True, compute=lambda texts, _: _kneser_ney(texts.samples, texts.references),
         states=lambda _: {"fit": "hyp", "order": "5"},
     ),
+    Metric("parses", "higher", "", "share of texts that parse as Python", tables=("evaluate",)),
     # a language model as judge
     Metric(
         "lm_forward", "real", "nats/token", "NLL of samples under a language model of real text",
