@@ -30,6 +30,7 @@ from seqgen.data.prepare import (
     is_running,
     line_hash,
     reading,
+    row_text,
     split_limit,
     text_fingerprint,
     train_tokenizers,
@@ -138,7 +139,7 @@ class _Text:
             if filled and not self.first:
                 self.first = records.where(filled[0])
             if hashes:
-                numbers = [line_hash(records.texts[row]) for row in filled]
+                numbers = [line_hash(row_text(records, row)) for row in filled]
                 self.lowest = min([self.lowest, *numbers])
                 self.highest = max([self.highest, *numbers])
                 below = np.zeros(len(records.texts), bool)
@@ -169,7 +170,7 @@ class _Text:
                     raise DataError(f"{', '.join(self.files)}: changed while it was read; build the corpus again")
                 low = set(np.flatnonzero(np.unpackbits(bits)).tolist())
             elif limit:
-                low = {row for row in filled if line_hash(records.texts[row]) < limit}
+                low = {row for row in filled if line_hash(row_text(records, row)) < limit}
             yield records, [row for row in filled if row not in low], [row for row in filled if row in low]
 
     def training_rows(self, limit: int) -> int:

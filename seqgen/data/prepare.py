@@ -485,11 +485,7 @@ def check_held_out(held_out: Iterable[Records], train: Iterable[Records], names:
 def _rows(blocks: Iterable[Records]) -> Iterator[str]:
     """Yield the text of every row, with its condition where it has one."""
     for records in blocks:
-        conditions = records.sources or [""] * len(records.texts)
-        yield from (
-            f"{condition}\t{text}" if text.strip() else ""
-            for condition, text in zip(conditions, records.texts, strict=True)
-        )
+        yield from (row_text(records, row) if text.strip() else "" for row, text in enumerate(records.texts))
 
 
 def _report_unlearnt(made: TextData) -> None:
@@ -593,20 +589,26 @@ def _filled(records: Records) -> list[int]:
 def split_by_hash(records: Records, rows: Sequence[int], share: float) -> tuple[list[int], list[int]]:
     """Split rows into training and held-out ones by a hash of the text: equal texts stay together, in any order.
 
-    White space at the ends is not looked at. Where no hash falls below `share`, the text with the lowest is held out.
+    With conditions equal pairs do: answers may be few. White space at the ends is not looked at. Where no hash falls
+    below `share`, the text with the lowest is held out.
     """
-    hashes = {row: line_hash(records.texts[row]) for row in rows}
+    hashes = {row: line_hash(row_text(records, row)) for row in rows}
     limit = split_limit(min(hashes.values()), max(hashes.values()), share, records.where(rows[0]))
     held_out = [row for row in rows if hashes[row] < limit]
-    text, count = Counter(records.texts[row].strip() for row in held_out).most_common(1)[0]
+    text, count = Counter(row_text(records, row).strip() for row in held_out).most_common(1)[0]
     if count > 1 and count > share * len(rows) and len(held_out) > 2 * share * len(rows):
-        first = next(row for row in held_out if records.texts[row].strip() == text)
+        first = next(row for row in held_out if row_text(records, row).strip() == text)
         _LOG.warning(
             "%s: %d equal rows were held out together, as equal texts are never in both splits: %d rows to train on, "
             "%d held out; give held-out text of your own with data.valid=FILE, or each text once",
             *(records.where(first), count, len(rows) - len(held_out), len(held_out)),
         )
     return [row for row in rows if hashes[row] >= limit], held_out
+
+
+def row_text(records: Records, row: int) -> str:
+    """Return what is compared of rows: the text, behind its condition where it has one."""
+    return records.texts[row] if records.sources is None else f"{records.sources[row]}\t{records.texts[row]}"
 
 
 def split_limit(lowest: int, highest: int, share: float, where: str) -> int:

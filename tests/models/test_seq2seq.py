@@ -1,6 +1,7 @@
 """The encoder with attention against plain equations, its single steps against whole targets, and a run end to end."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,23 @@ def test_a_run_on_parallel_files_writes_searches_scores_and_goes_on(
         saved.rename(tmp_path / "elsewhere")
         with pytest.raises(library.RunError, match=r"tokenizer/source/\S+ is missing or altered since"):
             library.load(tmp_path / "run")
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "seq2seq.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["dialogue", "summary"])
+def test_an_example_of_the_page_runs(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = {'"train.steps": ': 2, '"train.samples": ': 0, '"model.hidden": ': 16}
+    for option, value in few.items():
+        example = re.sub(rf"{option}\d+", f"{option}{value}", example)
+    example = example.replace("sources=data.valid_sources", "sources=data.valid_sources[:9]").replace("[:200]", "")
+    exec(compile(example, str(PAGE), "exec"), {})  # the page is ours
+    assert re.search(r"held-out (answers|headlines)", capsys.readouterr().out)
 
 
 def test_a_model_without_an_encoder_attends_to_no_source(parallel: Path, tmp_path: Path) -> None:
