@@ -54,8 +54,8 @@ class ModelModule(Protocol):
     def Config(self) -> Any:  # noqa: N802 - a class of the module
         """A frozen dataclass: the section `model`. Each field has a default, a help text under it and, where there is
         one, its range as `Annotated[int, Field(ge=1)]`, or is a frozen dataclass of such fields, a section of its own.
-        Fields named as the data's facts (vocab_size, start, stop, sep, pad, suppress_tokens, max_length; channels,
-        size, classes) are filled from the data."""
+        Fields named as the data's facts (vocab_size, source_vocab_size, start, stop, sep, pad, suppress_tokens,
+        max_length; channels, size, classes) are filled from the data."""
 
     @property
     def Model(self) -> Any:  # noqa: N802 - a class of the module

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.core.options import Beam, Sampling
 from seqgen.core.rng import text_seeds
+from seqgen.data.packing import build_corpus
+from seqgen.data.prepare import DataConfig, prepare
+from seqgen.data.tokenizers import TokenizerConfig
 from seqgen.models import seq2seq
 from seqgen.nn.beam import beam_search
 
@@ -290,6 +294,34 @@ def test_an_example_of_the_page_runs(
     example = example.replace("sources=data.valid_sources", "sources=data.valid_sources[:9]").replace("[:200]", "")
     exec(compile(example, str(PAGE), "exec"), {})  # the page is ours
     assert re.search(r"held-out (answers|headlines)", capsys.readouterr().out)
+
+
+def test_a_corpus_folder_has_the_rows_of_its_files_with_a_tokenizer_for_each_side(
+    parallel: Path, tmp_path: Path
+) -> None:
+    data = DataConfig(files=(str(parallel),), source="en", target="de", source_tokenizer="char")
+    config = TokenizerConfig(kind="word")
+    how: dict[str, Any] = {"batch": 4, "seed": 1, "device": "cpu"}
+    build_corpus(data.files, tmp_path / "corpus", data=replace(data, files=()), tokenizer=config)
+    read = prepare(data, config, **how)
+    mapped = prepare(DataConfig(files=(str(tmp_path / "corpus"),)), TokenizerConfig(), **how)
+    for name in ("train", "valid"):
+        ours, theirs = getattr(mapped, name), getattr(read, name)
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        assert torch.equal(ours.loss_from, theirs.loss_from)
+    assert mapped.facts == read.facts
+    assert mapped.facts["source_vocab_size"] > 5
+    row = read.train.ids.row(0).tolist()
+    middle = row.index(SEP)
+    assert (min(row[1:middle]) >= read.tokenizer.vocab_size) > (max(row[middle:]) >= read.tokenizer.vocab_size)
+
+
+def test_a_tokenizer_with_another_half_is_one_line(parallel: Path, tmp_path: Path) -> None:
+    config = library.config("seq2seq", data=parallel, overrides=SMALL)
+    library.train(config, tmp_path / "shared", progress=False)
+    own = library.config("seq2seq", data=parallel, overrides=SMALL | {"data.source_tokenizer": "char"})
+    with pytest.raises(DataError, match=r"tokenizer/source: missing, but data.source_tokenizer says that conditions h"):
+        library.train(own, tmp_path / "other", source_run=tmp_path / "shared", progress=False)
 
 
 def test_a_model_without_an_encoder_attends_to_no_source(parallel: Path, tmp_path: Path) -> None:

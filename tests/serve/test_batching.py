@@ -7,7 +7,7 @@ import torch
 
 from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds
-from seqgen.models import gpt, lm, text_vae
+from seqgen.models import gpt, lm, seq2seq, text_vae
 from seqgen.nn.decode import Decoder
 from seqgen.serve.batching import Batch, FullError, Row, Token, Worker
 
@@ -22,6 +22,9 @@ def decoder(kind: str) -> Decoder:
         "gpt": lambda: gpt.Model(gpt.Config(vocab_size=40, hidden=16, layers=2, heads=2, context=64, stop=STOP)),
         "sliding": lambda: gpt.Model(
             gpt.Config(vocab_size=40, hidden=16, layers=2, heads=2, context=8, slide=True, stop=STOP)
+        ),
+        "seq2seq": lambda: seq2seq.Model(
+            seq2seq.Config(vocab_size=40, hidden=16, embedding=16, start=0, sep=2, stop=STOP, max_length=30)
         ),
         "text-vae": lambda: text_vae.Model(text_vae.Config(vocab_size=40, stop=STOP, max_length=30)),
     }
@@ -46,7 +49,7 @@ def rows(made: Decoder, received: list[list[int]]) -> list[Row]:
     return jobs
 
 
-@pytest.mark.parametrize("kind", ["lm", "gpt", "sliding", "text-vae", "lm alone"])
+@pytest.mark.parametrize("kind", ["lm", "gpt", "sliding", "seq2seq", "text-vae", "lm alone"])
 def test_a_row_does_not_depend_on_its_company(kind: str) -> None:
     made, received = decoder(kind), list[list[int]]()
     jobs = rows(made, received)
