@@ -107,7 +107,7 @@ class Command(TyperCommand):
             if str(value) in ("", ".") and name not in _MAY_BE_EMPTY and {"", f"{typed}="} & {*words}:
                 raise output.CommandError(f"{typed} must not be empty")
             if name in ("out", "plot", "blind"):
-                written.append((typed, metavar, value))
+                written.append((typed, metavar, Path(value)))  # typer before 0.29 has made no path of it yet
             elif re.search("FILE|HYP|REF|GRAMMAR", metavar):
                 read.append((typed, str(value)))
         stdin = [typed for typed, value in read if value == "-"]
@@ -115,7 +115,7 @@ class Command(TyperCommand):
             raise output.CommandError(f"standard input (-) can be read only once, but is {' and '.join(stdin)}")
         for typed, metavar, path in written:
             run = ctx.params.get("run")
-            if run is not None and metavar == "FILE" and path.suffix == "" and makes_images(run):
+            if run is not None and metavar == "FILE" and path.suffix == "" and makes_images(Path(run)):
                 metavar = "DIR"
             check_output(typed, path, [value for _, value in read], folder=metavar == "DIR")
         return rest

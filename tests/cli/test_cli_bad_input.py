@@ -99,7 +99,7 @@ TRAIN = [
     ),
     (
         "--data good.txt train.optimizer=adamm",
-        "train.optimizer must be one of adam, adamw, sgd, got 'adamm'",
+        "train.optimizer must be one of adam, adamw, sgd, rmsprop, adagrad, got 'adamm'",
     ),
     ("--data good.txt seed=x", "seed must be an integer, got 'x'"),
     (
@@ -469,7 +469,8 @@ FOREIGN = [
     ("config --config deep.toml", "deep.toml: not TOML (maximum recursion depth exceeded"),
     (
         "config --config nameless.toml",
-        "no model given; expected one of gpt, image-gan, image-vae, kneser-ney, lm, masked, seqgan, text-vae",
+        "no model given; expected one of gpt, hmm, image-gan, image-vae, kneser-ney, lm, masked, seq2seq, "
+        "seqgan, text-vae",
     ),
     ("config --config number.toml", "number.toml: name must be the name of a model, got 3"),
     ("config --config list.toml", "list.toml: model must be a table of options, got [1]"),
