@@ -4,7 +4,8 @@
 The preset `seqgan-paper-short` on `oracle:lstm`. For every seed one language model and one critic; from there, for as
 many steps, go likelihood alone, the paper's advantage, `delta`, and the paper's advantage with constant reward. NLL of
 samples under the oracle stands beside the model's own NLL of held-out oracle text, because either alone can be bought:
-the last rows are the language model at other temperatures, which buys the one with the other and needs no critic.
+the last rows are the language model at other temperatures, which buys the one with the other and needs no critic. The
+control `tuned` is a language model of the same sizes with dropout, whose checkpoint fresh lines of the oracle choose.
 Runs that are there already are not trained again, so seeds can be run one by one, and the table made at the end.
 Run: scripts/reproduce/seqgan_oracle.py OUT [--seeds 1 2 3] [--precision bf16]
 """
@@ -21,7 +22,8 @@ from typing import Any
 
 import torch
 
-from seqgen.data.corpora.oracle import oracle
+from seqgen.core.rng import generator
+from seqgen.data.corpora.oracle import LstmOracle, oracle
 from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.plots import plain_figure, png
@@ -35,6 +37,11 @@ VARIANTS = {
     # the critic takes its turns here too, so that steps mean the same, but nobody asks it
     "constant reward": ["model.reward.advantage=raw", "model.reward.rollouts=1", "model.reward.kind=constant"],
 }
+TUNED = [
+    "model.embedding=32", "model.hidden=32", "model.tied=false", "model.input_dropout=0.2", "model.output_dropout=0.2",
+    "model.weight_drop=0", "data.mode=fixed", "train.batch=64", "train.lr=0.01", "train.steps=1560",
+    "train.eval_every=156", "train.samples=0", "train.threads=1", "train.device=cpu",
+]  # fmt: skip
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 SAMPLES = 2000
 
@@ -52,6 +59,8 @@ def main() -> None:
         for name, curve in curves(given.out, seed, given.precision):
             points[name].append(curve)
             print(f"seed {seed}  {name}: {shown(curve)}", flush=True)
+    sampled, held_out = tuned(given.out)
+    print(f"tuned language model: {sampled:.3f} / {held_out:.3f}", flush=True)
     table(points)
     (given.out / "curves.png").write_bytes(drawn(points))
     print(f"\ncurves: {given.out / 'curves.png'}")
@@ -88,13 +97,30 @@ def read(folder: Path) -> dict[int, tuple[float, float]]:
     return {score["step"]: (score["nll_oracle"], score["nll_per_token"]) for score in scores}
 
 
+def tuned(out: Path) -> tuple[float, float]:
+    """A language model that stops where the likelihood of selection lines does: (NLL of samples, held-out NLL)."""
+    task, folder = oracle("oracle:lstm"), out / "tuned"
+    files = {name: out / f"{name}.txt" for name in ("training", "selection")}
+    if not (folder / "report.html").is_file():
+        assert task.tokenizer is not None
+        task.tokenizer.save(out / "numbers" / "tokenizer")
+        fresh = LstmOracle.seeded().sample(1000, 20, generator("oracle", "selection")).tolist()
+        for name, lines in (("training", task.train), ("selection", [" ".join(map(str, row)) for row in fresh])):
+            files[name].write_text("".join(f"{line}\n" for line in lines))
+        chosen = config("lm", files["training"], valid=files["selection"], overrides=TUNED)
+        train(chosen, folder, tokenizer_run=out / "numbers")
+    model = load(folder, device="cpu")
+    held_out = model.score(task.valid)
+    return task.scores(model.generate(SAMPLES, seed=1))["nll_oracle"], held_out.nats / held_out.total_tokens
+
+
 def by_temperature(base: Path) -> dict[int, tuple[float, float]]:
     """The language model of a base run, its logits divided by the temperature, on both sides."""
-    generator, task, found = load(base), oracle("oracle:lstm"), {}
+    model, task, found = load(base), oracle("oracle:lstm"), {}
     for temperature in TEMPERATURES:
-        with tempered(generator.model.policy, temperature):
-            held_out = generator.score(task.valid)
-            sampled = task.scores(generator.generate(SAMPLES, seed=1))["nll_oracle"]
+        with tempered(model.model.policy, temperature):
+            held_out = model.score(task.valid)
+            sampled = task.scores(model.generate(SAMPLES, seed=1))["nll_oracle"]
         found[round(100 * temperature)] = (sampled, held_out.nats / held_out.total_tokens)
     return found
 
