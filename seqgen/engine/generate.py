@@ -319,7 +319,7 @@ class TextGenerator:
         """
         from seqgen.models.masked import Unmasker  # late: other runs need none of it
 
-        self._check_whole("a gap is filled")
+        self._check_whole("filling a gap")
         asked = config.build(Filling, options, section="sample")
         if isinstance(texts, str):
             raise TypeError("texts must be a list of texts, got one text; put it into a list")

@@ -72,6 +72,10 @@ def test_what_cannot_be_refined_or_resampled_is_one_line(
         (["score", refined, lines, "--resample", "257"], "--resample must be in 1..256, got 257"),
         (["generate", refined, "--top-k", "5"], "--top-k must be left out: a refined run keeps one of 16 texts that"),
         (["generate", refined, "--stream"], "chooses among whole texts; a stream goes token by token; take the run"),
+        (
+            ["fill", refined, "the [MASK] sees"],
+            "chooses among whole texts; filling a gap goes token by token; take the",
+        ),
         (["generate", run, "--resample", "2"], "a run of lm has no critic to choose by; make one with: seqgen refine"),
         (["compare", run, "--references", lines, "--resample", "2"], "resample is for refined runs, and none is"),
         (["mix", refined, "--held-out", lines, "--out", tmp_path / "m"], "is a run of refined and cannot be mixed"),
