@@ -73,6 +73,14 @@ def score(
             help="Order lines by token, nats per token; line, nats of the line; or worst, its least likely token.",
         ),
     ] = "token",
+    hits: Annotated[
+        str,
+        typer.Option(
+            "--hits",
+            metavar="K[,K]",
+            help="Also how often the next token is among the K likeliest, and the mean reciprocal rank.",
+        ),
+    ] = "",
     resample: Resample = None,
     field: Field = "",
     format: Format = "auto",
@@ -92,6 +100,9 @@ def score(
     from seqgen.data.formats import table_row
 
     _outlier_count(outliers, 1)  # a wrong value is refused before anything is scored
+    most = _hits(hits)
+    if by == "critic" and most:
+        raise output.CommandError("--hits is for --by likelihood")
     generator = open_run(run, opening)
     records = read_for(generator, file, Reading([file], field, format, encoding))
     rows = [row for row, line in enumerate(records.texts) if line.strip()]
@@ -106,7 +117,9 @@ def score(
         raise output.CommandError("--resample is for --by likelihood")
     scorer = partial(_likelihood, rank=rank, resample=resample) if by == "likelihood" else _critic_scores
     with output.wrong_values():
-        scored = scorer(generator, lines, None if records.sources is None else [records.sources[row] for row in rows])
+        sources = None if records.sources is None else [records.sources[row] for row in rows]
+        ranked = _ranked(generator.ranks(lines, sources), most) if most else ""
+        scored = scorer(generator, lines, sources)
     held_out = _held_out(generator, scorer)
     threshold = _threshold(held_out) if per_token else None
     known = sorted(held_out.order) if held_out is not None else []
@@ -122,7 +135,22 @@ def score(
         if number == 0 and not json:
             output.write(table_row(record))
         output.write(output.json_line(record) if json else _tsv(record))
-    output.say(scored.total)
+    output.say(scored.total + ranked)
+
+
+def _hits(typed: str) -> list[int]:
+    """Return the values of --hits; CommandError for what is no list of them."""
+    words = typed.split(",") if typed else []
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise output.CommandError(f"--hits must be integers >= 1, separated by commas, got {typed!r}")
+    return [int(word) for word in words]
+
+
+def _ranked(ranks: list[list[int]], most: list[int]) -> str:
+    """Return the shares of tokens among the likeliest, and the mean reciprocal rank."""
+    flat = [rank for row in ranks for rank in row]
+    shares = [f"hit@{k} {sum(rank <= k for rank in flat) / len(flat):.4f}" for k in most]
+    return f"; {', '.join(shares)}, mean reciprocal rank {sum(1 / rank for rank in flat) / len(flat):.4f}"
 
 
 @dataclass(frozen=True)

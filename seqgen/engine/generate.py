@@ -385,6 +385,14 @@ class TextGenerator:
         """
         return self._lines.candidates(resample)
 
+    def ranks(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> list[list[int]]:
+        """Return, per line, the rank of every token among all that the model might have written there, 1 the likeliest.
+
+        The share of ranks up to k is hit@k, the mean of 1 / rank the mean reciprocal rank. RunError for models whose
+        likelihood is not exact, DataError for no lines.
+        """
+        return self._lines.ranks(lines, sources)
+
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic of a SeqGAN run thinks of given lines and their tokens.
 

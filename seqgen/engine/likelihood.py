@@ -22,6 +22,7 @@ from seqgen.engine import page
 from seqgen.engine.run import Settings
 from seqgen.models import refined
 from seqgen.models._contract import TextModel
+from seqgen.nn.decode import Decoder
 
 _ROWS = 512
 """Lines scored together; results do not depend on it."""
@@ -159,6 +160,27 @@ class LineScorer:
     def _scores(self, lines: Sequence[str]) -> torch.Tensor:
         assert isinstance(self.model, refined.Model)
         return self.model.scores(self.features(self.model, lines))
+
+    def ranks(self, lines: Sequence[str], sources: Sequence[str] | None = None) -> list[list[int]]:
+        """Return the rank of every token of the lines; as `TextGenerator.ranks`."""
+        decoder = self.model.decoder()
+        other = getattr(self.model, "encodes", False) or hasattr(self.model, "attention")
+        if other or not isinstance(decoder, Decoder):
+            raise RunError(
+                f"a run of {self.settings.name} gives no exact distribution of the next token by single steps: no ranks"
+            )
+
+        def of_batch(batch: SequenceBatch) -> torch.Tensor:
+            lengths = batch.lengths.tolist()
+            ids = torch.cat([batch.inputs[:, :1], batch.targets], 1).tolist()
+            found = torch.zeros(batch.targets.shape, dtype=torch.int64, device=batch.targets.device)
+            read = decoder.ranks([row[: length + 1] for row, length in zip(ids, lengths, strict=True)])
+            for row, ranks in enumerate(read):
+                found[row, : len(ranks)] = ranks
+            return found.flatten()[batch.positions]
+
+        with torch.inference_mode():
+            return [[int(rank) for rank in row] for row in self._by_line(of_batch, lines, sources)[0]]
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic makes of the lines and their tokens; as `TextGenerator.critic_scores`."""

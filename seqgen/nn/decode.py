@@ -311,6 +311,21 @@ class Decoder:
         The computation is that of `steps`: a text has the values here that it had when it was drawn. ValueError for a
         row of fewer than two tokens.
         """
+
+        def values(plain: Tensor, ids: Tensor) -> list[Tensor]:
+            given, spread = plain.gather(1, ids).squeeze(1), entropy(plain)
+            return [given, spread, given, spread, plain.amax(-1)]
+
+        return [Details(*read) for read in self._read(rows, values)]
+
+    def ranks(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return how many tokens are likelier than each token after the first of given rows, and 1; as `read`."""
+        return [rank for (rank,) in self._read(rows, lambda plain, ids: [1 + (plain > plain.gather(1, ids)).sum(1)])]
+
+    def _read(
+        self, rows: Sequence[Sequence[int]], values: Callable[[Tensor, Tensor], list[Tensor]]
+    ) -> list[tuple[Tensor, ...]]:
+        """Return values of each token, from log-probabilities (C, V) and ids (C, 1) of a chunk, for every row."""
         short = next((number for number, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise ValueError(f"row {short} must hold the start id and a token at least, got {list(rows[short])}")
@@ -331,14 +346,11 @@ class Decoder:
             for begin in range(0, len(features), CHUNK):
                 part = slice(begin, begin + CHUNK)
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
-                given = plain.gather(1, ids[slots[part], t + 1][:, None]).squeeze(1)
-                spread = entropy(plain)
-                parts.append(Details(given, spread, given, spread, plain.amax(-1)))
-            steps.append(_rows_of(joined(parts), slice(running)))
-        whole = joined(steps)
-        texts = torch.cat([torch.arange(len(step.log_prob)) for step in steps]).argsort(stable=True).to(self.device)
-        columns = [column.split_with_sizes(lengths) for column in vars(_rows_of(whole, texts)).values()]
-        read = [Details(*values) for values in zip(*columns, strict=True)]
+                parts.append(values(plain, ids[slots[part], t + 1][:, None]))
+            steps.append([torch.cat(columns)[:running] for columns in zip(*parts, strict=True)])
+        whole = [torch.cat(columns) for columns in zip(*steps, strict=True)]
+        texts = torch.cat([torch.arange(len(step[0])) for step in steps]).argsort(stable=True).to(self.device)
+        read = list(zip(*(column[texts].split_with_sizes(lengths) for column in whole), strict=True))
         return [one for _, one in sorted(zip(order, read, strict=True), key=lambda pair: pair[0])]
 
     def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -473,3 +474,21 @@ def test_a_judge_adds_its_scores_to_every_column(seqgen: Any, run: Path, text: P
     # of real text it is that of held-out lines too: the judge may know the training lines by heart
     for column in columns[:2]:
         assert column["scores"]["lm_forward"]["value"] == pytest.approx(nats.nats / nats.total_tokens)
+
+
+def test_hits_and_the_mean_reciprocal_rank_stand_in_the_total(
+    seqgen: Callable[..., Any], run: Path, held_out: Path
+) -> None:
+    ended = seqgen("score", run, held_out, "--hits", "1,3,9999")
+    assert ended.code == 0, ended.err
+    found = re.search(r"hit@1 ([.0-9]+), hit@3 ([.0-9]+), hit@9999 1.0000, mean reciprocal rank ([.0-9]+)$", ended.err)
+    assert found is not None, ended.err
+    first, third, mean = map(float, found.groups())
+    assert first <= third <= 1
+    assert first < mean < 1
+    for words, message in (
+        (("--hits", "0"), "--hits must be integers >= 1, separated by commas, got '0'"),
+        (("--hits", "1", "--by", "critic"), "--hits is for --by likelihood"),
+    ):
+        ended = seqgen("score", run, held_out, *words)
+        assert (ended.code, ended.err.splitlines()[-1]) == (2, f"error: {message}")

@@ -219,3 +219,16 @@ def test_conditions_are_read_and_the_text_is_what_follows(tmp_path: Path) -> Non
     assert better[0] > better[1] + 1
     with pytest.raises(DataError, match=r"trained with data\.source = label: give the sources to answer"):
         generator.generate(1)
+
+
+def test_ranks_are_places_in_the_order_of_all_next_tokens(trained: Path, held_out: list[str]) -> None:
+    generator: Any = load(trained)
+    lines = held_out[:5]
+    ranks = generator.ranks(lines)
+    for line, row in zip(lines, ranks, strict=True):
+        ids = [2, *generator.tokenizer.encode([line]).row(0).tolist(), 3]
+        hidden, _ = generator.model.scan(torch.tensor([ids[:-1]]))
+        weight, bias = generator.model.head()
+        logits = (generator.model.features(hidden[0]) @ weight.t() + bias).detach()
+        order = logits.argsort(1, descending=True)
+        assert row == [order[t].tolist().index(token) + 1 for t, token in enumerate(ids[1:])]
