@@ -338,6 +338,9 @@ def test_text_without_sources_and_models_without_an_encoder_are_one_line(paralle
         assert not (tmp_path / "run" / "config.toml").exists()
 
     refused(r"^seq2seq learns targets from sources: name them", **{"data.source": None, "data.target": None})
+    refused(
+        r"^the longest source has 8 tokens, more than model.max_source = 7; set it higher", **{"model.max_source": 7}
+    )
     refused(r"^lm reads conditions and text alike: it needs data.source_tok", "lm", **{"data.source_tokenizer": "bpe"})
     refused(r"train.fr: no such file; line n of \S+train.en belongs to line n of it$", **{"data.target": "fr"})
     refused(r"train.en has no named fields, but data.source asks for a; use .* NAME.a and NAME.b$", **{
