@@ -183,20 +183,22 @@ def _clock(seconds: float | None, where: str) -> str:
 
 def _again(folder: Path, sections: Mapping[str, Any], env: Mapping[str, Any]) -> str:
     """Say which commands make the run again, and what must be the same for the same bits."""
-    origin = env.get("from")
+    made_by = "" if sections.get("module") else getattr(runs.model_module(str(sections["name"])), "MADE_BY", "")
+    given = [str(word) for word in env.get("command", [])]
+    # a run that a program or a notebook made has that one's arguments there
+    began = shlex.join(given) if given[:2] == (made_by or "seqgen train").split() else ""
     words = ["seqgen", "train", "--config", str(Path(folder.resolve().name) / CONFIG), "--out", "again"]
-    if isinstance(origin, dict):
+    if isinstance(origin := env.get("from"), dict):
         words += ["--from", str(origin.get("run"))]
     if sections.get("module"):
         words += ["--module", str(sections["module"])]
     commands = [f"pip install neural-seqgen=={env.get('seqgen')} torch=={str(env.get('torch')).partition('+')[0]}"]
-    commands.append(shlex.join(words))
-    began = shlex.join(map(str, env.get("command", [])))
+    commands.append((began or made_by) if made_by else shlex.join(words))
     return (
         f"<pre>{escape(chr(10).join(commands))}</pre>"
         f"<p>The settings name the data, whose SHA-256 is <code>{escape(env['data_sha256'])}</code>. The same software "
         f"on the same kind of machine with as many threads ({escape(str(env.get('threads')))}) gives the same bits.</p>"
-        + (f"<p>This run began as: <code>{escape(began)}</code></p>" if began else "")
+        + (f"<p>This run began as: <code>{escape(began)}</code></p>" if began and not made_by else "")
     )
 
 

@@ -13,7 +13,7 @@ from seqgen import metrics
 from seqgen.engine import evaluate, loop
 from seqgen.engine.charts import Series, averaged, chart, ticks
 from seqgen.engine.compare import Comparison, Entry
-from seqgen.engine.report import write_report
+from seqgen.engine.report import _again, write_report
 from seqgen.engine.run import config
 from seqgen.metrics.score import Score, Signature
 
@@ -83,6 +83,24 @@ def test_samples_come_first_and_every_part_is_there(run: Path) -> None:
     shown = (run / "samples" / "00000004.txt").read_text().splitlines()
     assert seen.texts["li"][: len(shown)] == shown
     assert any("seqgen train --config" in text for text in seen.texts["pre"])
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "shown", "began"),
+    [
+        ("lm", ["seqgen", "train", "lm"], "seqgen train --config", True),
+        ("lm", ["seqgen", "-f", "kernel.json"], "seqgen train --config", False),
+        ("mixture", ["seqgen", "mix", "a", "b c"], "seqgen mix a 'b c'", False),
+        ("mixture", ["seqgen"], "seqgen mix", False),
+    ],
+)
+def test_the_commands_that_make_a_run_again_are_those_of_its_kind(
+    name: str, command: list[str], shown: str, began: bool
+) -> None:
+    page = _again(Path("runs/x"), {"name": name}, {"command": command, "data_sha256": "0"})
+    assert shown in Read(page).texts["pre"][0]
+    assert ("This run began as" in page) == began
+    assert "kernel.json" not in page
 
 
 def test_only_a_model_with_a_policy_speaks_of_one(run: Path, tmp_path: Path) -> None:
