@@ -245,9 +245,9 @@ def signed_scores(pixels: Tensor, real: Reference, *, seed: int = 0, pairs: int 
     """Return `scores_of` with how each was made and its 95 % interval: 1.96 jackknife errors up and down.
 
     Every tenth image is left out in turn (Tukey's jackknife in groups; on average too wide rather than too narrow,
-    Efron and Stein 1981), and a share of 0 or 1 has Wilson's interval. The real images are held fixed: all columns share
-    them. Of a distance of few images the
-    interval is around what so many images give, not around that of infinitely many.
+    Efron and Stein 1981), and a share of 0 or 1 has Wilson's interval. The real images are held fixed: all columns
+    share them. Of a distance of few images the interval is around what so many images give, not around that of
+    infinitely many.
     """
     made, few = _described(pixels, real, pairs), _paired(len(pixels), real, pairs)
 
