@@ -369,6 +369,15 @@ def restore(
         float, typer.Option("--noise", metavar="S", help="Remove noise of this standard deviation, white being 1.")
     ] = 0.0,
     scale: Annotated[int, typer.Option("--scale", metavar="N", help="Enlarge the image N times.")] = 1,
+    blur: Annotated[
+        float,
+        typer.Option(
+            "--blur", metavar="S", help="Undo a Gaussian blur of this standard deviation, in the run's pixels."
+        ),
+    ] = 0.0,
+    haze: Annotated[
+        float, typer.Option("--haze", metavar="H", help="Clear a white haze of this share of the light, 0 to 1.")
+    ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -389,7 +398,7 @@ def restore(
     *,
     opening: Opening,
 ) -> None:
-    """Repair, denoise or enlarge an image with a run.
+    """Repair, denoise, enlarge, sharpen or clear an image with a run.
 
     Images that the run finds likely and that agree with what is known are sampled; their mean is the answer, and
     where they differ the run is unsure. A folder holds restored.png, unsure.png (brighter: less sure), given.png and
@@ -417,6 +426,8 @@ def restore(
             mask=damaged,
             noise=noise,
             scale=scale,
+            blur=blur,
+            haze=haze,
             count=count,
             seed=seed,
             steps=steps,
@@ -424,7 +435,7 @@ def restore(
             label=own[0] if own else "",
         )
     pixels, answer = found.pixels, found.mean
-    if damaged is not None and not noise and scale == 1:
+    if damaged is not None and not (noise or blur or haze) and scale == 1:
         pixels, answer = torch.where(damaged, pixels, given), torch.where(damaged, answer, given)
     if target.suffix == ".png":
         save_each(answer[None], target.parent, [target.stem])

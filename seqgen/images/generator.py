@@ -63,6 +63,22 @@ class Restored:
     """Share of proposals accepted after the warm-up; .3 to .8 is healthy."""
 
 
+def blurred(images: Tensor, deviation: float) -> Tensor:
+    """Return images (B, C, H, W) blurred by a Gaussian of this standard deviation in pixels, 0 leaving them.
+
+    Weights beyond three deviations and beyond the border are left out, and the others sum to 1.
+    """
+    if not deviation:
+        return images
+    blurs = []
+    for size in images.shape[2:]:
+        place = torch.arange(size, device=images.device, dtype=images.dtype)
+        apart = place[:, None] - place
+        weights = torch.exp(-(apart**2) / (2 * deviation**2)) * (apart.abs() <= max(1.0, 3 * deviation))
+        blurs.append(weights / weights.sum(1, keepdim=True))
+    return blurs[0] @ images @ blurs[1].t()
+
+
 class ImageGenerator:
     """A trained image model: what `seqgen.load_image_generator` returns. No optimizer, no loop."""
 
@@ -342,23 +358,29 @@ class ImageGenerator:
         mask: Tensor | None = None,
         noise: float = 0.0,
         scale: int = 1,
+        blur: float = 0.0,
+        haze: float = 0.0,
         count: int = 8,
         seed: int = 0,
         steps: int = 400,
         trust: float = 0.1,
         label: str = "",
     ) -> Restored:
-        """Repair, denoise or enlarge one image by sampling latents that explain what of it is known.
+        """Repair, denoise, enlarge, sharpen or clear one image by sampling latents that explain what of it is known.
 
         pixels: (C, S, S) uint8, or (C, S / scale, S / scale) to enlarge. mask: (S, S), true where the image is to be
-        repaired. noise: standard deviation of the noise in the image, 0..1. Chain k of `count` is a Langevin chain of
-        `steps` on |z|^2 / 2 + |A(G(z)) - pixels|^2 / (2 s^2), A leaving out the mask and averaging `scale` x `scale`
-        pixels, s the noise or, without any, `trust`. It begins at the best of 256 latents; s falls from four times its
-        value during the warm-up. ValueError where sizes do not fit or nothing is asked.
+        repaired. noise: standard deviation of the noise in the image, 0..1. blur: standard deviation of the Gaussian
+        that it was blurred by, in pixels of the run. haze: share of white light in it, 0..1. Chain k of `count` is a
+        Langevin chain of `steps` on |z|^2 / 2 + |A(G(z)) - pixels|^2 / (2 s^2), A laying on the haze, blurring,
+        averaging `scale` x `scale` pixels and leaving out the mask, s the noise or, without any, `trust`. It begins at
+        the best of 256 latents; s falls from four times its value during the warm-up. ValueError where sizes do not
+        fit or nothing is asked.
         """
         size, channels = self.config.size, self.config.channels
-        if mask is None and not noise and scale == 1:
-            raise ValueError("nothing to restore: give a mask, the noise of the image, or a scale")
+        if mask is None and not (noise or blur or haze) and scale == 1:
+            raise ValueError("nothing to restore: give a mask, the image's noise, blur or haze, or a scale")
+        if blur < 0 or not 0 <= haze < 1:
+            raise ValueError(f"blur must be at least 0 and haze in 0..1, below 1; got {blur:g} and {haze:g}")
         if scale < 1 or size % scale or pixels.shape != (channels, size // scale, size // scale):
             raise ValueError(
                 f"this run makes images ({channels}, {size}, {size}); to enlarge {scale} times give "
@@ -375,7 +397,7 @@ class ImageGenerator:
         deviation = noise or trust
 
         def energy(latents: Tensor, warmed: float) -> Tensor:
-            seen = F.avg_pool2d(self.model.decode(latents, labels), scale)
+            seen = F.avg_pool2d(blurred(haze + (1 - haze) * self.model.decode(latents, labels), blur), scale)
             misfit = ((seen - target) * known).square().flatten(1).sum(1)
             return 0.5 * latents.square().sum(1) + misfit / (2 * (deviation * (4 - 3 * warmed)) ** 2)
 

@@ -562,7 +562,7 @@ WRONG = [
     ),
     ("vae", ("reconstruct", "#999"), "#999: held-out images are #0 to #167"),
     ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder"),
-    ("vae", ("restore", "#1"), "nothing to restore: give a mask, the noise of the image, or a scale"),
+    ("vae", ("restore", "#1"), "nothing to restore: give a mask, the image's noise, blur or haze, or a scale"),
     ("vae", ("restore", "#1", "--scale", "3"), "--scale must divide the 8 pixels that this run's images have, got 3"),
     ("vae", ("restore", "#1", "--noise", "-1"), "--noise must be above 0, got -1"),
     (

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 
 from seqgen.core import rng
 from seqgen.core.errors import DataError, RunError
@@ -20,7 +21,7 @@ from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import config
 from seqgen.images import metrics, scores
 from seqgen.images.data import DataConfig, Split
-from seqgen.images.generator import ImageGenerator
+from seqgen.images.generator import ImageGenerator, blurred
 from seqgen.images.grids import as_bytes, grid, save_arrays
 from seqgen.images.scores import strips
 from seqgen.nn import latents as samplers
@@ -180,6 +181,27 @@ def test_denoising_and_enlarging_come_nearer_to_the_image(vae: ImageGenerator) -
     assert metrics.squared_error(large, clean) < metrics.squared_error(blocks, clean)
 
 
+def test_sharpening_and_clearing_come_nearer_to_the_image(vae: ImageGenerator) -> None:
+    image = vae.images.valid.pixels[2]
+    clean = image[None] / 255
+    soft = as_bytes(blurred(clean, 1.0)[0])
+    found = vae.restore(soft, blur=1.0, trust=0.03, steps=200)
+    assert metrics.squared_error(found.mean[None] / 255, clean) < metrics.squared_error(soft[None] / 255, clean)
+    hazy = as_bytes(0.6 + 0.4 * clean[0])
+    found = vae.restore(hazy, haze=0.6, trust=0.03, steps=200)
+    assert metrics.squared_error(found.mean[None] / 255, clean) < metrics.squared_error(hazy[None] / 255, clean)
+
+
+def test_blurring_is_a_gaussian_filter_and_keeps_an_even_image() -> None:
+    draws = torch.rand(2, 3, 15, 15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inner = (slice(None), slice(None), slice(4, 11), slice(4, 11))  # where no weight reaches the border
+    expected = torch.from_numpy(gaussian_filter(draws.numpy(), (0, 0, 1.2, 1.2), truncate=2.6))
+    torch.testing.assert_close(blurred(draws, 1.2)[inner], expected[inner], rtol=0, atol=1e-12)
+    even = torch.full((1, 1, 6, 6), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(blurred(even, 2.0), even)
+    assert blurred(draws, 0) is draws
+
+
 def test_a_generator_restores_too(runs: dict[str, Path]) -> None:
     generator = load_image_generator(runs["conditional-gan"])
     found = generator.restore(generator.generate(1)[0], noise=0.2, count=3, steps=40, label="5")
@@ -217,7 +239,7 @@ def test_what_cannot_be_asked_is_one_clear_line(
         "images must be (N, 1, 8, 8) uint8, got (1, 1, 8, 4)"
     )
     assert refused(ValueError, lambda: vae.restore(image[0])) == (
-        "nothing to restore: give a mask, the noise of the image, or a scale"
+        "nothing to restore: give a mask, the image's noise, blur or haze, or a scale"
     )
     assert refused(ValueError, lambda: vae.restore(image[0], scale=2)) == (
         "this run makes images (1, 8, 8); to enlarge 2 times give (1, 4, 4), got (1, 8, 8)"
