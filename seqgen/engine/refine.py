@@ -34,6 +34,8 @@ CANDIDATES = (4, 16, 64)
 DECIDES = 16
 """The one that decides."""
 _FOLDS = 4
+_FEWEST = 500
+"""Texts of the run that stand in no training text, at least."""
 FEWEST_LINES = 100
 """Real and generated lines that a two-sample test needs."""
 _PENALTY = 0.01
@@ -91,8 +93,8 @@ def refine(
 
     Lines of the training text are left out, every other line is held back. The penalty of greatest gain in fourfold
     cross-validation is taken. Nothing is written where the gain of 16 candidates on lines held back is below two
-    standard errors. RunError for a run that cannot be refined and for a folder that exists, DataError for too few
-    lines, ValueError for fewer than 1,000 samples.
+    standard errors. RunError for a run that cannot be refined or copies its training text, and for a folder that
+    exists, DataError for too few lines, ValueError for fewer than 1,000 samples.
     """
     if samples < 1000:
         raise ValueError(f"samples must be at least 1000, got {samples}")
@@ -106,6 +108,11 @@ def refine(
         real = _features(generator, model, lines)
         made, texts = _drawn(generator, model, 2 * samples, seed)
         new = torch.tensor([text not in known for text in texts[:samples]])
+        if int(new.sum()) < _FEWEST:
+            raise RunError(
+                f"{run} writes lines of its training text: {samples - int(new.sum())} of {samples} texts; a critic has "
+                "nothing to correct there, stop its training earlier"
+            )
         # no line stands in the training text, so a text that does would teach that copies are not real
         negative, pool = made[:samples][new], made[samples:]
         fit, held_back = real[::2], real[1::2]

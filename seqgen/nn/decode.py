@@ -309,7 +309,7 @@ class Decoder:
         """Return what the model thinks of each token after the first of given rows, as if it had drawn them.
 
         The computation is that of `steps`: a text has the values here that it had when it was drawn. ValueError for a
-        row of fewer than two tokens.
+        row of fewer than two tokens, or of more than the model's context.
         """
 
         def values(plain: Tensor, ids: Tensor) -> list[Tensor]:
@@ -329,6 +329,11 @@ class Decoder:
         short = next((number for number, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise ValueError(f"row {short} must hold the start id and a token at least, got {list(rows[short])}")
+        long = next((number for number, row in enumerate(rows) if 0 < self.context < len(row) - 1), None)
+        if long is not None:
+            raise ValueError(
+                f"row {long} of {len(rows[long])} tokens exceeds the model's context of {self.context}; leave it out"
+            )
         # longest first, so that those still running are the first rows
         order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
         lengths = [len(rows[n]) - 1 for n in order]

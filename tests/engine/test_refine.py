@@ -138,6 +138,18 @@ def test_texts_of_one_model_cannot_be_told_apart_and_those_of_another_can(traine
         test.auroc(own, own[:3])
 
 
+def test_a_run_that_copies_its_training_text_is_refused(trained: Path, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("the cat sees the dog here .\nthe man likes the bird now .\n" * 200)
+    loop.train(
+        config("kneser-ney", tmp_path / "few.txt", overrides=["train.samples=0", "train.steps=1"]),
+        tmp_path / "copies",
+        tokenizer_run=trained,
+    )
+    with pytest.raises(RunError, match=r"copies writes lines of its training text: \d+ of 1000 texts; a critic has"):
+        refine.refine(tmp_path / "copies", lines, tmp_path / "new", samples=1000)
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_cannot_be_refined_is_named(
     trained: Path, made: tuple[refine.Refinement, Path], lines: list[str], tmp_path: Path
 ) -> None:

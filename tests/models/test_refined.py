@@ -14,7 +14,7 @@ from seqgen.core.options import Sampling
 from seqgen.data.ragged import Ragged
 from seqgen.metrics.ngram_lm import KneserNey
 from seqgen.metrics.ngrams import Packed
-from seqgen.models import lm, refined
+from seqgen.models import gpt, lm, refined
 
 START, STOP, SIZE, LONGEST = 0, 1, 5, 3
 ROWS = [[2, 3, 4], [2, 2], [4, 3], [3], [2, 3, 2], [], [4, 4, 3]]
@@ -95,6 +95,12 @@ def test_given_texts_have_the_values_they_had_when_they_were_drawn(model: refine
     assert decoder.read(rows[5:6])[0].log_prob.tolist() == decoder.read(rows)[5].log_prob.tolist()
     with pytest.raises(ValueError, match=r"row 1 must hold the start id and a token at least, got \[0\]"):
         decoder.read([rows[0], [START]])
+    short = gpt.Model(
+        gpt.Config(layers=1, hidden=8, heads=2, context=4, slide=False, vocab_size=SIZE, stop=STOP)
+    ).eval()
+    assert len(short.decoder().read([[START, 2, 3, 2, 3]])[0].log_prob) == 4
+    with pytest.raises(ValueError, match="row 0 of 6 tokens exceeds the model's context of 4; leave it out"):
+        short.decoder().read([[START, 2, 3, 2, 3, 2]])
 
 
 def test_a_constant_critic_gains_nothing() -> None:
