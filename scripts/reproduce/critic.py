@@ -18,7 +18,7 @@ import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,13 +27,15 @@ from seqgen.core import log, rng
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.corpora.known import expanded
 from seqgen.data.text import read_lines
-from seqgen.engine import evaluate, loop, plots
+from seqgen.engine import derived, evaluate, loop, plots
 from seqgen.engine.folder import is_run
 from seqgen.engine.generate import TextGenerator
+from seqgen.engine.likelihood import LineScorer
 from seqgen.engine.loading import load
 from seqgen.engine.mix import mix
-from seqgen.engine.refine import TwoSampleTest, ess, refine
+from seqgen.engine.refine import TwoSampleTest, ess, fitted, refine
 from seqgen.engine.run import config
+from seqgen.models import refined
 
 QUIET = ("train.threads=1", "train.samples=0", "train.eval_every=500", "train.save_every=500")
 SETS = {"captions": (), "snli": ("train.steps=2000",)}
@@ -85,6 +87,17 @@ POINTS = (
 """What is measured: a run, its temperature and the candidates of each text."""
 
 
+SAMPLES = 4096
+SUBSETS = {
+    "all eleven numbers": refined.FEATURES,
+    "length": ("length",),
+    "those of the run": ("length", "log_p", "entropy", "below_likeliest", "least_log_p"),
+    "those of n-grams": ("length", "log_p_trigram", "log_p_ngram", "log_p_backward", "least_log_p_ngram"),
+    "shuffled labels": refined.FEATURES,
+}
+"""What the critics look at that are compared."""
+
+
 class Cells:
     """The figures of one set and seed."""
 
@@ -117,6 +130,29 @@ class Cells:
         if self.grammar:
             found["possible"] = statistics.mean(math.isfinite(self.grammar.log_probability(line)) for line in lines)
         return found | {"auroc": self.judge.auroc(self.references, lines), "cpu_s_per_text": seconds}
+
+    def controls(self, held_out: list[str]) -> dict[str, tuple[float, float]]:
+        """What critics of less gain on the test lines by q_16, nats a line, and the standard error."""
+        new = self.runs["refined"]
+        model = cast(refined.Model, new.model)
+        reader = LineScorer(model, new.tokenizer, new.settings, new.device, None)
+        lines, _ = derived.unseen(set(self.train), held_out)
+        written = new.generate(3 * SAMPLES, seed=9, resample=1)
+        fit, negative, pool, test = (
+            model.expanded(reader.features(model, some))
+            for some in (lines[::2], written[:SAMPLES], written[SAMPLES : 2 * SAMPLES], self.test[: 2 * self.count])
+        )
+        shuffled = model.expanded(reader.features(model, written[2 * SAMPLES :]))
+        found = {}
+        for name, kept in SUBSETS.items():
+            alone = torch.tensor([feature in kept for feature in refined.FEATURES])
+            row, column = torch.triu_indices(len(alone), len(alone))
+            columns = torch.cat([alone, alone[row] & alone[column]])  # of features, then of their products
+            positive = shuffled if name == "shuffled labels" else fit
+            weights = fitted(positive[:, columns], negative[:, columns], 1e-2)
+            gains = refined.resampled_gains(test[:, columns] @ weights, pool[:, columns] @ weights, 16)
+            found[name] = (float(gains.mean()), float(gains.std() / len(gains) ** 0.5))
+        return found
 
     def normaliser(self) -> dict[str, float]:
         """What importance sampling makes of a normaliser that is 1: of log p of the n-grams less log p of the model."""
@@ -221,6 +257,10 @@ def main() -> None:
             if not path.is_file():
                 cells = cells or Cells(name, seed, folder, options.count)
                 path.write_text(json.dumps(cells.normaliser(), indent=1) + "\n", encoding="utf-8")
+            path = folder / "controls.json"
+            if not path.is_file():
+                cells = cells or Cells(name, seed, folder, options.count)
+                path.write_text(json.dumps(cells.controls(text_of(name)[1]), indent=1) + "\n", encoding="utf-8")
             folder.with_suffix(".png").write_bytes(plane(kept(options.folder, name, seed)))
     printed(options.folder, options.sets, options.seeds)
 
