@@ -34,10 +34,8 @@ CANDIDATES = (4, 16, 64)
 DECIDES = 16
 """The one that decides."""
 _FOLDS = 4
-_FEWEST = 500
-"""Texts of the run that stand in no training text, at least."""
 FEWEST_LINES = 100
-"""Real and generated lines that a two-sample test needs."""
+"""Lines of either kind that a two-sample test needs, and texts of a run that are no copies."""
 _PENALTY = 0.01
 """Of a two-sample test."""
 _ERRORS = 2.0
@@ -108,7 +106,7 @@ def refine(
         real = _features(generator, model, lines)
         made, texts = _drawn(generator, model, 2 * samples, seed)
         new = torch.tensor([text not in known for text in texts[:samples]])
-        if int(new.sum()) < _FEWEST:
+        if int(new.sum()) < FEWEST_LINES:
             raise RunError(
                 f"{run} writes lines of its training text: {samples - int(new.sum())} of {samples} texts; a critic has "
                 "nothing to correct there, stop its training earlier"
