@@ -5,6 +5,8 @@ in nats. Pixels: `bernoulli` draws black and white images from the grey values; 
 grey values, which is a loss but no likelihood; `gaussian` adds uniform noise of one grey level and is a density.
 With `samples` = K > 1 the loss is the importance-weighted bound (Burda et al. 2016); with `match` = adversarial the KL
 is replaced by a critic that distinguishes latents from N(0, 1) (Makhzani et al. 2015), trained at every second step.
+With `adversarial_weight` a critic of images stands beside the reconstruction, trained so too (Larsen et al. 2016,
+without its distance of features).
 Shapes: B images, C channels, S pixels a side, Z latent dimensions, K samples.
 Run: seqgen train image-vae --data digits --out runs/digits
 """
@@ -62,6 +64,8 @@ class Config:
     """Codes per image in the importance-weighted bound; 1: the plain bound with the KL in closed form."""
     match: Literal["kl", "adversarial"] = "kl"
     """What draws the latents towards N(0, 1)."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Factor, in nats per image, of what a critic of images finds wrong with reconstructions and samples; 0: none."""
     conditional: bool = False
     """Encoder and decoder are given the class, and images of a chosen class can be sampled."""
     channels: Annotated[int, Field(ge=0)] = 0
@@ -87,6 +91,11 @@ def _check(config: Config) -> None:
         faults.append("model.samples > 1 is a bound on the likelihood: use beta = 1, free_bits = 0 and match = kl")
     if config.match == "adversarial" and config.free_bits:
         faults.append("model.free_bits needs match = kl")
+    if config.adversarial_weight:
+        if config.likelihood == "bernoulli":
+            faults.append("model.adversarial_weight needs grey values: a critic would tell black and white by itself")
+        if config.samples > 1 or config.match == "adversarial":
+            faults.append("model.adversarial_weight needs samples = 1 and match = kl")
     if faults:
         raise ConfigError("; ".join(faults))
 
@@ -127,6 +136,13 @@ class Model(nn.Module):
             self.decoder = nn.Sequential(*_two_layers(latent + classes, hidden, self.pixels, nn.Tanh()), image)
         self.log_sd = nn.Parameter(torch.tensor(-2.0)) if config.likelihood == "gaussian" and not config.sd else None
         self.critic = _two_layers(latent, hidden, 1, nn.LeakyReLU(0.2)) if config.match == "adversarial" else None
+        self.image_critic = None
+        if config.adversarial_weight and config.net == "conv":
+            layers = halving(config.channels, widths, nn.LeakyReLU(0.2))
+            self.image_critic = nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps, 1))
+        elif config.adversarial_weight:
+            layers = [nn.Flatten(), *_two_layers(self.pixels, hidden, 1, nn.LeakyReLU(0.2))]
+            self.image_critic = nn.Sequential(*layers)
 
     # Images to latents and back
 
@@ -202,14 +218,23 @@ class Model(nn.Module):
             log_weights, log_p = self.log_weights(x, latents, mean, log_variance, labels)
             loss = math.log(len(latents)) - log_weights.logsumexp(0)
             return {"reconstruction": -log_p[0], "kl": kl_bz.sum(1), "loss": loss, "latents": latents[0]}
-        reconstruction = -self.log_likelihood(x, self.logits(latents[0], labels))
+        logits = self.logits(latents[0], labels)
+        reconstruction = -self.log_likelihood(x, logits)
         if config.match == "adversarial":
             loss = reconstruction
         else:
             # free bits: a dimension whose mean KL is below them costs that much, without gradient
             free = (kl_bz.mean(0) < config.free_bits).float()
             loss = reconstruction + config.beta * (kl_bz * (1 - free) + config.free_bits * free).sum(1)
-        return {"reconstruction": reconstruction, "kl": kl_bz.sum(1), "loss": loss, "latents": latents[0]}
+        found = {"reconstruction": reconstruction, "kl": kl_bz.sum(1), "loss": loss, "latents": latents[0]}
+        if self.image_critic is not None and self.training:
+            found |= {"observed": x, "made": self._made(logits, labels)}
+        return found
+
+    def _made(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Return reconstructions and as many images of random latents, (2 B, C, S, S) in 0..1, with gradient."""
+        drawn = torch.randn(len(logits), self.config.latent, device=logits.device)
+        return torch.sigmoid(torch.cat([logits, self.logits(drawn, labels)]))
 
     def log_weights(
         self, observed: Tensor, latents: Tensor, mean: Tensor, log_variance: Tensor, labels: Tensor | None
@@ -261,24 +286,26 @@ def _row_noise(batch: ImageBatch, latent: int, first: int, count: int) -> Tensor
 
 
 def optimizers(model: Model, train: Train) -> dict[str, Optimizer]:
-    """Build one optimizer over encoder and decoder; the adversarial autoencoder's critic has its own."""
-    parameters = [(name, p) for name, p in model.named_parameters() if not name.startswith("critic.")]
-    made = {"model": Optimizer(parameters, train)}
-    if model.critic is not None:
-        made["critic"] = Optimizer([(n, p) for n, p in model.named_parameters() if n.startswith("critic.")], train)
+    """Build one optimizer over encoder and decoder; a critic, of latents or of images, has its own."""
+    critics = ("critic.", "image_critic.")
+    made = {"model": Optimizer([(n, p) for n, p in model.named_parameters() if not n.startswith(critics)], train)}
+    if model.critic is not None or model.image_critic is not None:
+        made["critic"] = Optimizer([(n, p) for n, p in model.named_parameters() if n.startswith(critics)], train)
     return made
 
 
 def train_step(
     model: Model, optimizers: dict[str, Optimizer], batch: ImageBatch, step: int
 ) -> dict[str, float | Tensor]:
-    """Make one update of encoder and decoder; at every second step of an adversarial autoencoder, of its critic.
+    """Make one update of encoder and decoder; where there is a critic, at every second step one of that.
 
     The gradient, whose norm is logged and clipped, is that of the loss per pixel: its norm is of one order for all
     sizes, where that of the loss per image grows with the pixels.
     """
     if model.critic is not None and step % 2:
         return _critic_step(model, model.critic, optimizers["critic"], batch, step)
+    if model.image_critic is not None and step % 2:
+        return _image_critic_step(model, model.image_critic, optimizers["critic"], batch, step)
     optimizer = optimizers["model"]
     sums: dict[str, Tensor] = {}
 
@@ -291,6 +318,9 @@ def train_step(
             loss = terms["loss"].sum()
             if model.critic is not None:
                 loss = loss + model.config.beta * F.softplus(-model.critic(terms["latents"]).float()).sum()
+            if model.image_critic is not None:
+                judged = F.softplus(-model.image_critic(2 * terms["made"] - 1).float())
+                loss = loss + model.config.adversarial_weight * judged.sum() / 2  # two images for each of the batch
             yield loss / model.pixels, len(part.pixels)
 
     scalars = update(optimizer, losses(), step)
@@ -307,6 +337,17 @@ def _critic_step(
     real, fake = critic(torch.randn_like(latents)).float(), critic(latents).float()
     loss = (F.softplus(-real) + F.softplus(fake)).sum()
     return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(latents)), step).items()}
+
+
+def _image_critic_step(
+    model: Model, critic: nn.Module, optimizer: Optimizer, batch: ImageBatch, step: int
+) -> dict[str, float | Tensor]:
+    noise = torch.randn(1, len(batch.pixels), model.config.latent, device=batch.pixels.device)
+    with torch.no_grad():
+        terms = model.terms(batch, noise)
+    real, fake = critic(2 * terms["observed"] - 1).float(), critic(2 * terms["made"] - 1).float()
+    loss = F.softplus(-real).sum() + F.softplus(fake).sum() / 2
+    return {f"critic_{name}": value for name, value in update(optimizer, (loss, len(real)), step).items()}
 
 
 def validate(model: Model, batch: ImageBatch) -> dict[str, tuple[Tensor | float, Tensor | int]]:

@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "vae": ("image-vae", "model.widths=[4, 8]", "model.hidden=16", "model.latent=3"),
     "binary": ("image-vae", "model.net=mlp", "model.hidden=16", "model.likelihood=bernoulli", "model.samples=3"),
     "adversarial": ("image-vae", "model.widths=[4, 8]", "model.hidden=16", "model.match=adversarial"),
+    "vae-gan": ("image-vae", "model.widths=[4, 8]", "model.hidden=16", "model.adversarial_weight=5"),
     "dcgan": ("image-gan", "model.generator_widths=[8, 4]", "model.critic_widths=[4, 8]"),
     "hinge": ("image-gan", "model.generator_widths=[8, 4]", "model.critic_widths=[4, 8]", "model.loss=hinge"),
     "rpgan": ("image-gan", "model.net=mlp", "model.hidden=16", "model.loss=rpgan", "train.accumulate=2"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.nn import functional as F
 
 from seqgen.core import rng
 from seqgen.core.config import Train
@@ -231,6 +232,11 @@ def test_a_conditional_model_needs_and_uses_the_label() -> None:
         ),
         ({"match": "adversarial", "free_bits": 0.1}, "model.free_bits needs match = kl"),
         (
+            {"adversarial_weight": 1.0, "likelihood": "bernoulli", "match": "adversarial"},
+            "model.adversarial_weight needs grey values: a critic would tell black and white by itself; "
+            "model.adversarial_weight needs samples = 1 and match = kl",
+        ),
+        (
             {"size": 6, "widths": (4, 4, 4)},
             "model.widths has 3 widths, each of which halves the image, but 6 pixels can be halved 2 times; "
             "give 1 to 2 widths, or model.net=mlp",
@@ -256,6 +262,30 @@ def test_a_step_of_the_adversarial_autoencoder_moves_one_network() -> None:
         scalars = vae.train_step(net, made, batch(seed=step), step)
         assert changed(net, before) == moved
         assert ("critic_loss" in scalars) == (step % 2 == 1)
+
+
+@pytest.mark.parametrize("shape", ["conv", "mlp"])
+def test_a_step_with_a_critic_of_images_moves_one_network_by_its_own_loss(shape: str) -> None:
+    net = model(adversarial_weight=3.0, net=shape).train()
+    made, own = vae.optimizers(net, TRAIN), {"body", "to_latent", "decoder"} - ({"body"} if shape == "mlp" else set())
+    for step, moved in ((0, own), (1, {"image_critic"}), (2, own)):
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        rng.enter_step(1, step)
+        scalars = vae.train_step(net, made, batch(seed=step), step)
+        assert changed(net, before) == moved
+        if step == 1:
+            assert scalars["critic_loss"] == pytest.approx(2 * math.log(2), abs=0.2)  # it cannot tell yet
+    critic, given, drawn = net.image_critic, batch(), noise(net)
+    assert critic is not None
+    torch.manual_seed(6)
+    terms = net.terms(given, drawn)
+    fooled = F.softplus(-critic(2 * terms["made"] - 1)).view(2, -1).mean(0)
+    torch.manual_seed(6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(net, "terms", lambda part, noise: terms)
+        loss = vae.train_step(net, vae.optimizers(net, TRAIN), given, 0)["loss"]
+    assert loss == pytest.approx((terms["loss"] + 3 * fooled).mean().item(), rel=1e-5)
+    assert "made" not in net.eval().terms(given, drawn)
 
 
 def test_the_logged_norm_is_that_of_the_gradient_per_pixel() -> None:
