@@ -74,7 +74,9 @@ class Model(nn.Module):
 
         The rows stand one after the other in `values` (T,), each with its start and stop; `lengths` (R,) of each.
         """
-        values, lengths = values.cpu().long(), lengths.cpu()
+        # a corpus folder has ids below 65,536 as 16 bits without a sign
+        values = values.cpu().long() & (0xFFFF if values.dtype == torch.int16 else -1)
+        lengths = lengths.cpu()
         ends = lengths.cumsum(0)
         inside = torch.ones_like(values, dtype=torch.bool)
         inside[ends - lengths] = inside[ends - 1] = False
