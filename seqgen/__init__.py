@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from seqgen.engine.evaluate import evaluate as evaluate
     from seqgen.engine.evaluate import evaluate_aligned as evaluate_aligned
     from seqgen.engine.evaluate import evaluate_images as evaluate_images
+    from seqgen.engine.filling import Filled as Filled
     from seqgen.engine.generate import Text as Text
     from seqgen.engine.generate import TextGenerator as TextGenerator
     from seqgen.engine.hugging_face import import_checkpoint as import_checkpoint
@@ -67,6 +68,7 @@ _NAMES = {
     "data.text": ("read_lines",),
     "data.tokenizers": ("Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"),
     "engine.evaluate": ("Table", "evaluate", "evaluate_aligned", "evaluate_images"),
+    "engine.filling": ("Filled",),
     "engine.generate": ("Text", "TextGenerator"),
     "engine.hugging_face": ("import_checkpoint",),
     "engine.likelihood": ("LineScores",),
