@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from seqgen.core.rng import generator
+from seqgen.core import rng
 from seqgen.data.corpora.oracle import LstmOracle, oracle
+from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.plots import plain_figure, png
@@ -59,10 +60,9 @@ def main() -> None:
         for name, curve in curves(given.out, seed, given.precision):
             points[name].append(curve)
             print(f"seed {seed}  {name}: {shown(curve)}", flush=True)
-    sampled, held_out = tuned(given.out)
-    print(f"tuned language model: {sampled:.3f} / {held_out:.3f}", flush=True)
-    table(points)
     (given.out / "curves.png").write_bytes(drawn(points))
+    points["tuned language model, temperature"].append(tuned(given.out))  # too far below to be drawn with the others
+    table(points)
     print(f"\ncurves: {given.out / 'curves.png'}")
 
 
@@ -83,7 +83,8 @@ def curves(out: Path, seed: int, precision: str) -> Iterator[tuple[str, dict[int
         begun = ["model.mle_steps=0", "model.critic_steps=0", f"train.steps={after}"]
         run(folder, [*common, *begun, *options], source_run=base)
         yield name, {0: start, **read(folder)}
-    yield "temperature", by_temperature(base)
+    generator = load(base)
+    yield "temperature", by_temperature(generator, generator.model.policy)
 
 
 def run(folder: Path, overrides: list[str], source_run: Path | None = None) -> None:
@@ -97,30 +98,29 @@ def read(folder: Path) -> dict[int, tuple[float, float]]:
     return {score["step"]: (score["nll_oracle"], score["nll_per_token"]) for score in scores}
 
 
-def tuned(out: Path) -> tuple[float, float]:
-    """A language model that stops where the likelihood of selection lines does: (NLL of samples, held-out NLL)."""
+def tuned(out: Path) -> dict[int, tuple[float, float]]:
+    """A language model that stops where the likelihood of selection lines does, at every temperature."""
     task, folder = oracle("oracle:lstm"), out / "tuned"
     files = {name: out / f"{name}.txt" for name in ("training", "selection")}
     if not (folder / "report.html").is_file():
         assert task.tokenizer is not None
         task.tokenizer.save(out / "numbers" / "tokenizer")
-        fresh = LstmOracle.seeded().sample(1000, 20, generator("oracle", "selection")).tolist()
+        fresh = LstmOracle.seeded().sample(1000, 20, rng.generator("oracle", "selection")).tolist()
         for name, lines in (("training", task.train), ("selection", [" ".join(map(str, row)) for row in fresh])):
             files[name].write_text("".join(f"{line}\n" for line in lines))
         chosen = config("lm", files["training"], valid=files["selection"], overrides=TUNED)
         train(chosen, folder, tokenizer_run=out / "numbers")
-    model = load(folder, device="cpu")
-    held_out = model.score(task.valid)
-    return task.scores(model.generate(SAMPLES, seed=1))["nll_oracle"], held_out.nats / held_out.total_tokens
+    generator = load(folder, device="cpu")
+    return by_temperature(generator, generator.model)
 
 
-def by_temperature(base: Path) -> dict[int, tuple[float, float]]:
-    """The language model of a base run, its logits divided by the temperature, on both sides."""
-    model, task, found = load(base), oracle("oracle:lstm"), {}
+def by_temperature(generator: TextGenerator, policy: Any) -> dict[int, tuple[float, float]]:
+    """A language model, its logits divided by the temperature, on both sides."""
+    task, found = oracle("oracle:lstm"), {}
     for temperature in TEMPERATURES:
-        with tempered(model.model.policy, temperature):
-            held_out = model.score(task.valid)
-            sampled = task.scores(model.generate(SAMPLES, seed=1))["nll_oracle"]
+        with tempered(policy, temperature):
+            held_out = generator.score(task.valid)
+            sampled = task.scores(generator.generate(SAMPLES, seed=1))["nll_oracle"]
         found[round(100 * temperature)] = (sampled, held_out.nats / held_out.total_tokens)
     return found
 
@@ -143,7 +143,7 @@ def shown(curve: dict[int, tuple[float, float]]) -> str:
 def table(points: dict[str, list[dict[int, tuple[float, float]]]]) -> None:
     """Means over seeds, the standard deviation behind them."""
     for name, seeds in points.items():
-        first = "temperature" if name == "temperature" else f"{name}: step"
+        first = name if name.endswith("temperature") else f"{name}: step"
         print(f"\n| {first} | NLL_oracle | held-out NLL |\n| --- | --- | --- |")
         for at in seeds[0]:
             columns = [
