@@ -1,7 +1,8 @@
 """README holds: its commands run in its order, its example too, and every file and option it names exists.
 
-A comment before each block of code says how it is tested: `<!-- tested -->`, `<!-- tested with: A => B -->` (the text
-A, which must occur, becomes B: fewer steps, smaller sizes), or `<!-- not tested: why -->`.
+A comment before each block of code says how it is tested: `<!-- tested -->`, `<!-- tested small -->` (its trainings get few
+steps and small models), `<!-- tested with: A => B -->` (the text A, which must occur, becomes B), or
+`<!-- not tested: why -->`.
 """
 
 import os
@@ -21,8 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*(?:=>[^>]*)*) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+TRAINING = re.compile(r"seqgen train .*--out \S+")
 # of other programs' commands and of the scripts
 OTHER_OPTIONS = {"--nproc-per-node", "--slow", "--quick"}
+
+
+def _small(training: re.Match[str]) -> str:
+    size = "" if "--from" in training[0] else " model.hidden=16"
+    return f"{training[0]} train.steps=2 train.eval_every=2 train.samples=8{size}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Block:
     @property
     def tested(self) -> str:
         code = self.code
+        if self.note == "tested small":
+            code, trainings = TRAINING.subn(_small, code)
+            assert trainings, f"README.md, line {self.line}: nothing is trained in the block"
         for old, new in re.findall(r"tested with: (.*?) => (.*)", self.note):
             assert old in code, f"README.md, line {self.line}: {old!r} does not occur in the block"
             code = code.replace(old, new)
@@ -66,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_block_says_how_it_is_tested():
     notes = [(block.line, block.note) for block in BLOCKS]
-    assert all(re.match(r"tested$|tested with: .+ => |not tested: .|tree$", note) for _, note in notes), notes
+    assert all(re.match(r"tested$|tested small$|tested with: .+ => |not tested: .|tree$", note) for _, note in notes), notes
     assert {block.language for block in RUN} == {"sh", "python"}
 
 
