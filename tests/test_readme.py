@@ -76,7 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_block_says_how_it_is_tested():
     notes = [(block.line, block.note) for block in BLOCKS]
-    assert all(re.match(r"tested$|tested small$|tested with: .+ => |not tested: .|tree$", note) for _, note in notes), notes
+    assert all(re.match(r"tested$|tested small$|tested with: .+ => |not tested: .|tree$", note) for _, note in notes), (
+        notes
+    )
     assert {block.language for block in RUN} == {"sh", "python"}
 
 
@@ -89,6 +91,18 @@ def test_readme_block_runs(block, folder):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or block.language == "python"
+
+
+def test_the_chinese_readme_has_the_same_code_links_and_figures():
+    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    assert [block.code for block in blocks(chinese)] == [block.code for block in BLOCKS]
+
+    def kept(text: str) -> list[list[str]]:
+        text = re.sub(r"```.*?```|<!--.*?-->", "", text, flags=re.DOTALL)
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README")]
+        return [sorted(links), sorted(re.findall(r"`[^`]+`", text)), re.findall("^#+|^[|]", text, re.MULTILINE)]
+
+    assert kept(chinese) == kept(README)
 
 
 PAGES = [
@@ -137,7 +151,7 @@ def command_options() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "CONTRIBUTING.md"])
 def test_every_file_named_exists(page):
     assert missing_files((ROOT / page).read_text(encoding="utf-8")) == []
 
