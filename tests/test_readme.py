@@ -1,7 +1,7 @@
 """README holds: its commands run in its order, its example too, and every file and option it names exists.
 
-A comment before each block of code says how it is tested: `<!-- tested -->`, `<!-- tested small -->` (its trainings get few
-steps and small models), `<!-- tested with: A => B -->` (the text A, which must occur, becomes B), or
+A comment before each block of code says how it is tested: `<!-- tested -->`, `<!-- tested small -->` (its trainings get
+few steps and small models), `<!-- tested with: A => B -->` (the text A, which must occur, becomes B), or
 `<!-- not tested: why -->`.
 """
 
