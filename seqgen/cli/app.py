@@ -49,6 +49,7 @@ from seqgen.core.log import abandon
 app = typer.Typer(name="seqgen", rich_markup_mode=None, pretty_exceptions_enable=False)
 _COMMANDS: tuple[Callable[..., None], ...] = (
     train.train,
+    hugging_face.import_,
     generate.generate,
     fill.fill,
     latent.reconstruct,
@@ -62,7 +63,6 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     compare.curve,
     mix.mix,
-    hugging_face.import_,
     refine.refine,
     report.report,
     serve.serve,

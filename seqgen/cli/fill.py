@@ -35,7 +35,7 @@ def fill(
     the text before it alone, and --best-of N then keeps the likeliest whole text of N.
 
     \b
-    seqgen fill runs/masked "a man [MASK] [MASK] a horse ." --count 3
+    seqgen fill runs/masked "a man [MASK] a horse ." --count 3
     """
     from seqgen.data.text import read_lines
 

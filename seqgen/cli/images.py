@@ -398,7 +398,7 @@ def restore(
     *,
     opening: Opening,
 ) -> None:
-    """Repair, denoise, enlarge, sharpen or clear an image with a run.
+    """Repair, enlarge, or clear an image of noise, blur or haze.
 
     Images that the run finds likely and that agree with what is known are sampled; their mean is the answer, and
     where they differ the run is unsure. A folder holds restored.png, unsure.png (brighter: less sure), given.png and
