@@ -23,9 +23,29 @@ def device() -> None:
     simulated_build.built()
 
 
-@pytest.mark.parametrize("name", ["test_as_cuda.py", "test_training_on_cuda.py", "test_paths_on_cuda.py"])
-def test_what_a_gpu_must_do_is_done_on_the_simulated_one(device, name):
-    command = [sys.executable, "-m", "pytest", "-p", "simulated", "-p", "no:cacheprovider", str(HERE / name)]
+PARTS = [
+    ("test_as_cuda.py", ""),
+    ("test_training_on_cuda.py", "seqgan"),
+    ("test_training_on_cuda.py", "image or text"),
+    ("test_training_on_cuda.py", "not (seqgan or image or text)"),
+    ("test_paths_on_cuda.py", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "some"), PARTS, ids=[" ".join(filter(None, part)) for part in PARTS])
+def test_what_a_gpu_must_do_is_done_on_the_simulated_one(device, name, some):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "simulated",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / name),
+        "-k",
+        some,
+    ]
     # a process of its own: the device has to be there before torch
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     ended = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False)

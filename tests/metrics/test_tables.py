@@ -141,4 +141,4 @@ def test_each_name_has_one_row_that_says_what_it_is() -> None:
         assert row.about
         assert row.name == row.name.lower().replace("-", "_")
         assert (row.shown_order in row.orders) if row.tables and row.orders else row.shown_order == 0
-    assert names.shown("compare")[:3] == ("nll_per_character", "bleu_4", "self_bleu_4")
+    assert names.shown("compare")[:4] == ("nll_per_character", "bound_per_character", "bleu_4", "self_bleu_4")
