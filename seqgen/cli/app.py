@@ -29,7 +29,6 @@ from seqgen.cli import (
     fill,
     generate,
     hugging_face,
-    images,
     latent,
     mix,
     output,
@@ -52,10 +51,6 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     hugging_face.import_,
     generate.generate,
     fill.fill,
-    latent.reconstruct,
-    latent.interpolate,
-    latent.encode,
-    images.restore,
     score.score,
     score.evaluate,
     score.bleu,
@@ -74,6 +69,7 @@ for command in _COMMANDS:
     app.command(name, cls=score.BleuCommand if command in (score.bleu, score.self_bleu) else Command)(
         with_flags(command)
     )
+app.add_typer(latent.app)
 app.add_typer(tokenizer.app)
 app.add_typer(corpus.app)
 
@@ -201,7 +197,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         words = f"{name} must be one of {choices[1].replace(chr(39), '')}, got {_given(parameter, arguments)}"
     elif unknown := re.match(r"No such command '(.+?)'", error.format_message()):
         known = context.command.commands
-        near = difflib.get_close_matches(unknown[1], known, n=1)
+        inner = [f"{where} {name} {unknown[1]}" for name in known if unknown[1] in getattr(known[name], "commands", ())]
+        near = [" or ".join(inner)] if inner else difflib.get_close_matches(unknown[1], known, n=1)
         words = f"unknown command {unknown[1]}; " + (
             f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         )

@@ -1,4 +1,4 @@
-"""The image half of `generate`, `reconstruct`, `interpolate`, `encode` and `evaluate`, and the command `restore`.
+"""The image half of `generate`, `evaluate` and `latent reconstruct|interpolate|encode`, and `latent restore`.
 
 What is made goes into a file: a grid (.png), arrays (.npz) or a folder of single images; without --out into the run's
 own folder. Standard output gets the path where it was not given.

@@ -1,4 +1,4 @@
-"""What a run with latents can do, a text VAE or a model of images: `seqgen reconstruct`, `interpolate`, `encode`.
+"""`seqgen latent reconstruct|interpolate|encode|restore`: what a run with latents can do, a text VAE or one of images.
 
 Images have their own half of each command, in `images`.
 """
@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqgen.cli import images, output
-from seqgen.cli.flags import names
-from seqgen.cli.options import Json, Open, Opening, Run, Seed, makes_images, open_run, read_for, row_for
+from seqgen.cli.flags import names, with_flags
+from seqgen.cli.options import Command, Json, Open, Opening, Run, Seed, makes_images, open_run, read_for, row_for
 
 if TYPE_CHECKING:
     from seqgen.engine.latent import LatentSpace
+
+app = typer.Typer(
+    name="latent",
+    help="Use the latents of a text VAE or a run of images.",
+    callback=output.help_or_command,
+    invoke_without_command=True,
+)
 
 Out = Annotated[
     Path | None,
@@ -219,3 +226,7 @@ def encode(
         return
     assert out is not None
     images.write_latents(space.encode(lines, sources)[0], out)
+
+
+for command in (reconstruct, interpolate, encode, images.restore):
+    app.command(cls=Command)(with_flags(command))

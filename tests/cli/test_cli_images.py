@@ -175,7 +175,7 @@ def test_methods_draw_other_latents(seqgen: Seqgen, vae: Path, gan: Path, method
 
 
 def test_images_stand_above_their_reconstructions(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
-    ended = seqgen("reconstruct", vae, "#", "--count", 20, "--out", tmp_path / "pairs.png")
+    ended = seqgen("latent", "reconstruct", vae, "#", "--count", 20, "--out", tmp_path / "pairs.png")
     assert ended.code == 0
     assert "20 images and their reconstructions written to" in ended.err
     assert "mean squared error 0.0" in ended.err
@@ -190,26 +190,31 @@ def test_images_stand_above_their_reconstructions(seqgen: Seqgen, vae: Path, tmp
 def test_a_conditional_run_knows_the_classes_of_what_it_reads(
     seqgen: Seqgen, conditional: Path, tmp_path: Path
 ) -> None:
-    assert seqgen("encode", conditional, "#", "--out", tmp_path / "own.npy").code == 0
+    assert seqgen("latent", "encode", conditional, "#", "--out", tmp_path / "own.npy").code == 0
     one = generator(conditional)
     side = one.images.valid
     names = [str(k) for k in side.labels.tolist()]
     assert np.array_equal(np.load(tmp_path / "own.npy"), one.encode(side.pixels, names).numpy())
     assert seqgen("generate", conditional, "--count", 4, "--out", tmp_path / "made.npz").code == 0
-    assert seqgen("encode", conditional, tmp_path / "made.npz", "--out", tmp_path / "made.npy").code == 0
+    assert seqgen("latent", "encode", conditional, tmp_path / "made.npz", "--out", tmp_path / "made.npy").code == 0
     again = one.encode(one.generate(4), one.label_names(4)).numpy()
     assert np.array_equal(np.load(tmp_path / "made.npy"), again)
-    assert seqgen("encode", conditional, tmp_path / "made.npz", "--label", 3, "--out", tmp_path / "other.npy").code == 0
+    assert (
+        seqgen(
+            "latent", "encode", conditional, tmp_path / "made.npz", "--label", 3, "--out", tmp_path / "other.npy"
+        ).code
+        == 0
+    )
     assert not np.array_equal(np.load(tmp_path / "other.npy"), again)
 
 
 def test_a_strip_runs_from_one_image_to_the_other(seqgen: Seqgen, vae: Path, gan: Path, tmp_path: Path) -> None:
-    assert seqgen("interpolate", vae, "#1", "#2", "--steps", 4, "--out", tmp_path / "a.npz").code == 0
+    assert seqgen("latent", "interpolate", vae, "#1", "#2", "--steps", 4, "--out", tmp_path / "a.npz").code == 0
     one = generator(vae)
     a, b = one.images.valid.pixels[1:3]
     strip = torch.from_numpy(reading.read(str(tmp_path / "a.npz")).pixels)[:, None]
     assert torch.equal(strip, one.interpolate(a, b, steps=4))
-    ended = seqgen("interpolate", gan, "--label", 1, "--label", 8, "--steps", 5, "--seed", 3, "--spherical")
+    ended = seqgen("latent", "interpolate", gan, "--label", 1, "--label", 8, "--steps", 5, "--seed", 3, "--spherical")
     assert ended.out == f"{gan / 'path.png'}\n"
     path = generator(gan).interpolate(0, 1, steps=5, seed=3, spherical=True, labels=["1", "8"])
     save_grid(path, tmp_path / "expected.png", columns=5)
@@ -217,19 +222,22 @@ def test_a_strip_runs_from_one_image_to_the_other(seqgen: Seqgen, vae: Path, gan
 
 
 def test_a_traversal_has_a_row_for_each_dimension(seqgen: Seqgen, vae: Path, gan: Path, tmp_path: Path) -> None:
-    ended = seqgen("interpolate", vae, "#3", "--traverse", "--steps", 5, "--out", tmp_path / "a.npz")
+    ended = seqgen("latent", "interpolate", vae, "#3", "--traverse", "--steps", 5, "--out", tmp_path / "a.npz")
     one = generator(vae)
     images, dimensions = one.traverse(one.images.valid.pixels[3], steps=5)
     assert torch.equal(torch.from_numpy(reading.read(str(tmp_path / "a.npz")).pixels)[:, None], images)
     assert f"rows: latent dimensions {', '.join(map(str, dimensions))} of 16, from -3 to 3" in ended.err
-    assert seqgen("interpolate", gan, "--traverse", "--label", 1, "--seed", 3).out == f"{gan / 'traversal.png'}\n"
+    assert (
+        seqgen("latent", "interpolate", gan, "--traverse", "--label", 1, "--seed", 3).out
+        == f"{gan / 'traversal.png'}\n"
+    )
     save_grid(generator(gan).traverse(seed=3, steps=7, labels=["1"])[0], tmp_path / "expected.png", columns=7)
     assert (gan / "traversal.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_latents_are_written_as_the_name_says(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
     for ending in ("npy", "npz", "csv", "jsonl"):
-        assert seqgen("encode", vae, "#", "--out", tmp_path / f"latents.{ending}").code == 0
+        assert seqgen("latent", "encode", vae, "#", "--out", tmp_path / f"latents.{ending}").code == 0
     latents = np.load(tmp_path / "latents.npy")
     assert np.array_equal(np.load(tmp_path / "latents.npz")["latents"], latents)
     with (tmp_path / "latents.csv").open(newline="") as file:
@@ -430,7 +438,7 @@ def test_features_that_are_no_row_for_each_image_are_refused(seqgen: Seqgen, giv
 
 def test_only_damaged_pixels_are_repaired(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
     words = ("--count", 2, "--steps", 10)
-    assert seqgen("restore", vae, "#3", "--mask", "2,1,3,4", *words, "--out", tmp_path / "all").code == 0
+    assert seqgen("latent", "restore", vae, "#3", "--mask", "2,1,3,4", *words, "--out", tmp_path / "all").code == 0
     names = {path.name for path in (tmp_path / "all").iterdir()}
     assert names == {"given.png", "restored.png", "unsure.png", "000000.png", "000001.png"}
     mask = torch.zeros(8, 8, dtype=torch.bool)
@@ -442,7 +450,9 @@ def test_only_damaged_pixels_are_repaired(seqgen: Seqgen, vae: Path, tmp_path: P
     assert not torch.equal(restored, image)
     # the same mask as an image
     save_grid(255 * mask[None, None].to(torch.uint8), tmp_path / "mask.png", zoom=1)
-    ended = seqgen("restore", vae, "#3", "--mask", tmp_path / "mask.png", *words, "--out", tmp_path / "one.png")
+    ended = seqgen(
+        "latent", "restore", vae, "#3", "--mask", tmp_path / "mask.png", *words, "--out", tmp_path / "one.png"
+    )
     assert ended.code == 0
     assert "2 chains accepted" in ended.err
     assert torch.equal(pixels(tmp_path / "one.png"), restored)
@@ -451,9 +461,11 @@ def test_only_damaged_pixels_are_repaired(seqgen: Seqgen, vae: Path, tmp_path: P
 def test_noise_and_scale_give_images_of_the_runs_size(seqgen: Seqgen, conditional: Path, tmp_path: Path) -> None:
     words = ("--count", 2, "--steps", 4)
     save_grid(generator(conditional).images.valid.pixels[:1, :, ::2, ::2], tmp_path / "small.png", zoom=1)
-    assert seqgen("restore", conditional, tmp_path / "small.png", "--scale", 2, "--label", 5, *words).code == 0
+    assert (
+        seqgen("latent", "restore", conditional, tmp_path / "small.png", "--scale", 2, "--label", 5, *words).code == 0
+    )
     assert pixels(conditional / "restored.png").shape == (1, 8, 8)
-    assert seqgen("restore", conditional, "#0", "--noise", 0.2, *words, "--out", tmp_path / "a.npz").code == 0
+    assert seqgen("latent", "restore", conditional, "#0", "--noise", 0.2, *words, "--out", tmp_path / "a.npz").code == 0
     assert reading.read(str(tmp_path / "a.npz")).pixels.shape == (2, 8, 8)
 
 
@@ -463,9 +475,9 @@ TEXT_ONLY = [
     ("generate", "--prompt", "a"),
     ("generate", "--top-k", "3"),
     ("generate", "--stream"),
-    ("reconstruct", "#", "--toward", "x"),
-    ("interpolate", "--source", "x"),
-    ("encode", "#", "--nearest", "3"),
+    ("latent reconstruct", "#", "--toward", "x"),
+    ("latent interpolate", "--source", "x"),
+    ("latent encode", "#", "--nearest", "3"),
     ("evaluate", "--references", "x"),
     ("compare", "--references", "x"),
 ]
@@ -475,7 +487,7 @@ TEXT_ONLY = [
 def test_options_of_text_are_refused(seqgen: Seqgen, vae: Path, words: tuple[str, ...]) -> None:
     command, *rest = words
     option = next(word for word in rest if word.startswith("--"))
-    ended = seqgen(command, vae, *rest)
+    ended = seqgen(*command.split(), vae, *rest)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == f"error: {option} is for text, and this run makes images; see: seqgen {command} --help\n"
 
@@ -487,9 +499,12 @@ def test_options_of_images_are_refused_for_text(seqgen: Seqgen, run: Path, text:
     assert seqgen("evaluate", run, "--references", text, "--method", "prior").err == (
         "error: --method is for images; a text is scored as it is\n"
     )
-    assert seqgen("interpolate", run, "--traverse").err == "error: --traverse is for images; this run writes text\n"
+    assert (
+        seqgen("latent", "interpolate", run, "--traverse").err
+        == "error: --traverse is for images; this run writes text\n"
+    )
     assert seqgen("evaluate", run).err == "error: --references is missing; see: seqgen evaluate --help\n"
-    assert seqgen("restore", run, "#1", "--noise", 0.1).err == (
+    assert seqgen("latent", "restore", run, "#1", "--noise", 0.1).err == (
         f"error: {run} writes text and makes no images; in Python: seqgen.load\n"
     )
 
@@ -526,24 +541,24 @@ WRONG = [
         ("generate", "--out", "x.jpg"),
         "--out must end in .png (one sheet) or .npz (arrays), or be a folder (single files), got x.jpg",
     ),
-    ("gan", ("reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
-    ("gan", ("interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
-    ("gan", ("interpolate",), "this run is conditional: name the class of the images (--label)"),
-    ("gan", ("interpolate", "--traverse"), "this run is conditional: name the class of the images (--label)"),
+    ("gan", ("latent reconstruct", "#"), "reconstruct needs an encoder, which a GAN has not; train image-vae"),
+    ("gan", ("latent interpolate", "#1", "#2"), "encode needs an encoder, which a GAN has not; train image-vae"),
+    ("gan", ("latent interpolate",), "this run is conditional: name the class of the images (--label)"),
+    ("gan", ("latent interpolate", "--traverse"), "this run is conditional: name the class of the images (--label)"),
     (
         "vae",
-        ("interpolate", "#1", "#2", "--traverse"),
+        ("latent interpolate", "#1", "#2", "--traverse"),
         "--traverse varies the latent of A alone, so B takes no effect",
     ),
     (
         "vae",
-        ("interpolate", "--traverse", "--spherical"),
+        ("latent interpolate", "--traverse", "--spherical"),
         "--traverse varies the latent of A alone, so --spherical takes no effect",
     ),
-    ("vae", ("interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
-    ("vae", ("interpolate", "digits", "#1"), "digits: 1797 images; expected one"),
-    ("vae", ("encode", "#"), "give --out FILE.npy, for the latents"),
-    ("vae", ("encode", "#", "--out", "x.txt"), "--out must end in .npy, .npz, .csv or .jsonl, got x.txt"),
+    ("vae", ("latent interpolate", "--steps", "1"), "--steps must be an integer >= 2, got 1"),
+    ("vae", ("latent interpolate", "digits", "#1"), "digits: 1797 images; expected one"),
+    ("vae", ("latent encode", "#"), "give --out FILE.npy, for the latents"),
+    ("vae", ("latent encode", "#", "--out", "x.txt"), "--out must end in .npy, .npz, .csv or .jsonl, got x.txt"),
     ("vae", ("generate", "--by-class"), "--by-class: this run is not conditional: it was trained without classes"),
     (
         "vae",
@@ -557,17 +572,21 @@ WRONG = [
     ),
     (
         "vae",
-        ("encode", "#", "--label", "1", "--out", "x.npy"),
+        ("latent encode", "#", "--label", "1", "--out", "x.npy"),
         "this run is not conditional, so --label takes no effect",
     ),
-    ("vae", ("reconstruct", "#999"), "#999: held-out images are #0 to #167"),
-    ("vae", ("reconstruct", "no.png"), "no.png: no such file or folder"),
-    ("vae", ("restore", "#1"), "nothing to restore: give a mask, the image's noise, blur or haze, or a scale"),
-    ("vae", ("restore", "#1", "--scale", "3"), "--scale must divide the 8 pixels that this run's images have, got 3"),
-    ("vae", ("restore", "#1", "--noise", "-1"), "--noise must be above 0, got -1"),
+    ("vae", ("latent reconstruct", "#999"), "#999: held-out images are #0 to #167"),
+    ("vae", ("latent reconstruct", "no.png"), "no.png: no such file or folder"),
+    ("vae", ("latent restore", "#1"), "nothing to restore: give a mask, the image's noise, blur or haze, or a scale"),
     (
         "vae",
-        ("restore", "#1", "--mask", "2,2,8,1"),
+        ("latent restore", "#1", "--scale", "3"),
+        "--scale must divide the 8 pixels that this run's images have, got 3",
+    ),
+    ("vae", ("latent restore", "#1", "--noise", "-1"), "--noise must be above 0, got -1"),
+    (
+        "vae",
+        ("latent restore", "#1", "--mask", "2,2,8,1"),
         "--mask 2,2,8,1 is not inside an image of 8 x 8 pixels",
     ),
     ("vae", ("evaluate", "--method", "magic"), "--method must be prior, mixture, metropolis or langevin, got 'magic'"),
@@ -662,7 +681,7 @@ def test_wrong_calls_are_one_clear_line(
     seqgen: Seqgen, request: pytest.FixtureRequest, kind: str, words: tuple[str, ...], message: str
 ) -> None:
     command, *rest = words
-    ended = seqgen(command, request.getfixturevalue(kind), *rest)
+    ended = seqgen(*command.split(), request.getfixturevalue(kind), *rest)
     assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message}\n")
 
 

@@ -1,4 +1,4 @@
-"""`seqgen reconstruct`, `interpolate`, `encode` and what `generate` and `evaluate` add for a text VAE."""
+"""`seqgen latent reconstruct`, `interpolate`, `encode` and what `generate` and `evaluate` add for a text VAE."""
 
 import json
 import shutil
@@ -40,16 +40,19 @@ def place(text: Path, vae: Path, run: Path, tmp_path: Path, monkeypatch: pytest.
 def test_reconstruct_writes_a_line_for_each_text(seqgen: Any, place: Path) -> None:
     space = LatentSpace(load("vae"))
     lines = [line for line in (place / "few.txt").read_text().splitlines() if line]
-    ended = seqgen("reconstruct", "vae", "few.txt")
+    ended = seqgen("latent", "reconstruct", "vae", "few.txt")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == space.reconstruct(lines)
     rows = [
-        json.loads(line) for line in seqgen("reconstruct", "vae", "few.txt", "--json", "--count", "2").out.splitlines()
+        json.loads(line)
+        for line in seqgen("latent", "reconstruct", "vae", "few.txt", "--json", "--count", "2").out.splitlines()
     ]
     assert rows == [
         {"text": a, "reconstruction": b} for a, b in zip(lines[:2], space.reconstruct(lines[:2]), strict=True)
     ]
-    moved = seqgen("reconstruct", "vae", "few.txt", "--toward", "few.txt", "--away", "good.txt", "--strength", "2")
+    moved = seqgen(
+        "latent", "reconstruct", "vae", "few.txt", "--toward", "few.txt", "--away", "good.txt", "--strength", "2"
+    )
     every = (place / "good.txt").read_text().splitlines()
     assert moved.out.splitlines() == space.reconstruct(lines, step=2 * space.direction((lines, None), (every, None)))
 
@@ -57,15 +60,15 @@ def test_reconstruct_writes_a_line_for_each_text(seqgen: Any, place: Path) -> No
 def test_interpolate_writes_a_path_into_a_file_or_out(seqgen: Any, place: Path) -> None:
     a, b = "the cat sees the dog now .", "the man likes the bird here ."
     for words in ([], ["--spherical"]):
-        shown = seqgen("interpolate", "vae", a, b, "--steps", "5", *words)
+        shown = seqgen("latent", "interpolate", "vae", a, b, "--steps", "5", *words)
         assert shown.out.splitlines() == LatentSpace(load("vae")).interpolate(a, b, steps=5, spherical=bool(words))
-    ended = seqgen("interpolate", "vae", "--out", "path.txt", "--seed", "3")
+    ended = seqgen("latent", "interpolate", "vae", "--out", "path.txt", "--seed", "3")
     assert (ended.code, ended.out, ended.err) == (0, "", "7 texts written to path.txt\n")
     assert (place / "path.txt").read_text().splitlines() == LatentSpace(load("vae")).interpolate("", "", seed=3)
 
 
 def test_encode_saves_mean_latents_that_load_without_pickle(seqgen: Any, place: Path) -> None:
-    ended = seqgen("encode", "vae", "few.txt", "--out", "latents.npy")
+    ended = seqgen("latent", "encode", "vae", "few.txt", "--out", "latents.npy")
     assert (ended.code, ended.err) == (0, "5 latents of 16 numbers written to latents.npy\n")
     lines = [line for line in (place / "few.txt").read_text().splitlines() if line]
     latents = np.load(place / "latents.npy", allow_pickle=False)
@@ -74,10 +77,13 @@ def test_encode_saves_mean_latents_that_load_without_pickle(seqgen: Any, place: 
 
 
 def test_encode_names_neighbours_by_the_lines_of_the_file(seqgen: Any, place: Path) -> None:
-    rows = [line.split("\t") for line in seqgen("encode", "vae", "few.txt", "--nearest", "3").out.splitlines()]
+    rows = [
+        line.split("\t") for line in seqgen("latent", "encode", "vae", "few.txt", "--nearest", "3").out.splitlines()
+    ]
     assert [int(row[0]) for row in rows] == [n for n in (1, 2, 3, 4, 6) for _ in range(3)]
     told = [
-        json.loads(line) for line in seqgen("encode", "vae", "few.txt", "--nearest", "3", "--json").out.splitlines()
+        json.loads(line)
+        for line in seqgen("latent", "encode", "vae", "few.txt", "--nearest", "3", "--json").out.splitlines()
     ]
     assert [near["text"] for one in told for near in one["nearest"]] == [row[2] for row in rows]
 
@@ -112,32 +118,32 @@ def test_evaluate_shows_what_the_latent_does(seqgen: Any, place: Path) -> None:
 
 NO_LATENTS = "a run of lm has no latents; train one: seqgen train text-vae --data FILE"
 BAD = [
-    ("interpolate run a b", NO_LATENTS),
-    ("reconstruct run good.txt", NO_LATENTS),
-    ("encode run good.txt --out latents.npy", NO_LATENTS),
+    ("latent interpolate run a b", NO_LATENTS),
+    ("latent reconstruct run good.txt", NO_LATENTS),
+    ("latent encode run good.txt --out latents.npy", NO_LATENTS),
     ("generate run --method mixture", NO_LATENTS),
     ("generate run --steer length=3", NO_LATENTS),
-    ("interpolate vae plugh cat", "'plugh' holds no token that this run knows; use words of its training text"),
+    ("latent interpolate vae plugh cat", "'plugh' holds no token that this run knows; use words of its training text"),
     (
-        ["interpolate", "vae", "the cat", "the " * 20],
+        ["latent", "interpolate", "vae", "the cat", "the " * 20],
         f"'{'the ' * 15}' has 21 tokens with its end; this run encodes 8 at most",
     ),
     (
-        "reconstruct vae foreign.txt",
+        "latent reconstruct vae foreign.txt",
         "text 2 ('xyzzy plugh') holds no token that this run knows; use words of its training text",
     ),
-    ("reconstruct vae blank.txt", "blank.txt: only blank lines; expected texts"),
-    ("reconstruct vae missing.txt", "missing.txt: no such file"),
-    ("interpolate vae cat dog --steps 1", "--steps must be an integer >= 2, got 1"),
-    ("interpolate vae cat dog --source up", "this run was trained without data.source and cannot take sources"),
+    ("latent reconstruct vae blank.txt", "blank.txt: only blank lines; expected texts"),
+    ("latent reconstruct vae missing.txt", "missing.txt: no such file"),
+    ("latent interpolate vae cat dog --steps 1", "--steps must be an integer >= 2, got 1"),
+    ("latent interpolate vae cat dog --source up", "this run was trained without data.source and cannot take sources"),
     ("evaluate vae --references good.txt --latents 0", "--latents must be an integer >= 1, got 0"),
-    ("encode vae good.txt", "give either --out FILE.npy, for the latents, or --nearest N, for their neighbours"),
-    ("encode vae good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),
+    ("latent encode vae good.txt", "give either --out FILE.npy, for the latents, or --nearest N, for their neighbours"),
+    ("latent encode vae good.txt --nearest -1", "--nearest must be an integer >= 0, got -1"),
     (
-        "reconstruct vae good.txt --toward few.txt",
+        "latent reconstruct vae good.txt --toward few.txt",
         "--toward and --away belong together: give a file of lines for each",
     ),
-    ("reconstruct vae good.txt --strength 2", "--strength takes no effect without --toward and --away"),
+    ("latent reconstruct vae good.txt --strength 2", "--strength takes no effect without --toward and --away"),
     ("generate vae --strength 2", "--strength takes no effect without --steer"),
     ("generate vae --method magic", "--method must be prior or mixture for text, got 'magic'"),
     (
