@@ -2,16 +2,18 @@
 """Tiny Shakespeare by characters at equal CPU seconds: our LSTM, our Transformer, nanoGPT's CPU recipe in its sizes.
 
 Run: scripts/reproduce/tiny_shakespeare.py FOLDER [--seconds 180] [--models lm-char gpt-char nanogpt]
+Cells: scripts/reproduce/tiny_shakespeare.py FOLDER --seconds 60 --models lstm gru mingru minlstm --window 512
 Steps of a model are as many as fit into the seconds at the speed of its first ones, so that the learning rate ends
 with them; start and validation count. nanogpt has 2,000 at most, as in its README. The last tenth is scored in two
 ways: all of it, with the context that each model has (a carried state, or half a window and more), and as nanoGPT
-estimates it, in windows of 64 characters from 200 batches of 12 random places, each read from nothing. One JSON object
-for each model on standard output.
+estimates it, in windows of 64 characters from 200 batches of 12 random places, each read from nothing. --window trains
+on rows of another length, 4,096 characters a step in all. One JSON object for each model on standard output.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "train.beta2": 0.99,
         },
     ),
+    **{cell: ("lm-char", {"model.cell": cell, "model.hidden": 256}) for cell in ("lstm", "gru", "mingru", "minlstm")},
 }
+STEP = 4096
 WINDOW, BATCH, BATCHES = 64, 12, 200
 
 
@@ -71,21 +75,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=180)
-    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="*", default=list(MODELS)[:3], choices=list(MODELS))
+    parser.add_argument("--window", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    window = {"data.window": options.window, "train.batch": max(1, STEP // options.window)} if options.window else {}
     for name in options.models:
         few, many = 10, 40
-        at_few = trained(name, options.folder / f"{name}-{few}", **{"train.steps": few})[1]
-        at_many = trained(name, options.folder / f"{name}-{many}", **{"train.steps": many})[1]
+        at = options.folder / (f"{name}-{options.window}" if options.window else name)
+        with tempfile.TemporaryDirectory() as tried:
+            at_few = trained(name, Path(tried) / "few", **{"train.steps": few}, **window)[1]
+            at_many = trained(name, Path(tried) / "many", **{"train.steps": many}, **window)[1]
         each = (at_many - at_few) / (many - few)
         fitting = int((options.seconds - (at_few - few * each)) / each)
         steps = {"train.steps": min(fitting, 2000) if name == "nanogpt" else fitting}
-        out = options.folder / f"{name}-{options.seconds:g}"
-        config, seconds = trained(name, out, **steps)
+        out = at / f"{options.seconds:g}-seconds"
+        config, seconds = trained(name, out, **steps, **window)
         rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
         found = {
             "model": name,
+            "window": config.data.window or WINDOW,
             "steps": config.train.steps,
             "cpu_s": round(seconds, 1),
             "whole_tenth": rows[-1]["nll_per_token"],
