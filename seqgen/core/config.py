@@ -10,6 +10,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -228,8 +229,10 @@ def _read_typed(value: Any, hint: Any) -> Any:
     is_list, text = typing.get_origin(plain(hint)) is tuple, str(value)
     if plain(hint) is str and not text.startswith(('"', "'")):
         return text
+    # TOML has no .5, which people type
+    number = re.fullmatch(r"([+-]?)(\.\d+(?:[eE][+-]?\d+)?)", text.strip())
     try:
-        read = tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text if number is None else '0'.join(number.groups())}")["value"]
     except (ValueError, RecursionError, KeyError):
         read = text
     return tuple(read) if isinstance(read, list) else (read,) if is_list else read

@@ -150,10 +150,15 @@ def record_blocks(
 
 
 def _beside(file: str | Path, fields: Sequence[str]) -> tuple[Path, ...]:
-    """Return the files that hold the fields of a plain file's table: `train.en`, `train.de` for en and de."""
+    """Return the files that hold the fields of a plain file's table: `train.en`, `train.de` for en and de.
+
+    Any of them stands for all, and so does their common name, `train`, where no file has it.
+    """
     path = Path(file)
     stem, _, own = path.name.removesuffix(".gz").rpartition(".")
-    if own not in fields or not stem:
+    if own not in fields and not path.exists():
+        stem, own = path.name, ""
+    elif own not in fields or not stem:
         raise DataError(
             f"{name_of(file)} has no named fields, but data.source asks for {', '.join(fields[:-1])}; use .jsonl, .csv "
             f"or .tsv, or parallel files named NAME.{fields[0]} and NAME.{fields[-1]}"
@@ -163,7 +168,8 @@ def _beside(file: str | Path, fields: Sequence[str]) -> tuple[Path, ...]:
         names = [path] if field == own else [path.with_name(f"{stem}.{field}{end}") for end in ("", ".gz")]
         column = next((name for name in names if name.is_file()), None)
         if column is None:
-            raise DataError(f"{names[0]}: no such file; line n of {path} belongs to line n of it")
+            needed = f"line n of {path} belongs to line n of it" if own else f"expected {path} or {path}.{field}"
+            raise DataError(f"{names[0]}: no such file; {needed}")
         found.append(column)
     return tuple(found)
 

@@ -40,7 +40,9 @@ def typed(*words: str) -> Example:
     ("word", "field", "value"),
     [
         ("model.hidden=512", "hidden", 512),
-        ("model.dropout=.3".replace(".3", "0.3"), "dropout", 0.3),
+        ("model.dropout=0.3", "dropout", 0.3),
+        ("model.dropout=.3", "dropout", 0.3),
+        ("model.dropout=.5e-1", "dropout", 0.05),
         ("model.dropout=0", "dropout", 0),
         ("model.dropout=1e-3", "dropout", 1e-3),
         ("model.cell=gru", "cell", "gru"),

@@ -214,6 +214,17 @@ def test_missing_files_and_empty_folders_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}: a folder without files; expected text files in it"
 
 
+def test_parallel_files_are_named_by_one_of_them_or_by_what_their_names_share(tmp_path: Path) -> None:
+    (tmp_path / "x.en").write_text("a dog\na cat\n")
+    (tmp_path / "x.de").write_text("ein Hund\neine Katze\n")
+    for name in ("x.en", "x.de", "x"):
+        found = read_records([tmp_path / name], source="en", target="de")
+        assert (found.sources, found.texts) == (["a dog", "a cat"], ["ein Hund", "eine Katze"])
+    with pytest.raises(DataError) as caught:
+        read_records([tmp_path / "y"], source="en", target="de")
+    assert str(caught.value) == f"{tmp_path}/y.en: no such file; expected {tmp_path}/y or {tmp_path}/y.en"
+
+
 def test_conditions_need_fields_and_both_settings(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("line\n")
