@@ -156,12 +156,6 @@ def test_every_file_named_exists(page):
     assert missing_files((ROOT / page).read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
-
-
 def test_every_option_named_exists():
     assert set(OPTION.findall(README)) - command_options() - OTHER_OPTIONS == set()
 

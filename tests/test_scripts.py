@@ -12,7 +12,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHELL_SCRIPTS = ["scripts/setup", "scripts/test", "scripts/check", "scripts/quickstart", "scripts/release", ".ci/run"]
+SHELL_SCRIPTS = [f"scripts/{name}" for name in ("setup", "test", "check", "docs", "quickstart", "release")] + [
+    ".ci/run"
+]
 
 # stands in for python3 and, copied, for .venv/bin/python: `-m venv` and `-m pip` are logged and done in small, a
 # program that imports torch prints the version that would be found, everything else goes to the real Python
