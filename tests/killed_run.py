@@ -13,39 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 - an optimizer imports it: once here, and not in every process
+from audit import die_at
 from resume import outcome
 from small_run import OF_MODEL, SMALL
 
-from seqgen.core import log
 from seqgen.engine import loop
 from seqgen.engine.run import config
 
 SMALL_IMAGES = ("train.samples=0", "train.log_every=2", "train.batch=8", "data.count=120")
-
-EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "a part")
-
-
-def die_at(event: int, run: Path) -> None:
-    seen = 0
-
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if name not in EVENTS or (name == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR))):
-            return
-        if name != "a part" and str(run) not in str(arguments[0]):
-            return
-        seen += 1
-        if seen == event:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    part = log.part
-
-    def part_seen(what: str, done: int, total: int = 0) -> None:
-        part(what, done, total)
-        sys.audit("a part")
-
-    log.part = part_seen
 
 
 def trained(settings: Any, run: Path, event: int) -> bool:

@@ -12,9 +12,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHELL_SCRIPTS = [f"scripts/{name}" for name in ("setup", "test", "check", "docs", "quickstart", "release")] + [
-    ".ci/run"
-]
+SHELL_SCRIPTS = [
+    f"scripts/{name}" for name in ("setup", "test", "check", "lowest", "docs", "quickstart", "release")
+] + [".ci/run"]
 
 # stands in for python3 and, copied, for .venv/bin/python: `-m venv` and `-m pip` are logged and done in small, a
 # program that imports torch prints the version that would be found, everything else goes to the real Python
@@ -228,7 +228,7 @@ def test_setup_without_venv_says_what_to_install(checkout):
 
 def test_check_refuses_what_it_does_not_know():
     done = subprocess.run(["sh", ROOT / "scripts/check", "--quick"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "usage: scripts/check [--slow]\n")
+    assert (done.returncode, done.stderr) == (2, "usage: scripts/check [--slow | --lowest]\n")
 
 
 def test_every_step_of_check_runs_and_the_failed_ones_are_named(tmp_path):

@@ -91,12 +91,17 @@ def build(
         typer.Option("--tokenizer", metavar="DIR", help="Use the tokenizer of this run or folder."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws a part of very large text.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", help="Processes that make ids; the corpus is the same for any number."),
+    ] = 1,
 ) -> None:
     """Build a corpus folder of ids from text of any size.
 
-    It opens at once. Or text from this machine's own Python.
-    Training takes the folder in the place of the text: seqgen train lm --data DIR. python-docs: sentences of Python's
-    documentation. python-code: the source of its standard library. Both differ with the version of Python.
+    It opens at once, and a build that broke off goes on when its command is repeated.
+    Training takes the folder in the place of the text: seqgen train lm --data DIR. Or text from this machine's own
+    Python. python-docs: sentences of Python's documentation. python-code: the source of its standard library. Both
+    differ with the version of Python.
     """
     from seqgen.core import config
     from seqgen.core.config import suggestion
@@ -107,6 +112,7 @@ def build(
     from seqgen.data.prepare import DataConfig
     from seqgen.data.tokenizers import TokenizerConfig
 
+    output.at_least(1, workers=workers)
     files = [word for word in words if "=" not in word]
     if len(files) == 1 and not Path(files[0]).exists() and (files[0] in BUILDERS or out is None):
         if files[0] not in BUILDERS:
@@ -140,6 +146,7 @@ def build(
         tokenizer=config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer"),
         tokenizer_folder=inner if inner is not None and inner.is_dir() else tokenizer,
         seed=seed,
+        workers=workers,
     )
     train, valid = made.meta["train"], made.meta["valid"]
     output.say(

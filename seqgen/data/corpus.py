@@ -13,13 +13,15 @@ On disk it is a folder that opens at once, whatever its size, because its arrays
 
 import hashlib
 import mmap
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -218,20 +220,64 @@ def _tensor(array: np.ndarray) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- write
 
 
-class SplitWriter:
-    """Writes one split of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json."""
+@dataclass(frozen=True)
+class Packed:
+    """Rows as bytes of the files: NumPy arrays, which go from process to process as they are."""
 
-    def __init__(self, folder: Path, split: str, *, vocab_size: int) -> None:
+    ids: np.ndarray
+    """Ids of all rows, in the type that the vocabulary needs."""
+    lengths: np.ndarray | None
+    """Of every row of ids; None: a part of running text."""
+    loss_from: np.ndarray | None
+    text: tuple[np.ndarray, np.ndarray]
+    """Bytes of the texts in UTF-8, and the length of each."""
+    source: tuple[np.ndarray, np.ndarray] | None
+    """Those of the conditions."""
+
+
+def packed(corpus: Corpus, lines: Sequence[str], sources: Sequence[str] | None = None, *, vocab_size: int) -> Packed:
+    """Return rows and their texts as they are written."""
+    ids = corpus.ids.values.numpy().astype(_dtype(vocab_size))
+    loss_from = None if corpus.loss_from is None else corpus.loss_from.numpy().astype("<i8")
+    source = None if sources is None else _bytes(sources)
+    return Packed(ids, corpus.ids.lengths.numpy(), loss_from, _bytes(lines), source)
+
+
+def packed_stream(ids: Tensor, lines: Sequence[str], *, vocab_size: int) -> Packed:
+    """Return a part of running text as it is written."""
+    return Packed(ids.numpy().astype(_dtype(vocab_size)), None, None, _bytes(lines), None)
+
+
+def _bytes(lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    values, offsets = utf8(lines)
+    return values, np.diff(offsets)
+
+
+def _dtype(vocab_size: int) -> str:
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
+class SplitWriter:
+    """Writes one split of a corpus folder bit by bit; use it in a `with` block, and keep `files` for meta.json.
+
+    With `position`, which another writer's `position` gave, it goes on where that one was; what was written after is
+    cut off.
+    """
+
+    def __init__(self, folder: Path, split: str, *, position: dict[str, Any] | None = None) -> None:
         self.files: dict[str, dict[str, Any]] = {}
         """Bytes and SHA-256 of every file, once the block has ended."""
-        self.rows = self.tokens = self.lines = 0
-        self._dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
+        position = position or {"rows": 0, "tokens": 0, "lines": 0, "ends": {}, "bytes": {}}
+        self.rows, self.tokens, self.lines = (int(position[name]) for name in ("rows", "tokens", "lines"))
         self._folder, self._split = folder, split
         self._streams: dict[str, _Hashed] = {}
-        self._ends: dict[str, int] = {}
+        self._ends: dict[str, int] = dict(position["ends"])
+        self._sizes: dict[str, int] = position["bytes"]
         self._exit = ExitStack()
 
     def __enter__(self) -> "SplitWriter":
+        for name in self._sizes:
+            self._stream(name.split(".")[1])
         # a split may be without rows for a while, but never without these files
         self._append_offsets("ids", np.empty(0, np.int64))
         self._append_offsets("text", np.empty(0, np.int64))
@@ -243,37 +289,31 @@ class SplitWriter:
         self._exit.close()
         self.files = {name: stream.described() for name, stream in self._streams.items()}
 
-    def add(self, corpus: Corpus, lines: Sequence[str], sources: Sequence[str] | None = None) -> None:
-        """Append rows and their texts."""
-        self._append("ids", corpus.ids.values.numpy().astype(self._dtype), corpus.ids.lengths.numpy())
-        if corpus.loss_from is not None:
-            self._stream("loss").write(corpus.loss_from.numpy().astype("<i8"))
-        self.add_lines(lines)
-        if sources is not None:
-            values, offsets = utf8(sources)
-            self._append("source", values, np.diff(offsets))
-        self.rows += corpus.ids.rows
-        self.tokens += corpus.ids.values.numel()
-
-    def add_stream(self, ids: Tensor) -> None:
-        """Append to the one row of running text; `end_stream` ends it."""
-        self._stream("ids").write(ids.numpy().astype(self._dtype))
-        self.tokens += ids.numel()
+    def add(self, part: Packed) -> None:
+        """Append rows, or a part of running text, and their texts."""
+        self._stream("ids").write(part.ids)
+        if part.lengths is not None:
+            self._append_offsets("ids", part.lengths)
+            self.rows += len(part.lengths)
+        if part.loss_from is not None:
+            self._stream("loss").write(part.loss_from)
+        for name, texts in (("text", part.text), ("source", part.source)):
+            if texts is not None:
+                self._stream(name).write(texts[0])
+                self._append_offsets(name, texts[1])
+        self.tokens += len(part.ids)
+        self.lines += len(part.text[1])
 
     def end_stream(self) -> None:
         """Say that the running text is whole."""
         self._append_offsets("ids", np.array([self.tokens]))
         self.rows = 1
 
-    def add_lines(self, lines: Sequence[str]) -> None:
-        """Append texts alone."""
-        values, offsets = utf8(lines)
-        self._append("text", values, np.diff(offsets))
-        self.lines += len(lines)
-
-    def _append(self, name: str, values: np.ndarray, lengths: np.ndarray) -> None:
-        self._stream(name).write(values)
-        self._append_offsets(name, lengths)
+    def position(self) -> dict[str, Any]:
+        """Return what has been written so far, as plain JSON, all of it on disk when this returns."""
+        sizes = {name: stream.synced() for name, stream in self._streams.items()}
+        counts = {"rows": self.rows, "tokens": self.tokens, "lines": self.lines}
+        return {**counts, "ends": dict(self._ends), "bytes": sizes}
 
     def _append_offsets(self, name: str, lengths: np.ndarray) -> None:
         stream = self._stream(f"{name}-at")
@@ -287,21 +327,29 @@ class SplitWriter:
     def _stream(self, name: str) -> "_Hashed":
         file = f"{self._split}.{name}.bin"
         if file not in self._streams:
-            self._streams[file] = _Hashed(self._exit.enter_context((self._folder / file).open("wb")))
+            opened = self._exit.enter_context((self._folder / file).open("a+b"))
+            self._streams[file] = _Hashed(opened, self._sizes.get(file, 0))
         return self._streams[file]
 
 
 class _Hashed:
-    """A file and the SHA-256 of what was written to it."""
+    """A file and the SHA-256 of what was written to it; of one that was there, the first bytes are kept."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest, self._bytes = file, hashlib.sha256(), 0
+    def __init__(self, file: BufferedRandom, size: int) -> None:
+        file.truncate(size)
+        file.seek(0)
+        self._file, self._digest, self._bytes = file, hashlib.file_digest(file, "sha256"), size
 
     def write(self, array: np.ndarray) -> None:
         content = array.tobytes()
         self._file.write(content)
         self._digest.update(content)
         self._bytes += len(content)
+
+    def synced(self) -> int:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._bytes
 
     def described(self) -> dict[str, Any]:
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}

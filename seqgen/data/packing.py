@@ -2,40 +2,50 @@
 
 The text is read several times: to look at it and to decide which rows are held out, to learn a tokenizer from it, to
 write its ids, to hash it. What is split, learnt and packed is what `seqgen.data.prepare` makes of the same files in
-memory, so that a run on the folder has the bytes of a run on the files. Memory holds a MiB of text, or its longest line
-where that is longer, and a bit for every row.
+memory, so that a run on the folder has the bytes of a run on the files. Memory holds a few MiB of text, or its longest
+lines where those are longer, and a bit for every row.
+
+Several processes make ids of blocks of text, this one writes them in order; so the bytes do not depend on how many
+there are. What is done is put on disk now and then, in a folder `.NAME.building` beside the corpus: a build that was
+killed goes on from there.
 """
 
+import contextlib
+import logging
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from seqgen._version import __version__
 from seqgen.core import config as config_of
 from seqgen.core.errors import ConfigError, DataError
-from seqgen.core.files import new_folder, write_json
+from seqgen.core.files import owned, put_folder, read_json, sweep, write_json
+from seqgen.core.workers import in_order
 from seqgen.data.corpora.oracle import PREFIX
-from seqgen.data.corpus import CorpusFolder, SplitWriter, described, open_corpus
+from seqgen.data.corpus import CorpusFolder, Packed, SplitWriter, described, open_corpus, packed, packed_stream
 from seqgen.data.formats import STDIN
 from seqgen.data.prepare import (
     DataConfig,
     Mode,
-    RowPacker,
+    Tally,
     check_fit,
     check_held_out,
     is_running,
     line_hash,
+    pack_rows,
     reading,
     row_text,
     split_limit,
     text_fingerprint,
     train_tokenizers,
 )
-from seqgen.data.text import Records, has_fields, record_blocks
+from seqgen.data.text import Records, files_in, has_fields, record_blocks
 from seqgen.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
@@ -48,7 +58,14 @@ from seqgen.data.tokenizers import (
     train_tokenizer,
 )
 
+_LOG = logging.getLogger("seqgen")
+
 _RUNNING: tuple[Mode, ...] = ("stream", "window")
+
+_SPLITS = {"train": "training", "valid": "held-out"}
+
+_EVERY = 128
+"""Blocks of text between two times that what is done is put on disk."""
 
 
 def build_corpus(
@@ -59,14 +76,21 @@ def build_corpus(
     tokenizer: TokenizerConfig | None = None,
     tokenizer_folder: str | Path | None = None,
     seed: int = 1,
+    workers: int = 1,
 ) -> CorpusFolder:
     """Write the text of files as a corpus folder, which appears whole or not at all, and open it.
 
     `data` and `tokenizer` are settings as for training; with `tokenizer_folder` the tokenizer saved there is used. The
-    seed draws the part of very large text that pieces are learnt from. Raises DataError for text that cannot be used.
+    seed draws the part of very large text that pieces are learnt from. `workers` processes make the ids; the folder is
+    the same for any number. The same call goes on with a build that was interrupted or killed. Raises DataError for
+    text that cannot be used, and RunError where another process is at it.
     """
     out = Path(out)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    beside = out.with_name(f".{out.name}.building")
     if out.exists():
+        shutil.rmtree(beside, ignore_errors=True)  # of a build that was killed when all was done
         raise DataError(f"{out} exists; use another --out, or remove it")
     data = replace(data or DataConfig(), files=tuple(map(str, files)))
     config = tokenizer or TokenizerConfig()
@@ -80,20 +104,32 @@ def build_corpus(
     given = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     if given is not None:
         check_paired(given, data.source != "" and data.source_tokenizer != "shared", Path(str(tokenizer_folder)))
-    with new_folder(out) as folder:
-        write = _write_stream if data.mode in _RUNNING else _write_sentences
-        made, config, splits, more = write(_Build(folder, data, config, text, held_out, given, seed))
-        made.save(folder / "tokenizer")
-        source = source_of(made)
-        if source is not None:
-            data = replace(data, source_tokenizer=source.kind)
-        more |= {
-            "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
-            "tokenizer": config_of.to_dict(resolved(config, made)),
-            "text_sha256": {mode: text.fingerprint(replace(data, mode=mode)) for mode in _modes(data)},
-        }
-        meta = described(splits, vocab_size=_ids(made), fingerprint=made.fingerprint, more=more)
-        write_json(folder / "meta.json", meta)
+    with owned(beside):
+        build = _Build(beside, data, config, text, held_out, given, seed, workers)
+        try:
+            build.begin()
+            write = _write_stream if data.mode in _RUNNING else _write_sentences
+            made, config, splits, more = write(build)
+            source = source_of(made)
+            if source is not None:
+                data = replace(data, source_tokenizer=source.kind)
+            more |= {
+                "data": config_of.to_dict(replace(data, files=(), max_length=data.max_length or more["longest"])),
+                "tokenizer": config_of.to_dict(resolved(config, made)),
+                "text_sha256": {mode: text.fingerprint(replace(data, mode=mode)) for mode in _modes(data)},
+            }
+            meta = described(splits, vocab_size=_ids(made), fingerprint=made.fingerprint, more=more)
+            write_json(build.folder / "meta.json", meta)
+            put_folder(build.folder, out)
+            build.remove()
+        except Exception:
+            build.remove()
+            raise
+        except BaseException:
+            _LOG.info("%s: interrupted; the same command goes on from here", out)
+            raise
+    with contextlib.suppress(OSError):  # not empty: the next has begun
+        beside.rmdir()
     return open_corpus(out, verify=False)
 
 
@@ -191,6 +227,15 @@ class _Text:
             yield at, part
             at += len(part)
 
+    def looked(self) -> dict[str, Any]:
+        """Return what tells this text from another, or from itself after a change, without reading it again."""
+        stats = [Path(file).stat() for file in files_in(self.files)]
+        return {
+            "files": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
+            "rows": [self.rows, self.filled, self._low, self.characters],
+            "hashes": [self.lowest, self.highest],
+        }
+
     def fingerprint(self, data: DataConfig) -> str:
         """Return the fingerprint of the text, read by these settings."""
         sources = (source for records in self.blocks() for source in records.sources or ()) if data.source else ()
@@ -246,15 +291,114 @@ class _Lines(Collection[str]):
 
 @dataclass(frozen=True)
 class _Build:
-    """What is written into which folder, and by what."""
+    """What is written into which folder, and by what; and how far it is, on disk."""
 
-    folder: Path
+    beside: Path
     data: DataConfig
     config: TokenizerConfig
     text: _Text
     held_out: _Text | None
     given: Tokenizer | None
     seed: int
+    workers: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the corpus is being made."""
+        return self.beside / "corpus"
+
+    def begin(self) -> None:
+        """Keep what a build of the same text by the same settings has left; remove what any other has."""
+        looked = [text.looked() for text in (self.text, self.held_out) if text is not None]
+        settings = {
+            "version": __version__,
+            "data": config_of.to_dict(self.data),
+            "tokenizer": config_of.to_dict(self.config),
+            "given": "" if self.given is None else self.given.fingerprint,
+            "seed": self.seed,
+            "text": looked,
+        }
+        path = self.beside / "settings.json"
+        before = read_json(path) if path.is_file() else None
+        sizes = {name: size for part in self._done()["written"].values() for name, size in part["bytes"].items()}
+        whole = all(
+            (self.folder / name).is_file() and (self.folder / name).stat().st_size >= sizes[name] for name in sizes
+        )
+        if before != settings or not whole:
+            self.remove()
+            self.folder.mkdir()
+            write_json(path, settings)
+        sweep(self.folder)
+
+    def remove(self) -> None:
+        """Remove all but the lock."""
+        for path in (self.folder, self.beside / "tokenizer"):
+            shutil.rmtree(path, ignore_errors=True)
+        for name in ("settings.json", "progress.json"):
+            (self.beside / name).unlink(missing_ok=True)
+
+    def tokenizer(self, make: Callable[[], Tokenizer], fits: Collection[str]) -> Tokenizer:
+        """Return the tokenizer: that of the build before, the given one, or one made now; from then on it is on disk.
+
+        `fits` is text that a tokenizer from elsewhere must know.
+        """
+        place = self.folder / "tokenizer"
+        if place.is_dir():
+            return load_tokenizer(place)
+        tokenizer = self.given or make()
+        if self.given is not None or self.config.model:
+            check_fit(tokenizer, fits)
+        shutil.rmtree(self.beside / "tokenizer", ignore_errors=True)
+        tokenizer.save(self.beside / "tokenizer")
+        put_folder(self.beside / "tokenizer", place)
+        return tokenizer
+
+    def write(
+        self, make: Callable[..., Callable[[Any], "_Part"]], tokenizer: Tokenizer, items: Iterator[Any]
+    ) -> tuple[dict[str, SplitWriter], dict[str, Tally], int]:
+        """Write what processes make of items; return what wrote it, what was counted, and characters held out."""
+        done = self._done()
+        tallies = {split: Tally(**done["tallies"].get(split, {})) for split in _SPLITS}
+        characters, begin = int(done["characters"]), int(done["items"])
+        if begin:
+            _LOG.info("going on with a build that was interrupted: %d parts of the text are done", begin)
+        arguments = (self.folder / "tokenizer", self.data, _ids(tokenizer))
+        parts = in_order(make, arguments, islice(items, begin, None), workers=self.workers)
+        with contextlib.ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(SplitWriter(self.folder, split, position=done["written"].get(split)))
+                for split in _SPLITS
+            }
+            for number, part in enumerate(parts, begin + 1):
+                writers[part.split].add(part.packed)
+                tallies[part.split].add(part.tally, self.data)
+                characters += part.characters if part.split == "valid" else 0
+                if number % _EVERY == 0:
+                    written = {split: writer.position() for split, writer in writers.items()}
+                    counted = {split: asdict(tally) for split, tally in tallies.items()}
+                    so_far = {"items": number, "characters": characters, "tallies": counted, "written": written}
+                    write_json(self.beside / "progress.json", so_far)
+            if self.data.mode in _RUNNING:
+                for writer in writers.values():
+                    writer.end_stream()
+        return writers, tallies, characters
+
+    def _done(self) -> dict[str, Any]:
+        path = self.beside / "progress.json"
+        if not path.is_file():
+            return {"items": 0, "characters": 0, "tallies": {}, "written": {}}
+        return dict(read_json(path))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a split as it is written."""
+
+    split: str
+    packed: Packed
+    tally: Tally
+    characters: int
+    """Of its texts, with a newline after each."""
 
 
 _Written: TypeAlias = tuple[Tokenizer, TokenizerConfig, dict[str, SplitWriter], dict[str, Any]]
@@ -268,7 +412,7 @@ def _filled(records: Records) -> list[int]:
 
 
 def _write_sentences(build: _Build) -> _Written:
-    folder, data, config, text, held_out = build.folder, build.data, build.config, build.text, build.held_out
+    data, config, text, held_out = build.data, build.config, build.text, build.held_out
     limit = 0 if held_out is not None else split_limit(text.lowest, text.highest, data.valid_share, text.first)
 
     def train_lines() -> Iterator[str]:
@@ -279,42 +423,49 @@ def _write_sentences(build: _Build) -> _Written:
 
     train_rows = text.training_rows(limit)
     lines, sources = _Lines(train_lines, train_rows), _Lines(conditions, train_rows) if data.source else None
-    tokenizer = build.given or train_tokenizers(data, config, lines, sources, seed=build.seed)
-    if build.given is not None or config.model:
-        check_fit(tokenizer, _Lines(train_lines, train_rows))
-    packers = {"train": RowPacker(data, tokenizer, "training"), "valid": RowPacker(data, tokenizer, "held-out")}
-    size = _ids(tokenizer)
-    characters = 0
-    with SplitWriter(folder, "train", vocab_size=size) as train, SplitWriter(folder, "valid", vocab_size=size) as valid:
-        writers = {"train": train, "valid": valid}
+    tokenizer = build.tokenizer(lambda: train_tokenizers(data, config, lines, sources, seed=build.seed), lines)
 
-        def write(split: str, records: Records, rows: list[int]) -> int:
-            if not rows:
-                return 0
-            corpus, rows = packers[split].pack(records, rows)
-            lines = [records.texts[row] for row in rows]
-            sources = None if records.sources is None else [records.sources[row] for row in rows]
-            if rows:
-                writers[split].add(corpus, lines, sources)
-            return sum(map(len, lines)) + len(lines)
-
+    def parts() -> Iterator[tuple[str, Records]]:
         for records, train_part, valid_part in text.splits(limit):
-            write("train", records, train_part)
-            characters += write("valid", records, valid_part)
-        if held_out is not None:
-            for records, valid_part, _ in held_out.splits(0):
-                characters += write("valid", records, valid_part)
-    for packer in packers.values():
-        packer.finish()
-    longest = max(packer.longest for packer in packers.values())
+            yield "train", _rows_of(records, train_part)
+            yield "valid", _rows_of(records, valid_part)
+        for records, valid_part, _ in () if held_out is None else held_out.splits(0):
+            yield "valid", _rows_of(records, valid_part)
+
+    items = ((split, records) for split, records in parts() if records.texts)
+    writers, tallies, characters = build.write(_packs_sentences, tokenizer, items)
+    for split, name in _SPLITS.items():
+        tallies[split].finish(data, name)
+    longest = max(tally.longest for tally in tallies.values())
     return tokenizer, config, writers, {"longest": longest, "valid_characters": characters}
+
+
+def _rows_of(records: Records, rows: list[int]) -> Records:
+    sources = None if records.sources is None else [records.sources[row] for row in rows]
+    return Records(
+        [records.texts[row] for row in rows], sources, [records.numbers[row] for row in rows], records.places
+    )
+
+
+def _packs_sentences(folder: Path, data: DataConfig, vocab_size: int) -> Callable[[tuple[str, Records]], _Part]:
+    tokenizer = load_tokenizer(folder)
+
+    def pack(item: tuple[str, Records]) -> _Part:
+        split, records = item
+        corpus, rows, tally = pack_rows(data, tokenizer, records, range(len(records.texts)))
+        lines = [records.texts[row] for row in rows]
+        sources = None if records.sources is None else [records.sources[row] for row in rows]
+        written = packed(corpus, lines, sources, vocab_size=vocab_size)
+        return _Part(split, written, tally, sum(map(len, lines)) + len(lines))
+
+    return pack
 
 
 # ------------------------------------------------------------------------------------------------------ running text
 
 
 def _write_stream(build: _Build) -> _Written:
-    folder, data, config, text, held_out = build.folder, build.data, build.config, build.text, build.held_out
+    data, config, text, held_out = build.data, build.config, build.text, build.held_out
     given = build.given
     if given is None:
         config = replace(config, kind=choose_kind(config, _Lines(text.texts, text.rows)))
@@ -337,29 +488,32 @@ def _write_stream(build: _Build) -> _Written:
             f"{text.place}: running text of {text.characters} characters is too short "
             f"to hold out {data.valid_share:.0%} of it; give more text or data.valid"
         )
-    if given is None:
-        # A whole text has its newlines as characters, and one has to be there for a text to start with.
-        whole = _Lines(lambda: chain(train_parts(), "\n"), text.rows)
-        tokenizer = train_tokenizer(
-            config, whole if newline_is_character(kind) else _Lines(train_lines, text.rows), seed=build.seed
-        )
-    else:
-        tokenizer = given
-    if given is not None or config.model:
-        check_fit(tokenizer, _Lines(train_lines, text.rows))
-    size, start = tokenizer.vocab_size, torch.tensor([tokenizer.newline], dtype=torch.int32)
-    characters = 0
-    with SplitWriter(folder, "train", vocab_size=size) as train, SplitWriter(folder, "valid", vocab_size=size) as valid:
-        for writer, parts in ((train, train_parts()), (valid, valid_parts())):
-            writer.add_stream(start)
-            for part in parts:
-                # Every part but a split's last ends in a newline, so that its ids do not depend on what follows.
-                writer.add_stream(tokenizer.encode_stream(part))
-                writer.add_lines(part.removesuffix("\n").split("\n"))
-                characters += len(part) if writer is valid else 0
-            writer.end_stream()
-    more = {"longest": 0, "valid_characters": characters}
-    return tokenizer, config, {"train": train, "valid": valid}, more
+    # A whole text has its newlines as characters, and one has to be there for a text to start with.
+    whole = _Lines(lambda: chain(train_parts(), "\n"), text.rows)
+    lines = _Lines(train_lines, text.rows)
+    learnt = whole if newline_is_character(kind) else lines
+    tokenizer = build.tokenizer(lambda: train_tokenizer(config, learnt, seed=build.seed), lines)
+    items = (
+        (split, part, number == 0)
+        for split, parts in (("train", train_parts()), ("valid", valid_parts()))
+        for number, part in enumerate(parts)
+    )
+    writers, _, characters = build.write(_packs_stream, tokenizer, items)
+    return tokenizer, config, writers, {"longest": 0, "valid_characters": characters}
+
+
+def _packs_stream(folder: Path, data: DataConfig, vocab_size: int) -> Callable[[tuple[str, str, bool]], _Part]:
+    tokenizer = load_tokenizer(folder)
+
+    def pack(item: tuple[str, str, bool]) -> _Part:
+        # Every part but a split's last ends in a newline, so that its ids do not depend on what follows.
+        split, part, first = item
+        start = torch.tensor([tokenizer.newline] * first, dtype=torch.int32)
+        ids = torch.cat([start, tokenizer.encode_stream(part)])
+        written = packed_stream(ids, part.removesuffix("\n").split("\n"), vocab_size=vocab_size)
+        return _Part(split, written, Tally(), len(part))
+
+    return pack
 
 
 def _any_filled(parts: Iterable[str]) -> bool:

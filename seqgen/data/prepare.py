@@ -627,91 +627,105 @@ def line_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
-class RowPacker:
-    """Makes rows of ids of lines, block after block, and counts those that are too long for a row."""
+@dataclass
+class Tally:
+    """What was counted of the rows of a split, part by part."""
 
-    def __init__(self, data: DataConfig, tokenizer: Tokenizer, split: str) -> None:
-        self._data, self._tokenizer, self._split = data, tokenizer, split
-        self._limit = data.max_length or _AUTOMATIC_LENGTH
-        self._rows = self._kept = self._long = 0
-        self._first_long = ""
-        self._fixed = data.max_length
-        self.longest = 0
-        """Input positions of the longest row."""
+    rows: int = 0
+    kept: int = 0
+    long: int = 0
+    first_long: str = ""
+    """How long the first row is that is too long, and where it stands."""
+    fixed: int = 0
+    """Input positions of the first row."""
+    fixed_at: str = ""
+    longest: int = 0
+    """Those of the longest."""
 
-    def pack(self, records: Records, rows: list[int]) -> tuple[Corpus, list[int]]:
-        """Return a corpus of some rows, and which of them are in it."""
-        data, tokenizer = self._data, self._tokenizer
-        ids = tokenizer.encode([records.texts[row] for row in rows])
-        parts: list[Ragged | int] = [tokenizer.bos, ids]
-        if data.mode != "fixed":
-            parts.append(tokenizer.eos)
-        loss_from: Tensor | None = None
-        if records.sources is not None:
-            conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
-            parts.insert(1, conditions)
-            loss_from = conditions.lengths
-        packed = joined(parts, len(rows))
-        del ids, parts  # as large as what was made of them
-        lengths = packed.lengths - 1
-        too_long = (lengths > self._limit).nonzero().view(-1)
-        if len(too_long):
-            first = int(too_long[0])
-            where = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
-            self._first_long = self._first_long or where
-            keep = lengths <= self._limit
-            if data.long != "drop":
-                # A condition that fills the row leaves no text to learn.
-                keep = torch.ones_like(keep) if loss_from is None else loss_from < self._limit
-                packed = packed.cut(self._limit + 1)
-            if not bool(keep.all()):
-                kept = keep.nonzero().view(-1)
-                packed = packed.take(kept)
-                loss_from = None if loss_from is None else loss_from[kept]
-                rows = [rows[row] for row in kept.tolist()]
-            self._long += len(too_long)
-        self._rows += len(lengths)
-        self._kept += len(rows)
-        lengths = packed.lengths - 1
-        if len(lengths) and (data.long != "error" or not self._long):
-            self._check_fixed(records, rows, lengths)
-            self.longest = max(self.longest, int(lengths.max()))
-        return Corpus(packed, loss_from, tokenizer.fingerprint), rows
+    def add(self, part: "Tally", data: DataConfig) -> None:
+        """Count the part that follows; DataError where its rows are of another length and all must be alike."""
+        if data.mode == "fixed" and self.fixed and part.fixed not in (0, self.fixed):
+            raise DataError(_other_length(part.fixed_at, part.fixed, self.fixed))
+        self.rows, self.kept, self.long = self.rows + part.rows, self.kept + part.kept, self.long + part.long
+        self.first_long = self.first_long or part.first_long
+        self.fixed, self.fixed_at = self.fixed or part.fixed, self.fixed_at or part.fixed_at
+        self.longest = max(self.longest, part.longest)
 
-    def finish(self) -> None:
+    def finish(self, data: DataConfig, split: str) -> None:
         """Warn of rows that were too long, or raise DataError for them."""
-        if not self._long:
+        if not self.long:
             return
-        what = f"{self._long} of {self._rows} {self._split} rows are longer than {self._limit} tokens"
-        if self._data.long == "error":
+        limit = data.max_length or _AUTOMATIC_LENGTH
+        what = f"{self.long} of {self.rows} {split} rows are longer than {limit} tokens"
+        if data.long == "error":
             raise DataError(
-                f"{what}, {self._first_long}; set data.max_length higher, data.long=cut or data.long=drop, "
+                f"{what}, {self.first_long}; set data.max_length higher, data.long=cut or data.long=drop, "
                 "or data.mode=stream for running text"
             )
-        done = "are cut" if self._data.long == "cut" else "are left out"
-        _LOG.warning("%s and %s; %s", what, done, self._first_long)
-        if not self._kept:
+        done = "are cut" if data.long == "cut" else "are left out"
+        _LOG.warning("%s and %s; %s", what, done, self.first_long)
+        if not self.kept:
             raise DataError(f"{what}, and none are left; set data.max_length higher")
 
-    def _check_fixed(self, records: Records, rows: list[int], lengths: Tensor) -> None:
-        self._fixed = self._fixed or int(lengths[0])
-        other = (lengths != self._fixed).nonzero().view(-1)
-        if self._data.mode == "fixed" and len(other):
+
+def _other_length(where: str, length: int, expected: int) -> str:
+    return (
+        f"{where}: {length} tokens, expected {expected}; "
+        "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
+    )
+
+
+def pack_rows(
+    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: Sequence[int]
+) -> tuple[Corpus, Sequence[int], Tally]:
+    """Return a corpus of some rows, which of them are in it, and what was counted."""
+    limit = data.max_length or _AUTOMATIC_LENGTH
+    ids = tokenizer.encode([records.texts[row] for row in rows])
+    parts: list[Ragged | int] = [tokenizer.bos, ids]
+    if data.mode != "fixed":
+        parts.append(tokenizer.eos)
+    loss_from: Tensor | None = None
+    if records.sources is not None:
+        conditions = encode_sources(tokenizer, [records.sources[row] for row in rows])
+        parts.insert(1, conditions)
+        loss_from = conditions.lengths
+    packed = joined(parts, len(rows))
+    del ids, parts  # as large as what was made of them
+    lengths = packed.lengths - 1
+    too_long = (lengths > limit).nonzero().view(-1)
+    tally = Tally(rows=len(lengths), long=len(too_long), fixed=data.max_length)
+    if len(too_long):
+        first = int(too_long[0])
+        tally.first_long = f"the first ({int(lengths[first])} tokens) is {records.where(rows[first])}"
+        keep = lengths <= limit
+        if data.long != "drop":
+            # A condition that fills the row leaves no text to learn.
+            keep = torch.ones_like(keep) if loss_from is None else loss_from < limit
+            packed = packed.cut(limit + 1)
+        if not bool(keep.all()):
+            kept = keep.nonzero().view(-1)
+            packed = packed.take(kept)
+            loss_from = None if loss_from is None else loss_from[kept]
+            rows = [rows[row] for row in kept.tolist()]
+    tally.kept = len(rows)
+    lengths = packed.lengths - 1
+    if len(lengths) and (data.long != "error" or not tally.long):
+        tally.fixed, tally.fixed_at = tally.fixed or int(lengths[0]), records.where(rows[0])
+        tally.longest = int(lengths.max())
+        other = (lengths != tally.fixed).nonzero().view(-1)
+        if data.mode == "fixed" and len(other):
             row = int(other[0])
-            raise DataError(
-                f"{records.where(rows[row])}: {int(lengths[row])} tokens, expected {self._fixed}; "
-                "data.mode = fixed needs rows of the same length, data.mode = sentence takes any"
-            )
+            raise DataError(_other_length(records.where(rows[row]), int(lengths[row]), tally.fixed))
+    return Corpus(packed, loss_from, tokenizer.fingerprint), rows, tally
 
 
 def _pack(
     data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], split: str
 ) -> tuple[Corpus, list[int], int]:
     """Return the corpus of the rows, the rows that are in it, and the input positions of the longest."""
-    packer = RowPacker(data, tokenizer, split)
-    corpus, rows = packer.pack(records, rows)
-    packer.finish()
-    return corpus, rows, packer.longest
+    corpus, kept, tally = pack_rows(data, tokenizer, records, rows)
+    tally.finish(data, split)
+    return corpus, list(kept), tally.longest
 
 
 # ------------------------------------------------------------------------------------------------------ running text

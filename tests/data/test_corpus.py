@@ -1,5 +1,6 @@
 """Corpus folders: what the same text is in memory, in any size of memory, or one line on what is wrong."""
 
+import errno
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import killed_build
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from seqgen.core import files
 from seqgen.core.errors import ConfigError, DataError
 from seqgen.data import formats, packing, text, tokenizers
-from seqgen.data.corpus import Corpus, SplitWriter, open_corpus
+from seqgen.data.corpus import Corpus, SplitWriter, open_corpus, packed
 from seqgen.data.packing import build_corpus
 from seqgen.data.prepare import DataConfig, TextData, prepare, train_tokenizers
 from seqgen.data.ragged import Ragged
@@ -171,8 +173,8 @@ def test_words_counted_in_little_memory_keep_the_frequent_ones(
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     rows = [[1, 65_535, 70_000], [], [65_536]]
     for size in (65_536, 70_001):
-        with SplitWriter(tmp_path, str(size), vocab_size=size) as writer:
-            writer.add(Corpus(Ragged.from_lists(rows), None, ""), ["a", "", "b"])
+        with SplitWriter(tmp_path, str(size)) as writer:
+            writer.add(packed(Corpus(Ragged.from_lists(rows), None, ""), ["a", "", "b"], vocab_size=size))
     wide = np.fromfile(tmp_path / "70001.ids.bin", "<u4")
     assert wide.tolist() == [1, 65_535, 70_000, 65_536]
     assert (tmp_path / "65536.ids.bin").stat().st_size == 2 * 4
@@ -310,14 +312,103 @@ def test_what_is_no_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:
             prepared(corpus, {}, {})
 
 
-def test_a_build_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
-        raise KeyboardInterrupt
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    monkeypatch.setattr(packing.RowPacker, "pack", broken)
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize(
+    ("mode", "workers"), [("sentence", 3), ("stream", 2), pytest.param("sentence", 2, marks=pytest.mark.slow)]
+)
+def test_the_bytes_do_not_depend_on_the_number_of_processes(mode: Any, workers: int, tmp_path: Path) -> None:
+    file, words = some_text(tmp_path / "text.txt"), TokenizerConfig(kind="bpe")
+    build_corpus([file], tmp_path / "one", data=DataConfig(mode=mode), tokenizer=words)
+    build_corpus([file], tmp_path / "more", data=DataConfig(mode=mode), tokenizer=words, workers=workers)
+    assert contents(tmp_path / "more") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_row_that_cannot_be_packed_is_named_by_any_number_of_processes(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"a b c {i}\n" for i in range(60)) + "a b\n" * 9)
+    with pytest.raises(DataError, match=r"text\.txt, line 61: 2 tokens, expected 4; data\.mode = fixed needs rows"):
+        build_corpus(
+            [tmp_path / "text.txt"], tmp_path / "corpus", data=DataConfig(mode="fixed"),
+            tokenizer=TokenizerConfig(kind="word"), workers=workers,
+        )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packing, "pack_rows", full)
+    with pytest.raises(OSError, match="No space left"):
         build_corpus([some_text(tmp_path / "text.txt")], tmp_path / "corpus")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def interrupted_build(folder: Path, monkeypatch: pytest.MonkeyPatch, parts: int, **options: Any) -> None:
+    """Break a build off as Ctrl-C does, after so many parts of the text."""
+    pack, count = packing.pack_rows, 0
+
+    def packs(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > parts:
+            raise KeyboardInterrupt
+        return pack(*arguments)
+
+    monkeypatch.setattr(packing, "_EVERY", 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(packing, "pack_rows", packs)
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus([folder / "text.txt"], folder / "corpus", **options)
+
+
+def test_an_interrupted_build_goes_on_where_it_was_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "seqgen")
+    file = some_text(tmp_path / "text.txt")
+    build_corpus([file], tmp_path / "whole")
+    for parts in (0, 5):
+        interrupted_build(tmp_path, monkeypatch, parts)
+    trained: list[Any] = []
+    monkeypatch.setattr(packing, "train_tokenizers", lambda *arguments, **_: trained.append(arguments))
+    build_corpus([file], tmp_path / "corpus")
+    assert not trained
+    assert "going on with a build that was interrupted: 4 parts of the text are done" in caplog.messages
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text.txt", "whole"]
+
+
+@pytest.mark.parametrize("changed", ["text", "settings", "cut file"])
+def test_what_another_build_left_is_not_gone_on_with(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, config = some_text(tmp_path / "text.txt"), TokenizerConfig()
+    interrupted_build(tmp_path, monkeypatch, 9)
+    if changed == "text":
+        file.write_text(file.read_text() + "\nmore\n")
+    elif changed == "settings":
+        config = TokenizerConfig(kind="char")
+    else:
+        (tmp_path / ".corpus.building" / "corpus" / "train.ids.bin").write_bytes(b"")
+    build_corpus([file], tmp_path / "corpus", tokenizer=config)
+    build_corpus([file], tmp_path / "whole", tokenizer=config)
+    assert "going on" not in caplog.text
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_build_killed_at_events_on_disk_ends_with_the_same_bytes(workers: int, tmp_path: Path) -> None:
+    some_text(tmp_path / "text.txt")
+    every = 9 if workers == 1 else 4
+    line = [sys.executable, killed_build.__file__, str(tmp_path), str(every), str(workers)]
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert int(ended.stdout) >= 5
 
 
 def test_text_that_grows_while_it_is_built_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
