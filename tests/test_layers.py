@@ -25,7 +25,7 @@ BELOW = {
     "serve": {"core", "data", "nn", "models", "images", "metrics", "engine"},
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["charts", "page", "folder", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
+ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
 ENGINE += ["latent", "plots", "evaluate", "curve", "compare", "blind", "report", "progress", "loop", "derived"]
 ENGINE += ["mix", "refine", "judge", "hugging_face"]
 MODEL_MODULES = {"models", "images"}

@@ -183,11 +183,11 @@ def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
 
 def makes_images(run: Path) -> bool:
     """Return whether a run's model is one of images; False for what is no run, which opening it reports."""
-    from seqgen.engine import run as runs
+    from seqgen.engine.stored import stored_sections
 
     if not is_run(run):
         return False
-    return "tokenizer" not in runs.stored_sections(run)
+    return "tokenizer" not in stored_sections(run)
 
 
 def open_run(run: Path, opening: Open) -> "TextGenerator":

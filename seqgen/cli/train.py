@@ -150,8 +150,8 @@ def _sources(names: Sequence[str]) -> str:
 
 def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> str:
     """Return what happened, how good it is, and what to type next; `own` names the file of a model of one's own."""
-    from seqgen.engine import run as runs
     from seqgen.engine.progress import held_out
+    from seqgen.engine.stored import stored_sections
 
     out = outcome.folder
     if outcome.reason in ("interrupted", "terminated"):
@@ -167,5 +167,5 @@ def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> st
         return f"{words}; to train longer: seqgen train --out {out}{own} train.steps={2 * outcome.step}"
     if not (out / "tokenizer").is_dir():
         return f"{words}; next: seqgen generate {out}{own} --count 16"
-    conditions = runs.stored_sections(out)["data"]["source"]
+    conditions = stored_sections(out)["data"]["source"]
     return f"{words}; next: seqgen generate {out}{own} " + ("--source FILE" if conditions else "--count 5")

@@ -117,6 +117,24 @@ def owned(folder: Path) -> Iterator[None]:
                 place.rmdir()
 
 
+def in_use(folder: Path) -> bool:
+    """Return whether a process has a folder to itself now, by the lock of `owned`."""
+    try:
+        handle = os.open(folder / _LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    finally:
+        os.close(handle)
+    return False
+
+
 def _locked(folder: Path, lock: Path) -> int:
     """Return an open file that holds the lock."""
     until = time.monotonic() + _GRACE_S

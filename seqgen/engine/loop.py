@@ -30,6 +30,7 @@ from seqgen.engine.folder import CONFIG, is_run
 from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.progress import LIKELIHOOD, Progress, display
 from seqgen.engine.run import Settings
+from seqgen.engine.stored import stored_sections
 from seqgen.models._contract import ModelModule, check_model, check_sums
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _open_origin(
     folder = Path(source_run)
     if not is_run(folder):
         raise RunError(f"--from {folder}: not a run folder")
-    name = runs.stored_sections(folder)["name"]
+    name = stored_sections(folder)["name"]
     if name in runs.model_names(made=True) and name not in runs.model_names():
         raise RunError(f"--from {folder}: a run of {name} is made and not trained; take the run that it was made from")
     step, tensors = checkpoint.best(folder)

@@ -14,10 +14,10 @@ from torch import nn
 from seqgen.core import config as settings_of
 from seqgen.core.errors import RunError
 from seqgen.engine import checkpoint, derived
-from seqgen.engine import run as runs
 from seqgen.engine.derived import KNESER_NEY
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
+from seqgen.engine.stored import stored_sections
 from seqgen.models import kneser_ney, mixture
 
 _ERRORS = 2.0
@@ -107,7 +107,7 @@ def _opened(names: list[str], order: int, device: str) -> list[TextGenerator]:
         if name == KNESER_NEY:
             generators.append(_fitted(generators[0], order))
             continue
-        settings = runs.stored_sections(Path(name))
+        settings = stored_sections(Path(name))
         if settings["name"] not in mixture.MIXABLE:
             raise RunError(
                 f"{name} is a run of {settings['name']} and cannot be mixed; these can: {', '.join(mixture.MIXABLE)}"

@@ -25,6 +25,7 @@ from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
 from seqgen.engine.loading import load
 from seqgen.engine.page import facts, lines, page, section, table
+from seqgen.engine.stored import stored_sections
 
 _HELD_OUT = {
     "nll_per_token": "held-out, nats per token",
@@ -75,7 +76,7 @@ def write_report(folder: Path) -> Path:
 def summary(folder: Path) -> str:
     """Return the first parts of a run's page, as HTML: what it is, its samples and its curves."""
     logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
-    sections, state, by_step = runs.stored_sections(folder), _state(folder), _sample_files(folder)
+    sections, state, by_step = stored_sections(folder), _state(folder), _sample_files(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     shown = _shown_step(state, by_step)
     known = _facts(sections, env, logged, scores, state)
@@ -88,7 +89,7 @@ def _shown_step(state: Mapping[str, Any], by_step: Mapping[int, Any]) -> int | N
 
 
 def _page(folder: Path) -> str:
-    sections = runs.stored_sections(folder)
+    sections = stored_sections(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
     state = _state(folder)

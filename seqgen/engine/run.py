@@ -27,7 +27,8 @@ from seqgen.core.errors import ConfigError, RunError
 from seqgen.data import rewards
 from seqgen.data.corpora import known
 from seqgen.engine import page
-from seqgen.engine.folder import CONFIG, is_run
+from seqgen.engine.folder import CONFIG
+from seqgen.engine.stored import FORMAT, read_changes, stored_sections
 from seqgen.models._contract import ModelModule, check_module
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -35,9 +36,6 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 Module: TypeAlias = ModelModule | ModuleType | str | os.PathLike[str]
 """A model module of one's own, or the path of its file, which is imported only because the call names it."""
-
-FORMAT = 1
-"""Of run folders: it rises when older ones can no longer be read (docs/renamed.toml has the names before 1)."""
 
 _DATA_ROOMS = {"text": "seqgen.data.prepare", "images": "seqgen.images.data"}
 
@@ -324,27 +322,6 @@ def build(sections: Mapping[str, Any], *, module: Module | None = None) -> Setti
     return Settings(name, seed, **parts, module=module, code=code)
 
 
-def stored_sections(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run as they stand, nested: config.toml and what later sessions changed."""
-    path = folder / CONFIG
-    if not is_run(folder):
-        raise RunError(f"{folder} is not a run folder (no {CONFIG}); train one with: seqgen train MODEL --out {folder}")
-    sections = settings_of.read_toml_file(path)
-    wrong = [key for key in ("data", "model", "train") if not isinstance(sections.get(key), dict)]
-    if wrong or not isinstance(sections.get("name"), str):
-        raise RunError(f"{path}: {(wrong or ['name'])[0]} is missing or wrong; the file is altered")
-    if sections.get("format") != FORMAT:
-        raise RunError(
-            f"{folder} has run format {sections.get('format', 'none')} (seqgen {sections.get('version', 'unknown')}), "
-            f"this version reads {FORMAT}; train it again, or use the version that wrote it"
-        )
-    for change in read_changes(folder):
-        sections = settings_of.merge(
-            sections, settings_of.nested({key: new for key, (_, new) in change["settings"].items()})
-        )
-    return sections
-
-
 def read_settings(folder: Path, *, module: Module | None = None) -> Settings:
     """Return the settings of a run as they stand; `module` is needed, and used, for a model of one's own."""
     sections = stored_sections(folder)
@@ -371,19 +348,6 @@ def on_own_data(settings: Settings, stored: Settings) -> Settings:
             chosen = {option: getattr(own, option) for option in names if f"{name}.{option}" in settings.chosen}
             parts[name] = dataclasses.replace(getattr(stored, name), **chosen)
     return dataclasses.replace(settings, **parts)
-
-
-def read_changes(folder: Path) -> list[dict[str, Any]]:
-    """Return what later sessions changed, oldest first: {"step", "settings": {name: [old, new]}}."""
-    path = folder / "changes.json"
-    changes = files.read_json(path) if path.is_file() else []
-    try:
-        for change in changes:
-            if not all(len(pair) == 2 for pair in change["settings"].values()):
-                raise TypeError
-    except (TypeError, KeyError, AttributeError):
-        raise RunError(f"{path}: not a list of changes; the file is altered") from None
-    return list(changes)
 
 
 def reconcile_settings(

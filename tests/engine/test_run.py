@@ -21,6 +21,7 @@ from seqgen.engine import run as runs
 from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.engine.run import config, read_settings
+from seqgen.engine.stored import read_changes
 
 
 def short(text: Path, *words: str) -> Any:
@@ -175,7 +176,7 @@ def test_training_longer_is_recorded_and_equals_a_run_that_knew_it(text: Path, t
     loop.train(short(text, constant), tmp_path / "r")
     loop.train(None, tmp_path / "r", overrides=["train.steps=12"])
     loop.train(short(text, constant, "train.steps=12"), tmp_path / "whole")
-    assert runs.read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 12]}}]
+    assert read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 12]}}]
     assert runs.read_settings(tmp_path / "r").train.steps == 12
     a, b = (load_file(checkpoint.folder_of(tmp_path / n, 12) / "model.safetensors") for n in ("r", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)

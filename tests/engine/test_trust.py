@@ -20,6 +20,7 @@ from seqgen.engine.loading import load
 from seqgen.engine.progress import Progress
 from seqgen.engine.report import write_report
 from seqgen.engine.run import config
+from seqgen.engine.stored import read_changes
 
 POLICY = (*SEQGAN, "model.mle_steps=1", "train.steps=3")
 
@@ -270,7 +271,7 @@ def test_another_number_of_processes_is_told_and_recorded(two_checkpoints: Path,
     said: list[str] = []
     loop.train(None, tmp_path / "r", overrides=["train.steps=9"], progress=lambda p: said.append(p.message))
     assert "1 process from here on, 2 before: what follows is not what 2 gave" in said
-    assert runs.read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 9]}, "processes": [2, 1]}]
+    assert read_changes(tmp_path / "r") == [{"step": 6, "settings": {"train.steps": [6, 9]}, "processes": [2, 1]}]
     assert runs.read_settings(tmp_path / "r").train.steps == 9
 
 
@@ -284,7 +285,7 @@ def test_state_of_single_processes_is_not_shared_out_to_others(text: Path, tmp_p
         f"{tmp_path / 'r'} was trained by 3 processes, each with a state of its own (rank-0.safetensors) that cannot "
         f"be shared out to 1; continue with: torchrun --nproc-per-node 3 -m seqgen train --out {tmp_path / 'r'}"
     )
-    assert runs.read_changes(tmp_path / "r") == []
+    assert read_changes(tmp_path / "r") == []
 
 
 # ---- what no one of us wrote
