@@ -57,7 +57,7 @@ def test_a_run_that_a_process_has_is_in_training(seqgen: Any, folder: Path) -> N
 
 @pytest.mark.parametrize("sort", ["best", "changed", "size"])
 def test_runs_are_sorted(seqgen: Any, folder: Path, sort: str) -> None:
-    with (folder / "b/log.jsonl").open("a") as log:
+    with (folder / "b/timing.jsonl").open("a") as log:
         log.write("\n")  # one byte more, and later
     rows = listed(seqgen, folder, "--sort", sort)
     assert rows[0]["run"] == str(folder / ("a" if sort == "best" else "b"))
