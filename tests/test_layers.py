@@ -26,8 +26,8 @@ BELOW = {
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
 ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
-ENGINE += ["latent", "plots", "evaluate", "curve", "compare", "blind", "report", "progress", "loop", "derived"]
-ENGINE += ["mix", "refine", "judge", "hugging_face"]
+ENGINE += ["latent", "plots", "evaluate", "molecules", "curve", "compare", "blind", "report", "progress", "loop"]
+ENGINE += ["derived", "mix", "refine", "judge", "hugging_face"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

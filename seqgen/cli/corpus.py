@@ -188,6 +188,10 @@ def get(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder of public sets; without it that of SEQGEN_DATA."),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="WHEEL", help="The package that moses comes in, from pip download."),
+    ] = None,
 ) -> None:
     """Fetch a public set and print where its files lie.
 
@@ -196,7 +200,15 @@ def get(
     from seqgen.data.corpora import known
 
     place = out or Path(os.environ.get("SEQGEN_DATA") or "data")
-    for path in known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None).values():
+    if file is not None and name != "moses":
+        raise output.CommandError("--file takes moses out of its package; other sets are fetched")
+    if file is not None:
+        from seqgen.data.corpora import moses
+
+        found = moses.take(file, place)
+    else:
+        found = known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None)
+    for path in found.values():
         output.write(f"{path}\n")
     output.say(
         f"train on it by its name: seqgen train MODEL --data {name} --out RUN"

@@ -56,7 +56,7 @@ Field: TypeAlias = Annotated[
     str, typer.Option("--field", metavar="NAME", help="Take this field as the text, where rows have fields.")
 ]
 Format: TypeAlias = Annotated[
-    Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta"],
+    Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta", "smi"],
     typer.Option(
         "--format", metavar="NAME", help="Read standard input, or without it each file, as lines, jsonl, json, csv ..."
     ),
@@ -222,9 +222,12 @@ class Reading:
 
     def records(self, file: str, data: "DataConfig | None" = None) -> "Records":
         """Return the rows of a file, by the fields that a run was trained on where its settings are given."""
+        from seqgen.data.corpora.known import named
         from seqgen.data.text import read_records
 
-        fields = {"field": self.field or (data.field if data else "text")}
+        known = named(file, "text")  # a set says which field is its text
+        usual = known.settings.get("data", {}).get("field", "text") if known else data.field if data else "text"
+        fields = {"field": self.field or usual}
         if data is not None and data.source:
             fields |= {"source": data.source, "target": self.field or data.target}
         form = self.format if file == "-" or "-" not in self.files else "auto"

@@ -313,7 +313,11 @@ def evaluate(
     ] = 100,
     domain: Annotated[
         str,
-        typer.Option("--domain", metavar="NAME", help="Add the share of texts of a domain: python, that parse."),
+        typer.Option(
+            "--domain",
+            metavar="NAME",
+            help="Add the share of texts of a domain: python, that parse; or molecules: MOSES's table alone.",
+        ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Show every number, not the first dozen alone.")] = False,
     aligned: Annotated[
@@ -455,7 +459,9 @@ def evaluate(
     reading = Reading([subject, references, train], field, format, encoding)
     options: dict[str, Any] = {"protocol": protocol, "tokenizer": tokenizer, "count": count, "seed": seed}
     with output.wrong_values(), output.warnings_said():
-        if aligned:
+        if domain == "molecules":
+            table = _of_molecules(context, run or subject, references, train, reading, opening)
+        elif aligned:
             how: dict[str, Any] = {"tokenizer": "13a" if tokenizer == "auto" else tokenizer, "lowercase": lowercase}
             if run is None:
                 lines, real_lines = reading.lines(subject), reading.lines(references)
@@ -485,7 +491,7 @@ def evaluate(
                 resample=resample,
                 **options,
             )
-        if domain:
+        if domain and domain != "molecules":
             table = evaluation.with_domain(table, domain)
         if judge is not None:
             from seqgen.engine.judge import judged
@@ -495,6 +501,29 @@ def evaluate(
         _keep(run, table.to_dict())
     _show(table, everything=everything, json=json)
 
+
+def _of_molecules(
+    context: typer.Context, subject: Path | str, references: str, train: str, reading: Reading, opening: Open
+) -> "Table":
+    """Score a run, or a file, as molecules; the set moses is compared with by the statistics that come with it."""
+    from seqgen.engine.molecules import check_extra, evaluate_molecules
+
+    refuse(context, "--domain molecules", {"protocol", "tokenizer", "latents", "judge", "reverse"})
+    check_extra("--domain molecules")
+    chosen = {name: context.params[name] for name in ("seed", "temperature", "resample")}
+    given = open_run(subject, opening) if isinstance(subject, Path) else reading.lines(subject)
+    return evaluate_molecules(
+        given,
+        None if references == "moses" else reading.lines(references),
+        train=reading.lines(train) if train else None,
+        count=context.params["count"] or _MOLECULES,
+        device=opening.device,
+        **chosen,
+    )
+
+
+_MOLECULES = 10_000
+"""Samples that are taken for molecules unless --count says how many; MOSES takes 30,000."""
 
 _OF_IMAGES = ("count", "seed", "features", "everything", "json")
 

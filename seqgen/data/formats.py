@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 from seqgen.core.errors import DataError
 from seqgen.data.corpora.known import no_such_file
 
-Format: TypeAlias = Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta"]
+Format: TypeAlias = Literal["auto", "lines", "jsonl", "json", "csv", "tsv", "fasta", "smi"]
 Row: TypeAlias = tuple[int, tuple[str, ...]]
 """Number of a row in its file, from 1, and its values."""
 
@@ -38,9 +38,12 @@ NAMES = {
     "csv": "CSV",
     "tsv": "TSV",
     "fasta": "FASTA",
+    "smi": "SMILES, each with a name",
 }
 
-_SUFFIXES = {"ndjson": "jsonl", "fa": "fasta", "faa": "fasta", "fna": "fasta"} | {name: name for name in NAMES}
+_SUFFIXES = {"ndjson": "jsonl", "smiles": "smi", "fa": "fasta", "faa": "fasta", "fna": "fasta"} | {
+    name: name for name in NAMES
+}
 
 _BLOCK = 1 << 20
 """Bytes read at once."""
@@ -225,7 +228,7 @@ def rows_of(
         yield from _cells(name, kind, blocks, wanted, remedy)
         return
     make: dict[str, Callable[..., Iterator[tuple[int, Any]]]]
-    make = {"jsonl": _json_lines, "json": _json_items, "fasta": _sequences}
+    make = {"jsonl": _json_lines, "json": _json_items, "fasta": _sequences, "smi": _molecules}
     for number, row in make[kind](name, blocks):
         yield number, _values(row, wanted, f"{name}, {unit(kind)} {number}", remedy)
 
@@ -316,6 +319,14 @@ def _sequences(name: str, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[i
                 raise DataError(f"{name}, line {at}: a sequence of more than {_LONGEST:,} characters")
     if at:
         yield at, {"text": "".join(parts), "header": header}
+
+
+def _molecules(_: str, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield the first word of each line, which is the molecule; names follow it, and some writers head the columns."""
+    for number, line in _lines(blocks):
+        words = line.split(None, 1)
+        if words and not (number == 1 and words[0].lower() == "smiles"):
+            yield number, words[0]
 
 
 def _cells(

@@ -71,14 +71,14 @@ class DataConfig:
     """Which text is learnt and how it is cut into samples: the section `data`."""
 
     files: tuple[str, ...] = ()
-    """Training text: .txt, .jsonl, .json, .csv, .tsv, .fasta, .gz, folders, names of sets, or - (standard input)."""
+    """Training text: .txt, .jsonl, .json, .csv, .tsv, .fasta, .smi, .gz, folders, names of sets, or - (stdin)."""
     valid: tuple[str, ...] = ()
     """Held-out text; none: a part of the training text is held out."""
     mode: Literal["auto", "sentence", "fixed", "stream", "window"] = "auto"
     """A sample is a line (sentence; fixed: all have the same number of tokens, and no end token is learnt), or the text
     runs on (stream: state carried; window: random places)."""
     format: Format = "auto"
-    """What the files are: lines, jsonl, json, csv, tsv or fasta; auto: as their suffix says, else lines."""
+    """What the files are: lines, jsonl, json, csv, tsv, fasta or smi; auto: as their suffix says, else lines."""
     encoding: str = "auto"
     """Encoding of the files, such as cp1252; auto: as their byte order mark says, else UTF-8."""
     field: str = "text"

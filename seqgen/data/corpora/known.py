@@ -52,6 +52,8 @@ class KnownFile:
     """Whether `sha256` is that of the content of a .gz, whose wrapper differs from copy to copy."""
     url: str
     """Where it is fetched from; empty where it must be had by hand."""
+    member: str
+    """Where it lies in the package that has it, for a set that comes in one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class KnownSet:
     settings: dict[str, dict[str, Any]]
     """How it is read: settings of the sections `data` and `tokenizer`."""
     files: tuple[KnownFile, ...]
+    how: str
+    """The commands that get it, where it cannot be fetched but comes in a package."""
 
     def folder(self) -> Path:
         """Return where its files lie."""
@@ -181,6 +185,8 @@ def get(
     if known.shipped:
         return find(name, catalogue=catalogue)
     by_hand = [file for file in known.files if not file.url and not (Path(out) / file.path).is_file()]
+    if by_hand and known.how:
+        raise DataError(f"{name} comes in a package; run: {known.how}")
     if by_hand:
         raise DataError(
             f"{name} cannot be fetched; see {known.page}, and put a copy with SHA-256 {by_hand[0].sha256} "
@@ -261,6 +267,8 @@ def _named(name: str, catalogue: Mapping[str, KnownSet] | None) -> KnownSet:
 
 
 def _or_fetch(known: KnownSet) -> str:
+    if known.how:
+        return f"or run: {known.how}"
     return f"or run: seqgen corpus get {known.name}" if all(file.url for file in known.files) else f"see {known.page}"
 
 
@@ -279,6 +287,7 @@ def _known_set(name: str, entry: dict[str, Any]) -> KnownSet:
             file.get("sha256") or file["unpacked_sha256"],
             "unpacked_sha256" in file,
             file.get("url", ""),
+            file.get("member", ""),
         )
         for file in entry["files"]
     )
@@ -291,4 +300,5 @@ def _known_set(name: str, entry: dict[str, Any]) -> KnownSet:
         entry.get("shipped", False),
         entry.get("settings", {}),
         files,
+        entry.get("how", ""),
     )
