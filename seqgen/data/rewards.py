@@ -4,6 +4,8 @@
     length:5-12              1 if the line has 5 to 12 words
     regex:^a .* dog          1 if the pattern is found in the line
     python                   1 if the line parses as Python; it is not run
+    chem:qed                 drug-likeness of the molecule that the line is, 0 if it is none (extra `chem`)
+    similarity:CCO           Tanimoto similarity to a molecule, 0 if the line is none (extra `chem`)
     label:positive:FILE      probability of the label by a classifier fitted to FILE (.tsv, .jsonl: label and text)
     my_rewards.py:score      score(lines: list[str]) -> one number each
     call:score               the function `score` that was passed to `seqgen.train`
@@ -19,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from seqgen.core import code as importing
-from seqgen.core.errors import ConfigError
+from seqgen.core.errors import ConfigError, MissingExtraError
 from seqgen.core.patterns import Expression
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_records
+from seqgen.metrics import molecules
 from seqgen.metrics.domains import parses
 
 Reward = Callable[[list[str]], Sequence[float]]
 """Lines to numbers, as many."""
 
-_KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, python, label:NAME:FILE or FILE.py:FUNCTION"
+_KINDS = "grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, python, chem:qed, similarity:SMILES, "
+_KINDS += "label:NAME:FILE or FILE.py:FUNCTION"
 
 
 def is_code(spec: str) -> bool:
@@ -64,6 +68,10 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
         function = _regex(rest)
     elif spec == "python":
         function = _python
+    elif spec == "chem:qed":
+        function = _chemistry(spec, lambda: _drug_likeness)
+    elif kind == "similarity" and rest:
+        function = _chemistry(spec, lambda: molecules.similarity(rest))
     elif kind == "label" and rest.partition(":")[2]:
         label, _, file = rest.partition(":")
         function = _label(label, file)
@@ -131,6 +139,24 @@ def _regex(pattern: str) -> Reward:
 
 def _python(lines: list[str]) -> list[float]:
     return [float(parses(line)) for line in lines]
+
+
+def _chemistry(spec: str, made: Callable[[], Callable[[str], float]]) -> Reward:
+    try:
+        molecules.molecule("C")
+        of = made()
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"model.reward.kind = {spec} needs rdkit; run: pip install 'neural-seqgen[chem]'"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"model.reward.kind = {spec}: {error}") from None
+    return lambda lines: [of(line) for line in lines]
+
+
+def _drug_likeness(line: str) -> float:
+    found = molecules.molecule(line)
+    return 0.0 if found is None else molecules.PROPERTIES["qed"](found)
 
 
 def _label(label: str, file: str) -> Reward:

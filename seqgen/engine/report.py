@@ -24,6 +24,7 @@ from seqgen.engine.evaluate import Table
 from seqgen.engine.folder import CONFIG
 from seqgen.engine.latent import LatentSpace, overview
 from seqgen.engine.loading import load
+from seqgen.engine.molecules import PROTOCOL, drawings
 from seqgen.engine.page import facts, lines, page, section, table
 from seqgen.engine.stored import stored_sections
 
@@ -101,6 +102,7 @@ def _page(folder: Path) -> str:
         _about(name, sections),
         _facts(sections, env, logged, scores, state),
         section("Samples", _samples(by_step, shown)),
+        section("Molecules", _molecules(folder, by_step, shown)),
         section("Beside the training text", _copied(by_step, shown)),
         section("Curves", _curves(logged, scores)),
         section("Samples over time", _over_time(by_step, shown)),
@@ -243,6 +245,21 @@ def _written(texts: Sequence[str], start: int = 1) -> str:
     if any("\n" in text for text in texts):
         return "".join(f"<pre>{escape(text)}</pre>" for text in texts)
     return lines(texts, start=start) if texts else ""
+
+
+def _molecules(folder: Path, by_step: Mapping[int, Mapping[str, Path]], shown: int | None) -> str:
+    """Draw the samples that are molecules, of a run that was evaluated as molecules; without RDKit draw none."""
+    stored = folder / "evaluation.json"
+    if shown is None or not stored.is_file() or files.read_object(stored, protocol=str)["protocol"] != PROTOCOL:
+        return ""
+    texts = _texts(by_step[shown])[:_SHOWN]
+    drawn = "".join(
+        f'<figure><img alt="{escape(text)}" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+        f"<figcaption>{escape(text)}</figcaption></figure>"
+        for text, svg in zip(texts, drawings(texts), strict=True)
+        if svg
+    )
+    return f'<div class="strip">{drawn}</div>' if drawn else ""
 
 
 def _images(paths: Mapping[str, Path]) -> str:

@@ -1,4 +1,4 @@
-"""Rules that texts of a domain keep, text by text: `python`, whether it parses. Nothing of a text is run."""
+"""Rules that texts of a domain keep, text by text: whether it parses as Python, or is a molecule. No text is run."""
 
 import ast
 import warnings
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from seqgen.metrics.molecules import is_molecule
 from seqgen.metrics.score import Score, Signature, input_hash, mean_rows
 
 
@@ -20,7 +21,10 @@ def parses(text: str) -> bool:
     return True
 
 
-DOMAINS: Mapping[str, tuple[str, Callable[[str], bool]]] = {"python": ("parses", parses)}
+DOMAINS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "python": ("parses", parses),
+    "molecules": ("valid", is_molecule),
+}
 """By the name of a domain, its metric and the rule that the metric is the share of."""
 
 

@@ -252,7 +252,7 @@ def score_molecules(
     All but `valid` is of the valid ones: shares of distinct ones among the first 1,000 and 10,000 of them, `novel`, the
     share of distinct ones that `train` does not hold, and the comparisons with the references and, with `_sf` in their
     names, with those of other scaffolds. `filters` are SMARTS patterns; without any there is no `filters`. Scores that
-    need two molecules are left out where fewer are valid. ValueError for no texts.
+    need two molecules, or a scaffold, are left out without them. ValueError for no texts.
     """
     if not texts:
         raise ValueError("no texts to score")
@@ -266,6 +266,8 @@ def score_molecules(
     def put(name: str, value: float | Floats, note: str = "", **more: str) -> None:
         rows = mean_rows(value) if isinstance(value, np.ndarray) else None
         number = float(value.mean()) if isinstance(value, np.ndarray) else value
+        if math.isnan(number):  # scaffolds of molecules that have none
+            return
         scores[name] = Score(number, Signature(name, about | more, inputs), rows=rows, note=note)
 
     put("valid", np.array([one is not None for one in found], np.float64))

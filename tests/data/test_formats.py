@@ -75,6 +75,12 @@ def test_quotes_that_are_no_quoting_stay_in_a_tsv_file(tmp_path: Path) -> None:
     assert read_lines(path) == cells
 
 
+def test_molecules_of_smi_are_the_first_words(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.smi.gz", gzip.compress(b"SMILES Name\nCCO ethanol\n\nC\tmethane gas\r\nc1ccccc1\n"))
+    assert list(read_records([path]).texts) == ["CCO", "C", "c1ccccc1"]
+    assert list(read_records([path]).numbers) == [2, 4, 5]
+
+
 def test_sequences_of_fasta_are_joined(tmp_path: Path) -> None:
     path = written(tmp_path, "a.fasta.gz", gzip.compress(b">one first\nACGT\nAC GT\n\nTT\n>empty\n>two\r\nMK*\r\n"))
     records = read_records([path])

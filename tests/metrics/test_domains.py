@@ -34,7 +34,7 @@ def test_the_share_has_an_interval_and_a_reward_judges_each_line() -> None:
 
 
 def test_unknown_domains_and_no_texts_are_told() -> None:
-    with pytest.raises(ValueError, match=r"^unknown domain 'rust'; known: python$"):
+    with pytest.raises(ValueError, match=r"^unknown domain 'rust'; known: python, molecules$"):
         keeping("rust", ["x"])
     with pytest.raises(ValueError, match=r"^no texts to score$"):
         keeping("python", [])

@@ -1,6 +1,6 @@
 """MOSES out of its wheel: molecules to train on and to compare with, filters, and the statistics of its test sets.
 
-The wheel of `molsets` 0.3.1 (Polykovskiy et al. 2020) holds all of them; it cannot be installed beside today's packages.
+The wheel of `molsets` 0.3.1 (Polykovskiy et al. 2020) holds all of them; today's packages keep it from being installed.
 Nothing of it is imported or run: its statistics are a pickle in a NumPy file, of which `plain` takes the data alone, by
 an interpreter of the few operations that build arrays, numbers, texts and tables.
 Run: pip download --no-deps molsets==0.3.1 && seqgen corpus get moses --file molsets-0.3.1-py3-none-any.whl
