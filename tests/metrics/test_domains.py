@@ -38,5 +38,5 @@ def test_unknown_domains_and_no_texts_are_told() -> None:
         keeping("rust", ["x"])
     with pytest.raises(ValueError, match=r"^no texts to score$"):
         keeping("python", [])
-    with pytest.raises(ConfigError, match=r"python, label:NAME:FILE"):
+    with pytest.raises(ConfigError, match=r"python, chem:qed, similarity:SMILES, label:NAME:FILE"):
         reward("python:3")
