@@ -129,7 +129,7 @@ class Reward:
     """critic; logit: the critic's log-odds less the KL divergence from the language model, whose optimum is the text's
     own distribution; constant (the control every experiment needs); or a reward of your own, mixed with the critic:
     file.py:function (list of texts to numbers), grammatical:GRAMMAR, length:MIN-MAX, regex:PATTERN, python (whether it
-    parses), label:NAME:FILE."""
+    parses), chem:qed, similarity:SMILES, label:NAME:FILE."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of a reward of your own; the rest is the critic's."""
     proximal: bool = False

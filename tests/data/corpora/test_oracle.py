@@ -220,7 +220,7 @@ def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
     broken = write(tmp_path / "broken.py", "import absent_module_of_nobody")
     for spec, message in {
         "nonsense": "model.reward.kind must be critic, logit, constant, grammatical:GRAMMAR, length:MIN-MAX, "
-        "regex:PATTERN, python, label:NAME:FILE or FILE.py:FUNCTION, got 'nonsense'",
+        "regex:PATTERN, python, chem:qed, similarity:SMILES, label:NAME:FILE or FILE.py:FUNCTION, got 'nonsense'",
         "length:5-2": "model.reward.kind = length:5-2: no length is in this range",
         "regex:(": "model.reward.kind = regex:( is no regular expression",
         f"{tmp_path}/absent.py:f": f"model.reward.kind: {tmp_path}/absent.py: no such file",
