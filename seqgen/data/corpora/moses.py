@@ -159,7 +159,7 @@ def plain(pickled: bytes) -> Any:
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name == "GLOBAL":
-            stack.append(_NAMES.get(argument) or _refuse(argument))
+            stack.append(_NAMES.get(argument.replace("numpy._core", "numpy.core")) or _refuse(argument))
         elif name == "TUPLE":
             stack.append(tuple(above()))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
