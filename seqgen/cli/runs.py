@@ -6,7 +6,6 @@ seqgen runs runs/captions --sort best --json
 
 import dataclasses
 import json as encoding
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,8 +32,9 @@ def runs(
 ) -> None:
     """List runs, and the settings in which they differ.
 
-    Each with its model, data, steps, state (training, finished, interrupted) and best held-out score. A folder that
-    cannot be read is named with the reason. JSON is an object for each run.
+    Each with its model, data, steps, state (training, finished, interrupted), best held-out score, and the settings in
+    which the runs of its model differ. A folder that cannot be read is named with the reason. JSON is an object for
+    each run.
     """
     from seqgen.engine.stored import differing, runs_below
 
@@ -42,17 +42,17 @@ def runs(
         raise output.CommandError(f"{folder} is no folder; train a run with: seqgen train MODEL --out {folder}/NAME")
     found, broken = runs_below(folder)
     found.sort(key=lambda run: _place(run, sort))
-    columns = differing(found)
+    settings = differing(found)
     if json:
-        for run in found:
-            output.write(output.json_line(_record(run, columns)))
+        for run, own in zip(found, settings, strict=True):
+            output.write(output.json_line(_record(run, own)))
         for path, why in broken.items():
             output.write(output.json_line({"run": str(path), "broken": why}))
         return
     if not found and not broken:
         output.say(f"no run below {folder}; train one with: seqgen train MODEL --out {folder}/NAME")
     if found:
-        _write(found, columns)
+        _write(found, settings)
     for path, why in broken.items():
         output.say(why if why.startswith(str(path)) else f"{path}: {why}")
 
@@ -67,36 +67,26 @@ def _place(run: "Listed", sort: str) -> tuple[Any, ...]:
     return (*keys.get(sort, ()), str(run.folder))
 
 
-def _record(run: "Listed", columns: list[str]) -> dict[str, Any]:
+def _record(run: "Listed", settings: dict[str, Any]) -> dict[str, Any]:
     record = {**dataclasses.asdict(run), "folder": str(run.folder), "changed": run.changed.isoformat("T", "seconds")}
-    return {"run": record.pop("folder"), **record, "settings": {name: run.settings.get(name) for name in columns}}
+    return {"run": record.pop("folder"), **record, "settings": settings}
 
 
-def _write(found: list["Listed"], columns: list[str]) -> None:
+def _write(found: list["Listed"], settings: list[dict[str, Any]]) -> None:
+    names = ["run", "model", "data", "step", "state", "best held-out", "changed", "size", "settings that differ"]
     rows = [
         [
             *(str(run.folder), run.model, run.data, f"{run.step}/{run.steps}", run.state),
             "" if run.best is None else f"{run.best:.4g} {run.metric}".strip(),
             *(f"{run.changed:%Y-%m-%d %H:%M}", _size(run.size)),
+            " ".join(f"{name}={_value(value)}" for name, value in own.items()),
         ]
-        for run in found
+        for run, own in zip(found, settings, strict=True)
     ]
-    names = ["run", "model", "data", "step", "state", "best held-out", "changed", "size"]
-    settings = [[_value(run, name) for name in columns] for run in found]
-    left = [0, 1, 2, 4, 5]
-    whole = output.table([*names, *columns], [a + b for a, b in zip(rows, settings, strict=True)], left=left)
-    if not (sys.stdout.isatty() and columns and max(map(len, whole.splitlines())) > output.width()):
-        output.write(whole)
-        return
-    output.write(output.table(names, rows, left=left) + "\n")
-    across = [[name, *(row[i] for row in settings)] for i, name in enumerate(columns)]
-    output.write(output.table(["", *(row[0] for row in rows)], across, left=range(len(rows) + 1)))
+    output.write(output.table(names, rows, left=[0, 1, 2, 4, 5, 8]))
 
 
-def _value(run: "Listed", name: str) -> str:
-    if name not in run.settings:
-        return "-"
-    value = run.settings[name]
+def _value(value: Any) -> str:
     return value if isinstance(value, str) else encoding.dumps(value, ensure_ascii=False)
 
 

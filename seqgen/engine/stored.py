@@ -152,11 +152,13 @@ def runs_below(folder: Path) -> tuple[list[Listed], dict[Path, str]]:
     return runs, broken
 
 
-def differing(runs: Sequence[Listed]) -> list[str]:
-    """Return the settings in which runs differ, among those that have them, in the order of the files."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    values = {name: {_shown(run.settings[name]) for run in runs if name in run.settings} for name in names}
-    return [name for name, found in values.items() if len(found) > 1]
+def differing(runs: Sequence[Listed]) -> list[dict[str, Any]]:
+    """Return of each run the settings in which the runs of its model differ, in the order of the files."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for name, value in run.settings.items():
+            values.setdefault((run.model, name), set()).add(_shown(value))
+    return [{name: value for name, value in run.settings.items() if len(values[run.model, name]) > 1} for run in runs]
 
 
 def _shown(value: Any) -> str:

@@ -42,11 +42,14 @@ def test_runs_are_listed_with_what_their_folders_say(seqgen: Any, folder: Path) 
     assert a["size"] == sum(path.stat().st_size for path in (folder / "a").rglob("*") if path.is_file())
 
 
-def test_only_settings_that_differ_are_columns(seqgen: Any, folder: Path) -> None:
-    assert [row["settings"] for row in listed(seqgen, folder)] == [{"model.hidden": width} for width in (12, 13, 12)]
+def test_only_settings_that_differ_between_runs_of_a_model_are_listed(seqgen: Any, folder: Path) -> None:
+    config = folder / "deep/er/c/config.toml"
+    config.write_text(config.read_text().replace('name = "lm"', 'name = "other"'))
+    assert [row["settings"] for row in listed(seqgen, folder)] == [{"model.hidden": 12}, {"model.hidden": 13}, {}]
     table = seqgen("runs", folder).out.splitlines()
-    assert table[0].split()[-1] == "model.hidden"
-    assert [line.split()[-1] for line in table[2:]] == ["12", "13", "12"]
+    assert table[0].endswith("settings that differ")
+    assert [line.split()[-1] for line in table[2:4]] == ["model.hidden=12", "model.hidden=13"]
+    assert "model.hidden" not in table[4]
 
 
 def test_a_run_that_a_process_has_is_in_training(seqgen: Any, folder: Path) -> None:
