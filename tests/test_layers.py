@@ -27,7 +27,7 @@ BELOW = {
 }
 ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
 ENGINE += ["latent", "plots", "evaluate", "molecules", "curve", "compare", "blind", "report", "progress", "loop"]
-ENGINE += ["derived", "mix", "refine", "judge", "hugging_face"]
+ENGINE += ["derived", "mix", "refine", "judge", "hugging_face", "card", "onnx_graph", "export"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

@@ -180,6 +180,16 @@ def read_state(run: Path, step: int) -> dict[str, Any]:
     return state
 
 
+def last_state(run: Path) -> dict[str, Any]:
+    """Return the state of the last checkpoint that can be read, what is known of validations; {} if there is none."""
+    for step in reversed(steps(run)):
+        try:
+            return read_state(run, step)
+        except RunError:
+            continue
+    return {}
+
+
 def _is_position(known: Any) -> bool:
     return isinstance(known, list) and [type(part) for part in known] == [int, str] and known[0] >= 0
 

@@ -138,6 +138,11 @@ class TextGenerator:
         return not getattr(self.model, "bound", "")  # optional: see models._contract.Bounded
 
     @property
+    def streams(self) -> bool:
+        """Whether `stream` can write a text piece by piece: from left to right, and not chosen among whole ones."""
+        return not isinstance(self.model, refined.Model) and isinstance(self.model.decoder(), Decoder)
+
+    @property
     def one_line(self) -> bool:
         """Whether every text this run may write can stand as one line of a file."""
         return not self.running and not any(map(UNSAFE.search, self.tokenizer.surfaces()))

@@ -77,7 +77,7 @@ def write_report(folder: Path) -> Path:
 def summary(folder: Path) -> str:
     """Return the first parts of a run's page, as HTML: what it is, its samples and its curves."""
     logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
-    sections, state, by_step = stored_sections(folder), _state(folder), _sample_files(folder)
+    sections, state, by_step = stored_sections(folder), checkpoint.last_state(folder), _sample_files(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     shown = _shown_step(state, by_step)
     known = _facts(sections, env, logged, scores, state)
@@ -93,7 +93,7 @@ def _page(folder: Path) -> str:
     sections = stored_sections(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     logged, scores = log.read(folder / "log.jsonl"), log.read(folder / "scores.jsonl")
-    state = _state(folder)
+    state = checkpoint.last_state(folder)
     by_step = _sample_files(folder)
     shown = _shown_step(state, by_step)
     name = str(sections["name"])
@@ -116,16 +116,6 @@ def _page(folder: Path) -> str:
         section("Environment", _folded("env.json", json.dumps(env, indent=2, ensure_ascii=False))),
     ]
     return page(f"{folder.resolve().name} · {name}", "".join(parts))
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    """Return what the last checkpoint that can be read knows of validations; empty where there is none."""
-    for step in reversed(checkpoint.steps(folder)):
-        try:
-            return checkpoint.read_state(folder, step)
-        except SeqgenError:
-            continue
-    return {}
 
 
 # ------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class ByteBpeTokenizer:
             raise DataError(f"eos_token_id = {end} is outside the vocabulary, 0 to {self.vocab_size - 1}")
         added = self._theirs.get_added_tokens_decoder()
         self._special = {end, *(i for i, token in added.items() if token.special)}
-        byte_of = _bytes()
+        byte_of = byte_values()
         if lacking := sorted(set(byte_of) - set(tokens)):
             raise DataError(f"lacks {len(lacking)} of the 256 single bytes, which byte-level BPE has")
         surfaces = [
@@ -189,7 +189,7 @@ def _check(described: str) -> None:
             raise DataError(f"pre_tokenizer.{option} is not {_BYTE_LEVEL[option]}: text would not come back as it was")
 
 
-def _bytes() -> dict[str, int]:
+def byte_values() -> dict[str, int]:
     """Return the byte behind each of GPT-2's 256 characters: its own where it is printable, else the next from 256."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in own]
