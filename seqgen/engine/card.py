@@ -44,7 +44,7 @@ def model_card(folder: Path, name: str, format: str) -> str:
     state = checkpoint.last_state(folder)
     data = [Path(str(file)).name for file in sections["data"]["files"]]
     scores = _scores(folder, state.get("best_step"))
-    header = [
+    header: list[tuple[str, Any]] = [
         ("library_name", "seqgen"),
         ("pipeline_tag", "text-generation" if tokenizer else "unconditional-image-generation"),
         ("tags", ["seqgen", model, format]),

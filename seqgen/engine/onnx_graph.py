@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqgen.core.errors import MissingExtraError, RunError
 from seqgen.models import gpt, hmm, lm, seqgan
@@ -54,7 +54,7 @@ class StepGraph:
     """Tokens that it reads at most; 0: any number."""
 
 
-def step_graph(model: nn.Module, name: str) -> StepGraph:
+def step_graph(model: object, name: str) -> StepGraph:
     """Return one step of a model as a graph; RunError for a model without such a form, `name` in its words."""
     _installed("onnx")
     if isinstance(model, lm.Model):
