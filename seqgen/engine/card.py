@@ -98,7 +98,8 @@ def _scores(folder: Path, best: int | None) -> list[tuple[str, float, str]]:
         column = Table.from_dict(files.read_json(path)).columns[0]
         return [(score.signature.metric, float(score), str(score.signature)) for score in column.all_scores()]
     row = next((row for row in log.read(folder / "scores.jsonl") if row["step"] == best), {})
-    shown = [name for name in ("nll_per_token", "bound_per_token", *metrics.shown("validation")) if name in row]
+    names = ("nll_per_token", "bound_per_token", *metrics.shown("validation"))
+    shown = [name for name in names if name in row and not name.startswith("real_")]
     made = f"validation of step {best}, on held-out rows of the training data"
     known = [(name, row[name]) for name in dict.fromkeys(shown) if isinstance(row[name], int | float)]
     return [(name, value, f"{made}; {row['signature']}" if name == "bleu_4" else made) for name, value in known]

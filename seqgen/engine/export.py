@@ -1,7 +1,5 @@
 """A trained run as a folder for others: ONNX for any runtime, or safetensors as a run without its training.
 
-    export("runs/captions", "captions-onnx")      # model.onnx, config.json, tokens.json, tokenizer/, README.md
-
 The folder appears whole, and only after a check: onnxruntime must give the logits and the greedy tokens that seqgen
 gives, weights written must be read back equal. Nothing in it is a pickle, and nothing in it is executed.
 """
@@ -31,6 +29,9 @@ from seqgen.nn.decode import Decoder
 
 Format = Literal["onnx", "safetensors"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors")
+
+_PRIVATE = ("command", "from", "mixed_from", "imported_from")
+"""What env.json knows of the places of files."""
 
 _PROMPTS, _LENGTH = 8, 32
 """Held-out texts of a check, and tokens that each is continued by."""
@@ -72,16 +73,23 @@ def export(
     return target
 
 
+def _sections(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run; files of text by their names, for where they lie is nobody else's business."""
+    sections = runs.stored_sections(folder)
+    named = {key: [Path(str(file)).name for file in sections["data"].get(key, ())] for key in ("files", "valid")}
+    return {**sections, "data": {**sections["data"], **named}}
+
+
 # --------------------------------------------------------------------------------------------------------- safetensors
 
 
 def _write_run(out: Path, folder: Path, opened: Any, verify: bool) -> None:
     """Write the files of a run with one checkpoint and without optimizer, logs and samples."""
     env = files.read_object(folder / "env.json", data_sha256=str)
-    files.write_json(out / "env.json", {**env, "exported_by": __version__})
+    files.write_json(out / "env.json", {name: value for name, value in env.items() if name not in _PRIVATE})
     if isinstance(opened, TextGenerator):
         opened.tokenizer.save(out / "tokenizer")
-    sections = runs.stored_sections(folder)
+    sections = _sections(folder)
     files.write_json(out / "config.json", {"seqgen": __version__, **sections})
     files.write_text(out / CONFIG, settings_of.to_toml(sections))
     checkpoint.save(out, 0, opened.model, {}, {}, loop.state_at_first())
@@ -117,7 +125,7 @@ def _write_onnx(out: Path, folder: Path, generator: TextGenerator, verify: bool)
         "source": settings.data.source,
         "tokenizer": tokenizer.kind,
         "joiner": joiner,
-        "settings": runs.stored_sections(folder),
+        "settings": _sections(folder),
     }
     if verify:
         described["verified"] = _verify(generator, decoder, graph, described, tokens)
