@@ -15,6 +15,7 @@ from seqgen.data.text import read_lines
 from seqgen.engine import checkpoint
 from seqgen.engine import run as runs
 from seqgen.engine.evaluate import Table
+from seqgen.engine.stored import stored_sections
 from seqgen.metrics import tables
 
 _SAMPLES = 5
@@ -38,7 +39,7 @@ The folder is a run of seqgen {version} without its training: `seqgen.load("{nam
 
 def model_card(folder: Path, name: str, format: str) -> str:
     """Return the card of a run that is written as `name` in a format; RunError for a run whose files are altered."""
-    sections = runs.stored_sections(folder)
+    sections = stored_sections(folder)
     env = files.read_object(folder / "env.json", data_sha256=str)
     model, tokenizer = str(sections["name"]), sections.get("tokenizer")
     state = checkpoint.last_state(folder)

@@ -25,6 +25,7 @@ from seqgen.engine import run as runs
 from seqgen.engine.folder import CONFIG
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load, load_image_generator
+from seqgen.engine.stored import stored_sections
 from seqgen.nn.decode import Decoder
 
 Format = Literal["onnx", "safetensors"]
@@ -61,7 +62,7 @@ def export(
     if target.exists():
         raise RunError(f"{target} exists; use another --out, or remove it")
     opened: Any
-    if "tokenizer" in runs.stored_sections(folder):
+    if "tokenizer" in stored_sections(folder):
         opened = load(folder, step=step, device="cpu", module=module)
     elif format == "onnx":
         raise RunError(f"{folder} makes images, which have no form as an ONNX graph here; use --format safetensors")
@@ -75,7 +76,7 @@ def export(
 
 def _sections(folder: Path) -> dict[str, Any]:
     """Return the settings of a run; files of text by their names, for where they lie is nobody else's business."""
-    sections = runs.stored_sections(folder)
+    sections = stored_sections(folder)
     named = {key: [Path(str(file)).name for file in sections["data"].get(key, ())] for key in ("files", "valid")}
     return {**sections, "data": {**sections["data"], **named}}
 
