@@ -33,7 +33,7 @@ from seqgen.models import refined
 from seqgen.models._contract import TextModel
 from seqgen.nn import automaton as automata
 from seqgen.nn.automaton import GAP
-from seqgen.nn.decode import Decoder, Details, Writer, collect, joined
+from seqgen.nn.decode import Decoder, Details, LogitsProcessor, Writer, collect, joined
 
 _ROWS = 512
 """Texts decoded together; results do not depend on it."""
@@ -93,6 +93,8 @@ class TextOptions(Selection, Constraints, Drawing, Request):
     """Lines that no text may be."""
     latents: Latents | None = None
     """Of a text VAE: the latent (B, Z) of each text from its seed (B,), instead of a draw from the prior."""
+    logits_processor: LogitsProcessor | None = None
+    """A function of your own, f(ids (B, T), logits (B, V)) -> logits: `seqgen.nn.decode.LogitsProcessor` says when."""
     on_text: Callable[[int], None] | None = None
     """Is called with the number of texts that are done."""
 
@@ -104,6 +106,8 @@ class StreamOptions(Constraints, Drawing, Prompt):
     index: int = 0
     """k of the text."""
     latents: Latents | None = None
+    """As in `TextOptions`."""
+    logits_processor: LogitsProcessor | None = None
     """As in `TextOptions`."""
 
 
@@ -182,6 +186,7 @@ class TextGenerator:
         limits = self._limits(options)
         if options.no_copy:
             limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
+        limits = replace(limits, logits_processor=options.logits_processor)
         begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
         return self._selected(options, begins, limits)
 
@@ -302,7 +307,12 @@ class TextGenerator:
         seeds = rng.text_seeds(options.seed, options.index, 1, options.prompt).to(self.device)
         written = self.growing([begins[0].own], options.stop)
         steps = self._decoder(options.fast, options.latents).steps(
-            [begins[0].ids], seeds, self.sampling(options), automaton=automaton, begin=_places(begins)
+            [begins[0].ids],
+            seeds,
+            self.sampling(options),
+            automaton=automaton,
+            begin=_places(begins),
+            logits_processor=options.logits_processor,
         )
         for step in steps:
             piece = written.add([0], step.ids.tolist())[0]
@@ -337,7 +347,7 @@ class TextGenerator:
             made = []
             for begin, row in zip(begins, rows, strict=True):
                 # the end is one of the new tokens
-                limits = _Limits(automata.gaps(row, self.tokenizer.vocab_size), None)
+                limits = _Limits(automata.gaps(row, self.tokenizer.vocab_size))
                 most = len(row) + (self._lines.stop >= 0)
                 wanted = TextOptions(
                     count=asked.count,
@@ -483,7 +493,7 @@ class TextGenerator:
                     f"{', '.join(map(repr, missing))} cannot be written: this run's vocabulary does not hold it"
                 )
             automaton = automata.build(constraints, surfaces, first, newline, silent)
-        return _Limits(automaton, None)
+        return _Limits(automaton)
 
     def _block(self, n: int, train_files: Sequence[str]) -> automata.NoCopy:
         corpus = self.own_text(train_files).train.ids
@@ -575,6 +585,7 @@ class TextGenerator:
             automaton=limits.automaton,
             begin=_places(rows),
             no_copy=limits.no_copy,
+            logits_processor=limits.logits_processor,
             until=stopped if stop else None,
         )
         samples = collect(list(steps), len(rows), sampling.details)
@@ -670,7 +681,8 @@ class _Limits:
     """What holds for all texts of a call by construction."""
 
     automaton: automata.Automaton | None
-    no_copy: automata.NoCopy | None
+    no_copy: automata.NoCopy | None = None
+    logits_processor: LogitsProcessor | None = None
 
 
 @dataclass(frozen=True)
@@ -696,7 +708,12 @@ def _places(rows: Sequence[Beginning]) -> list[int] | None:
 
 def check_resampled(options: Drawing, n: int) -> None:
     """Raise ValueError for an option that changes how the n candidates of each text are drawn, or cuts them."""
-    names = {one.name for cls in (Sampling, Constraints) for one in fields(cls)} | {"stop", "no_copy", "best_of"}
+    names = {one.name for cls in (Sampling, Constraints) for one in fields(cls)} | {
+        "stop",
+        "no_copy",
+        "best_of",
+        "logits_processor",
+    }
     for option in fields(options):
         value = getattr(options, option.name)
         if option.name in names - {"details"} and value != option.default and value not in ([], ()):

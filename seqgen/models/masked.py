@@ -255,6 +255,7 @@ class Unmasker:
         asked = {
             "bad_words, require, template and pattern": limits.get("automaton") is not None,
             "no_copy": limits.get("no_copy") is not None,
+            "logits_processor": limits.get("logits_processor") is not None,
             "no_repeat_ngram_size": bool(sampling.no_repeat_ngram_size),
             "repetition_penalty": sampling.repetition_penalty != 1,
             "log-probabilities of a text, which best_of compares,": sampling.details,

@@ -26,7 +26,7 @@ Shapes: B rows at work, F features, V vocabulary. Paper references stand in `sam
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -55,6 +55,14 @@ _AHEAD = 32  # steps whose uniform numbers are made at once
 _FLOAT32 = torch.finfo(torch.float32)
 _COLD = 1e-30  # below this temperature, logits over it may overflow
 
+
+LogitsProcessor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From what rows have read, ids (B, T) int64, and the logits of their next token (B, V) to the logits drawn from.
+
+Called at every step, before temperature and filters. `ids` end with the last token read: start, condition, prompt and
+text so far, -1 before short rows and for tokens that only a condition has. Tokens that are never written come as -inf
+and stay so. A batch may hold any rows, some of them twice: what a row gets may depend on that row alone.
+"""
 
 S = TypeVar("S")
 """A model's own kind of state, such as a cache of keys and values; `Recurrent` has a tuple of tensors."""
@@ -189,6 +197,7 @@ class Writer(Protocol):
         automaton: Automaton | None = None,
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
+        logits_processor: LogitsProcessor | None = None,
         until: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Step]:
         """Yield the texts token by token, as `Decoder.steps` does; ValueError for what it cannot meet."""
@@ -251,6 +260,7 @@ class Decoder:
         automaton: Automaton | None = None,
         begin: Sequence[int] | None = None,
         no_copy: NoCopy | None = None,
+        logits_processor: LogitsProcessor | None = None,
         until: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Step]:
         """Yield the texts token by token, as they are drawn; those that end leave the batch.
@@ -259,13 +269,14 @@ class Decoder:
         `core.rng.text_seeds`. `state` is what the prompts go on from, one row each, in place of the model's own start.
         `automaton` constrains what is written; `begin` is its state behind each prompt (`Automaton.after`), else 0.
         `no_copy` blocks copied runs, which may begin in the prompt. That block and the one against repetition give way
-        where they would leave nothing. `until` says of the `texts` and `ids` of a step which texts are over for reasons
-        of its own, (n,) bool.
+        where they would leave nothing. `logits_processor` changes logits before all that. `until` says of the `texts`
+        and `ids` of a step which texts are over for reasons of its own, (n,) bool.
         Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, one beyond the model's
         context, constraints that cannot be met in it, and a text for which no token is left; ConfigError for an option
         out of range.
         """
-        rules = self.rules(config.build(Sampling, config.to_dict(sampling), section="sample"), automaton, no_copy)
+        checked = config.build(Sampling, config.to_dict(sampling), section="sample")
+        rules = self.rules(checked, automaton, no_copy, logits_processor)
         if len(seeds) != len(prompts):
             raise ValueError(f"expected one seed for each of {len(prompts)} prompts, got {len(seeds)}")
         self.check(prompts, begin, rules)
@@ -358,7 +369,13 @@ class Decoder:
         read = list(zip(*(column[texts].split_with_sizes(lengths) for column in whole), strict=True))
         return [one for _, one in sorted(zip(order, read, strict=True), key=lambda pair: pair[0])]
 
-    def rules(self, sampling: Sampling, automaton: Automaton | None = None, no_copy: NoCopy | None = None) -> "Rules":
+    def rules(
+        self,
+        sampling: Sampling,
+        automaton: Automaton | None = None,
+        no_copy: NoCopy | None = None,
+        logits_processor: LogitsProcessor | None = None,
+    ) -> "Rules":
         """Collect what holds for every row and step of a call. ValueError if it leaves no token, or no length."""
         limit = sampling.limit(self.max_length)
         if sampling.denoising_steps:
@@ -372,7 +389,8 @@ class Decoder:
         if automaton is not None:
             automaton = automaton.without(blocked | {self.stop} - {-1}).to(self.device)
         no_copy = None if no_copy is None else no_copy.to(self.device)
-        return Rules(sampling, limit, self.stop, self.output.without(blocked), automaton, no_copy)
+        bias = self.output.without(blocked)
+        return Rules(sampling, limit, self.stop, bias, automaton, no_copy, logits_processor)
 
     def check(self, prompts: Sequence[Sequence[int]], begin: Sequence[int] | None, rules: "Rules") -> None:
         """Raise ValueError for a prompt that is empty, leaves the vocabulary, or is too long for the model's context,
@@ -433,6 +451,8 @@ class Decoder:
                 logits = logits.masked_fill(rules.bias == -math.inf, -math.inf)
             else:
                 logits = self.output.logits(features, rules.bias)
+            if rules.logits_processor is not None:
+                _process(logits[:, : self.output.vocab_size], history, rules)
             rules.block(logits, rows.places[part], t)
             _block_runs(logits, history, rules)
             logits = filtered(logits, history, sampling)
@@ -454,6 +474,7 @@ class Decoder:
             [f"sample.min_new_tokens = {rules.sampling.min_new_tokens}"] if t < rules.sampling.min_new_tokens else []
         )
         asked += ["suppress_tokens"] if rules.sampling.suppress_tokens else []
+        asked += ["logits_processor"] if rules.logits_processor is not None else []
         return ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
 
 
@@ -469,12 +490,14 @@ class Rules:
     """(V padded): the output layer's, without the ids that are blocked throughout."""
     automaton: Automaton | None
     no_copy: NoCopy | None
+    logits_processor: LogitsProcessor | None
 
     @property
     def look_back(self) -> bool:
         """Whether an option looks at what was written."""
-        sampling = self.sampling
-        return bool(sampling.no_repeat_ngram_size or sampling.repetition_penalty != 1 or self.no_copy is not None)
+        sampling, others = self.sampling, (self.no_copy, self.logits_processor)
+        asked = sampling.no_repeat_ngram_size or sampling.repetition_penalty != 1
+        return bool(asked or any(other is not None for other in others))
 
     def block(self, logits: Tensor, places: Tensor, t: int) -> None:
         """Take all mass from tokens that may not come at position t, in place: `places` are states of the automaton."""
@@ -521,6 +544,21 @@ def _left_padded(rows: Sequence[Sequence[int]]) -> Tensor:
     longest = max(map(len, rows))
     padded = [[-1] * (longest - len(row)) + list(row) for row in rows]
     return torch.tensor(padded, dtype=torch.int64).view(len(rows), longest)
+
+
+def _process(logits: Tensor, history: Tensor, rules: Rules) -> None:
+    """Put logits (C, V) through the caller's function, in place; what is blocked throughout stays blocked."""
+    assert rules.logits_processor is not None
+    made: Any = rules.logits_processor(history, logits.clone())
+    expected = f"logits_processor must return logits {tuple(logits.shape)} of {logits.dtype}"
+    if not isinstance(made, Tensor) or made.shape != logits.shape or made.dtype != logits.dtype:
+        got = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(f"{expected}, got {got}")
+    if bool((made.isnan() | (made == math.inf)).any()):
+        raise ValueError(f"{expected}, each a number or -inf, got {'NaN' if bool(made.isnan().any()) else 'inf'}")
+    logits.copy_(made).masked_fill_(rules.bias[: logits.shape[1]] == -math.inf, -math.inf)
+    if bool((logits.amax(1) == -math.inf).any()):
+        raise ValueError("logits_processor must leave a token to draw; it gave -inf to all that a text may go on with")
 
 
 def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> None:
