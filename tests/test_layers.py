@@ -25,9 +25,10 @@ BELOW = {
     "serve": {"core", "data", "nn", "models", "images", "metrics", "engine"},
     "cli": {"core", "data", "nn", "models", "images", "metrics", "engine", "serve"},
 }
-ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate", "loading"]
-ENGINE += ["latent", "plots", "evaluate", "molecules", "curve", "compare", "blind", "report", "progress", "loop"]
-ENGINE += ["derived", "mix", "refine", "judge", "hugging_face", "card", "onnx_graph", "export"]
+ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate"]
+ENGINE += ["loading", "latent", "plots", "evaluate", "molecules", "cleaning", "curve", "compare", "blind"]
+ENGINE += ["report", "progress", "loop", "derived", "mix", "refine", "judge", "hugging_face", "card"]
+ENGINE += ["onnx_graph", "export"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

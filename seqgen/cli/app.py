@@ -34,6 +34,7 @@ from seqgen.cli import (
     mix,
     output,
     play,
+    quality,
     refine,
     report,
     runs,
@@ -77,6 +78,7 @@ for command in _COMMANDS:
     )
 app.add_typer(latent.app)
 app.add_typer(tokenizer.app)
+corpus.app.command("filter", cls=Command)(with_flags(quality.filter_))
 app.add_typer(corpus.app)
 
 # the root of typer's errors of usage; where it lives depends on the version of typer, its first child does not

@@ -99,7 +99,7 @@ def score(
     """
     from seqgen.data.formats import table_row
 
-    _outlier_count(outliers, 1)  # a wrong value is refused before anything is scored
+    outlier_count(outliers, 1)  # a wrong value is refused before anything is scored
     most = _hits(hits)
     if by == "critic" and most:
         raise output.CommandError("--hits is for --by likelihood")
@@ -124,7 +124,7 @@ def score(
     threshold = _threshold(held_out) if per_token else None
     known = sorted(held_out.order) if held_out is not None else []
     order = sorted(range(len(lines)), key=scored.order.__getitem__)
-    for number, i in enumerate(order[: _outlier_count(outliers, len(order))]):
+    for number, i in enumerate(order[: outlier_count(outliers, len(order))]):
         record: dict[str, Any] = {"line": records.numbers[rows[i]], **scored.columns(i), "percentile": None}
         if known:
             record["percentile"] = 100 * bisect_left(known, scored.order[i]) / len(known)
@@ -240,8 +240,8 @@ def _spans(tokens: Sequence[str], values: Sequence[float], threshold: float | No
     return [" ".join(span) for span in spans]
 
 
-def _outlier_count(outliers: str, lines: int) -> int:
-    """Return how many lines `1%` or `20` are of so many; all of them for ""."""
+def outlier_count(outliers: str, lines: int) -> int:
+    """Return how many lines `1%` or `20` are of so many; all of them for "". CommandError for another share."""
     if not outliers:
         return lines
     number, percent = outliers.removesuffix("%"), outliers.endswith("%")
