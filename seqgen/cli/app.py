@@ -78,7 +78,8 @@ for command in _COMMANDS:
     )
 app.add_typer(latent.app)
 app.add_typer(tokenizer.app)
-corpus.app.command("filter", cls=Command)(with_flags(quality.filter_))
+for command in (quality.filter_, quality.augment):
+    corpus.app.command(command.__name__.rstrip("_"), cls=Command)(with_flags(command))
 app.add_typer(corpus.app)
 
 # the root of typer's errors of usage; where it lives depends on the version of typer, its first child does not

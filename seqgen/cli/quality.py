@@ -1,4 +1,4 @@
-"""`seqgen corpus filter`: text made cleaner, and what was taken out of it."""
+"""`seqgen corpus filter`: text made cleaner; `seqgen corpus augment`: more lines of each label."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,6 +16,7 @@ from seqgen.cli.options import (
     check_output,
     open_run,
     read_for,
+    reading_named,
     row_for,
 )
 from seqgen.cli.score import outlier_count
@@ -147,3 +148,92 @@ def _rows(generator: "TextGenerator | None", records: "Records", kept: list[int]
             output.json_line(row_for(generator, text, records.sources[i])) for i, text in zip(kept, texts, strict=True)
         )
     return text_lines(texts, "jsonl" if any("\n" in text for text in texts) else "lines")
+
+
+def augment(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="Labelled text with named fields (.tsv, .csv, .jsonl), and settings of the model trained on it.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Write the new lines here: .tsv or .jsonl.")],
+    per_class: Annotated[int, typer.Option("--per-class", metavar="N", help="Texts of each label.")] = 100,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Take this run; without it one is trained, in the folder FILE-run."),
+    ] = None,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="Field of the label.")] = "label",
+    field: Field = "text",
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the texts.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the texts.")] = 1.0,
+    near: Annotated[
+        float, typer.Option("--near", metavar="S", help="Similarity from which a text repeats another; 0 drops none.")
+    ] = 0.8,
+    check: Annotated[
+        bool, typer.Option(help="Drop texts to which a classifier of the lines gives another label.")
+    ] = True,
+    format: Format = "auto",
+    encoding: Encoding = "auto",
+    *,
+    opening: Opening,
+) -> None:
+    """Write more lines of each label of a labelled text.
+
+    A model that reads the label writes them. Copies of lines, near-duplicates, and texts that look like another label
+    are left out and counted. Whether a classifier gains by them is a question for real text held out:
+    scripts/reproduce/augment.py measures it.
+    """
+    files = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if len(files) != 1:
+        raise output.CommandError(f"expected one file of labelled text, got {', '.join(files) or 'none'}")
+    if settings and source is not None:
+        raise output.CommandError(f"--from {source} is trained already; it excludes {settings[0]}")
+    output.at_least(1, per_class=per_class)
+    output.at_least(0, temperature=temperature)
+    if not 0 <= near <= 1:
+        raise output.CommandError(f"--near must be in 0..1, got {near:g}")
+    if out.suffix not in (".tsv", ".jsonl"):
+        raise output.CommandError(f"--out must end in .tsv or .jsonl, got {out}")
+    check_output("--out", out, files, folder=False)
+    from seqgen.core.files import write_text
+    from seqgen.data.formats import table_row
+    from seqgen.data.text import read_records
+    from seqgen.engine import augment as augmenting
+    from seqgen.engine import loop
+    from seqgen.engine import run as runs
+
+    with reading_named():
+        records = read_records(files, source=label, target=field, format=format, encoding=encoding)
+    assert records.sources is not None
+    augmenting.check_labelled(records.texts, records.sources, records.where)
+    if source is None:
+        source = out.with_name(f"{out.stem}-run")
+        fields = [f"data.source={label}", f"data.target={field}"]
+        chosen = None if is_run(source) else runs.config("lm", files, overrides=[*fields, *settings])
+        loop.train(chosen, source, overrides=settings if chosen is None else [])
+    generator = open_run(source, opening)
+    if not generator.settings.data.source:
+        raise output.CommandError(f"{source} takes no condition (data.source), so it cannot write for a label")
+    with output.wrong_values(), output.warnings_said():
+        made = augmenting.augment(
+            generator,
+            records.texts,
+            records.sources,
+            per_class,
+            seed=seed,
+            temperature=temperature,
+            near=near,
+            check=check,
+        )
+    pairs = [(one.label, text) for one in made for text in one.texts]
+    if out.suffix == ".tsv":
+        write_text(out, "".join(table_row(row) for row in [(label, field), *pairs]))
+    else:
+        write_text(out, "".join(output.json_line({label: name, field: text}) for name, text in pairs))
+    for one in made:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items()) or "none left out"
+        output.say(f"{one.label}: {len(one.texts)} of {one.written} written; {left_out}")

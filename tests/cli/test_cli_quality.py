@@ -83,3 +83,55 @@ def test_what_cannot_be_done_is_told_and_nothing_is_written(
         )
     assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message}\n")
     assert not keep.exists()
+
+
+SMALL_RUN = [
+    "model.hidden=8",
+    "model.embedding=8",
+    "train.steps=4",
+    "train.batch=8",
+    "train.eval_every=4",
+    "train.samples=4",
+]
+
+
+def test_lines_of_each_label_are_written_and_counted(seqgen: Any, tmp_path: Path) -> None:
+    text, out = tmp_path / "text.tsv", tmp_path / "more.tsv"
+    rows = [f"{label}\tthe {label} {noun} {verb}" for label in ("old", "new") for noun in "abc" for verb in "xyz"]
+    text.write_text("label\ttext\n" + "\n".join(rows) + "\n")
+    how = ["--per-class", "3", "--no-check", "--near", "0"]
+    ended = seqgen("corpus", "augment", text, *how, "--out", out, *SMALL_RUN)
+    assert (ended.code, ended.out) == (0, "")
+    with out.open(encoding="utf-8", newline="") as file:
+        made = list(csv.DictReader(file, delimiter="\t"))
+    assert {row["label"] for row in made} == {"old", "new"}
+    known = {row.split("\t")[1] for row in rows}
+    assert not known & {row["text"] for row in made}
+    assert "new: 3 of " in ended.err
+    again = seqgen("corpus", "augment", text, *how, "--from", tmp_path / "more-run", "--out", tmp_path / "b.jsonl")
+    assert again.code == 0
+    assert (tmp_path / "b.jsonl").read_text().count("\n") == len(made)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("label\ttext\nx\ta\nx\tb\ny\tc\n", [], "label 'y' has 1 line; expected at least 2 of each"),
+        ("label\ttext\nx\ta\n\tb\n", [], "T, line 3: no label"),
+        ("label\ttext\nx\ta\ny\tb\n", ["--out", "more.txt"], "--out must end in .tsv or .jsonl, got more.txt"),
+        (
+            "label\ttext\nx\ta\ny\tb\n",
+            ["--from", "r", "model.hidden=8"],
+            "--from r is trained already; it excludes model.hidden=8",
+        ),
+        ("class\ttext\nx\ta\ny\tb\n", [], "T, line 1: no column 'label'; there are 'class', 'text'"),
+    ],
+)
+def test_labelled_text_that_cannot_be_used_is_told(
+    content: str, words: list[str], message: str, seqgen: Any, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.tsv"
+    text.write_text(content)
+    ended = seqgen("corpus", "augment", text, "--out", tmp_path / "more.tsv", *words)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message.replace('T, line', f'{text}, line')}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.tsv"]
