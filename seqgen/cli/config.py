@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,13 +37,18 @@ def config(
     ] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Write TOML, an input of train --config.")] = False,
     module: Module = None,
+    json: Json = False,
 ) -> None:
     """Show every setting of a model: value, range, meaning."""
     from seqgen.core import config as settings_of
     from seqgen.engine import run as runs
 
+    if toml and json:
+        raise output.CommandError("--toml and --json: give one")
     if not (model or preset or file or module):
-        output.write(f"models   {' '.join(runs.model_names())}\npresets  {' '.join(runs.preset_names())}\n")
+        names = {"models": runs.model_names(), "presets": runs.preset_names()}
+        plain = "".join(f"{kind:8} {' '.join(found)}\n" for kind, found in names.items())
+        output.write(output.json_line(names) if json else plain)
         return
     settings = runs.config(model, preset=preset, file=file, module=module)
     sections = settings.sections()
@@ -51,14 +57,25 @@ def config(
         output.write(settings_of.to_toml(sections))
         return
     width = max(60, min(120, shutil.get_terminal_size().columns))
-    output.write(f'name = "{settings.name}"\nseed = {settings.seed}\n')
     values = settings_of.flat(sections)
     parts = {"data": settings.data, "tokenizer": settings.tokenizer, "model": settings.model, "train": settings.train}
-    for section, part in parts.items():
-        if part is None:
-            continue
+    described = {
+        section: settings_of.describe(type(part)(), section=section)
+        for section, part in parts.items()
+        if part is not None
+    }
+    if json:
+        rows = [
+            {"name": name, "value": values[name], "default": loads(default), "accepted": accepted, "help": text}
+            for section in described.values()
+            for name, default, accepted, text in section
+        ]
+        output.write(output.json_line({"name": settings.name, "seed": settings.seed, "settings": rows}))
+        return
+    output.write(f'name = "{settings.name}"\nseed = {settings.seed}\n')
+    for section in described.values():
         output.write("\n")
-        for name, default, accepted, text in settings_of.describe(type(part)(), section=section):
+        for name, default, accepted, text in section:
             value = settings_of.to_toml({"v": values[name]}).removeprefix("v = ").strip()
             changed = "" if value == default else f", default {default}"
             words = f"{text} [{accepted}{changed}]"

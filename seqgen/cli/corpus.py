@@ -95,6 +95,7 @@ def build(
         int,
         typer.Option("--workers", metavar="N", help="Processes that make ids; the corpus is the same for any number."),
     ] = 1,
+    json: Json = False,
 ) -> None:
     """Build a corpus folder of ids from text of any size.
 
@@ -119,7 +120,7 @@ def build(
             raise output.CommandError(f"unknown corpus {files[0]}{suggestion(files[0], BUILDERS)}")
         if out is not None:
             check_output("--out", out, [], folder=False)
-        _write(BUILDERS[files[0]](), out)
+        _write(BUILDERS[files[0]](), out, json=json)
         return
     if not files:
         raise output.CommandError("FILE is missing; see: seqgen corpus build --help")
@@ -149,6 +150,9 @@ def build(
         workers=workers,
     )
     train, valid = made.meta["train"], made.meta["valid"]
+    if json:
+        tokens = {"train_tokens": train["tokens"], "valid_tokens": valid["tokens"]}
+        output.write(output.json_line({"corpus": str(out), **tokens, "vocab_size": made.meta["vocab_size"]}))
     output.say(
         f"{train['tokens']:,} tokens to train on and {valid['tokens']:,} held out, {made.meta['tokenizer']['kind']} of "
         f"{made.meta['vocab_size']:,} ids, in {out}; next: seqgen train lm --data {out} --out RUN"
@@ -168,6 +172,7 @@ def sample(
     count: Annotated[int, typer.Option("--count", metavar="N", help="Number of lines.")] = 10,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed; line k depends on (seed, k) alone.")] = 1,
     out: Out = None,
+    json: Json = False,
 ) -> None:
     """Write lines of a weighted grammar.
 
@@ -175,8 +180,15 @@ def sample(
     """
     output.at_least(1, count=count)
     from seqgen.data.corpora.builders import grammar_lines
+    from seqgen.data.corpora.grammar import Grammar
 
-    _write(grammar_lines(grammar, count, seed), out)
+    if json and out is None:
+        known = Grammar.load(grammar)
+        names = ("label", "text") if known.labels else ("text",)
+        for line in known.sample(count, seed):
+            output.write(output.json_line(dict(zip(names, line.split("\t", len(names) - 1), strict=True))))
+        return
+    _write(grammar_lines(grammar, count, seed), out, json=json)
 
 
 @app.command(cls=Command)
@@ -192,6 +204,7 @@ def get(
         Path | None,
         typer.Option("--file", metavar="WHEEL", help="The package that moses comes in, from pip download."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Fetch a public set and print where its files lie.
 
@@ -209,21 +222,24 @@ def get(
     else:
         found = known.get(name, place, progress=_show_bytes if sys.stderr.isatty() else None)
     for path in found.values():
-        output.write(f"{path}\n")
+        output.write(output.json_line({"file": str(path)}) if json else f"{path}\n")
     output.say(
         f"train on it by its name: seqgen train MODEL --data {name} --out RUN"
         + ("" if place == Path(os.environ.get("SEQGEN_DATA") or "data") else f", with SEQGEN_DATA={place}")
     )
 
 
-def _write(lines: Iterable[str], out: Path | None) -> None:
+def _write(lines: Iterable[str], out: Path | None, *, json: bool) -> None:
     from seqgen.data.corpora.builders import write_lines
 
     if out is None:
         for line in lines:
-            output.write(line + "\n")
-    else:
-        output.say(f"{write_lines(out, lines)} lines written to {out}")
+            output.write(output.json_line({"text": line}) if json else line + "\n")
+        return
+    count = write_lines(out, lines)
+    if json:
+        output.write(output.json_line({"file": str(out), "lines": count}))
+    output.say(f"{count} lines written to {out}")
 
 
 def _show_bytes(name: str, done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from seqgen.cli import output
+from seqgen.cli.options import Json
 
 
 def import_(
@@ -23,6 +24,7 @@ def import_(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Write the new run into this folder.", show_default=False)
     ],
+    json: Json = False,
 ) -> None:
     """Make a run of a GPT-2 checkpoint of Hugging Face.
 
@@ -32,4 +34,6 @@ def import_(
     from seqgen.engine.hugging_face import import_checkpoint
 
     import_checkpoint(folder, out)
+    if json:
+        output.write(output.json_line({"run": str(out)}))
     output.say(f"next: seqgen generate {out} --count 5")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Open, Opening, Run, Seed, was_typed
+from seqgen.cli.options import Json, Open, Opening, Run, Seed, was_typed
 from seqgen.core.options import Option
 from seqgen.engine.folder import is_run
 
@@ -395,6 +395,7 @@ def restore(
     ] = 0.1,
     steps: Annotated[int, typer.Option("--steps", metavar="N", help="Number of steps of each chain.")] = 400,
     seed: Seed = 0,
+    json: Json = False,
     *,
     opening: Opening,
 ) -> None:
@@ -446,7 +447,9 @@ def restore(
         save_each(given[None], target, ["given"])
         save_each(torch.stack([answer, (255 * unsure).round().to(torch.uint8)]), target, ["restored", "unsure"])
         save_each(pixels, target)
-    _tell(target, out, "1 image" if target.suffix == ".png" else f"{len(pixels)} samples")
+    _tell(target, out, "1 image" if target.suffix == ".png" else f"{len(pixels)} samples", quiet=json)
+    if json:
+        output.write(output.json_line({"file": str(target), "acceptance": found.acceptance}))
     output.say(f"{count} chains accepted {100 * found.acceptance:.0f} % of their steps; 30 to 80 % is healthy")
 
 

@@ -1,11 +1,12 @@
 """`seqgen report`: the page that shows a run."""
 
 from seqgen.cli import output
-from seqgen.cli.options import Run
+from seqgen.cli.options import Json, Run
 
 
-def report(run: Run) -> None:
+def report(run: Run, json: Json = False) -> None:
     """Write a run's report.html anew and print its path."""
     from seqgen.engine.report import write_report
 
-    output.write(f"{write_report(run)}\n")
+    page = write_report(run)
+    output.write(output.json_line({"report": str(page)}) if json else f"{page}\n")

@@ -7,7 +7,7 @@ import typer
 
 from seqgen.cli import output
 from seqgen.cli.flags import Panel
-from seqgen.cli.options import Opening
+from seqgen.cli.options import Json, Opening
 from seqgen.serve.limits import Limits
 
 
@@ -24,13 +24,14 @@ def serve(
             show_default=False,
         ),
     ] = "",
+    json: Json = False,
     *,
     limits: Annotated[Limits, Panel("Limits")],
     opening: Opening,
 ) -> None:
     """Serve runs on a page and behind OpenAI's protocol.
 
-    The server ends with Ctrl-C or SIGTERM.
+    The server ends with Ctrl-C or SIGTERM. --json writes address and models once it listens.
 
     The page is at /: texts as they are written with the probability of each token, two texts and a slider between
     them for text VAEs, a grid of images. For programs a run is a model by its folder's name: /v1/models,
@@ -42,6 +43,9 @@ def serve(
     from seqgen.serve.server import serve as run_server
 
     def ready(address: str, names: list[str]) -> None:
+        if json:
+            output.write(output.json_line({"address": address, "models": names}))
+            output.flush()
         output.say(f"serving {', '.join(names)} at {address}/v1, for people at {address}/")
 
     run_server(runs, host=host, port=port, token=token, limits=limits, ready=ready, **vars(opening))

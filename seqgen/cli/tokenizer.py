@@ -34,6 +34,7 @@ def train(
         Path, typer.Option("--out", metavar="DIR", help="Save the tokenizer in this folder.", show_default=False)
     ],
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed that draws a part of very large text.")] = 1,
+    json: Json = False,
 ) -> None:
     """Learn a tokenizer from text and save it as a folder."""
     from seqgen.core import config
@@ -56,6 +57,9 @@ def train(
     data = config.build(DataConfig, given.get("data", {}), section="data")
     tokenizer = train_tokenizer(chosen, read_records(files, **reading(data)).texts, seed=seed)
     tokenizer.save(out)
+    if json:
+        made = {"tokenizer": str(out), "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+        output.write(output.json_line(made))
     output.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}")
 
 
@@ -83,7 +87,7 @@ def encode(
 
 
 @app.command(cls=Command)
-def decode(where: Where, file: File = "-") -> None:
+def decode(where: Where, file: File = "-", json: Json = False) -> None:
     """Write the text of every line of ids.
 
     One text a line; of tokenizers whose tokens may hold line breaks JSON Lines, and on a terminal dashes between them.
@@ -102,6 +106,9 @@ def decode(where: Where, file: File = "-") -> None:
             )
         rows.append([int(word) for word in words])
     texts = tokenizer.decode(rows)
+    if json:
+        output.write("".join(output.json_line({"text": text}) for text in texts))
+        return
     kind = output.kind_of_texts(None, one_line=not any(map(UNSAFE.search, tokenizer.surfaces())))
     output.write(output.of_texts(texts, kind, None, [{"text": text} for text in texts]))
 

@@ -5,16 +5,16 @@ seqgen train --out runs/captions
 torchrun --nproc-per-node 2 -m seqgen train lm --data captions.txt --out runs/captions
 """
 
-import json
+import json as encoding
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Module
+from seqgen.cli.options import Json, Module
 from seqgen.core import log
 from seqgen.core.errors import DataError
 from seqgen.engine.folder import is_run
@@ -71,11 +71,12 @@ def train(
         ),
     ] = None,
     module: Module = None,
+    json: Json = False,
 ) -> None:
     """Train a model on text, or continue a run.
 
     A folder that already holds the run is continued from its last checkpoint, bit for bit; --out alone is enough then,
-    but for a model of your own, whose --module is named each time.
+    but for a model of your own, whose --module is named each time. --json writes at the end what became of it.
     """
     model, overrides = _split([word for word in (model, *(settings or ())) if word], data)
     if out is None:
@@ -93,7 +94,7 @@ def train(
         chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
     else:
         paths = {"data.files": data, "data.valid": valid}
-        overrides += [f"{name}={json.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
+        overrides += [f"{name}={encoding.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
     # code is imported only where this command names it, never because a folder or a file of settings does
     rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward.kind"]
     begun = chosen is None and is_run(out)
@@ -118,6 +119,12 @@ def train(
     finally:
         shown.close()
     dist.stop()
+    best = _best(outcome, decides)
+    if json and output.is_main():
+        ended = {"run": str(outcome.folder), "step": outcome.step, "reason": outcome.reason}
+        output.write(
+            output.json_line({**ended, "metric": decides, "best": best.get(decides), "best_step": best.get("step")})
+        )
     output.say(_last_words(outcome, shown.seen, decides, f" --module {module}" if module else ""))
     if outcome.reason in ("interrupted", "terminated"):
         raise typer.Exit(130 if outcome.reason == "interrupted" else 143)
@@ -148,6 +155,12 @@ def _sources(names: Sequence[str]) -> str:
     return ("standard input" if names[0] == "-" else names[0]) + more
 
 
+def _best(outcome: "Outcome", decides: str) -> dict[str, Any]:
+    """Return the scores of the validation that decides, none where there was no validation."""
+    judged = [row for row in log.read(outcome.folder / "scores.jsonl") if row.get(decides) is not None]
+    return min(judged, key=lambda row: float(row[decides]), default={})
+
+
 def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> str:
     """Return what happened, how good it is, and what to type next; `own` names the file of a model of one's own."""
     from seqgen.engine.progress import held_out
@@ -159,9 +172,7 @@ def _last_words(outcome: "Outcome", trained: bool, decides: str, own: str) -> st
     words = f"{outcome.reason} at step {outcome.step}"
     if not trained:
         words = f"nothing to do: {out} is trained to step {outcome.step}"
-    judged = [row for row in log.read(out / "scores.jsonl") if row.get(decides) is not None]
-    if judged:
-        best = min(judged, key=lambda row: float(row[decides]))
+    if best := _best(outcome, decides):
         words += f"; best held-out {held_out(best, decides)} at step {best['step']}"
     if not trained:
         return f"{words}; to train longer: seqgen train --out {out}{own} train.steps={2 * outcome.step}"
