@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def runs(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where the runs are, at any depth.", show_default="runs")
-    ] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the runs are, at any depth.")] = Path("runs"),
     sort: Annotated[
         Literal["name", "best", "changed", "size"],
         typer.Option(
