@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqgen.cli import output
-from seqgen.cli.options import Module, Open, Run
+from seqgen.cli.options import Json, Module, Open, Run
 from seqgen.core.options import help_texts
 
 
@@ -26,6 +26,7 @@ def export(
     ] = True,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help=help_texts(Open)["step"])] = None,
     module: Module = None,
+    json: Json = False,
 ) -> None:
     """Export a run as ONNX or safetensors.
 
@@ -40,4 +41,6 @@ def export(
 
     with output.wrong_values():
         folder = write(run, out, format=format, verify=verify, step=step, module=module)
+    if json:
+        output.write(output.json_line({"folder": str(folder), "format": format, "verified": verify}))
     output.say(f"{format} in {folder}")
