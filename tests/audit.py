@@ -1,5 +1,6 @@
-"""Ends a process by SIGKILL at one of the events on disk that Python tells an audit hook of."""
+"""Ends a process by SIGKILL, or fills its disk, at one of the events on disk that Python tells an audit hook of."""
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,25 @@ EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate
 
 
 def die_at(event: int, run: Path) -> None:
+    """Let SIGKILL end this process at an event: what is opened to be written, renamed or removed below a folder."""
+
+    def die(name: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _watch(run, lambda name, seen: die(name) if seen == event else None)
+
+
+def fill_at(event: int, run: Path) -> None:
+    """Let nothing more be made on disk from an event on; what is there can be removed and renamed."""
+
+    def full(name: str, seen: int) -> None:
+        if seen >= event and name in ("open", "os.mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _watch(run, full)
+
+
+def _watch(run: Path, happens: Any) -> None:
     seen = 0
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
@@ -21,8 +41,7 @@ def die_at(event: int, run: Path) -> None:
         if name != "a part" and str(run) not in str(arguments[0]):
             return
         seen += 1
-        if seen == event:
-            os.kill(os.getpid(), signal.SIGKILL)
+        happens(name, seen)
 
     sys.addaudithook(watch)
     part = log.part

@@ -149,6 +149,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="seqgen", standalone_mode=False)
         output.flush()
+        if "torch" in sys.modules:
+            from seqgen.core import dist
+
+            dist.stop()
         return int(code or 0)
     except SeqgenError as error:
         if isinstance(error, output.OutputError):

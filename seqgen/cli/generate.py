@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,15 +127,23 @@ def generate(
             _stream(generator, writing.prompt, how)
             return
         kind = "" if result.json else output.kind_of_texts(result.out, one_line=generator.one_line)
-        texts = _texts(
+        blocks = _blocks(
             generator, writing, drawing, beam, constraints, kept, latent, details=result.json and generator.exact
         )
-    rows = [row_for(generator, text.text, text.source) for text in texts]
-    if result.json:
-        written = "".join(map(output.json_line, _detailed(texts, rows, drawing.seed)))
-    else:
-        written = output.of_texts([text.text for text in texts], kind, result.out, rows)
-    output.write_or_save(written, result.out, f"{len(texts)} texts")
+        if kind == "people":
+            blocks = iter([[text for block in blocks for text in block]])
+        count = 0
+        with output.saving(result.out) as save:
+            for texts in blocks:
+                rows = [row_for(generator, text.text, text.source) for text in texts]
+                if result.json:
+                    save("".join(map(output.json_line, _detailed(texts, rows, drawing.seed))))
+                else:
+                    save(output.formatted([text.text for text in texts], kind, rows))
+                count += len(texts)
+    output.say_json_lines(kind, result.out)
+    if result.out is not None:
+        output.say(f"{count} texts written to {result.out}")
 
 
 def _check(
@@ -175,7 +183,11 @@ def _check(
         refuse(context, f"{name} takes the likeliest token", _WEIGHED - own)
 
 
-def _texts(
+_BLOCK = 4096
+"""Texts held at once, where they do not depend on each other."""
+
+
+def _blocks(
     generator: "TextGenerator",
     writing: Writing,
     drawing: Drawing,
@@ -185,8 +197,9 @@ def _texts(
     latent: Latent,
     *,
     details: bool,
-) -> list["Text"]:
-    """Return the texts that the options ask for."""
+) -> Iterator[list["Text"]]:
+    """Yield the texts that the options ask for; those of one prompt among which none are chosen, block by block."""
+    from seqgen.core.dist import world
     from seqgen.data.corpus import is_corpus
     from seqgen.data.text import read_lines
 
@@ -196,7 +209,8 @@ def _texts(
     if writing.prompts:
         options["prompts"] = read_lines(writing.prompts)
     if beam:
-        return generator.search(**options, **vars(beam))
+        yield generator.search(**options, **vars(beam))
+        return
     files = (kept.train,) if kept.train else ()
     if kept.novel:
         own = not kept.train or is_corpus(kept.train)  # a corpus folder is no text to read
@@ -206,7 +220,13 @@ def _texts(
     options |= vars(drawing) | {name: getattr(kept, name) for name in names(Selection)} | {"details": details}
     with _Counter(writing.count * len(options.get("sources") or options.get("prompts") or [1])) as counter:
         latents = _latents(generator, latent)
-        return generator.texts(train_files=files, on_text=counter, latents=latents, **options)
+        options |= {"train_files": files, "latents": latents}
+        together = writing.source or writing.prompts or kept.unique or kept.novel or kept.match is not None
+        step = writing.count if together else min(writing.count, _BLOCK * world())
+        for first in range(0, max(writing.count, 1), max(step, 1)):
+            options["count"] = min(step, writing.count - first)
+            counter.before = first
+            yield generator.texts(first=first, on_text=counter, **options)
 
 
 def _latents(generator: "TextGenerator", chosen: Latent) -> "Latents | None":
@@ -254,15 +274,15 @@ class _Counter:
     """How many of many texts are done, on a terminal only."""
 
     def __init__(self, wanted: int) -> None:
-        self._wanted = wanted
+        self._wanted, self.before = wanted, 0
         self._shown = wanted > 1000 and sys.stderr.isatty()
 
-    def __enter__(self) -> Callable[[int], None]:
-        return self._show
+    def __enter__(self) -> "_Counter":
+        return self
 
-    def _show(self, done: int) -> None:
+    def __call__(self, done: int) -> None:
         if self._shown:
-            sys.stderr.write(f"\r{done}/{self._wanted} texts")
+            sys.stderr.write(f"\r{self.before + done}/{self._wanted} texts")
             sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:

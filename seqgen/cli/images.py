@@ -343,11 +343,13 @@ def _rows(typed: str, file: str) -> Any:
     """Read features from a file, a row for each image."""
     import numpy as np
 
+    from seqgen.core import files
+
     if not file.endswith(".npy"):
         raise output.CommandError(f"with --features FILE.npy {typed} is a .npy of features too, got {file}")
     try:
         rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except files.ARRAY_FAULTS as error:
         raise output.CommandError(f"{typed} {file}: not an array that can be read ({error})") from None
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
         raise output.CommandError(f"{typed} {file}: expected numbers (images, features), got {rows.dtype} {rows.shape}")

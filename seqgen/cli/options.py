@@ -192,10 +192,17 @@ def makes_images(run: Path) -> bool:
 
 def open_run(run: Path, opening: Open) -> "TextGenerator":
     """Load the trained model of a run folder; errors name the options above."""
+    import torch
+
+    from seqgen.core import dist
     from seqgen.engine.loading import load
 
     with output.wrong_values():
-        return load(run, **vars(opening))
+        generator = load(run, **vars(opening))
+    if dist.world() > 1:
+        dist.start(torch.device("cpu"))  # texts are exchanged, and they are on the CPU
+        generator.split = True
+    return generator
 
 
 def training_file(file: str) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,12 @@ class PipeClosedError(Exception):
 
 
 def write(text: str) -> None:
-    """Write a piece of the result, as it is; on a terminal, which would obey control characters, they are visible."""
+    """Write a piece of the result as it is; on a terminal, which would obey control characters, they are visible.
+
+    Under torchrun the first process writes.
+    """
+    if not is_main():
+        return
     with _standard_output():
         sys.stdout.write(log.visible(text) if sys.stdout.isatty() else text)
 
@@ -73,14 +78,24 @@ def kind_of_texts(out: Path | None, *, one_line: bool) -> str:
 
 
 def of_texts(texts: Sequence[str], kind: str, out: Path | None, rows: Sequence[Mapping[str, str]]) -> str:
-    """Return texts as they are written; for people a line of dashes stands between those of several lines.
+    """Return texts as they are written, and say where they are JSON Lines that nobody asked for.
 
     `rows` are the objects of JSON Lines.
     """
-    from seqgen.data.formats import text_lines
+    say_json_lines(kind, out)
+    return formatted(texts, kind, rows)
 
+
+def say_json_lines(kind: str, out: Path | None) -> None:
+    """Say where texts are JSON Lines that nobody asked for."""
     if kind == "jsonl" and out is None:
         say("these texts may hold line breaks: written as JSON Lines, to be read with --format jsonl")
+
+
+def formatted(texts: Sequence[str], kind: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """Return texts as they are written; for people a line of dashes stands between those of several lines."""
+    from seqgen.data.formats import text_lines
+
     if kind == "people" and any("\n" in text for text in texts):
         return "\n----\n".join(text.rstrip("\n") for text in texts) + "\n"
     return "".join(map(json_line, rows)) if kind == "jsonl" else text_lines(texts, kind)
@@ -88,13 +103,24 @@ def of_texts(texts: Sequence[str], kind: str, out: Path | None, rows: Sequence[M
 
 def write_or_save(text: str, out: Path | None, what: str) -> None:
     """Write a result to standard output, or whole into a file, and then report where it is."""
-    if out is None:
-        write(text)
-        return
-    from seqgen.core import files
+    with saving(out) as save:
+        save(text)
+    if out is not None:
+        say(f"{what} written to {out}")
 
-    files.write_text(out, text)
-    say(f"{what} written to {out}")
+
+@contextlib.contextmanager
+def saving(out: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yield what writes a result piece by piece, to standard output or into a file that appears whole at the end."""
+    if out is None:
+        yield write
+    elif not is_main():
+        yield lambda text: None
+    else:
+        from seqgen.core import files
+
+        with files.growing(out) as append:
+            yield append
 
 
 def flush() -> None:

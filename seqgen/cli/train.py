@@ -83,7 +83,6 @@ def train(
         raise output.CommandError("--out DIR is missing: the folder of the run; see: seqgen train --help")
     if "torch" not in sys.modules:  # a second or two without a word
         output.say(f"reading {_sources(data or [str(out)])} ...")
-    from seqgen.core import dist
     from seqgen.engine import loop, progress
     from seqgen.engine import run as runs
     from seqgen.engine.progress import LIKELIHOOD
@@ -118,9 +117,8 @@ def train(
         raise
     finally:
         shown.close()
-    dist.stop()
     best = _best(outcome, decides)
-    if json and output.is_main():
+    if json:
         ended = {"run": str(outcome.folder), "step": outcome.step, "reason": outcome.reason}
         output.write(
             output.json_line({**ended, "metric": decides, "best": best.get(decides), "best_step": best.get("step")})

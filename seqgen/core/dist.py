@@ -6,11 +6,13 @@ Without it there is one process and every function is free.
 
 import json
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -71,6 +73,21 @@ def from_main(value: Any, device: torch.device) -> Any:
     if is_main():
         text += torch.tensor(list(sent), dtype=torch.uint8, device=device)
     return json.loads(bytes(sum_(text).tolist()))
+
+
+def share(count: int) -> tuple[int, int]:
+    """Return where this process's contiguous share of `count` things begins, and how many it has."""
+    begin, end = (count * at // world() for at in (rank(), rank() + 1))
+    return begin, end - begin
+
+
+def gathered(own: list[T]) -> list[T]:
+    """Return the lists of all processes, one after the other, on every process; their things are pickled."""
+    if world() == 1:
+        return own
+    parts: list[list[T]] = [[]] * world()
+    torch_dist.all_gather_object(parts, own)
+    return [thing for part in parts for thing in part]
 
 
 def barrier() -> None:

@@ -10,9 +10,12 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from seqgen.core.errors import DataError, RunError
 
@@ -20,6 +23,12 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system; `owned` warns
     fcntl = None  # type: ignore[assignment]
+
+ARRAY_FAULTS = (
+    *(OSError, EOFError, MemoryError, NotImplementedError, RecursionError, SyntaxError, ValueError, KeyError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises of damaged .npy and .npz files: it parses headers as Python's literals, and archives by zipfile."""
 
 _LOCK = ".lock"
 
@@ -62,6 +71,35 @@ def _name_target(error: BaseException, beside: Path, path: Path) -> None:
     """Let an error of the system name what was to be written, not what lies beside it."""
     if isinstance(error, OSError) and str(error.filename or beside).startswith(str(beside)):
         error.filename, error.filename2 = str(path), None
+
+
+@contextlib.contextmanager
+def growing(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yield what appends text to a file, which appears whole when the block ends well; on any error the old one stays.
+
+    What is no regular file, such as /dev/stdout, is written to and never replaced.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("w", encoding="utf-8", newline="\n") as there:
+            yield lambda text: _appended(there, text)
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            yield lambda text: _appended(file, text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        _name_target(error, beside, path)
+        raise
+    _fsync(path.parent)
+
+
+def _appended(file: TextIO, text: str) -> None:
+    file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from seqgen.core import config, files, log, rng
+from seqgen.core import config, dist, files, log, rng
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.log import messages
@@ -95,6 +95,8 @@ class TextOptions(Selection, Constraints, Drawing, Request):
     """Of a text VAE: the latent (B, Z) of each text from its seed (B,), instead of a draw from the prior."""
     logits_processor: LogitsProcessor | None = None
     """A function of your own, f(ids (B, T), logits (B, V)) -> logits: `seqgen.nn.decode.LogitsProcessor` says when."""
+    first: int = 0
+    """k of the first text: so many texts of one prompt are left out. Not with unique, novel_against or match."""
     on_text: Callable[[int], None] | None = None
     """Is called with the number of texts that are done."""
 
@@ -131,6 +133,8 @@ class TextGenerator:
         self.device, self.folder = device, folder
         self._lines = LineScorer(model, tokenizer, settings, device, folder)
         self.running = self._lines.running
+        self.split = False
+        """Whether the processes of torchrun share the drawing of texts; then all of them make the same calls."""
 
     def __repr__(self) -> str:
         tokens = f"{self.tokenizer.vocab_size} tokens ({self.tokenizer.kind})"
@@ -188,7 +192,14 @@ class TextGenerator:
             limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
         limits = replace(limits, logits_processor=options.logits_processor)
         begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
-        return self._selected(options, begins, limits)
+        alone = _independent(options)
+        if options.first and not alone:
+            raise ValueError("first leaves out texts of one prompt, without unique, novel_against or match")
+        if not (self.split and alone):
+            return self._selected(options, begins, limits)
+        first, count = dist.share(options.count)
+        own = replace(options, first=options.first + first, count=count)
+        return dist.gathered(self._selected(own, begins, limits) if count else [])
 
     def _selected(self, options: TextOptions, begins: list["Beginning"], limits: "_Limits") -> list[Text]:
         """Return `count` texts behind each beginning that pass what the options ask of whole texts."""
@@ -209,6 +220,7 @@ class TextGenerator:
 
         def index(j: int, n: int) -> int:
             """Return the index of attempt n for prompt j: n, whatever the others; sources share a row of indices."""
+            n += options.first
             return n if sources is None else n // count * wanted + j * count + n % count
 
         def write(jobs: list[tuple[int, int]]) -> list[Text]:
@@ -704,6 +716,12 @@ def _places(rows: Sequence[Beginning]) -> list[int] | None:
     """Return the automaton's states before texts; None: its start."""
     places = [row.place for row in rows]
     return places if any(places) else None
+
+
+def _independent(options: TextOptions) -> bool:
+    """Return whether text k needs none of the others: one prompt, and nothing is chosen among texts."""
+    filtered = options.unique or options.novel_against or options.match is not None
+    return not filtered and options.prompts is None and options.sources is None
 
 
 def check_resampled(options: Drawing, n: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqgen.core import numerics
+from seqgen.core import dist, numerics
 from seqgen.core.errors import RunError
 from seqgen.core.log import messages
 from seqgen.data.tokenizers import check_paired, load_tokenizer
@@ -53,6 +53,8 @@ def load_image_generator(
 
 def _opened(folder: Path, settings: Settings, step: int | None, device: str) -> tuple[Any, torch.device]:
     place = runs.choose_device(device)
+    if place == torch.device("cuda") and dist.world() > 1:
+        place = torch.device("cuda", dist.local_rank())
     numerics.configure(place, tf32=settings.train.tf32)
     for sentence in runs.changed_code(folder, settings) if settings.code else ():
         messages.warning(sentence)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from seqgen.core.errors import DataError
-from seqgen.core.files import files_below, is_hidden
+from seqgen.core.files import ARRAY_FAULTS, files_below, is_hidden
 from seqgen.core.log import messages
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -357,7 +357,7 @@ def _npz(path: Path) -> Source:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             wanted = {*_NPZ_LABELS, *_NPZ_LABELS.values()}
             arrays = {name: file[name] if name in wanted else None for name in file.files}
-    except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except ARRAY_FAULTS as error:
         raise DataError(f"{path}: not an .npz file that can be read ({_said(error)})") from None
     found = [name for name in _NPZ_IMAGES if name in arrays]
     if not found:
@@ -400,7 +400,7 @@ def _npy(path: Path) -> Array:
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except ARRAY_FAULTS as error:
         raise DataError(f"{path}: not an .npy file that can be read ({_said(error)})") from None
 
 

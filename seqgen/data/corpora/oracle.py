@@ -8,7 +8,6 @@ Shapes: B rows, T tokens, V vocabulary, E embedding, H hidden.
 """
 
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core.errors import DataError
+from seqgen.core.files import ARRAY_FAULTS
 from seqgen.core.rng import generator
 from seqgen.data.tokenizers import Tokenizer, WordTokenizer
 
@@ -144,7 +144,7 @@ class LstmOracle:
                 return cls([arrays[name] for name in arrays.files], where=str(path))
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
-        except (ValueError, AttributeError, zipfile.BadZipFile, OSError) as error:
+        except (AttributeError, *ARRAY_FAULTS) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(

@@ -12,8 +12,6 @@ import hashlib
 import io
 import logging
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqgen.core.files import write_bytes
+from seqgen.core.files import ARRAY_FAULTS, write_bytes
 from seqgen.data.ragged import Ragged, stacked, utf8, widen
 
 Array: TypeAlias = Any
@@ -462,7 +460,7 @@ class WordTable:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 content = {name: file[name] for name in _SAVED}
                 right = str(file["key"]) == self._file_key() and str(file["digest"]) == _digest(content)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        except ARRAY_FAULTS:
             right = False
         if right:
             self._store = _Store(content)

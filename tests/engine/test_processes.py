@@ -1,0 +1,133 @@
+"""Every model trained by 1, 2 and 4 processes; texts drawn by several are those of one."""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import together
+from resume import Killed, kill_at, outcome
+from small_run import OF_MODEL, SMALL
+
+from seqgen.__main__ import main
+from seqgen.core import log
+from seqgen.engine import checkpoint, loop
+from seqgen.engine.run import config
+
+IMAGES = ("train.samples=0", "train.log_every=1", "train.batch=8", "data.count=120", "train.device=cpu")
+MODELS: dict[str, tuple[str, ...]] = {
+    "lm": ("data.mode=sentence",),
+    "lm, stream": ("data.mode=stream", "data.window=8"),
+    "gpt": (),
+    "masked": (),
+    "seq2seq": ("data.source=a", "data.target=b", "model.hidden=16", "model.embedding=16"),
+    "hmm": (),
+    "seqgan": (),
+    "text-vae": ("data.mode=sentence", "model.latent=4"),
+    "image-vae": ("model.widths=[4, 8]", "model.hidden=16", "model.latent=3"),
+    "image-gan": ("model.generator_widths=[8,4]", "model.critic_widths=[4,8]", "model.latent=4"),
+}
+SAME = {"lm": 1e-5, "lm, stream": 1e-5, "gpt": 1e-5, "seq2seq": 1e-5, "hmm": 1e-5}
+"""Models whose step draws nothing: each process sees rows of the same batch, so the sums are those of one process."""
+NO_DROPOUT = tuple(
+    f"model.{name}=0" for name in ("input_dropout", "hidden_dropout", "output_dropout", "weight_drop", "dropout")
+)
+
+
+def settings(kind: str, text: Path, folder: Path) -> Any:
+    model, words = kind.partition(",")[0], MODELS[kind]
+    if model == "seq2seq":
+        halves = [line.split(" ", 3) for line in text.read_text().splitlines()]
+        text = folder / "pairs.tsv"
+        text.write_text("".join(["a\tb\n", *(f"{' '.join(half[:3])}\t{half[3]}\n" for half in halves)]))
+    small = IMAGES if model.startswith("image-") else OF_MODEL.get(model, SMALL)
+    common = ["train.steps=6", "train.save_every=2", "train.eval_every=6", "train.threads=1", "train.log_every=1"]
+    files = None if model.startswith("image-") else text
+    known = vars(config(model, files).model)
+    off = [word for word in NO_DROPOUT if word.removeprefix("model.").removesuffix("=0") in known]
+    return config(model, files, overrides=[*small, *common, *words, *off])
+
+
+def trained(chosen: Any, run: Path, processes: int, *, killed_at: int = 0) -> dict[str, bytes]:
+    def work() -> None:
+        if killed_at:
+            with contextlib.suppress(Killed):
+                loop.train(chosen, run, progress=kill_at(killed_at))
+            os._exit(0)
+        loop.train(chosen, run, progress=False)
+
+    if killed_at:
+        together(processes, work)
+        return {}
+    assert together(processes, work) == [0] * processes
+    return outcome(run)
+
+
+@pytest.mark.parametrize("kind", [k if k == "gpt" else pytest.param(k, marks=pytest.mark.slow) for k in MODELS])
+def test_each_model_trains_by_one_two_and_four_processes(kind: str, text: Path, tmp_path: Path) -> None:
+    """One rank killed as it logs a step ends them all; started again, they end with the bytes of those left alone."""
+    chosen = settings(kind, text, tmp_path)
+    losses = {}
+    for processes in (1, 2, 4):
+        whole = trained(chosen, tmp_path / f"{processes}", processes)
+        rows = log.read(tmp_path / f"{processes}" / "log.jsonl")
+        assert [row["step"] for row in rows] == list(range(1, 7))
+        losses[processes] = torch.tensor([row["loss"] for row in rows if "loss" in row])
+        if processes == 2:
+            trained(chosen, tmp_path / "broken", processes, killed_at=5)
+            assert checkpoint.steps(tmp_path / "broken")[-1] == 4
+            assert trained(chosen, tmp_path / "broken", processes) == whole
+    for processes in (2, 4):
+        if kind in SAME:
+            torch.testing.assert_close(losses[processes], losses[1], rtol=SAME[kind], atol=0)
+
+
+@pytest.fixture
+def run(text: Path, tmp_path: Path) -> Path:
+    loop.train(config("lm", text, overrides=[*SMALL, "train.steps=2", "data.mode=sentence"]), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def printed(processes: int, words: list[str], file: Path) -> str:
+    """What the first process writes, and nobody else."""
+
+    def work() -> None:
+        written = io.StringIO()
+        sys.stdout = sys.stderr = written
+        assert main(words) == 0, written.getvalue()
+        file.with_suffix(f".{os.environ['RANK']}").write_text(written.getvalue())
+
+    assert together(processes, work) == [0] * processes
+    assert all(file.with_suffix(f".{rank}").read_text() == "" for rank in range(1, processes))
+    return file.with_suffix(".0").read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--count", "37", "--seed", "3"),
+        ("--count", "3", "--json"),
+        ("--count", "1",),
+        ("--count", "9", "--unique", "--attempts", "50"),
+        ("--count", "8", "--best-of", "3", "--prompt", "the"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_texts_drawn_by_several_processes_are_those_of_one(options: tuple[str, ...], run: Path, tmp_path: Path) -> None:
+    words = ["generate", str(run), *options]
+    one = printed(1, words, tmp_path / "one.txt")
+    assert one
+    for processes in (2, 4):
+        assert printed(processes, words, tmp_path / f"{processes}.txt") == one
+    file = tmp_path / "out.jsonl"
+    printed(2, [*words, "--out", str(file)], tmp_path / "to-file.txt")
+    assert len(file.read_text().splitlines()) == int(options[1])
+
+
+def test_scores_of_texts_drawn_by_two_processes_are_those_of_one(run: Path, text: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(run), "--references", str(text), "--count", "40", "--json"]
+    assert printed(2, words, tmp_path / "two.txt") == printed(1, words, tmp_path / "one.txt") != ""
