@@ -27,7 +27,7 @@ BELOW = {
 }
 ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate"]
 ENGINE += ["loading", "latent", "plots", "evaluate", "molecules", "augment", "cleaning", "curve", "compare"]
-ENGINE += ["blind", "report", "progress", "loop", "derived", "mix", "refine", "judge", "hugging_face", "card"]
+ENGINE += ["blind", "report", "progress", "loop", "sweep", "derived", "mix", "refine", "judge", "hugging_face", "card"]
 ENGINE += ["onnx_graph", "export"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms

@@ -7,7 +7,7 @@ torchrun --nproc-per-node 2 -m seqgen train lm --data captions.txt --out runs/ca
 
 import json as encoding
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,9 @@ from seqgen.engine.folder import is_run
 
 if TYPE_CHECKING:
     from seqgen.engine.loop import Outcome
+    from seqgen.engine.run import Settings
+
+_SWEEP = "A search for settings (extra sweep)"
 
 
 def train(
@@ -71,16 +74,53 @@ def train(
         ),
     ] = None,
     module: Module = None,
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", metavar="N,N", help="Train a run with each of these seeds, in DIR/seed-N."),
+    ] = "",
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep",
+            metavar="FILE",
+            help="Search for settings in the ranges of this TOML file, each trial a run in DIR.",
+            rich_help_panel=_SWEEP,
+        ),
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            "--trials", metavar="N", help="Trials in all, those of other processes too.", rich_help_panel=_SWEEP
+        ),
+    ] = 20,
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            metavar="FILE|URL",
+            help="Where trials are recorded, for several processes; without it DIR/sweep.log.",
+            rich_help_panel=_SWEEP,
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Train a model on text, or continue a run.
 
     A folder that already holds the run is continued from its last checkpoint, bit for bit; --out alone is enough then,
     but for a model of your own, whose --module is named each time. --json writes at the end what became of it.
+    With --sweep FILE settings are searched for in ranges, such as "train.lr" = { low = 1e-4, high = 1e-2, log = true }
+    or "model.cell" = ["lstm", "gru"]; DIR/best.toml has the best for --config. Repeat the command to continue, in
+    several processes to share the work.
     """
     model, overrides = _split([word for word in (model, *(settings or ())) if word], data)
     if out is None:
         raise output.CommandError("--out DIR is missing: the folder of the run; see: seqgen train --help")
+    if json and (seeds or sweep is not None):
+        raise output.CommandError("--json is of one run; DIR/trials.tsv and seqgen compare --json tell of several")
+    if seeds or sweep is not None:
+        _several(seeds, sweep, trials, storage, out, source, overrides)
+    elif storage or trials != 20:
+        raise output.CommandError(f"{'--storage' if storage else '--trials'} takes no effect without --sweep")
     if "torch" not in sys.modules:  # a second or two without a word
         output.say(f"reading {_sources(data or [str(out)])} ...")
     from seqgen.engine import loop, progress
@@ -89,20 +129,31 @@ def train(
 
     chosen = None
     own = runs.own_module(module)
+    # code is imported only where this command names it, never because a folder or a file of settings does
+    rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward.kind"]
+    reward = rewards[-1].strip("\"'") if rewards else None
+    if seeds or sweep is not None:
+        how: dict[str, Any] = {"preset": preset, "file": file, "valid": valid, "module": own}
+
+        def made(more: list[str]) -> runs.Settings:
+            return runs.config(model, data, overrides=[*overrides, *more], **how)
+
+        if sweep is not None:
+            _sweep(made, out, sweep, trials, storage)
+        else:
+            _seeds(made, out, _numbers(seeds), source, reward)
+        return
     if model or preset or file or (own is not None and not is_run(out)):
         chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
     else:
         paths = {"data.files": data, "data.valid": valid}
         overrides += [f"{name}={encoding.dumps(given, ensure_ascii=False)}" for name, given in paths.items() if given]
-    # code is imported only where this command names it, never because a folder or a file of settings does
-    rewards = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "model.reward.kind"]
     begun = chosen is None and is_run(out)
     settings_now = runs.read_settings(out, module=own) if begun else chosen
     decides = LIKELIHOOD if settings_now is None else str(getattr(settings_now.module, "DECIDES", LIKELIHOOD))
     shown = progress.display(decides)
     try:
         begin = [] if chosen is not None else overrides
-        reward = rewards[-1].strip("\"'") if rewards else None
         outcome = loop.train(
             chosen, out, module=own, source_run=source, overrides=begin, reward=reward, progress=shown.show
         )
@@ -126,6 +177,65 @@ def train(
     output.say(_last_words(outcome, shown.seen, decides, f" --module {module}" if module else ""))
     if outcome.reason in ("interrupted", "terminated"):
         raise typer.Exit(130 if outcome.reason == "interrupted" else 143)
+
+
+def _several(
+    seeds: str, sweep: Path | None, trials: int, storage: str, out: Path, source: Path | None, overrides: list[str]
+) -> None:
+    """Refuse what does not go with several runs."""
+    if seeds and sweep is not None:
+        raise output.CommandError("--seeds and --sweep: give one; sweep first, then train --config best.toml --seeds")
+    if sweep is None and (storage or trials != 20):
+        raise output.CommandError(f"{'--storage' if storage else '--trials'} takes no effect without --sweep")
+    if sweep is not None and source is not None:
+        raise output.CommandError("--from is not for a sweep: its trials begin anew")
+    if seeds and any(word.partition("=")[0] == "seed" for word in overrides):
+        raise output.CommandError("--seeds and seed=: give one")
+    if is_run(out):
+        raise output.CommandError(f"{out} is a run; several runs go into a folder of their own: give another --out")
+    output.at_least(1, trials=trials)
+
+
+def _numbers(seeds: str) -> list[int]:
+    words = seeds.split(",")
+    if not all(word.strip().isdecimal() for word in words) or len({int(word) for word in words}) < len(words):
+        raise output.CommandError(f"--seeds must be different integers separated by commas, got {seeds!r}")
+    return [int(word) for word in words]
+
+
+def _sweep(made: "Callable[[list[str]], Settings]", out: Path, ranges: Path, trials: int, storage: str) -> None:
+    from seqgen.engine import sweep as sweeping
+
+    best = sweeping.sweep(made, out, sweeping.read_ranges(ranges, made), trials=trials, storage=storage, say=output.say)
+    output.say(f"all trials are in {out / 'trials.tsv'}; next: seqgen train --config {best} --data FILE --out RUN")
+
+
+def _seeds(
+    made: "Callable[[list[str]], Settings]", out: Path, seeds: list[int], source: Path | None, reward: str | None
+) -> None:
+    """Train a run for each seed, and say how far their held-out scores are apart."""
+    from seqgen.engine import loop, progress
+    from seqgen.engine.progress import LIKELIHOOD
+
+    values = []
+    for seed in seeds:
+        settings, folder = made([f"seed={seed}"]), out / f"seed-{seed}"
+        decides = str(getattr(settings.module, "DECIDES", LIKELIHOOD))
+        shown = progress.display(decides)
+        try:
+            outcome = loop.train(settings, folder, source_run=source, reward=reward, progress=shown.show)
+        finally:
+            shown.close()
+        output.say(f"seed {seed}: " + _last_words(outcome, True, decides, "").partition("; next:")[0])
+        if outcome.reason in ("interrupted", "terminated"):
+            raise typer.Exit(130 if outcome.reason == "interrupted" else 143)
+        judged = [float(row[decides]) for row in log.read(folder / "scores.jsonl") if row.get(decides) is not None]
+        values += [min(judged)] if judged else []
+    if values:
+        mean = sum(values) / len(values)
+        output.say(f"{decides} {mean:.4f} ({min(values):.4f} to {max(values):.4f}) over {len(values)} seeds")
+    folders = " ".join(str(out / f"seed-{seed}") for seed in seeds)
+    output.say(f"next: seqgen compare {folders} --references FILE")
 
 
 def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[str]]:
