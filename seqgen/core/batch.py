@@ -29,11 +29,30 @@ class SequenceBatch:
     """Stream mode: the hidden state at the end of the batch before continues here; False where a pass begins."""
     weight: float = 1.0
     """Factor on this step's learning rate: with random window lengths, this length / `data.window`."""
+    known: Tensor | None = None
+    """(2, B) int64 on the host, where it is known there: `lengths`, and how many positions of each row are counted.
+    What a step has to know of them then costs no wait for a device."""
 
     @property
     def count(self) -> int:
         """Predictions that are counted, P."""
         return self.positions.numel()
+
+    @property
+    def sizes(self) -> Tensor:
+        """(2, B) int64 on the host: `lengths`, and how many positions of each row are counted."""
+        if self.known is not None:
+            return self.known
+        counted = (self.positions // self.inputs.shape[1]).bincount(minlength=len(self.inputs))
+        return torch.stack([self.lengths, counted]).cpu()
+
+    @property
+    def later(self) -> Tensor:
+        """The counted positions but those at the begin of a row."""
+        lengths, counted = self.sizes
+        firsts = (counted.cumsum(0) - counted)[(counted == lengths) & (counted > 0)]
+        kept = torch.ones(self.count, dtype=torch.bool).index_fill_(0, firsts, False).nonzero()[:, 0]
+        return self.positions[kept.to(self.positions.device)]
 
     def micro_batches(self, count: int) -> "Iterator[tuple[slice, SequenceBatch]]":
         """Yield the batch cut by rows into at most `count` batches, with the rows of each."""
@@ -41,19 +60,20 @@ class SequenceBatch:
             yield slice(None), self
             return
         size = -(-len(self.inputs) // count)
-        width = self.inputs.shape[1]
-        for begin in range(0, len(self.inputs), size):
+        width, sizes = self.inputs.shape[1], self.sizes
+        parts = self.positions.split_with_sizes([int(part.sum()) for part in sizes[1].split(size)])
+        for begin, positions in zip(range(0, len(self.inputs), size), parts, strict=True):
             rows = slice(begin, begin + size)
-            inside = (self.positions >= begin * width) & (self.positions < (begin + size) * width)
             yield (
                 rows,
                 replace(
                     self,
                     inputs=self.inputs[rows],
                     targets=self.targets[rows],
-                    positions=self.positions[inside] - begin * width,
+                    positions=positions - begin * width,
                     lengths=self.lengths[rows],
                     rows=self.rows[rows],
+                    known=sizes[:, rows],
                 ),
             )
 

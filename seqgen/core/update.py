@@ -6,7 +6,7 @@ that passes through another network leaves nothing behind in it: no `detach` to 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -160,14 +160,16 @@ def update(
     weight: float = 1.0,
     clamp: float = 0.0,
     only: Callable[[str], bool] | None = None,
+    noted: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Change the optimizer's parameters once and return {"loss", "grad_norm", "lr"}.
+    """Change the optimizer's parameters once and return {"loss", "grad_norm", "lr"}, and what is `noted`.
 
     `losses` is one (summed loss, count) or an iterable of them, each differentiated before the next is drawn; the
     gradient is that of the mean over all counts and all processes (one all-reduce). Parameters that a loss does not
     reach count as zero. `weight` scales this step's learning rate; `clamp` > 0 then limits every parameter to +-clamp
     (weight clipping, Arjovsky et al. 2017). Gradients are clipped to norm `train.clip` first. `only` says by name which
-    parameters this step changes; the others and their moments stay as they are.
+    parameters this step changes; the others and their moments stay as they are. `noted` are numbers of this process, ()
+    tensors of the device, whose values behind the last loss are fetched in the one wait for it.
     Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite.
     """
     chosen = [i for i, name in enumerate(optimizer.names) if only is None or only(name)]
@@ -188,7 +190,8 @@ def update(
         flat = dist.sum_(torch.cat([g.reshape(-1) for g in gradients] + ends))
         gradients, ends = _views(flat, parameters), [flat[-2:-1], flat[-1:]]
     whole = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    norm, total, count = torch.cat([whole.reshape(1), *ends]).tolist()  # one wait for the device
+    notes = [value.reshape(1) for value in (noted or {}).values()]
+    norm, total, count, *fetched = torch.cat([whole.reshape(1), *ends, *notes]).tolist()  # one wait for the device
     norm, mean = norm / (count or math.nan), total / (count or math.nan)
     if not (math.isfinite(mean) and math.isfinite(norm)):
         bad = next((optimizer.names[i] for i, g in zip(chosen, gradients, strict=True) if not g.isfinite().all()), None)
@@ -201,7 +204,12 @@ def update(
         with torch.no_grad():
             torch._foreach_clamp_min_(parameters, -clamp)
             torch._foreach_clamp_max_(parameters, clamp)
-    return {"loss": mean, "grad_norm": norm, "lr": optimizer.lr(step) * weight}
+    return {
+        "loss": mean,
+        "grad_norm": norm,
+        "lr": optimizer.lr(step) * weight,
+        **dict(zip(noted or {}, fetched, strict=True)),
+    }
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

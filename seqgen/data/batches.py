@@ -92,7 +92,7 @@ class SentenceBatches:
                 self._pool = ((epoch, pool), *self._draw(epoch, pool))
             share = slice(group * self._group, (group + 1) * self._group), slice(rank, None, world)
             rows, lengths = self._pool[1][share], self._pool[2][share]
-            first = self.corpus.ids.offsets[rows.to(self.corpus.ids.device)].cpu()
+            first = self.corpus.ids.begins_of(rows)
             self._made = (key, _gather(self.corpus, rows, first, lengths, self.pad))
         return self._made[1][at]
 
@@ -166,11 +166,12 @@ def _gather(corpus: Corpus, rows_gb: Tensor, first_gb: Tensor, lengths_gb: Tenso
         torch.from_numpy(positions).to(device).split_with_sizes(counts.reshape(batches, size).sum(1).tolist()),
         lengths_gb.to(device).unbind(),
         rows_gb.to(device).unbind(),
+        torch.from_numpy(np.stack([lengths, counts], 1).reshape(batches, size, 2)).mT.unbind(),
         strict=True,
     )
     return [
-        SequenceBatch(inputs_n.view(size, -1), targets_n.view(size, -1), positions_p, lengths_b, rows_b)
-        for inputs_n, targets_n, positions_p, lengths_b, rows_b in made
+        SequenceBatch(inputs_n.view(size, -1), targets_n.view(size, -1), positions_p, lengths_b, rows_b, known=known_2b)
+        for inputs_n, targets_n, positions_p, lengths_b, rows_b, known_2b in made
     ]
 
 
@@ -234,8 +235,9 @@ class StreamBatches:
         lengths = torch.full((last - first,), width, device=values.device)
         rows = torch.arange(at, at + count * width, width, device=values.device)[:, None]
         rows = rows + torch.arange(last - first, device=values.device) * self.column
+        known = torch.full((2, last - first), width)
         return [
-            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, start + g > 0, width / self.window)
+            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, start + g > 0, width / self.window, known)
             for g, (inputs_bt, targets_bt, rows_b) in enumerate(
                 zip(inputs.unbind(), targets.unbind(), rows.unbind(), strict=True)
             )
@@ -305,7 +307,7 @@ class WindowBatches:
         positions = torch.arange(size * self.window, device=values.device)
         lengths = torch.full((size,), self.window, device=values.device)
         return [
-            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b)
+            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, known=torch.full((2, size), self.window))
             for inputs_bt, targets_bt, rows_b in zip(inputs.unbind(), targets.unbind(), starts.unbind(), strict=True)
         ]
 
@@ -315,8 +317,8 @@ class WindowBatches:
 
 def sentence_evaluation(corpus: Corpus, batch: int, *, pad: int) -> Iterator[SequenceBatch]:
     """Yield every row once, sorted by length, `batch` rows at a time."""
-    lengths = corpus.ids.lengths.cpu() - 1
-    first = corpus.ids.offsets.cpu()
+    whole = torch.arange(corpus.ids.rows)
+    first, lengths = corpus.ids.begins_of(whole), corpus.ids.lengths_of(whole) - 1
     order = torch.argsort(lengths, stable=True)
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]

@@ -23,10 +23,11 @@ class Ragged:
 
     `values` is (T,) int32 ids, uint8 bytes, or int16 holding the bit patterns of ids below 65,536 (as a corpus on
     disk has them); `offsets` is (R+1,) int64, first 0, last T, never falling. Raises DataError if it is not so, and
-    TypeError for other dtypes. Both tensors are kept, not copied.
+    TypeError for other dtypes. Both tensors are kept, not copied. The offsets of another device are fetched once, here:
+    rows are counted, taken, cut and padded without a wait for it.
     """
 
-    __slots__ = ("offsets", "values")
+    __slots__ = ("_host", "offsets", "values")
 
     def __init__(self, values: Tensor, offsets: Tensor) -> None:
         if values.dtype not in (torch.int32, torch.uint8, torch.int16) or values.dim() != 1:
@@ -36,20 +37,27 @@ class Ragged:
             )
         if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.numel() == 0:
             raise TypeError(f"offsets must be (R+1,) int64, got {tuple(offsets.shape)} {offsets.dtype}")
-        if int(offsets[0]) != 0 or int(offsets[-1]) != values.numel():
+        host = offsets.cpu()
+        if int(host[0]) != 0 or int(host[-1]) != values.numel():
             raise DataError(
                 f"offsets must run from 0 to the number of values, {values.numel()}; "
-                f"they run from {int(offsets[0])} to {int(offsets[-1])}"
+                f"they run from {int(host[0])} to {int(host[-1])}"
             )
-        for first in range(0, offsets.numel() - 1, _BLOCK):
-            falling = offsets[first : first + _BLOCK + 1].diff() < 0
+        for first in range(0, host.numel() - 1, _BLOCK):
+            falling = host[first : first + _BLOCK + 1].diff() < 0
             if bool(falling.any()):
                 row = first + int(falling.nonzero()[0])
                 raise DataError(
-                    f"offsets must not fall, but row {row} runs from {int(offsets[row])} to {int(offsets[row + 1])}"
+                    f"offsets must not fall, but row {row} runs from {int(host[row])} to {int(host[row + 1])}"
                 )
-        self.values = values
-        self.offsets = offsets
+        self.values, self.offsets, self._host = values, offsets, host
+
+    @classmethod
+    def _of(cls, values: Tensor, host: Tensor) -> "Ragged":
+        """Return rows whose offsets on the host are known to be right."""
+        made = object.__new__(cls)
+        made.values, made.offsets, made._host = values, host.to(values.device), host
+        return made
 
     def __repr__(self) -> str:
         kind = str(self.values.dtype).removeprefix("torch.")
@@ -83,15 +91,19 @@ class Ragged:
         """(R,) int64, the length of every row."""
         return self.offsets.diff()
 
+    def begins_of(self, rows: Tensor) -> Tensor:
+        """Return the places of the first values of the given rows, (N,) int64 on the CPU."""
+        return self._host[rows.cpu()]
+
     def lengths_of(self, rows: Tensor) -> Tensor:
         """Return the lengths of the given rows, (N,) int64 on the CPU."""
-        rows = rows.to(self.offsets.device)
-        return (self.offsets[rows + 1] - self.offsets[rows]).cpu()
+        rows = rows.cpu()
+        return self._host[rows + 1] - self._host[rows]
 
     @property
     def longest(self) -> int:
         """The length of the longest row, 0 if there is none."""
-        blocks = (self.offsets[first : first + _BLOCK + 1].diff() for first in range(0, self.rows, _BLOCK))
+        blocks = (self._host[first : first + _BLOCK + 1].diff() for first in range(0, self.rows, _BLOCK))
         return max((int(block.max()) for block in blocks), default=0)
 
     @property
@@ -104,7 +116,7 @@ class Ragged:
         if not -self.rows <= i < self.rows:
             raise IndexError(f"row {i} of {self.rows}")
         i %= self.rows
-        return widen(self.values[int(self.offsets[i]) : int(self.offsets[i + 1])])
+        return widen(self.values[int(self._host[i]) : int(self._host[i + 1])])
 
     def __len__(self) -> int:
         return self.rows
@@ -119,27 +131,26 @@ class Ragged:
 
     def take(self, rows: Tensor) -> "Ragged":
         """Return the given rows, (N,) int64, in that order, as a new Ragged."""
-        rows = rows.to(self.device)
-        first = self.offsets[rows]
-        return self._moved(first, self.offsets[rows + 1] - first)
+        return self._moved(self.begins_of(rows), self.lengths_of(rows))
 
     def cut(self, max_len: int) -> "Ragged":
         """Return the first `max_len` values of every row."""
-        return self._moved(self.offsets[:-1], self.lengths.clamp(max=max_len))
+        return self._moved(self._host[:-1], self._host.diff().clamp(max=max_len))
 
     def _moved(self, first: Tensor, lengths: Tensor) -> "Ragged":
-        """Return new rows, (N,) the place of the first value of each and how many follow, itself included."""
-        offsets = torch.zeros(len(first) + 1, dtype=torch.int64, device=self.device)
+        """Return new rows from what the host knows: (N,) the place of the first value of each and how many follow,
+        itself included."""
+        offsets = torch.zeros(len(first) + 1, dtype=torch.int64)
         torch.cumsum(lengths, 0, out=offsets[1:])
-        edges = torch.arange(0, len(first) + _ROWS, _ROWS, device=self.device).clamp(max=len(first))
-        ends = offsets[edges].tolist()
+        ends = offsets[torch.arange(0, len(first) + _ROWS, _ROWS).clamp(max=len(first))].tolist()
         values = torch.empty(ends[-1], dtype=self.values.dtype, device=self.device)
         for row, (begin, end) in zip(range(0, len(first), _ROWS), pairwise(ends), strict=True):
             some = slice(row, row + _ROWS)
-            index = torch.repeat_interleave(first[some] - offsets[:-1][some], lengths[some], output_size=end - begin)
+            moved, count = (first[some] - offsets[:-1][some]).to(self.device), lengths[some].to(self.device)
+            index = torch.repeat_interleave(moved, count, output_size=end - begin)
             index += torch.arange(begin, end, device=self.device)
             values[begin:end] = self.values[index]
-        return Ragged(values, offsets)
+        return Ragged._of(values, offsets)
 
     def padded(
         self,
@@ -154,9 +165,9 @@ class Ragged:
         Padding stands on the right, or on the left if asked. Rows longer than `max_len` are an error (DataError)
         unless `truncate` says to cut their end or to drop them.
         """
-        rows = self
+        rows, known = self, self._host.diff()
         if max_len is not None:
-            too_long = self.lengths > max_len
+            too_long = known > max_len
             if truncate == "error" and bool(too_long.any()):
                 raise DataError(
                     f"{int(too_long.sum())} of {self.rows} rows are longer than max_len = {max_len}, "
@@ -164,21 +175,21 @@ class Ragged:
                 )
             if truncate == "drop":
                 rows = self.take((~too_long).nonzero()[:, 0])
-        lengths = rows.lengths if max_len is None else rows.lengths.clamp(max=max_len)
-        width = int(lengths.max()) if rows.rows else 0
+            known = rows._host.diff().clamp(max=max_len)
+        lengths = known.to(self.device)
+        width = int(known.max()) if rows.rows else 0
         column = torch.arange(width, device=self.device)
         if left:
             column = column - (width - lengths)[:, None]
         else:
             column = column.expand(rows.rows, width)
         real = (column >= 0) & (column < lengths[:, None])
-        ids = torch.full((rows.rows, width), pad, dtype=torch.int64, device=self.device)
-        ids[real] = widen(rows.values[(rows.offsets[:-1, None] + column)[real]])
-        return ids, lengths
+        place = (rows.offsets[:-1, None] + column).clamp(0, max(0, rows.values.numel() - 1))
+        return torch.where(real, widen(rows.values[place]), pad), lengths
 
     def to(self, device: torch.device | str) -> "Ragged":
         """Return the same rows on another device."""
-        return Ragged(self.values.to(device), self.offsets.to(device))
+        return Ragged._of(self.values.to(device), self._host)
 
 
 def widen(values: Tensor) -> Tensor:

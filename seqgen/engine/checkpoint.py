@@ -340,7 +340,8 @@ def load(run: Path, step: int, model: nn.Module, optimizers: Mapping[str, Optimi
             owner, _, buffer = key.rpartition(".")
             if key not in _rank_local(model):
                 raise RunError(f"{folder}: holds {key}, which is no state of a process of this model")
-            setattr(model.get_submodule(owner), buffer, tensor.to(device))
+            there = getattr(model.get_submodule(owner), buffer)
+            setattr(model.get_submodule(owner), buffer, tensor.to(device if there is None else there.device))
     moments = _tensors(folder / "optimizer.safetensors")
     try:
         for name, optimizer in optimizers.items():

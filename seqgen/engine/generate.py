@@ -318,6 +318,12 @@ class TextGenerator:
         begins = self.beginnings(options.prompt, None, None, automaton)
         seeds = rng.text_seeds(options.seed, options.index, 1, options.prompt).to(self.device)
         written = self.growing([begins[0].own], options.stop)
+        pieces = []
+
+        def look(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            pieces.append(written.add([0], ids.tolist())[0])
+            return torch.tensor([written.over[0]], device=ids.device)
+
         steps = self._decoder(options.fast, options.latents).steps(
             [begins[0].ids],
             seeds,
@@ -325,14 +331,12 @@ class TextGenerator:
             automaton=automaton,
             begin=_places(begins),
             logits_processor=options.logits_processor,
+            until=look,
         )
-        for step in steps:
-            piece = written.add([0], step.ids.tolist())[0]
-            if piece:
-                yield piece
-            if written.over[0]:
-                return
-        if rest := written.rest(0):
+        for _ in steps:
+            if pieces[-1]:
+                yield pieces[-1]
+        if not written.over[0] and (rest := written.rest(0)):
             yield rest
 
     def fill(self, texts: Sequence[str], **options: Any) -> list[Filled]:

@@ -171,13 +171,10 @@ class LineScorer:
             )
 
         def of_batch(batch: SequenceBatch) -> torch.Tensor:
-            lengths = batch.lengths.tolist()
             ids = torch.cat([batch.inputs[:, :1], batch.targets], 1).tolist()
-            found = torch.zeros(batch.targets.shape, dtype=torch.int64, device=batch.targets.device)
-            read = decoder.ranks([row[: length + 1] for row, length in zip(ids, lengths, strict=True)])
-            for row, ranks in enumerate(read):
-                found[row, : len(ranks)] = ranks
-            return found.flatten()[batch.positions]
+            known = batch.sizes.T.tolist()
+            read = decoder.ranks([row[: length + 1] for row, (length, _) in zip(ids, known, strict=True)])
+            return torch.cat([ranks[length - counted :] for ranks, (length, counted) in zip(read, known, strict=True)])
 
         with torch.inference_mode():
             return [[int(rank) for rank in row] for row in self._by_line(of_batch, lines, sources)[0]]

@@ -240,7 +240,12 @@ def _prepare(
 def _new_model(model_module: ModelModule, settings: Settings, device: torch.device) -> Any:
     # drawn on the CPU from a seed without the rank: the same weights on every device and process
     rng.enter_step(rng.hash64("weights", settings.seed), 0)
-    return model_module.Model(settings.model).to(device)
+    model = model_module.Model(settings.model)
+    steering = {name: model.get_buffer(name) for name in getattr(model, "on_host", ())}  # optional: see _contract
+    model = model.to(device)
+    for name, buffer in steering.items():
+        setattr(model, name, buffer)
+    return model
 
 
 def _try_out(settings: Settings, model: Any, data: Any) -> None:

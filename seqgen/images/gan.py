@@ -322,6 +322,7 @@ class Model(nn.Module):
     """
 
     rank_local: tuple[str, ...] = ()
+    on_host = ("monitor",)
     encodes = False
     monitor: Tensor
     """The latest of each of MONITORED: half of them belong to the other network's step, and a log line holds all."""
@@ -412,8 +413,9 @@ def _critic_step(model: Model, optimizer: Optimizer, batch: ImageBatch, step: in
             seen.add_(torch.stack([extra.sum(), on_real.logit.sum(), on_fake.logit.sum()]).detach())
             yield loss + extra.sum(), len(real)
 
-    scalars = update(optimizer, losses(), step, clamp=rule.clamp)
-    seen /= len(batch.pixels)
+    noted = dict(zip(("penalty", "real", "fake"), seen, strict=True))
+    scalars = update(optimizer, losses(), step, clamp=rule.clamp, noted=noted)
+    seen = torch.tensor([scalars[name] for name in noted]) / len(batch.pixels)
     with torch.no_grad():
         model.monitor[0] = scalars["loss"]
         model.monitor[2] = seen[0]

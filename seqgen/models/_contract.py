@@ -17,7 +17,8 @@ Rules that the tests hold every model module to (tests/models/test_contract.py):
 - Weights change only in `train_step`, and there only through `core.update.update`: one update of one network a step.
 - Whatever lives on between steps is a buffer or a parameter, hence in the checkpoint; phases are arithmetic on `step`.
   A buffer that differs between processes is named in `Model.rank_local` (None until used, if it has no size before);
-  without that name there is none. Buffers as large as the data makes them are named in `Model.data_sized`.
+  without that name there is none. Buffers as large as the data makes them are named in `Model.data_sized`. Those that
+  steer the steps and stay on the host, where reading them is no wait for a device, are named in `Model.on_host`.
 - `validate` and `sample` change nothing a checkpoint holds.
 - A model module never prints, reads no files, knows no ranks.
 """

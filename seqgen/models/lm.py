@@ -128,7 +128,7 @@ class Model(nn.Module):
         if config.activation_penalty:
             loss = loss + config.activation_penalty * batch.count * counted.float().square().mean()
         if config.slowness_penalty:
-            later = batch.positions[batch.positions % batch.inputs.shape[1] > 0]
+            later = batch.later
             flat = raw_bth.flatten(0, 1).float()
             change = (flat[later] - flat[later - 1]).square().sum() / max(1, later.numel() * flat.shape[1])
             loss = loss + config.slowness_penalty * batch.count * change

@@ -31,13 +31,14 @@ from seqgen.models.text_vae import content_seeds
 from seqgen.nn.automaton import GAP
 from seqgen.nn.decode import TILE, Samples, Step, collect, filtered, tiled
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
-from seqgen.nn.sampler import CHUNK, OutputLayer, pick
+from seqgen.nn.sampler import OutputLayer, pick
 
 DATA = "text"
 LINES_ONLY = True
 DECIDES = "bound_per_token"
 
 _LENGTH, _ORDER, _TOKEN = 1, 2, 3  # streams of a text's random numbers
+_ROWS = 256  # rows of one length that are filled together
 
 
 @dataclass(frozen=True)
@@ -308,8 +309,8 @@ class Unmasker:
         for number, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(number)
         for numbers in by_length.values():
-            for begin in range(0, len(numbers), CHUNK):
-                part = numbers[begin : begin + CHUNK]
+            for begin in range(0, len(numbers), _ROWS):
+                part = numbers[begin : begin + _ROWS]
                 ids = torch.tensor([rows[n] for n in part], device=self.device)
                 own = seeds[torch.tensor(part, device=self.device)]
                 after, log_probs = self._unmasked(ids, own, sampling)
@@ -337,13 +338,12 @@ class Unmasker:
         lengths = torch.full((len(ids),), width, device=self.device)
         bias = self.output.without(self.suppress_tokens | set(sampling.suppress_tokens) - {-1})
         log_probs = torch.zeros(ids.shape, dtype=torch.float64, device=self.device)
-        none = ids.new_empty(CHUNK, 0)
+        none = ids.new_empty(0, 0)
         for now in range(int(passes.amax())):
             places = (turn == now).flatten().nonzero().squeeze(1)
             padded = tiled(places, self._tile)
             features = model.features(ids, lengths, padded)
-            for begin in range(0, len(padded), CHUNK):
-                part = slice(begin, begin + CHUNK)
+            for part in self.output.parts(len(padded)):
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
                 logits = filtered(self.output.logits(features[part], bias), none, sampling)
                 chosen = pick(self.output.probabilities(logits), draws.flatten()[padded[part]])

@@ -244,7 +244,8 @@ class Model(nn.Module):
         row = torch.arange(len(inputs), device=device)
         # a row's counted positions begin at the last token of its source
         first = batch.positions[torch.searchsorted(batch.positions, row * width)] - row * width
-        source, target = torch.stack([first + 1, batch.lengths - first]).amax(1).tolist()  # one wait for a device
+        lengths, counted = batch.sizes
+        source, target = int((lengths - counted).amax()) + 1, int(counted.amax())
         if source > self.config.max_source:
             raise ConfigError(
                 f"a source of {source} tokens is over model.max_source = {self.config.max_source}; set it higher, or "

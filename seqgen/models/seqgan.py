@@ -253,7 +253,7 @@ def attach(model: "Model", data: Any) -> None:
         device = model.policy.output_bias.device
 
         def score(texts: Texts) -> Tensor:
-            rows = [row[:n] for row, n in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
+            rows = [row[:n] for row, n in zip(texts.ids.tolist(), texts.sizes, strict=True)]
             return torch.tensor(rewards(rows), dtype=torch.float32, device=device)
 
         model.own_reward = score
@@ -284,6 +284,7 @@ class Model(nn.Module):
     """
 
     rank_local = ("kl_weight", "value_sums", "last_turn")
+    on_host = ("kl_weight", "began", "at_start", "rewinds", "last_turn")
     kl_weight: Tensor
     """Weight of the KL penalty, adapted at every policy step."""
     value_sums: Tensor | None
@@ -431,16 +432,15 @@ def _critic_step(
     with _plain(batch.inputs.device):
         drawn = model.negatives(round_number)
     # drawn on the CPU, by the generators of this step and process
-    chosen = torch.randint(len(drawn.ids), (len(real.ids),)).to(drawn.ids.device)
-    fake = Texts(drawn.ids[chosen], drawn.lengths[chosen])
+    fake = _chosen(drawn, torch.randint(len(drawn.ids), (len(real.ids),)))
     corrupted_rows = round(config.corrupted_negatives * len(fake.ids))
     if corrupted_rows:
         others = _real_half(batch, step + 1)
         spoilt = corrupted(
-            Texts(others.ids[:corrupted_rows], others.lengths[:corrupted_rows]), ends=model.config.policy.stop >= 0
+            _chosen(others, torch.arange(min(corrupted_rows, len(others.ids)))), ends=model.config.policy.stop >= 0
         )
         fake = (
-            _stacked(spoilt, Texts(fake.ids[corrupted_rows:], fake.lengths[corrupted_rows:]))
+            _stacked(spoilt, _chosen(fake, torch.arange(corrupted_rows, len(fake.ids))))
             if corrupted_rows < len(fake.ids)
             else spoilt
         )
@@ -469,16 +469,22 @@ def _critic_step(
 
 def _written(batch: SequenceBatch) -> Texts:
     """The texts of a batch as a critic reads them: what follows the start token, the end of the text included."""
-    if batch.count != int(batch.lengths.sum()):
+    if batch.count != int(batch.sizes[0].sum()):
         raise ConfigError("seqgan writes without conditions; leave data.source empty")
-    return Texts(batch.targets, batch.lengths)
+    return Texts(batch.targets, batch.lengths, batch.sizes[0].tolist())
+
+
+def _chosen(texts: Texts, rows: Tensor) -> Texts:
+    """Take rows by their numbers on the host."""
+    there = rows.to(texts.ids.device)
+    return Texts(texts.ids[there], texts.lengths[there], [texts.sizes[row] for row in rows.tolist()])
 
 
 def _real_half(batch: SequenceBatch, step: int) -> Texts:
     """Every second text of the batch: a batch of the critic is half real, half drawn, and `train.batch` rows in all."""
     texts = _written(batch)
     rows = slice(step % 2, None, 2) if len(texts.ids) > 1 else slice(None)
-    return Texts(texts.ids[rows], texts.lengths[rows])
+    return Texts(texts.ids[rows], texts.lengths[rows], texts.sizes[rows])
 
 
 def corrupted(texts: Texts, *, ends: bool) -> Texts:
@@ -487,7 +493,7 @@ def corrupted(texts: Texts, *, ends: bool) -> Texts:
     is not swapped; where the two tokens are the same nothing changes.
     """
     ids, rows = texts.ids.clone(), torch.arange(len(texts.ids))
-    tokens = (texts.lengths.cpu() - int(ends)).clamp(min=1)
+    tokens = (torch.tensor(texts.sizes) - int(ends)).clamp(min=1)
     place = (torch.rand(len(rows)) * (tokens - 1).clamp(min=1)).long()
     other = torch.where(tokens > 1, place + 1, place)
     swapped = rows % 2 == 0
@@ -498,14 +504,14 @@ def corrupted(texts: Texts, *, ends: bool) -> Texts:
     giver = torch.randint(len(rows), (len(at),))
     taken = (torch.rand(len(at)) * tokens[giver]).long()
     ids[at, place] = texts.ids[giver.to(ids.device), taken.to(ids.device)]
-    return Texts(ids, texts.lengths)
+    return Texts(ids, texts.lengths, texts.sizes)
 
 
 def _stacked(first: Texts, second: Texts) -> Texts:
     """Concatenate both, one under the other."""
-    length = max(int(first.lengths.max()), int(second.lengths.max()))
+    length = max(*first.sizes, *second.sizes)
     ids = [F.pad(t.ids[:, :length], (0, length - min(length, t.ids.shape[1]))) for t in (first, second)]
-    return Texts(torch.cat(ids), torch.cat([first.lengths, second.lengths]))
+    return Texts(torch.cat(ids), torch.cat([first.lengths, second.lengths]), [*first.sizes, *second.sizes])
 
 
 def _gradient_penalty(critic: CnnCritic | GruCritic, real: Texts, fake: Texts) -> Tensor:
@@ -537,7 +543,8 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         texts = draw(model.decoder(), config.start, seeds, config.policy.max_length)
         rewards, weights = _judged(model, texts)
     # weights are as wide as the longest text at least, but may be less wide than the limit
-    drawn, weights_p = as_batch(texts, config.start), weights[_inside(texts)[:, : weights.shape[1]]].clone()
+    drawn = as_batch(texts, config.start)
+    weights_p = weights[:, : drawn.inputs.shape[1]].flatten()[drawn.positions]
     targets = drawn.targets.flatten()[drawn.positions]
     features, head = _features(model.policy, drawn), _drawing_head(model.policy)
     held_to = model.anchor if model.last is None else model.last
@@ -553,29 +560,30 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     if config.reward.kl_target:
         reference = F.linear(anchored, *anchored_head)
         loss = loss + float(model.kl_weight) * _divergence(F.linear(features, *head), reference)
-        # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
-        error = float(kl) / config.reward.kl_target - 1
-        model.kl_weight *= 1 + 0.1 * max(-0.2, min(0.2, error))
     if config.reward.mle_weight:
         loss = loss + config.reward.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
     slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
     # the mean over texts has no bias; that over tokens, whose number is random too, is the usual one
     count = len(drawn.inputs) if config.reward.kind == "logit" else drawn.count
-    done = update(optimizer, (loss, count), step, weight=slower)
-    if model.lagged is not None:
-        with torch.no_grad():
-            for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
-                slow.lerp_(new, 1 - config.reward.rollout_lag)
-    scalars: dict[str, float | Tensor] = {
-        **{f"policy_{name}": value for name, value in done.items()},
+    noted = {
         "reward": rewards.mean(),
         "reward_sd": rewards.std(correction=0),
         "entropy": -log_probs.mean(),
         "kl": kl,
         "length": texts.lengths.float().mean(),
     }
-    model.last_turn.copy_(torch.tensor([float(scalars[name]) for name in TURN]))
-    return scalars
+    done = update(optimizer, (loss, count), step, weight=slower, noted=noted)
+    if config.reward.kl_target:
+        # proportional control (Ziegler et al. 2019, section 2.2), the error measured before this update
+        error = done["kl"] / config.reward.kl_target - 1
+        model.kl_weight *= 1 + 0.1 * max(-0.2, min(0.2, error))
+    if model.lagged is not None:
+        with torch.no_grad():
+            for slow, new in zip(model.lagged.parameters(), model.policy.parameters(), strict=True):
+                slow.lerp_(new, 1 - config.reward.rollout_lag)
+    scalars = {name if name in noted else f"policy_{name}": value for name, value in done.items()}
+    model.last_turn.copy_(torch.tensor([scalars[name] for name in TURN]))
+    return {**scalars}
 
 
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
@@ -602,9 +610,10 @@ def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:
         features = _value_features(critic.prefix_features(texts.ids, texts.lengths))
         # fitted to earlier texts only, so that the advantage stays unbiased; then these are added
         values = fitted_values(model.value_sums, features)
-        inside = _inside(texts)
-        add_to_sums(model.value_sums, features[inside], rewards[:, None].expand_as(inside)[inside])
-    return rewards, advantages(config.advantage, rewards, texts.lengths, values, gae=config.gae)
+        at = _places(texts)
+        add_to_sums(model.value_sums, features.flatten(0, 1)[at], rewards[at // texts.ids.shape[1]])
+    length = max(texts.sizes)
+    return rewards, advantages(config.advantage, rewards, texts.lengths, values, gae=config.gae, length=length)
 
 
 def advantages(
@@ -614,6 +623,7 @@ def advantages(
     values_bt: Tensor | None,
     *,
     gae: float = 1.0,
+    length: int = 0,
 ) -> Tensor:
     """Return how much better than expected a text became by each of its tokens, A_t, (B, T); 0 after a text's end.
 
@@ -622,9 +632,9 @@ def advantages(
     are a free baseline; Q_(-1) is the mean reward of the other rows. reinforce_loo: the reward less that mean (Kool et
     al. 2019). critic: the reward less `values_bt`, a prediction from the tokens before t; with gae = lambda < 1
     the sum over l of lambda^l (V_(t+l+1) - V_(t+l)). All but gae < 1 are unbiased. Values are not looked at where a
-    text is finished; kinds without rollouts take T from `values_bt` or from the longest text.
+    text is finished. T is that of `values_bt`, else the `length` of the longest text, 0: not known on the host.
     """
-    length = int(lengths_b.max()) if values_bt is None else values_bt.shape[1]
+    length = values_bt.shape[1] if values_bt is not None else length or int(lengths_b.max())
     t = torch.arange(length, device=lengths_b.device)
     inside = t < lengths_b[:, None]
     at_end = t == lengths_b[:, None] - 1
@@ -700,17 +710,23 @@ def _inside(texts: Texts) -> Tensor:
     return torch.arange(texts.ids.shape[1], device=texts.ids.device) < texts.lengths[:, None]
 
 
+def _places(texts: Texts) -> Tensor:
+    """Return the flat indices b * T + t of the cells that hold a token, rising."""
+    inside = torch.arange(texts.ids.shape[1]) < torch.tensor(texts.sizes)[:, None]
+    return inside.flatten().nonzero().squeeze(1).to(texts.ids.device)
+
+
 def as_batch(texts: Texts, start: int) -> SequenceBatch:
     """Return the drawn texts as a batch that a language model reads."""
-    length = int(texts.lengths.max())
+    length = max(texts.sizes)
     targets = texts.ids[:, :length]
-    inside = _inside(texts)
     return SequenceBatch(
         inputs=F.pad(targets[:, :-1], (1, 0), value=start),
         targets=targets,
-        positions=inside[:, :length].flatten().nonzero().squeeze(1),
+        positions=_places(replace(texts, ids=targets)),
         lengths=texts.lengths,
         rows=torch.arange(len(targets), device=targets.device),
+        known=torch.tensor(texts.sizes).expand(2, -1),
     )
 
 

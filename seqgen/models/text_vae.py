@@ -152,6 +152,7 @@ class Model(nn.Module):
     """
 
     rank_local = ("lm.stream_state", "control")
+    on_host = ("control", "encoder_first", "inner")
     encodes = True
     control: Tensor | None
     """The controller's sum of errors in parts of the target, and the last error in nats; each process has its own."""
@@ -486,13 +487,13 @@ def train_step(
     control = model.control
     weight = kl_weight(config, step) if control is None else controlled_weight(control, config.beta)
     rows = len(batch.inputs)
-    sums = torch.zeros(2)
+    sums = torch.zeros(2, device=batch.inputs.device)
 
     def losses() -> Iterator[tuple[Tensor, int]]:
         for _, part in batch.micro_batches(optimizer.train.accumulate):
             noise = torch.randn(len(part.inputs), config.latent, device=part.inputs.device)
             reconstruction, kl_bz, latents = model.terms(part, noise)
-            sums.add_(torch.stack([reconstruction.detach(), kl_bz.detach().sum()]).cpu())
+            sums.add_(torch.stack([reconstruction.detach(), kl_bz.detach().sum()]))
             if model.critic is not None:
                 pull = F.softplus(-model.critic(latents).float()).sum()
             else:
@@ -501,12 +502,13 @@ def train_step(
             yield reconstruction + weight * pull, part.count
 
     turn = _turn(model)
-    scalars = update(optimizer, losses(), step, weight=batch.weight, only=_PARTS[turn])
+    noted = dict(zip(("reconstruction", "kl"), sums, strict=True))
+    scalars = update(optimizer, losses(), step, weight=batch.weight, only=_PARTS[turn], noted=noted)
     if model.norm is not None:
         _share_statistics(model.norm)
     if turn != "both":
         _note_inner(model, turn, scalars["loss"])
-    reconstruction, kl = (sums / rows).tolist()
+    reconstruction, kl = (torch.tensor([scalars["reconstruction"], scalars["kl"]]) / rows).tolist()
     if control is not None:
         control_step(control, config.kl_target, kl, config.beta)
     return {**scalars, "reconstruction": reconstruction, "kl": kl, "kl_weight": weight}

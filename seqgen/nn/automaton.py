@@ -635,24 +635,24 @@ class NoCopy:
     """(R,) int64, rising: the hash of each run's first N - 1 tokens."""
     following: Tensor
     """(R,) int64: each run's last token."""
+    most: int
+    """Runs at most that share their first N - 1 tokens."""
 
     def to(self, device: torch.device) -> "NoCopy":
         """Return the same index on a device."""
-        return NoCopy(self.n, self.contexts.to(device), self.following.to(device))
+        return replace(self, contexts=self.contexts.to(device), following=self.following.to(device))
 
-    def completions(self, history_bl: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (rows, ids) of the tokens that would complete a run which stands in the training text.
+    def completions(self, history_bl: Tensor) -> Tensor:
+        """Return the ids (B, most) that would complete a run which stands in the training text, -1 for no more.
 
         `history_bl` (B, L) is what each row has so far, -1 where there is nothing; too short, it completes none.
         """
-        rows, length = history_bl.shape
+        length = history_bl.shape[1]
         tail = history_bl[:, max(0, length - self.n + 1) :] if self.n > 1 else history_bl[:, :0]
-        hashes = _hashes(tail)
-        low = torch.searchsorted(self.contexts, hashes)
-        counts = torch.searchsorted(self.contexts, hashes, right=True) - low
-        row = torch.arange(rows, device=history_bl.device).repeat_interleave(counts)
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row] + low[row]
-        return row, self.following[place]
+        hashes = _hashes(tail)[:, None]
+        low, high = torch.searchsorted(self.contexts, hashes), torch.searchsorted(self.contexts, hashes, right=True)
+        place = low + torch.arange(self.most, device=low.device)
+        return torch.where(place < high, self.following[place.clamp(max=len(self.following) - 1)], -1)
 
 
 def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = ()) -> NoCopy:
@@ -681,7 +681,9 @@ def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = 
     contexts, following = contexts[order], following[order]
     new = torch.ones(len(order), dtype=torch.bool, device=values.device)
     new[1:] = (contexts[1:] != contexts[:-1]) | (following[1:] != following[:-1])
-    return NoCopy(n, contexts[new], following[new])
+    contexts, following = contexts[new], following[new]
+    most = int(contexts.unique_consecutive(return_counts=True)[1].amax()) if len(contexts) else 0
+    return NoCopy(n, contexts, following, most)
 
 
 def _hashes(ids_nk: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ only, not in the score. Shapes: N prompts, W candidates of each (group after gro
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +19,6 @@ from seqgen.core import config
 from seqgen.core.options import Beam, Sampling
 from seqgen.nn.automaton import Automaton
 from seqgen.nn.decode import Decoder, Rules
-from seqgen.nn.sampler import CHUNK
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,16 @@ def beam_search(
 
     state = decoder.prefill(prompts, room=rules.limit)
     last = torch.tensor([prompt[-1] for prompt in prompts], device=decoder.device)
-    at_work = torch.arange(len(prompts), device=decoder.device)  # the prompts not yet settled
-    parents = at_work[:, None].expand(-1, beam.num_beams)  # (N, W): rows of `state`
+    at_work = list(range(len(prompts)))  # the prompts not yet settled
+    parents = torch.arange(len(prompts), device=decoder.device)[:, None].expand(-1, beam.num_beams)  # rows of `state`
     last = last[parents]
     places = torch.tensor(begin or [0] * len(prompts), device=decoder.device)[parents]
-    written = last[:, :, None][:, :, :0]  # (N, W, T)
+    written: list[list[_Tokens]] = [[None] * beam.num_beams for _ in prompts]
     log_probs = torch.full_like(last, -math.inf, dtype=torch.float64)
     log_probs[:, :: beam.num_beams // beam.num_beam_groups] = (
         0.0  # each group begins with one candidate: the prompt itself
     )
+    size = beam.num_beams // beam.num_beam_groups
     for t in range(rules.limit):
         rows = decoder.tiled(torch.arange(last.numel(), device=last.device))
         features, state = decoder.step(last.flatten()[rows], decoder.select(state, parents.flatten()[rows]))
@@ -79,33 +81,51 @@ def beam_search(
         next_log_probs = _log_probs(decoder, rules, features, places.flatten()[rows], t)[: last.numel()]
         totals = log_probs[:, :, None] + next_log_probs.view(*last.shape, -1)
         near = _nearest(totals, places, t, beam, rules)
-        texts = torch.cat([written.gather(1, near.candidates[:, :, None].expand(-1, -1, t)), near.ids[:, :, None]], 2)
-        for n, k in near.over.nonzero().tolist():
-            group = found[int(at_work[n])][k * beam.num_beam_groups // near.over.shape[1]]
-            group.add(texts[n, k].tolist(), float(near.log_probs[n, k]), finished=True)
-
         going = near.going
         log_probs = near.log_probs.where(~near.over, -math.inf).gather(1, going)
         last, places = near.ids.gather(1, going), near.places.gather(1, going)
-        written = texts.gather(1, going[:, :, None].expand(-1, -1, t + 1))
         first_row = torch.arange(len(last), device=last.device)[:, None] * beam.num_beams
         parents = first_row + near.candidates.gather(1, going)
-        best = log_probs.view(len(last), beam.num_beam_groups, -1).amax(2).tolist()
-        unsettled = [
-            n
-            for n, p in enumerate(at_work.tolist())
-            if any(group.may_change(most, rules.limit) for group, most in zip(found[p], best[n], strict=True))
-        ]
-        if len(unsettled) < len(at_work):
-            at_work, log_probs, last = at_work[unsettled], log_probs[unsettled], last[unsettled]
-            places, written, parents = places[unsettled], written[unsettled], parents[unsettled]
+
+        seen = near.on_host()  # one wait for a device
+        unsettled = []
+        for n, p in enumerate(at_work):
+            texts = [(written[n][c], i) for c, i in zip(seen.candidates[n], seen.ids[n], strict=True)]
+            for k, over in enumerate(seen.over[n]):
+                if over:
+                    group = found[p][k * beam.num_beam_groups // len(texts)]
+                    group.add(_listed(texts[k]), seen.log_probs[n][k], finished=True)
+            kept = seen.going[n]
+            written[n] = [texts[k] for k in kept]
+            values = [-math.inf if seen.over[n][k] else seen.log_probs[n][k] for k in kept]
+            if t + 1 == rules.limit:
+                for k, value in enumerate(values):
+                    if math.isfinite(value):
+                        found[p][k // size].add(_listed(written[n][k]), value, finished=False)
+            elif any(
+                group.may_change(max(values[g * size : (g + 1) * size]), rules.limit)
+                for g, group in enumerate(found[p])
+            ):
+                unsettled.append(n)
         if not unsettled:
             break
-    for n, p in enumerate(at_work.tolist()):
-        for k in log_probs[n].isfinite().nonzero().flatten().tolist():
-            group = found[p][k * beam.num_beam_groups // beam.num_beams]
-            group.add(written[n, k].tolist(), float(log_probs[n, k]), finished=False)
+        if len(unsettled) < len(at_work):
+            log_probs, last, places, parents = (x[unsettled] for x in (log_probs, last, places, parents))
+            at_work, written = ([x[n] for n in unsettled] for x in (at_work, written))
     return [_merged(groups) for groups in found]
+
+
+_Tokens: TypeAlias = "tuple[_Tokens, int] | None"
+"""A text as its last token and the text before that: candidates share their beginnings."""
+
+
+def _listed(text: _Tokens) -> list[int]:
+    """Return the tokens of a text."""
+    tokens = []
+    while text is not None:
+        text, token = text
+        tokens.append(token)
+    return tokens[::-1]
 
 
 class _Found:
@@ -163,6 +183,14 @@ class _Near:
     going: Tensor
     """(N, W): indices among the K."""
 
+    def on_host(self) -> Any:
+        """Return all but the places as lists by the same names."""
+        names = ("log_probs", "candidates", "ids", "over", "going")
+        parts = [getattr(self, name) for name in names]
+        whole = torch.cat([part.double() for part in parts], 1).cpu().split_with_sizes([len(p[0]) for p in parts], 1)
+        lists = (x.to(part.dtype).tolist() for x, part in zip(whole, parts, strict=True))
+        return SimpleNamespace(**dict(zip(names, lists, strict=True)))
+
 
 def _nearest(totals_nwv: Tensor, places: Tensor, t: int, beam: Beam, rules: Rules) -> _Near:
     """Each group's best continuations: twice as many as its candidates, since the stop ends one of each at most."""
@@ -189,8 +217,7 @@ def _nearest(totals_nwv: Tensor, places: Tensor, t: int, beam: Beam, rules: Rule
 def _log_probs(decoder: Decoder, rules: Rules, features_rh: Tensor, places_r: Tensor, t: int) -> Tensor:
     """Log-probabilities of the next token under the unmodified model, -inf where it may not come, (R, V)."""
     parts = []
-    for begin in range(0, len(features_rh), CHUNK):
-        rows = slice(begin, begin + CHUNK)
+    for rows in decoder.output.parts(len(features_rh)):
         plain = decoder.output.logits(features_rh[rows], decoder.output.plain_bias).log_softmax(-1)
         plain.masked_fill_(rules.bias == -math.inf, -math.inf)
         rules.block(plain, places_r[rows], t)

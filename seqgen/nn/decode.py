@@ -16,7 +16,8 @@ The whole idea, for one prompt and its seed:
         written.append(token)
 
 `Autoregressive` is what a model must offer for it. The rest of this file does it for many prompts at once, with every
-option, and drops the texts that have ended. Text k of a call is a function of the weights, the options, its prompt and
+option, and drops the texts that have ended: on a CPU at once, on another device every 32 tokens, because to ask which
+these are is to wait for it. Text k of a call is a function of the weights, the options, its prompt and
 its seed alone: rows are padded to a multiple of 8, because matrix products of fewer rows take another path and differ
 in their last bits, and draw t of a text hashes (its seed, t). On a CPU the same bits follow at every batch size; the
 fast mode gives that promise up for speed on one row.
@@ -38,7 +39,6 @@ from seqgen.core.rng import uniforms
 from seqgen.nn.automaton import NEVER, Automaton, NoCopy
 from seqgen.nn.rnn import State
 from seqgen.nn.sampler import (
-    CHUNK,
     Head,
     OutputLayer,
     Precision,
@@ -51,7 +51,7 @@ from seqgen.nn.sampler import (
 )
 
 TILE = 8  # rows are padded to a multiple of this
-_AHEAD = 32  # steps whose uniform numbers are made at once
+AHEAD = 32  # steps whose uniform numbers are made at once, and after which a device is asked what has ended
 _FLOAT32 = torch.finfo(torch.float32)
 _COLD = 1e-30  # below this temperature, logits over it may overflow
 
@@ -157,7 +157,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Step:
-    """One token of every text still at work."""
+    """One token of every text in the batch."""
 
     texts: Tensor
     """(n,) int64: which texts, as indices of the prompts."""
@@ -168,6 +168,8 @@ class Step:
     finished: Tensor
     """(n,) bool: whether the text is over: by the stop, by `until`, or because its constraint allows nothing more."""
     details: Details | None
+    live: Tensor | None = None
+    """(n,) bool: whether the text was still at work; what else there is of the others means nothing. None: all were."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,8 @@ class Decoder:
         self.start, self._model = start, model
         self.join: Callable[[Sequence[Any]], Any] | None = getattr(model, "join", None)
         self._tile = 1 if fast else TILE
+        self.every = 1 if self.device.type == "cpu" else AHEAD
+        """Steps after which the texts that have ended leave the batch: the host has to wait for the device then."""
 
     def decode(
         self,
@@ -263,14 +267,15 @@ class Decoder:
         logits_processor: LogitsProcessor | None = None,
         until: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[Step]:
-        """Yield the texts token by token, as they are drawn; those that end leave the batch.
+        """Yield the texts token by token, as they are drawn; every `self.every` steps those that ended leave the batch.
 
         `prompts` hold the start id at least and may differ in length; `seeds` (B,) int64 come from
         `core.rng.text_seeds`. `state` is what the prompts go on from, one row each, in place of the model's own start.
         `automaton` constrains what is written; `begin` is its state behind each prompt (`Automaton.after`), else 0.
         `no_copy` blocks copied runs, which may begin in the prompt. That block and the one against repetition give way
         where they would leave nothing. `logits_processor` changes logits before all that. `until` says of the `texts`
-        and `ids` of a step which texts are over for reasons of its own, (n,) bool.
+        and `ids` of a step which texts are over for reasons of its own, (n,) bool. With either of the two, texts that
+        end leave the batch at once.
         Raises ValueError for an empty prompt, an id outside the vocabulary, no length limit, one beyond the model's
         context, constraints that cannot be met in it, and a text for which no token is left; ConfigError for an option
         out of range.
@@ -295,25 +300,36 @@ class Decoder:
         rows = _Rows(last, seeds, seeds[:, None], places, history).select(slots)
         padded = [*prompts, *[prompts[-1]] * (len(slots) - len(prompts))]
         state = self.prefill(padded, None if state is None else self.select(state, slots), room=rules.limit)
+        every = 1 if until is not None or logits_processor is not None else self.every
+        live = None if every == 1 else torch.ones_like(texts, dtype=torch.bool)
+        lost: list[tuple[Tensor, Tensor]] = []  # since the host last looked: the texts without a token, and features
         for t in range(rules.limit):
             features, state = self.step(rows.last, state)
-            rows.last, details = self._sample(features, rows, t, rules)
-            ids = rows.last[: len(texts)]
-            if ids.amin() < 0:
-                raise self._nothing_left(features[ids.argmin()], int(texts[ids.argmin()]), t, rules)
+            drawn, details = self._sample(features, rows, t, rules)
+            ids, due = drawn[: len(texts)], (t + 1) % every == 0 or t + 1 == rules.limit
+            lost.append((ids < 0 if live is None else (ids < 0) & live, features))
+            if due:
+                self._check_left(texts, lost, t, rules)
+                lost.clear()
+            rows.last = drawn if live is None else drawn.clamp(min=0)
             rows.places, over = rules.follow(rows.places, rows.last, t)
             ended, finished = ids == self.stop, over[: len(texts)]
             if until is not None:
                 finished = finished | until(texts, ids)
-            yield Step(texts, ids, ended, finished, details and _rows_of(details, slice(len(texts))))
+            yield Step(texts, ids, ended, finished, details and _rows_of(details, slice(len(texts))), live)
             if rules.look_back:
                 rows.history = torch.cat([rows.history, rows.last[:, None]], 1)
-            if finished.any():
-                going = (~finished).nonzero().squeeze(1)
+            gone = finished
+            if live is not None:
+                live = live & ~finished
+                gone = ~live
+            if due and t + 1 < rules.limit and gone.any():
+                going = (~gone).nonzero().squeeze(1)
                 if not len(going):
                     return
                 texts, slots = texts[going], self.tiled(going)
                 rows, state = rows.select(slots), self.select(state, slots)
+                live = None if live is None else live[going]
 
     @torch.inference_mode()
     def read(self, rows: Sequence[Sequence[int]]) -> list[Details]:
@@ -345,28 +361,30 @@ class Decoder:
             raise ValueError(
                 f"row {long} of {len(rows[long])} tokens exceeds the model's context of {self.context}; leave it out"
             )
+        if not rows:
+            return []
         # longest first, so that those still running are the first rows
         order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
         lengths = [len(rows[n]) - 1 for n in order]
         ids = _left_padded([list(reversed(rows[n])) for n in order]).flip(1).clamp(min=0).to(self.device)
         slots = self.tiled(torch.arange(len(rows), device=self.device))
-        state = self.prefill([rows[order[n]][:1] for n in slots.tolist()], room=max(lengths, default=0))
+        padded = [*order, *order[-1:] * (len(slots) - len(order))]
+        state = self.prefill([rows[n][:1] for n in padded], room=lengths[0])
         steps = []
-        for t in range(max(lengths, default=0)):
+        for t in range(lengths[0]):
             running = sum(length > t for length in lengths)
             kept = self.tiled(torch.arange(running, device=self.device))
             if len(kept) < len(slots):
                 state, slots = self.select(state, kept), kept
             features, state = self.step(ids[slots, t], state)
             parts = []
-            for begin in range(0, len(features), CHUNK):
-                part = slice(begin, begin + CHUNK)
+            for part in self.output.parts(len(features)):
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
                 parts.append(values(plain, ids[slots[part], t + 1][:, None]))
             steps.append([torch.cat(columns)[:running] for columns in zip(*parts, strict=True)])
-        whole = [torch.cat(columns) for columns in zip(*steps, strict=True)]
-        texts = torch.cat([torch.arange(len(step[0])) for step in steps]).argsort(stable=True).to(self.device)
-        read = list(zip(*(column[texts].split_with_sizes(lengths) for column in whole), strict=True))
+        whole = torch.stack([torch.cat(columns) for columns in zip(*steps, strict=True)]).cpu()  # one wait
+        texts = torch.cat([torch.arange(len(step[0])) for step in steps]).argsort(stable=True)
+        read = [tuple(values) for values in whole[:, texts].split_with_sizes(lengths, 1)]
         return [one for _, one in sorted(zip(order, read, strict=True), key=lambda pair: pair[0])]
 
     def rules(
@@ -439,11 +457,10 @@ class Decoder:
     def _sample(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
         """Draw the next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
         sampling = rules.sampling
-        if t % _AHEAD == 0:
-            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + _AHEAD, device=self.device))
+        if t % AHEAD == 0:
+            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + AHEAD, device=self.device))
         ids, details = [], []
-        for begin in range(0, len(features_bh), CHUNK):
-            part = slice(begin, begin + CHUNK)
+        for part in self.output.parts(len(features_bh)):
             features, history = features_bh[part], rows.history[part]
             if sampling.details:  # the unmodified model first: nothing blocked
                 logits = self.output.logits(features, self.output.plain_bias)
@@ -454,9 +471,8 @@ class Decoder:
             if rules.logits_processor is not None:
                 _process(logits[:, : self.output.vocab_size], history, rules)
             rules.block(logits, rows.places[part], t)
-            _block_runs(logits, history, rules)
-            logits = filtered(logits, history, sampling)
-            chosen = pick(self.output.probabilities(logits), rows.draws[part, t % _AHEAD])
+            logits = filtered(_block_runs(logits, history, rules), history, sampling)
+            chosen = pick(self.output.probabilities(logits), rows.draws[part, t % AHEAD])
             ids.append(chosen)
             if sampling.details:
                 drawn = logits.log_softmax(-1)
@@ -464,18 +480,23 @@ class Decoder:
                 details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn), plain.amax(-1)))
         return torch.cat(ids), joined(details) if details else None
 
-    def _nothing_left(self, features_h: Tensor, text: int, t: int, rules: "Rules") -> Exception:
-        """Return why a text has no next token: the weights, or what was asked for."""
+    def _check_left(self, texts: Tensor, lost: Sequence[tuple[Tensor, Tensor]], t: int, rules: "Rules") -> None:
+        """Raise what says why a text of the steps up to `t` has no next token: the weights, or what was asked for."""
+        if not (lost[0][0] if len(lost) == 1 else torch.stack([rows for rows, _ in lost])).any():
+            return
+        back, rows, features = next((n, rows, seen) for n, (rows, seen) in enumerate(lost) if rows.any())
+        row, t = int(rows.int().argmax()), t + 1 - len(lost) + back
+        text, features_h = int(texts[row]), features[row]
         own = self.output.logits(features_h[None], self.output.plain_bias)[0, : self.output.vocab_size]
         if not own.amax().isfinite():  # -inf alone is no fault: a model may rule tokens out
-            return NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
+            raise NonFiniteError(f"text {text}, token {t}: the model's logits are not finite; its weights are broken")
         asked = [] if rules.automaton is None else [rules.automaton.name]
         asked += (
             [f"sample.min_new_tokens = {rules.sampling.min_new_tokens}"] if t < rules.sampling.min_new_tokens else []
         )
         asked += ["suppress_tokens"] if rules.sampling.suppress_tokens else []
         asked += ["logits_processor"] if rules.logits_processor is not None else []
-        return ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
+        raise ValueError(f"text {text}, token {t}: no token is left under {' and '.join(asked)}; ask for less")
 
 
 @dataclass(frozen=True)
@@ -561,40 +582,39 @@ def _process(logits: Tensor, history: Tensor, rules: Rules) -> None:
         raise ValueError("logits_processor must leave a token to draw; it gave -inf to all that a text may go on with")
 
 
-def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> None:
-    """Block what would repeat a run of the text or copy one of the training text, in place, if something is left."""
+def _block_runs(logits: Tensor, history: Tensor, rules: Rules) -> Tensor:
+    """Block what would repeat a run of the text or copy one of the training text, where something is left then."""
     runs = []
     if rules.sampling.no_repeat_ngram_size:
         runs.append(_repeats(history, rules.sampling.no_repeat_ngram_size))
     if rules.no_copy is not None:
         runs.append(rules.no_copy.completions(history))
-    if not sum(len(row) for row, _ in runs):
-        return
-    row, column = (torch.cat(parts) for parts in zip(*runs, strict=True))
-    kept = logits[row, column]
-    logits[row, column] = -math.inf
-    empty = (logits.amax(-1) == -math.inf)[row]
-    logits[row[empty], column[empty]] = kept[empty]
+    if not sum(ids.shape[1] for ids in runs):
+        return logits
+    left = logits.masked_fill(_marked(torch.cat(runs, 1), logits.shape[1]), -math.inf)
+    return torch.where(left.amax(-1, keepdim=True) == -math.inf, logits, left)
 
 
-def _repeats(history_bl: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return (rows, ids) of the tokens that would complete an n-gram which its row already holds."""
+def _marked(ids_bk: Tensor, columns: int) -> Tensor:
+    """Return which of so many columns each row names, (B, columns) bool; -1 names none."""
+    ids = torch.where(ids_bk < 0, columns, ids_bk)
+    return ids.new_zeros(len(ids), columns + 1, dtype=torch.bool).scatter_(1, ids, True)[:, :columns]
+
+
+def _repeats(history_bl: Tensor, n: int) -> Tensor:
+    """Return the ids (B, L - n + 1) that would complete an n-gram which the row already holds, -1 where none would."""
     if history_bl.shape[1] < n:
-        empty = history_bl.new_empty(0)
-        return empty, empty
+        return history_bl[:, :0]
     windows = history_bl.unfold(1, n, 1)  # (B, L - n + 1, n)
     tail = history_bl[:, history_bl.shape[1] - n + 1 :].unsqueeze(1)
     same = (windows[:, :, : n - 1] == tail).all(-1) & (windows >= 0).all(-1)
-    row, window = same.nonzero(as_tuple=True)
-    return row, windows[row, window, -1]
+    return torch.where(same, windows[:, :, -1], -1)
 
 
 def _reshape(logits: Tensor, history: Tensor, sampling: Sampling) -> None:
     """Apply repetition penalty (Keskar et al. 2019) and temperature, in place."""
     if sampling.repetition_penalty != 1:
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        row, column = (history >= 0).nonzero(as_tuple=True)
-        seen[row, history[row, column]] = True
+        seen = _marked(history, logits.shape[1])
         weaker = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
         torch.where(seen, weaker, logits, out=logits)
     if sampling.temperature not in (0, 1):
@@ -636,17 +656,19 @@ def collect(steps: Sequence[Step], count: int, detailed: bool) -> Samples:
     """Collect the texts of `count` prompts from their steps; `detailed`: with the steps' details."""
     if not steps:
         return Samples([], [], [] if detailed else None)
-    texts, ids, ended, over = (
-        torch.cat([getattr(step, name) for step in steps]) for name in ("texts", "ids", "ended", "finished")
-    )
-    order = texts.argsort(stable=True)
-    lengths = texts.bincount(minlength=count).tolist()
+    names = ("texts", "ids", "ended", "finished")
+    columns = [torch.cat([getattr(step, name) for step in steps]).long() for name in names]
+    live = torch.cat([torch.ones_like(step.ended) if step.live is None else step.live for step in steps])
+    texts, ids, ended, over, live = torch.stack([*columns, live]).cpu()  # one wait for the device
+    kept = live.nonzero().squeeze(1)
+    order = kept[texts[kept].argsort(stable=True)]
+    lengths = texts[kept].bincount(minlength=count).tolist()
     rows = [row.tolist() for row in ids[order].split_with_sizes(lengths)]
-    stopped, finished = set(texts[ended].tolist()), set(texts[over].tolist())
+    stopped, finished = (set(texts[order][end[order] > 0].tolist()) for end in (ended, over))
     details = None
     if detailed:
-        whole = _rows_of(joined([step.details for step in steps if step.details is not None]), order)
-        columns = [getattr(whole, f.name).split_with_sizes(lengths) for f in fields(Details)]
-        details = [Details(*values) for values in zip(*columns, strict=True)]
+        parts = [step.details for step in steps if step.details is not None]
+        whole = torch.stack([torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Details)]).cpu()
+        details = [Details(*values) for values in whole[:, order].split_with_sizes(lengths, 1)]
     written = [row[:-1] if text in stopped else row for text, row in enumerate(rows)]
     return Samples(written, [text in finished for text in range(count)], details)

@@ -5,6 +5,7 @@ every step their completions from there join one batch that grows, so T - 1 step
 Nothing records gradients. Shapes: B texts, T tokens (the end of the text counted), N rollouts, R completions.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core.options import Sampling
-from seqgen.nn.decode import Autoregressive, Decoder
+from seqgen.nn.decode import AHEAD, Autoregressive, Decoder
 from seqgen.nn.sampler import OutputLayer
 
 
@@ -25,6 +26,13 @@ class Texts:
     """(B, T) int64; a text's own end token is part of it, anything after its length is not."""
     lengths: Tensor
     """(B,) int64, tokens of every text, at least 1."""
+    known: Sequence[int] | None = None
+    """The lengths, where they are known on the host."""
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """The lengths on the host: one wait for a device, once, unless they are known there."""
+        return [*(self.lengths.tolist() if self.known is None else self.known)]
 
 
 def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
@@ -32,8 +40,8 @@ def draw(decoder: Decoder, start: int, seeds: Tensor, length: int) -> Texts:
     ids = torch.zeros(len(seeds), length, dtype=torch.int64, device=seeds.device)
     lengths = torch.zeros(len(seeds), dtype=torch.int64, device=seeds.device)
     for t, step in enumerate(decoder.steps([[start]] * len(seeds), seeds, Sampling(max_new_tokens=length))):
-        ids[step.texts, t] = step.ids
-        lengths[step.texts] += 1
+        ids[step.texts, t] = step.ids if step.live is None else step.ids.where(step.live, 0)
+        lengths[step.texts] += 1 if step.live is None else step.live
     return Texts(ids, lengths)
 
 
@@ -86,27 +94,32 @@ def complete(
     `suppress_tokens` are not drawn; `stop` (-1: none) ends a completion. `low` computes the product of the output layer
     in bfloat16: the distribution drawn from is then a little off (KL about 1e-4 nats).
     """
-    ids_bt, lengths_b = texts.ids, texts.lengths
+    ids_bt, sizes = texts.ids, texts.sizes
     rows, length = ids_bt.shape
     device = ids_bt.device
-    total = rollouts * int((lengths_b - 1).sum())
+    total = rollouts * (sum(sizes) - rows)
     ids = torch.empty(total, length, dtype=torch.int64, device=device)
     lengths = torch.full((total,), length, dtype=torch.int64, device=device)
     cells = torch.empty(total, dtype=torch.int64, device=device)
 
     output = OutputLayer(policy.head(), suppress_tokens=suppress_tokens, precision="bf16" if low else "fp32")
-    given = torch.arange(rows, device=device)  # texts that are still being read: the first rows of the batch
+    # to ask a device which completions have ended is to wait for it; until then they go on, and what they write is lost
+    every = 1 if device.type == "cpu" else AHEAD
+    numbers = list(range(rows))  # texts that are still being read: the first rows of the batch
+    given = torch.arange(rows, device=device)
     going = torch.empty(0, dtype=torch.int64, device=device)  # completions at work: the rows after them
     last = torch.empty(0, dtype=torch.int64, device=device)
     _, state = policy.step(torch.full((rows,), start, device=device), policy.prefill([()] * rows, room=length))
     made = 0
     for t in range(length - 1):
-        kept = lengths_b[given] > t + 1
-        if not kept.all():
-            state = policy.select(state, torch.cat([kept, torch.ones_like(going, dtype=torch.bool)]).nonzero()[:, 0])
-            given = given[kept]
+        kept = [row for row, number in enumerate(numbers) if sizes[number] > t + 1]
+        if len(kept) < len(numbers):
+            rest = range(len(numbers), len(numbers) + len(going))
+            chosen = torch.tensor([*kept, *rest], dtype=torch.int64, device=device)
+            state, given = policy.select(state, chosen), given[chosen[: len(kept)]]
+            numbers = [numbers[row] for row in kept]
         features, state = policy.step(torch.cat([ids_bt[given, t], last]), state)
-        count = len(given)
+        count = len(numbers)
         if count:
             # every prefix that ends here sends out its completions, as copies of one state
             new = torch.arange(made, made + rollouts * count, device=device)
@@ -120,9 +133,10 @@ def complete(
         last = output.draw(features, torch.rand(len(features), dtype=torch.float64, device=device))
         ids[going, t + 1] = last
         ended = last == stop
-        if ended.any():
-            lengths[going[ended]] = t + 2
-            on = ~ended
-            going, last = going[on], last[on]
-            state = policy.select(state, torch.cat([torch.ones_like(given, dtype=torch.bool), on]).nonzero()[:, 0])
+        if every > 1 or ended.any():
+            lengths[going] = lengths[going].minimum(torch.where(ended, t + 2, length))
+            if (t + 1) % every == 0:
+                on = (lengths[going] > t + 2).nonzero()[:, 0]
+                going, last = going[on], last[on]
+                state = policy.select(state, torch.cat([torch.arange(count, device=device), count + on]))
     return Texts(ids, lengths), cells

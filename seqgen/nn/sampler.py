@@ -6,7 +6,7 @@ remove into -inf, and zero mass is never picked. Shapes: B rows, V columns (the 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -17,7 +17,8 @@ from seqgen.nn.products import linear
 
 Precision = Literal["fp32", "bf16"]
 BLOCK = 64  # columns per block of the inverse CDF; also a multiple of every vector width
-CHUNK = 256  # rows whose logits are alive at a time: more would leave the cache and cost page faults
+_CHUNK = 256  # rows whose logits are alive at a time on a CPU: more would leave the cache and cost page faults
+_BYTES = 1 << 28  # of logits at a time on another device, where few large products cost less than many small ones
 _MANY = 256  # candidates that are ranked before a whole row is sorted: a sort costs more than the output layer
 
 
@@ -73,6 +74,12 @@ class OutputLayer:
         """(V padded): without the ids that never come."""
         self._buffer = self.bias.new_empty(0, len(self.bias))
 
+    def parts(self, rows: int) -> Iterator[slice]:
+        """Yield which of so many rows have their logits at the same time, part by part."""
+        bias = self.plain_bias
+        size = _CHUNK if bias.device.type == "cpu" else max(_CHUNK, _BYTES // (len(bias) * bias.element_size()))
+        return (slice(begin, begin + size) for begin in range(0, rows, size))
+
     def without(self, ids: Iterable[int]) -> Tensor:
         """Return the bias (V padded) that takes all mass from some ids."""
         index = torch.tensor(sorted(ids), dtype=torch.int64, device=self.plain_bias.device)
@@ -95,10 +102,10 @@ class OutputLayer:
 
     def draw(self, features_bf: Tensor, uniforms_b: Tensor) -> Tensor:
         """Draw ids (B,) int64 from the softmax, one uniform number a row."""
-        ids = []
-        for begin in range(0, len(features_bf), CHUNK):
-            rows = slice(begin, begin + CHUNK)
-            ids.append(pick(self.probabilities(self.logits(features_bf[rows], self.bias)), uniforms_b[rows]))
+        ids = [
+            pick(self.probabilities(self.logits(features_bf[rows], self.bias)), uniforms_b[rows])
+            for rows in self.parts(len(features_bf))
+        ]
         return torch.cat(ids) if ids else uniforms_b.new_empty(0, dtype=torch.int64)
 
 
@@ -164,18 +171,24 @@ def entropy(log_probs_bv: Tensor) -> Tensor:
 def _keep_mass(logits_bv: Tensor, scores_bv: Tensor, mass: float) -> Tensor:
     """Keep each row's tokens by falling score until their probabilities reach `mass`, the crossing one included."""
     probabilities = logits_bv.softmax(-1)
+    if logits_bv.device.type != "cpu":  # to choose rows is to wait for the device, on which a sort is cheap
+        order = scores_bv.sort(descending=True, stable=True).indices
+        return _first(logits_bv, probabilities, order, mass)
     kept = torch.full_like(logits_bv, -math.inf)
-    rows = torch.arange(len(logits_bv), device=logits_bv.device)
+    rows = torch.arange(len(logits_bv))
     ranked = scores_bv.topk(min(_MANY, scores_bv.shape[1])).indices
     enough = probabilities.gather(1, ranked).double().sum(-1) >= mass
     # each row chooses for itself whether the short ranking will do, so its result does not depend on its neighbours
-    for chosen, order in ((rows[enough], ranked[enough]), (rows[~enough], None)):
+    for chosen, short in ((rows[enough], ranked[enough]), (rows[~enough], None)):
         if not len(chosen):
             continue
-        if order is None:
-            order = scores_bv[chosen].sort(descending=True, stable=True).indices
-        sorted_p = probabilities[chosen].gather(1, order)
-        sorted_logits = logits_bv[chosen].gather(1, order)
-        sorted_logits[_running_sum(sorted_p) - sorted_p >= mass] = -math.inf
-        kept[chosen] = kept[chosen].scatter_(1, order, sorted_logits)
+        order = scores_bv[chosen].sort(descending=True, stable=True).indices if short is None else short
+        kept[chosen] = _first(logits_bv[chosen], probabilities[chosen], order, mass)
     return kept
+
+
+def _first(logits_bv: Tensor, probabilities_bv: Tensor, order_bk: Tensor, mass: float) -> Tensor:
+    """Keep the columns that stand first in `order_bk` until their probabilities reach `mass`."""
+    sorted_p, logits = probabilities_bv.gather(1, order_bk), logits_bv.gather(1, order_bk)
+    logits.masked_fill_(_running_sum(sorted_p) - sorted_p >= mass, -math.inf)
+    return torch.full_like(logits_bv, -math.inf).scatter_(1, order_bk, logits)

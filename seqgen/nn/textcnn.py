@@ -10,7 +10,7 @@ of `width` rows of a table `embedding @ filter`, so tables replace products: exa
 Shapes: B rows, T tokens (the end of the text counted), E embedding, f a width, n filters of it, F filters in all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -135,12 +135,10 @@ class FrozenCnn:
         """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         ids = _ended(ids_bt, lengths_b, self._end)
         order = lengths_b.argsort(stable=True)
+        longest = _last_of_each(lengths_b[order], _CHUNK)
         scores = torch.empty(len(ids), device=ids.device)
         for block in torch.split(order, _BLOCK):
-            parts = []
-            for rows in torch.split(block, _CHUNK):
-                lengths = lengths_b[rows]
-                parts.append(self._pooled(ids[rows, : int(lengths[-1])], lengths))
+            parts = [self._pooled(ids[rows, : next(longest)], lengths_b[rows]) for rows in torch.split(block, _CHUNK)]
             scores[block] = self._head(torch.cat(parts))
         return scores
 
@@ -246,9 +244,11 @@ class FrozenGru:
     def __call__(self, ids_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         scores = torch.empty(len(ids_bt), device=ids_bt.device)
-        for rows in torch.split(lengths_b.argsort(stable=True), 4 * _CHUNK):
+        order = lengths_b.argsort(stable=True)
+        longest = _last_of_each(lengths_b[order], 4 * _CHUNK)
+        for rows in torch.split(order, 4 * _CHUNK):
             lengths = lengths_b[rows]
-            states = self._states(ids_bt[rows, : int(lengths[-1])], lengths)
+            states = self._states(ids_bt[rows, : next(longest)], lengths)
             last = states[torch.arange(len(rows), device=states.device), lengths - 1]
             scores[rows] = self._critic.output(last).squeeze(1)
         return scores
@@ -262,6 +262,11 @@ class FrozenGru:
         return self._critic._states(self._critic.embedded(ids_bt, lengths_b))
 
 
+def _last_of_each(values_b: Tensor, size: int) -> Iterator[int]:
+    """Yield the last value of every so many, the rest at the end too: one wait for a device."""
+    return iter([*values_b[size - 1 :: size].tolist(), *(values_b[-1:].tolist() if len(values_b) % size else [])])
+
+
 def _ended(ids_bt: Tensor, lengths_b: Tensor, end: int) -> Tensor:
     """Return the ids with `end` after each row's length."""
     after = torch.arange(ids_bt.shape[1], device=ids_bt.device) >= lengths_b[:, None]
@@ -270,7 +275,9 @@ def _ended(ids_bt: Tensor, lengths_b: Tensor, end: int) -> Tensor:
 
 def _last_windows(ids_bt: Tensor, lengths_b: Tensor) -> Tensor | None:
     """Return the last real position of every row, (B,), or None where no window needs a mask."""
-    return None if int(lengths_b.min()) >= ids_bt.shape[1] else lengths_b - 1
+    # another device would have to be waited for, and masks what needs none at little cost
+    whole = lengths_b.device.type == "cpu" and int(lengths_b.min()) >= ids_bt.shape[1]
+    return None if whole else lengths_b - 1
 
 
 def _shifted_convolution(

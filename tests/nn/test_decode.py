@@ -1,5 +1,6 @@
 """Sampling laws: what a text depends on, and that every option does what it says."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from scipy import stats
 from seqgen.core.errors import ConfigError, NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds, uniforms
+from seqgen.nn.decode import filtered
+from seqgen.nn.sampler import OutputLayer, pick
 
 STOP, START = 3, 2
 PLAIN = Sampling()
@@ -373,3 +376,56 @@ def test_weights_that_are_not_finite_are_an_error():
 def test_a_least_length_beyond_the_greatest_is_refused(options: Sampling, message: str) -> None:
     with pytest.raises(ValueError, match=rf"^{message}; ask for less, or allow more$"):
         _model().sample([[START]], text_seeds(0, 0, 1), options)
+
+
+def _plain(model, prompt, seed, sampling):
+    """The text of one prompt, a token at a time: what `decode` has to equal, whatever stands in the batch with it."""
+    stepper, layer = model.stepper(), OutputLayer(model.head(), suppress_tokens=model.config.suppress_tokens)
+    state, written, last = stepper.prefill([prompt[:-1]] * 8), [], prompt[-1]
+    while len(written) < model.config.max_length:
+        features, state = stepper.step(torch.full((8,), last), state)
+        logits = layer.logits(features, layer.bias)
+        if len(written) < sampling.min_new_tokens:
+            logits[:, model.config.stop] = -math.inf
+        if sampling.no_repeat_ngram_size:  # 2: no token again behind the last one
+            row = prompt + written
+            again = [b for a, b in itertools.pairwise(row) if a == row[-1]]
+            logits[:, again] = -math.inf
+        logits = filtered(logits, torch.tensor([prompt + written] * 8), sampling)
+        uniform = uniforms(seed.expand(8), torch.tensor(len(written)))
+        last = int(pick(logits.softmax(-1), uniform)[0])
+        if last == model.config.stop:
+            break
+        written.append(last)
+    return written
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        PLAIN,
+        Sampling(top_p=0.8, temperature=1.3, min_new_tokens=3),
+        Sampling(typical_p=0.7, repetition_penalty=1.5),
+        Sampling(top_k=6, no_repeat_ngram_size=2),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 4, 32])
+def test_texts_are_those_of_a_plain_loop_however_seldom_the_ended_leave_the_batch(every, sampling):
+    model, prompts, seeds = _model(max_length=12), _prompts(11), text_seeds(6, 0, 11)
+    decoder = model.decoder()
+    decoder.every = every
+    samples = decoder.decode(prompts, seeds, replace(sampling, details=True))
+    assert samples.ids == [_plain(model, p, seed, sampling) for p, seed in zip(prompts, seeds, strict=True)]
+    assert samples.finished == [len(ids) < 12 for ids in samples.ids]
+    assert [len(d.log_prob) for d in samples.details] == [len(ids) + (len(ids) < 12) for ids in samples.ids]
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_text_without_a_token_left_is_named_by_its_first_one(every):
+    model = _model(stop=-1, suppress_tokens=())
+    with torch.no_grad():
+        model.embedding.weight[7] = math.nan  # and with it the logits after token 7
+    decoder, prompts = model.decoder(), [[START], [START], [START, 7]]
+    decoder.every = every
+    with pytest.raises(NonFiniteError, match=r"^text \d, token 0: the model's logits are not finite"):
+        decoder.decode(prompts, text_seeds(0, 0, 3), PLAIN)
