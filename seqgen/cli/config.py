@@ -135,16 +135,12 @@ def _outcome(check: Callable[[], None]) -> str:
 
 def _bf16_units(device: Any) -> str:
     """Return whether bfloat16 products have hardware of their own here, without which float32 is faster."""
-    import torch
+    from seqgen.core import numerics
 
-    if device.type == "cuda":
-        return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
+    units = numerics.bf16_units(device)
+    if units is None:
         return "unknown"
-    found = sorted({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
-    return f"yes ({', '.join(found)})" if found else "no (train.precision=bf16 will be slower here)"
+    return f"yes ({units})" if units else "no (train.precision=bf16 will be slower here)"
 
 
 def _public_sets() -> str:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -83,7 +83,7 @@ def _flags(cls: type, panel: Panel) -> Iterator[Parameter]:
         kind, default = plain(hints[field.name]), 0 if field.name == panel.switch else field.default
         if typing.get_origin(kind) in (tuple, Sequence):
             kind, default = list[str] | None, None
-        base = next(iter(typing.get_args(kind)), kind)  # of `int | None`: int
+        base = next(iter(typing.get_args(kind)), kind) if typing.get_origin(kind) is not Literal else str
         metavar = option.metavar or {int: "N", float: "X", bool: None}.get(base, "TEXT")
         made = typer.Option(
             option.flag or _flag(field.name), metavar=metavar, help=texts[field.name], rich_help_panel=panel.title

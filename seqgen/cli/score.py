@@ -81,6 +81,10 @@ def score(
             help="Also how often the next token is among the K likeliest, and the mean reciprocal rank.",
         ),
     ] = "",
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option("--precision", metavar="NAME", help="Of likelihoods: fp32, or bf16, which is less exact."),
+    ] = "fp32",
     resample: Resample = None,
     field: Field = "",
     format: Format = "auto",
@@ -113,9 +117,11 @@ def score(
         raise output.CommandError(
             f"--rank {rank} is for --by likelihood; --by critic orders lines by the critic's logit"
         )
-    if by == "critic" and resample is not None:
-        raise output.CommandError("--resample is for --by likelihood")
-    scorer = partial(_likelihood, rank=rank, resample=resample) if by == "likelihood" else _critic_scores
+    for flag, given in (("--resample", resample is not None), ("--precision", precision != "fp32")):
+        if by == "critic" and given:
+            raise output.CommandError(f"{flag} is for --by likelihood")
+    likelihood = partial(_likelihood, rank=rank, resample=resample, precision=precision)
+    scorer = likelihood if by == "likelihood" else _critic_scores
     with output.wrong_values():
         sources = None if records.sources is None else [records.sources[row] for row in rows]
         ranked = _ranked(generator.ranks(lines, sources), most) if most else ""
@@ -166,9 +172,15 @@ class _Scored:
 
 
 def _likelihood(
-    generator: "TextGenerator", lines: list[str], sources: list[str] | None, *, rank: Rank, resample: int | None
+    generator: "TextGenerator",
+    lines: list[str],
+    sources: list[str] | None,
+    *,
+    rank: Rank,
+    resample: int | None,
+    precision: Literal["fp32", "bf16"],
 ) -> _Scored:
-    scores = generator.score(lines, sources, resample=resample)
+    scores = generator.score(lines, sources, resample=resample, precision=precision)
     whole = scores.per_line
     means = [value / len(row) for value, row in zip(whole, scores.log_probs, strict=True)]
     worst = list(map(min, scores.log_probs))

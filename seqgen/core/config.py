@@ -62,8 +62,9 @@ class Train:
     """Step from which validation and sampling use the running mean of the weights; -1: never."""
     average_trigger: Annotated[int, Field(ge=0)] = 0
     """Start averaging when a validation is worse than the best of all but the last n (Merity et al. 2018); 0: never."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16 by autocast; weights, moments and losses stay float32."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16: matrix products in bfloat16 by autocast; weights, moments and losses stay float32. auto: bf16 where the
+    device has units for it, else fp32; decided when the run begins, and part of it from then on."""
     tf32: bool = False
     """On CUDA, float32 products in TensorFloat-32: faster, with 10 bits after the point in place of 23."""
     device: str = "auto"

@@ -6,6 +6,7 @@ sums in a fixed order, cuDNN and cuBLAS are held to such kernels here, and float
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ def configure(device: torch.device, *, tf32: bool) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+
+
+def bf16_units(device: torch.device) -> str | None:
+    """Return what multiplies in bfloat16 on a device, "" if nothing does, None where that is not known."""
+    if device.type == "cuda":
+        return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return None
+    return ", ".join(sorted({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags)))
 
 
 def facts(device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
@@ -183,6 +183,8 @@ class Drawing(Sampling):
     """String that a text ends before; repeat for several."""
     fast: bool = False
     """Be quicker for few texts; the last bits may then depend on how many are drawn together."""
+    precision: Annotated[Literal["run", "fp32", "bf16"], Option(metavar="NAME")] = "run"
+    """Of the product that gives the next token's distribution: fp32, bf16, or run: that of its train.precision."""
 
 
 @dataclass(frozen=True, kw_only=True)

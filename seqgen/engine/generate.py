@@ -7,11 +7,12 @@
 Text k of a call is a function of (weights, options, seed, k) alone, not of the count, the batch or earlier calls.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -216,7 +217,7 @@ class TextGenerator:
         known = set(options.novel_against or ())
         filtered = unique or known or finder is not None
         wanted, most = len(begins) * count, count * options.attempts if filtered else count
-        decoder = self._decoder(options.fast, options.latents)
+        decoder = self.writer(options.fast, options.latents, options.precision)
 
         def index(j: int, n: int) -> int:
             """Return the index of attempt n for prompt j: n, whatever the others; sources share a row of indices."""
@@ -324,7 +325,7 @@ class TextGenerator:
             pieces.append(written.add([0], ids.tolist())[0])
             return torch.tensor([written.over[0]], device=ids.device)
 
-        steps = self._decoder(options.fast, options.latents).steps(
+        steps = self.writer(options.fast, options.latents, options.precision).steps(
             [begins[0].ids],
             seeds,
             self.sampling(options),
@@ -398,15 +399,23 @@ class TextGenerator:
         ]
 
     def score(
-        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, resample: int | None = None
+        self,
+        lines: Sequence[str],
+        sources: Sequence[str] | None = None,
+        *,
+        resample: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> LineScores:
         """Return the log-probability of every token of given lines; with `sources`, of each line after its condition.
+
+        With `precision` bf16 the products are taken in bfloat16: quicker where the device has units for it, and off by
+        some thousandths of a nat a token.
 
         A run on running text scores each line on its own, as if a newline stood before it. A refined run gives each
         line its log q_n of `resample` candidates, by default of its own number, and each token the value of its base.
         DataError for no lines.
         """
-        return self._lines.score(lines, sources, resample=resample)
+        return self._lines.score(lines, sources, resample=resample, precision=precision)
 
     def candidates(self, resample: int | None = None) -> int:
         """Return how many candidates each text is chosen from: as asked or, of a refined run, its own number.
@@ -561,13 +570,25 @@ class TextGenerator:
                 f"{self.folder} chooses among whole texts; {what} goes token by token; take the run it was made from"
             )
 
-    def _decoder(self, fast: bool, latents: Latents | None) -> Writer:
-        made: Writer = self.model.decoder(fast=fast, **({} if latents is None else {"latents": latents}))
+    def writer(
+        self, fast: bool = False, latents: Latents | None = None, precision: Literal["run", "fp32", "bf16"] = "run"
+    ) -> Writer:
+        """Return the model prepared for writing, in a precision or in that of its training.
+
+        RunError for bf16 where the model has no such way; a run that was trained so writes in fp32 then.
+        """
+        options: dict[str, Any] = {} if latents is None else {"latents": latents}
+        if "bf16" in (precision, self.settings.train.precision) and precision != "fp32":
+            if "precision" in inspect.signature(self.model.decoder).parameters:
+                options["precision"] = "bf16"
+            elif precision == "bf16":
+                raise RunError(f"a run of {self.settings.name} writes in fp32 alone; leave --precision out")
+        made: Writer = self.model.decoder(fast=fast, **options)
         return made
 
     def left_to_right(self, what: str) -> Decoder:
         """Return the model prepared for writing token by token; RunError where it has no such way, for `what`."""
-        made = self.model.decoder()
+        made = self.writer()
         if not isinstance(made, Decoder):
             raise RunError(
                 f"{what} needs a model that writes from left to right; a run of {self.settings.name} does not"
@@ -591,8 +612,9 @@ class TextGenerator:
 
         def stopped(texts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
             assert written is not None
-            written.add(texts.tolist(), ids.tolist())
-            return torch.tensor([written.over[k] for k in texts.tolist()], device=ids.device)
+            rows, last = torch.stack([texts, ids]).tolist()
+            written.add(rows, last)
+            return torch.tensor([written.over[k] for k in rows], device=ids.device)
 
         steps = decoder.steps(
             [row.ids for row in rows],

@@ -121,7 +121,7 @@ class LatentSpace:
         """Decode every latent (N, Z): the likeliest token each time, or drawn at a temperature above 0."""
         prompts = self._prompts(sources, len(latents))
         seeds = rng.text_seeds(seed, 0, len(latents)).to(self.device)
-        decoder, state = self.model.decoder(), self.model.begin(latents.to(self.device))
+        decoder, state = self.generator.left_to_right("a latent"), self.model.begin(latents.to(self.device))
         texts: list[str] = []
         for first in range(0, len(latents), _ROWS):
             rows = slice(first, first + _ROWS)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -123,11 +124,17 @@ class LineScorer:
         self.running = settings.data.mode in ("stream", "window")
 
     def score(
-        self, lines: Sequence[str], sources: Sequence[str] | None = None, *, resample: int | None = None
+        self,
+        lines: Sequence[str],
+        sources: Sequence[str] | None = None,
+        *,
+        resample: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> LineScores:
         """Return the log-probability of every token of the lines; as `TextGenerator.score`."""
         n = self.candidates(resample)
-        with torch.inference_mode():
+        low = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode(), low:
             log_probs, tokens = self._by_line(self.model.log_probs, lines, sources)
         if not all(math.isfinite(value) for row in log_probs for value in row):
             raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")

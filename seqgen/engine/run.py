@@ -445,6 +445,15 @@ def with_facts(settings: Settings, facts: Mapping[str, Any], data: Any, tokenize
     return dataclasses.replace(settings, data=data, tokenizer=tokenizer, model=model, train=train)
 
 
+def with_precision(settings: Settings, stored: Settings | None, device: torch.device) -> Settings:
+    """Return the settings with `auto` decided: as the run has it or, where it begins, by what the device has."""
+    if settings.train.precision != "auto":
+        return settings
+    found: Any = "bf16" if numerics.bf16_units(device) else "fp32"
+    found = found if stored is None else stored.train.precision
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, precision=found))
+
+
 def _filled(section: Any, facts: Mapping[str, Any]) -> Any:
     """Return a section with the facts that it has fields for, its own sections likewise."""
     values = {}

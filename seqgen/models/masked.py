@@ -31,7 +31,7 @@ from seqgen.models.text_vae import content_seeds
 from seqgen.nn.automaton import GAP
 from seqgen.nn.decode import TILE, Samples, Step, collect, filtered, tiled
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
-from seqgen.nn.sampler import OutputLayer, pick
+from seqgen.nn.sampler import OutputLayer, Precision, pick
 
 DATA = "text"
 LINES_ONLY = True
@@ -176,9 +176,9 @@ class Model(nn.Module):
 
     # Sampling
 
-    def decoder(self, *, fast: bool = False) -> "Unmasker":
+    def decoder(self, *, fast: bool = False, precision: Precision = "fp32") -> "Unmasker":
         """Prepare this model for sampling with its present weights."""
-        return Unmasker(self, 1 if fast else TILE)
+        return Unmasker(self, 1 if fast else TILE, precision)
 
 
 def masks(maskable_bt: Tensor, times_b: Tensor, noise_bt: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,14 +205,16 @@ class Unmasker:
     padded to a multiple of 8.
     """
 
-    def __init__(self, model: Model, tile: int) -> None:
+    def __init__(self, model: Model, tile: int, precision: Precision) -> None:
         config = model.config
         self.longest = len(model.lengths) - 1
         """Tokens of a text at most."""
         self._model, self._tile = model, tile
         self.stop, self.max_length = config.stop, config.max_length
         self.suppress_tokens = frozenset(config.suppress_tokens) | {config.stop}
-        self.output = OutputLayer((model.head(), None), suppress_tokens=self.suppress_tokens - {-1})
+        self.output = OutputLayer(
+            (model.head(), None), suppress_tokens=self.suppress_tokens - {-1}, precision=precision
+        )
         self.device = self.output.bias.device
 
     def decode(self, prompts: Sequence[Sequence[int]], seeds: Tensor, sampling: Sampling, **limits: Any) -> Samples:
@@ -240,14 +242,18 @@ class Unmasker:
         rows = [[*prompt, *[GAP] * count, *end] for prompt, count in zip(prompts, fresh, strict=True)]
         filled, _ = self.fill(rows, seeds, sampling)
         written = [[*row[len(prompt) :]] for row, prompt in zip(filled, prompts, strict=True)]
-        texts = torch.arange(len(prompts), device=self.device)
+        going = list(range(len(prompts)))
         for t in range(max(map(len, written), default=0)):
-            ids = torch.tensor([written[text][t] for text in texts.tolist()], device=self.device)
-            ended = torch.tensor([len(written[text]) == t + 1 for text in texts.tolist()], device=self.device)
-            finished = ended if until is None else ended | until(texts, ids)
+            texts = torch.tensor(going, device=self.device)
+            ids = torch.tensor([written[text][t] for text in going], device=self.device)
+            over = [len(written[text]) == t + 1 for text in going]
+            ended = finished = torch.tensor(over, device=self.device)
+            if until is not None:
+                finished = ended | until(texts, ids)
+                over = finished.tolist()
             yield Step(texts, ids, ended & (ids == self.stop), finished, None)
-            texts = texts[~finished]
-            if not len(texts):
+            going = [text for text, ends in zip(going, over, strict=True) if not ends]
+            if not going:
                 return
 
     def check(self, sampling: Sampling, limits: dict[str, Any]) -> None:
@@ -339,18 +345,21 @@ class Unmasker:
         bias = self.output.without(self.suppress_tokens | set(sampling.suppress_tokens) - {-1})
         log_probs = torch.zeros(ids.shape, dtype=torch.float64, device=self.device)
         none = ids.new_empty(0, 0)
-        for now in range(int(passes.amax())):
-            places = (turn == now).flatten().nonzero().squeeze(1)
+        turns, least = turn.flatten().cpu(), []  # one wait for a device, and one at the end
+        for now in range(int(turns.amax()) + 1):
+            places = (turns == now).nonzero().squeeze(1).to(self.device)
             padded = tiled(places, self._tile)
             features = model.features(ids, lengths, padded)
             for part in self.output.parts(len(padded)):
                 plain = self.output.logits(features[part], self.output.plain_bias).log_softmax(-1)
                 logits = filtered(self.output.logits(features[part], bias), none, sampling)
                 chosen = pick(self.output.probabilities(logits), draws.flatten()[padded[part]])
-                if int(chosen.amin()) < 0:
-                    raise ValueError("no token is left to fill a place with; relax suppress_tokens")
+                least.append(chosen.amin())
+                chosen = chosen.clamp(min=0)
                 ids.view(-1)[padded[part]] = chosen
                 log_probs.view(-1)[padded[part]] = plain.gather(1, chosen[:, None]).squeeze(1).double()
+        if least and torch.stack(least).amin() < 0:
+            raise ValueError("no token is left to fill a place with; relax suppress_tokens")
         return ids[:count], log_probs[:count]
 
 

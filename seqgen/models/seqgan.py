@@ -29,6 +29,7 @@ from seqgen.models import lm
 from seqgen.nn.decode import Decoder, Samples
 from seqgen.nn.losses import linear_cross_entropy, linear_log_probs
 from seqgen.nn.rollout import Texts, draw, rollout_values
+from seqgen.nn.sampler import Precision
 from seqgen.nn.textcnn import CnnCritic, Frozen, GruCritic
 
 DATA = "text"
@@ -332,9 +333,9 @@ class Model(nn.Module):
 
     # What is said of any text model: that of the policy
 
-    def decoder(self, *, fast: bool = False) -> Decoder:
+    def decoder(self, *, fast: bool = False, precision: Precision = "fp32") -> Decoder:
         """Prepare the policy for sampling."""
-        return self.policy.decoder(fast=fast)
+        return self.policy.decoder(fast=fast, precision=precision)
 
     def sample(
         self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, *, fast: bool = False, **options: Any

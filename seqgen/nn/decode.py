@@ -26,7 +26,7 @@ Shapes: B rows at work, F features, V vocabulary. Paper references stand in `sam
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -37,6 +37,7 @@ from seqgen.core.errors import NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import uniforms
 from seqgen.nn.automaton import NEVER, Automaton, NoCopy
+from seqgen.nn.graphs import Replay
 from seqgen.nn.rnn import State
 from seqgen.nn.sampler import (
     Head,
@@ -237,6 +238,9 @@ class Decoder:
         self._tile = 1 if fast else TILE
         self.every = 1 if self.device.type == "cpu" else AHEAD
         """Steps after which the texts that have ended leave the batch: the host has to wait for the device then."""
+        self.graphs = False
+        """Whether a recurrent model's steps on CUDA are recorded and replayed (`nn.graphs`) where no option looks back;
+        texts that have ended then stay in the batch. Off until a card has confirmed it: scripts/gpu measures it."""
 
     def decode(
         self,
@@ -297,15 +301,26 @@ class Decoder:
         history.masked_fill_(history >= self.output.vocab_size, -1)
         seeds = seeds.to(device)
         slots = self.tiled(texts)  # the texts at work, then repeats of the last one that fill the tile
-        rows = _Rows(last, seeds, seeds[:, None], places, history).select(slots)
+        rows = _Rows(last, seeds, seeds[:, None], seeds, places, history).select(slots)
         padded = [*prompts, *[prompts[-1]] * (len(slots) - len(prompts))]
         state = self.prefill(padded, None if state is None else self.select(state, slots), room=rules.limit)
         every = 1 if until is not None or logits_processor is not None else self.every
         live = None if every == 1 else torch.ones_like(texts, dtype=torch.bool)
         lost: list[tuple[Tensor, Tensor]] = []  # since the host last looked: the texts without a token, and features
+        replay: Replay | None = None
         for t in range(rules.limit):
-            features, state = self.step(rows.last, state)
-            drawn, details = self._sample(features, rows, t, rules)
+            if t % AHEAD == 0:
+                rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + AHEAD, device=device))
+            rows.now = rows.draws[:, t % AHEAD]
+            if replay is None and self.graphs and live is not None and rules.alike(t):
+                replay = Replay(self._stepped(rows, rules), rows.last, rows.now, *state)
+            details = None
+            if replay is not None:
+                drawn, features, *state = replay(rows.last, rows.now, *state)
+                drawn, features = drawn.clone(), features.clone()
+            else:
+                features, state = self.step(rows.last, state)
+                drawn, details = self._sample(features, rows, t, rules)
             ids, due = drawn[: len(texts)], (t + 1) % every == 0 or t + 1 == rules.limit
             lost.append((ids < 0 if live is None else (ids < 0) & live, features))
             if due:
@@ -327,6 +342,8 @@ class Decoder:
                 going = (~gone).nonzero().squeeze(1)
                 if not len(going):
                     return
+                if replay is not None:
+                    continue
                 texts, slots = texts[going], self.tiled(going)
                 rows, state = rows.select(slots), self.select(state, slots)
                 live = None if live is None else live[going]
@@ -454,11 +471,19 @@ class Decoder:
         each = torch.tensor([numbers[context] for context in contexts], device=self.device)
         return self.select(self._model.prefill(list(numbers), room=room), each)
 
+    def _stepped(self, rows: "_Rows", rules: "Rules") -> Callable[..., tuple[Tensor, ...]]:
+        """Return a step as a function of tensors: last tokens, uniform numbers and state to ids, features and state."""
+
+        def step(last: Tensor, now: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            features, after = self.step(last, state)
+            drawn, _ = self._sample(features, replace(rows, now=now), rules.limit, rules)
+            return drawn, features, *after
+
+        return step
+
     def _sample(self, features_bh: Tensor, rows: "_Rows", t: int, rules: "Rules") -> tuple[Tensor, Details | None]:
         """Draw the next token of every row, -1 where none is left, in chunks whose logits stay in the cache."""
         sampling = rules.sampling
-        if t % AHEAD == 0:
-            rows.draws = uniforms(rows.seeds[:, None], torch.arange(t, t + AHEAD, device=self.device))
         ids, details = [], []
         for part in self.output.parts(len(features_bh)):
             features, history = features_bh[part], rows.history[part]
@@ -472,7 +497,7 @@ class Decoder:
                 _process(logits[:, : self.output.vocab_size], history, rules)
             rules.block(logits, rows.places[part], t)
             logits = filtered(_block_runs(logits, history, rules), history, sampling)
-            chosen = pick(self.output.probabilities(logits), rows.draws[part, t % AHEAD])
+            chosen = pick(self.output.probabilities(logits), rows.now[part])
             ids.append(chosen)
             if sampling.details:
                 drawn = logits.log_softmax(-1)
@@ -520,6 +545,12 @@ class Rules:
         asked = sampling.no_repeat_ngram_size or sampling.repetition_penalty != 1
         return bool(asked or any(other is not None for other in others))
 
+    def alike(self, t: int) -> bool:
+        """Whether the steps from position t on differ in nothing but the model's state and the uniform numbers."""
+        return t >= self.sampling.min_new_tokens and not (
+            self.look_back or self.sampling.details or self.automaton is not None
+        )
+
     def block(self, logits: Tensor, places: Tensor, t: int) -> None:
         """Take all mass from tokens that may not come at position t, in place: `places` are states of the automaton."""
         if self.automaton is not None:
@@ -550,6 +581,8 @@ class _Rows:
     """(B,) int64."""
     draws: Tensor
     """(B, 32) float64: the uniform numbers of this stretch of steps; hashing many costs little more than one."""
+    now: Tensor
+    """(B,) float64: that of this step."""
     places: Tensor
     """(B,) int64: the state of the automaton."""
     history: Tensor

@@ -90,7 +90,8 @@ class OutputLayer:
         if self._given is not None:
             return F.pad(self._given.log_probs(features_cf), (0, len(bias) - self.vocab_size)) + bias
         if self.weight_t.dtype != bias.dtype:
-            return features_cf.to(self.weight_t.dtype) @ self.weight_t + bias
+            # widened first: a sum of two dtypes is several times as dear as both steps together
+            return (features_cf.to(self.weight_t.dtype) @ self.weight_t).to(bias.dtype).add_(bias)
         return linear(features_cf, self.weight_t.t(), bias)
 
     def probabilities(self, logits_cv: Tensor) -> Tensor:

@@ -160,18 +160,61 @@ def test_scores_and_texts_are_those_of_the_host(folder):
     assert sum(same) >= 45
 
 
-DRAWN = {"plain": ({}, 86), "top-p": ({"top_p": 0.9}, 182), "fast": ({"fast": True}, 86)}
-"""Options, and the waits that 32 tokens of 16 texts may cost, at most: counted when this was written, to be lowered."""
+@pytest.fixture
+def simulated() -> Any:
+    """The device that counts."""
+    if "simulated" not in sys.modules:
+        pytest.skip("counted on the simulated device; scripts/gpu looks at the waits of a real one")
+    return sys.modules["simulated"]
+
+
+TOKENS = 64
+DRAWN: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "top-p": {"top_p": 0.9},
+    "top-k": {"top_k": 5},
+    "typical": {"typical_p": 0.9},
+    "fast": {"fast": True},
+    "no n-gram twice": {"no_repeat_ngram_size": 3, "repetition_penalty": 1.2},
+    "no copies": {"no_copy": 9},
+    "a pattern": {"pattern": "[a-z ]+"},
+    "the likeliest of two": {"best_of": 2},
+}
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_token_waits_no_more_than_it_did(name, folder):
-    simulated = sys.modules.get("simulated")
-    if simulated is None:
-        pytest.skip("counted on the simulated device; scripts/gpu looks at the waits of a real one")
-    options, most = DRAWN[name]
+@pytest.mark.parametrize("count", [1, 16])
+def test_ten_tokens_wait_once_at_most(name, count, folder, simulated):
     generator = seqgen.load(folder / "stream")
     with simulated.counted() as counts:
-        generator.generate(16, max_new_tokens=32, **options)
+        generator.generate(count, max_new_tokens=TOKENS, **DRAWN[name])
     assert counts.nondeterministic.total() == 0
-    assert counts.synchronisations.total() <= most, counts.synchronisations
+    assert counts.synchronisations.total() <= 0.1 * TOKENS, counts.synchronisations
+
+
+def test_a_step_of_a_beam_waits_once_at_most(folder, simulated):
+    generator = seqgen.load(folder / "stream")
+    with simulated.counted() as counts:
+        generator.search(3, num_beams=4, num_beam_groups=2, max_new_tokens=TOKENS)
+    assert counts.synchronisations.total() <= TOKENS, counts.synchronisations
+
+
+def test_scores_wait_once_a_batch_and_not_for_a_row(folder, simulated):
+    generator, lines = seqgen.load(folder / "lm"), LINES * 40
+    with simulated.counted() as counts:
+        generator.score(lines)
+    assert counts.synchronisations.total() <= -(-len(lines) // 512), counts.synchronisations
+
+
+def test_rows_are_moved_taken_cut_and_padded_without_a_wait(simulated):
+    lines = ["one line", "", "and another one"]
+    with simulated.counted() as counts:
+        rows = Ragged.from_text(lines).to("cuda")
+        found = [rows.take(torch.tensor([2, 0, 2])), rows.cut(3), rows.padded(0, 4, truncate="cut"), rows.row(2)]
+        known = rows.lengths_of(torch.tensor([0, 1])).tolist(), rows.longest
+    assert counts.synchronisations.total() == 0
+    assert known == ([8, 0], 15)
+    assert all((part[0] if isinstance(part, tuple) else part).device.type == "cuda" for part in found)
+    assert found[0].tolist() == [list(lines[n].encode()) for n in (2, 0, 2)]
+    assert found[1].tolist() == [list(line.encode()[:3]) for line in lines]
+    assert found[2][0].tolist() == [[*line.encode()[:4], *[0] * (4 - len(line))] for line in lines]

@@ -143,53 +143,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Model and settings by name; between them they reach every loss, critic and precision."""
 
-WAITS = {
-    "seq2seq": 8,
-    "seq2seq-bf16": 20,
-    "seq2seq-scan": 8,
-    "lm": 4,
-    "lm-awd": 20,
-    "lm-bf16": 4,
-    "lm-bf16-drop": 4,
-    "lm-rmsprop": 4,
-    "lm-adagrad": 4,
-    "lm-stream": 4,
-    "lm-window": 4,
-    "lm-minlstm": 4,
-    "gpt": 4,
-    "masked": 28,
-    "masked-bf16": 8,
-    "gpt-bf16": 4,
-    "gpt-window": 4,
-    "hmm": 0,
-    "seqgan-delta": 325,
-    "seqgan-kl": 192,
-    "seqgan-value": 192,
-    "seqgan-bf16": 317,
-    "seqgan-reward": 192,
-    "seqgan-clip": 186,
-    "seqgan-gp": 190,
-    "seqgan-gru": 188,
-    "seqgan-gru-bf16": 184,
-    "seqgan-gru-clip": 294,
-    "seqgan-gru-gp": 184,
-    "text-vae": 12,
-    "text-vae-bf16": 12,
-    "text-vae-aggressive": 32,
-    "text-vae-adversarial": 8,
-    "image-vae": 4,
-    "image-vae-adversarial": 4,
-    "image-vae-bf16": 4,
-    "image-gan-ns": 8,
-    "image-gan-lsgan": 8,
-    "image-gan-wgan": 8,
-    "image-gan-wgan-gp": 8,
-    "image-gan-hinge": 8,
-    "image-gan-rpgan": 8,
-    "image-gan-semi": 8,
-}
-"""Waits for the device in all steps of a case together, at most: what was counted when this was written, to be lowered.
-Every step has one, in `update`; a step that draws texts has those of drawing."""
+WAITS = {"masked": 3, "masked-bf16": 2, "seqgan": 8}
+"""Waits for the device in a step at most, by case or model; elsewhere one: `update` fetches the loss and what is noted.
+How many places of a part are masked is asked for each part. A critic of SeqGAN draws once a round, which is two more;
+a policy step draws, scores, and with rollouts completes and scores again."""
 
 
 @pytest.fixture(scope="session")
@@ -241,8 +198,8 @@ def test_a_run_resumes_to_the_same_bytes_by_repeatable_kernels(case, sentences, 
     seqgen.train(settings, out)
     # on a real card scripts/gpu looks at the waits
     assert [counts.nondeterministic for counts in steps if counts.nondeterministic] == []
-    waits = [counts.synchronisations.total() for counts in steps]
-    assert sum(waits) <= WAITS[case], [counts.synchronisations for counts in steps]
+    most = WAITS.get(case, WAITS.get(settings.name, 1))
+    assert all(counts.synchronisations.total() <= most for counts in steps), [c.synchronisations for c in steps]
 
     whole = hashes(out)
     shutil.rmtree(out / "checkpoints" / f"step-{settings.train.steps:08d}")

@@ -12,6 +12,7 @@ from scipy import stats
 from seqgen.core.errors import ConfigError, NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import text_seeds, uniforms
+from seqgen.nn import graphs
 from seqgen.nn.decode import filtered
 from seqgen.nn.sampler import OutputLayer, pick
 
@@ -429,3 +430,13 @@ def test_a_text_without_a_token_left_is_named_by_its_first_one(every):
     decoder.every = every
     with pytest.raises(NonFiniteError, match=r"^text \d, token 0: the model's logits are not finite"):
         decoder.decode(prompts, text_seeds(0, 0, 3), PLAIN)
+
+
+def test_recorded_steps_give_the_same_texts(monkeypatch):
+    # a graph that is none: what was recorded runs again
+    monkeypatch.setattr(graphs, "_recorded", lambda run: (run(), run)[1])
+    decoder, prompts, seeds = _model(max_length=40).decoder(), _prompts(11), text_seeds(6, 0, 11)
+    sampling = Sampling(top_p=0.9, min_new_tokens=2)
+    expected = decoder.decode(prompts, seeds, sampling)
+    decoder.every, decoder.graphs = 4, True
+    assert decoder.decode(prompts, seeds, sampling) == expected
