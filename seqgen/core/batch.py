@@ -61,7 +61,7 @@ class SequenceBatch:
             return
         size = -(-len(self.inputs) // count)
         width, sizes = self.inputs.shape[1], self.sizes
-        parts = self.positions.split_with_sizes([int(part.sum()) for part in sizes[1].split(size)])
+        parts = self.positions.split_with_sizes([int(part.sum()) for part in torch.split(sizes[1], size)])
         for begin, positions in zip(range(0, len(self.inputs), size), parts, strict=True):
             rows = slice(begin, begin + size)
             yield (

@@ -682,7 +682,8 @@ def no_copy(values: Tensor, offsets: Tensor, n: int, *, ignore: Sequence[int] = 
     new = torch.ones(len(order), dtype=torch.bool, device=values.device)
     new[1:] = (contexts[1:] != contexts[:-1]) | (following[1:] != following[:-1])
     contexts, following = contexts[new], following[new]
-    most = int(contexts.unique_consecutive(return_counts=True)[1].amax()) if len(contexts) else 0
+    runs = torch.searchsorted(contexts, contexts, right=True) - torch.searchsorted(contexts, contexts)
+    most = int(runs.amax()) if len(runs) else 0
     return NoCopy(n, contexts, following, most)
 
 

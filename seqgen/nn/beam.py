@@ -111,7 +111,7 @@ def beam_search(
             break
         if len(unsettled) < len(at_work):
             log_probs, last, places, parents = (x[unsettled] for x in (log_probs, last, places, parents))
-            at_work, written = ([x[n] for n in unsettled] for x in (at_work, written))
+            at_work, written = [at_work[n] for n in unsettled], [written[n] for n in unsettled]
     return [_merged(groups) for groups in found]
 
 

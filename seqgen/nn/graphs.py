@@ -4,6 +4,7 @@ A token of a small model is some forty kernels, each of which the host takes lon
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Replay:
 
 def _recorded(run: Callable[[], None]) -> Callable[[], None]:
     """Return what starts the kernels of `run` again, which has run to warm up: buffers and libraries are made then."""
-    side = torch.cuda.Stream()
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
