@@ -546,7 +546,7 @@ class Rules:
         return bool(asked or any(other is not None for other in others))
 
     def alike(self, t: int) -> bool:
-        """Return whether the steps from position t on differ in nothing but the model's state and the uniform numbers."""
+        """Return whether steps from position t on differ in nothing but the model's state and the uniform numbers."""
         return t >= self.sampling.min_new_tokens and not (
             self.look_back or self.sampling.details or self.automaton is not None
         )
