@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _INNER = ("checkpoints", "samples")
 _LOGS = ("log.jsonl", "scores.jsonl")
+_MANY_WEIGHTS = 200_000
 _TIMING = "timing.jsonl"  # the clock's, so no part of a state
 
 
@@ -159,8 +160,8 @@ def train(
             if dist.is_main():
                 # last, because it is what makes the folder a run
                 files.write_text(folder / CONFIG, to_toml(settings.sections()))
-                if optimizers and "train.precision" not in settings.chosen and settings.train.precision == "fp32":
-                    notes += _gain_of_bf16(device)
+                if "train.precision" not in settings.chosen and settings.train.precision == "fp32":
+                    notes += _gain_of_bf16(device, optimizers)
         else:
             _same_text(folder, data.fingerprint, "images" if data.tokenizer is None else "text")
             if dist.is_main():
@@ -331,10 +332,14 @@ def _create(
     files.write_json(folder / "env.json", env)
 
 
-def _gain_of_bf16(device: torch.device) -> list[str]:
-    """Return a sentence on how much faster products are in bfloat16, where the device has units for it."""
+def _gain_of_bf16(device: torch.device, optimizers: Mapping[str, Optimizer]) -> list[str]:
+    """Return a sentence on how much faster products are in bfloat16, where the device has units for it.
+
+    None for a small network: its time goes elsewhere.
+    """
     units = numerics.bf16_units(device)
-    if device.type != "cpu" or not units:
+    weights = sum(p.numel() for optimizer in optimizers.values() for p in optimizer.parameters)
+    if device.type != "cpu" or not units or weights < _MANY_WEIGHTS:
         return []
     x, weight = torch.ones(256, 512), torch.ones(512, 2048)
     low = x.bfloat16(), weight.bfloat16()
@@ -346,10 +351,10 @@ def _gain_of_bf16(device: torch.device) -> list[str]:
             product()
         return time.process_time() - began
 
-    gain = seconds(lambda: linear(x, weight.t())) / seconds(lambda: low[0] @ low[1])
-    if gain < 1.1:
+    share = seconds(lambda: low[0] @ low[1]) / seconds(lambda: linear(x, weight.t()))
+    if share > 0.9:
         return []
-    return [f"products take 1/{gain:.1f} of the time in bfloat16 here ({units}); train.precision=auto trains with them"]
+    return [f"products in bfloat16 take {share:.0%} of float32's time here ({units}): train.precision=auto uses them"]
 
 
 def _other_origin(folder: Path, source_run: str | os.PathLike[str] | None) -> list[str]:
