@@ -188,10 +188,8 @@ class TextGenerator:
 
     def _texts(self, options: TextOptions) -> list[Text]:
         _check_texts(options, "stop", "bad_words", "require", "train_files", "novel_against", "prompts", "sources")
-        limits = self._limits(options)
-        if options.no_copy:
-            limits = replace(limits, no_copy=self._block(options.no_copy, options.train_files))
-        limits = replace(limits, logits_processor=options.logits_processor)
+        no_copy = self.copy_block(options.no_copy, options.train_files) if options.no_copy else None
+        limits = _Limits(self.automaton(options), no_copy, options.logits_processor)
         begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
         alone = _independent(options)
         if options.first and not alone:
@@ -293,7 +291,7 @@ class TextGenerator:
         count, beam = options.count, config.part(options, Beam, section="sample")
         if not 1 <= count <= beam.num_beams:
             raise ValueError(f"count must be in 1..{beam.num_beams}, the number of beams, got {count}")
-        automaton = self._limits(options).automaton
+        automaton = self.automaton(options)
         begins = self.beginnings(options.prompt, options.prompts, options.sources, automaton)
         found = beam_search(
             self.left_to_right("beam search"),
@@ -315,7 +313,7 @@ class TextGenerator:
         """Yield the text of one index, piece by piece as it is written; joined, `generate`'s without the prompt."""
         self._check_whole("a stream")
         _check_texts(options, "stop", "bad_words", "require")
-        automaton = self._limits(options).automaton
+        automaton = self.automaton(options)
         begins = self.beginnings(options.prompt, None, None, automaton)
         seeds = rng.text_seeds(options.seed, options.index, 1, options.prompt).to(self.device)
         written = self.growing([begins[0].own], options.stop)
@@ -492,14 +490,14 @@ class TextGenerator:
             for source, head in zip(sources, heads, strict=True)
         ]
 
-    def _limits(self, options: Constraints) -> "_Limits":
+    def automaton(self, options: Constraints) -> automata.Automaton | None:
+        """Return constraints over this run's tokens, None where there are none; ValueError where no text meets them."""
         constraints = [
             *([automata.bad_words(list(options.bad_words))] if options.bad_words else []),
             *(automata.required_words(list(options.require)) if options.require else []),
             *([automata.template(options.template)] if options.template else []),
             *([automata.regex(options.pattern)] if options.pattern else []),
         ]
-        automaton = None
         if constraints:
             # a word tokenizer writes no space before the first word, so tokens add another text there
             first = self.tokenizer.decode([[i] for i in range(self.tokenizer.vocab_size)])
@@ -517,10 +515,11 @@ class TextGenerator:
                 raise ValueError(
                     f"{', '.join(map(repr, missing))} cannot be written: this run's vocabulary does not hold it"
                 )
-            automaton = automata.build(constraints, surfaces, first, newline, silent)
-        return _Limits(automaton)
+            return automata.build(constraints, surfaces, first, newline, silent)
+        return None
 
-    def _block(self, n: int, train_files: Sequence[str]) -> automata.NoCopy:
+    def copy_block(self, n: int, train_files: Sequence[str] = ()) -> automata.NoCopy:
+        """Return the block against n tokens in a row of the training text; errors as `own_text`."""
         corpus = self.own_text(train_files).train.ids
         specials = (self.tokenizer.pad, self.tokenizer.bos, self.tokenizer.eos, self.tokenizer.sep)
         return automata.no_copy(corpus.values, corpus.offsets, n, ignore=specials)
@@ -591,7 +590,8 @@ class TextGenerator:
         made = self.writer()
         if not isinstance(made, Decoder):
             raise RunError(
-                f"{what} needs a model that writes from left to right; a run of {self.settings.name} does not"
+                f"{what} needs a model that writes from left to right; a run of {self.settings.name} does not: "
+                "use it with seqgen generate or seqgen fill"
             )
         return made
 

@@ -493,10 +493,7 @@ class Decoder:
                 logits = logits.masked_fill(rules.bias == -math.inf, -math.inf)
             else:
                 logits = self.output.logits(features, rules.bias)
-            if rules.logits_processor is not None:
-                _process(logits[:, : self.output.vocab_size], history, rules)
-            rules.block(logits, rows.places[part], t)
-            logits = filtered(_block_runs(logits, history, rules), history, sampling)
+            logits = self.shaped(logits, history, rows.places[part], t, rules)
             chosen = pick(self.output.probabilities(logits), rows.now[part])
             ids.append(chosen)
             if sampling.details:
@@ -504,6 +501,16 @@ class Decoder:
                 at_plain, at_drawn = (x.gather(1, chosen.clamp(min=0)[:, None]).squeeze(1) for x in (plain, drawn))
                 details.append(Details(at_plain, entropy(plain), at_drawn, entropy(drawn), plain.amax(-1)))
         return torch.cat(ids), joined(details) if details else None
+
+    def shaped(self, logits: Tensor, history: Tensor, places: Tensor, t: int, rules: "Rules") -> Tensor:
+        """Return the logits (C, V) that position t is drawn from, given what was written (C, L); changes them in place.
+
+        `places`: states of the automaton.
+        """
+        if rules.logits_processor is not None:
+            _process(logits[:, : self.output.vocab_size], history, rules)
+        rules.block(logits, places, t)
+        return filtered(_block_runs(logits, history, rules), history, rules.sampling)
 
     def _check_left(self, texts: Tensor, lost: Sequence[tuple[Tensor, Tensor]], t: int, rules: "Rules") -> None:
         """Raise what says why a text of the steps up to `t` has no next token: the weights, or what was asked for."""

@@ -13,6 +13,7 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -238,9 +239,21 @@ class Service:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        texts = model.texts(
-            asked, prompts=prompts, source=source, max_tokens=max_tokens, top=top, echo=echo, receive=receive
+        make = partial(
+            model.texts,
+            asked,
+            prompts=prompts,
+            source=source,
+            max_tokens=max_tokens,
+            top=top,
+            echo=echo,
+            receive=receive,
         )
+        if asked.constrained:  # may take seconds, in which others are answered
+            async with self._in_time():
+                texts = await asyncio.to_thread(make)
+        else:
+            texts = make()
         assert self._worker is not None
         try:
             self._worker.add(model.name, [row for text in texts for row in text.rows])
@@ -363,6 +376,8 @@ async def _left(request: Request) -> None:
 
 def _checked(piece: Piece) -> Piece:
     """Return a piece; RequestError in place of one that says what went wrong in the model's thread."""
+    if isinstance(piece.error, ValueError):
+        raise RequestError(str(piece.error))
     if piece.error is not None:
         messages.error("%s: %s", type(piece.error).__name__, piece.error)
         raise RequestError("the model failed; the server's messages say why", status=500, kind="server_error")

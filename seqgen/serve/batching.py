@@ -25,7 +25,7 @@ from torch import Tensor
 from seqgen.core.errors import NonFiniteError
 from seqgen.core.options import Sampling
 from seqgen.core.rng import uniforms
-from seqgen.nn.decode import Decoder, filtered
+from seqgen.nn.decode import Decoder, Rules, filtered
 from seqgen.nn.sampler import pick
 
 
@@ -39,7 +39,9 @@ class Token:
     top: dict[int, float]
     """The likeliest ids there and their log-probabilities."""
     last: bool
-    """Whether the text ends with it, by the stop or the length limit."""
+    """Whether the text ends with it, by the stop, the length limit, or constraints that leave no more to write."""
+    complete: bool = False
+    """Whether it is the constraints that end it."""
 
 
 @dataclass(eq=False)
@@ -51,7 +53,7 @@ class Row:
     seed: int
     """The text's own, one of `core.rng.text_seeds`."""
     sampling: Sampling
-    """Temperature and filters; its lengths, blocks and penalties are not looked at."""
+    """Temperature and filters; its lengths, blocks and penalties are not looked at without `rules`."""
     limit: int
     """New tokens at most, the stop counted."""
     receive: Callable[[Token | Exception], bool | None]
@@ -60,12 +62,18 @@ class Row:
     """How many of the likeliest tokens are wanted beside each one's log-probability; None: neither."""
     forced: Sequence[int] = ()
     """Tokens given in advance: they are scored and received like others, before what is drawn."""
+    rules: Rules | None = None
+    """Constraints, by which its tokens are drawn one row at a time; None: none."""
+    place: int = 0
+    """State of their automaton behind what was written."""
     gone: bool = False
     """Whether nobody wants the text any more; set from any thread, it frees the row at the next step."""
     drawn: int = field(default=0, init=False)
     """New tokens so far."""
     scored: int = field(default=0, init=False)
     """Forced tokens so far."""
+    written: list[int] = field(default_factory=list, init=False)
+    """The new tokens, for constraints that look back."""
 
 
 class Batch:
@@ -101,12 +109,15 @@ class Batch:
             plain = decoder.output.logits(features, decoder.output.plain_bias)[:count].log_softmax(-1)
         times = torch.tensor([row.drawn for row in self._work], device=decoder.device)
         draws = uniforms(self._seeds, times)
-        if len(self._groups) == 1:
+        if len(self._groups) == 1 and len(self._groups[0][1]) == count:
             ids = self._drawn(logits, draws, self._groups[0][0])
         else:
             ids = torch.empty(count, dtype=torch.int64, device=decoder.device)
             for sampling, rows in self._groups:
                 ids[rows] = self._drawn(logits[rows], draws[rows], sampling)
+            for n, row in enumerate(self._work):
+                if row.rules is not None:
+                    ids[n] = self._ruled(logits[n : n + 1], draws[n : n + 1], row, row.rules)[0]
         forced = [row.forced[row.scored] if row.scored < len(row.forced) else -1 for row in self._work]
         if max(forced) >= 0:
             given = torch.tensor(forced, device=decoder.device)
@@ -128,15 +139,28 @@ class Batch:
         history = draws.new_empty(len(draws), 0, dtype=torch.int64)
         return pick(self._decoder.output.probabilities(filtered(logits, history, sampling)), draws)
 
+    def _ruled(self, logits: Tensor, draws: Tensor, row: Row, rules: Rules) -> Tensor:
+        """Draw the next token (1,) of one row under its constraints."""
+        read = [*row.ids, *row.forced, *row.written] if rules.look_back else []
+        history = torch.tensor([read], dtype=torch.int64, device=draws.device)
+        history.masked_fill_(history >= self._decoder.output.vocab_size, -1)
+        place = torch.tensor([row.place], device=draws.device)
+        shaped = self._decoder.shaped(logits.clone(), history, place, row.drawn, rules)
+        return pick(self._decoder.output.probabilities(shaped), draws)
+
     def _receive(self, ids: Tensor, forced: Sequence[int], plain: Tensor | None) -> list[bool]:
         """Hand every row its token; which texts are over."""
         stop, over = self._decoder.stop, []
         own = None if plain is None else plain.gather(1, ids.clamp(min=0)[:, None]).squeeze(1).tolist()
         for n, (row, i) in enumerate(zip(self._work, ids.tolist(), strict=True)):
             if i < 0:
-                row.receive(NonFiniteError("the model's logits are not finite; its weights are broken"))
+                broken: Exception = NonFiniteError("the model's logits are not finite; its weights are broken")
+                if row.rules is not None and row.rules.automaton is not None:
+                    broken = ValueError(f"no token is left under {row.rules.automaton.name}; ask for less")
+                row.receive(broken)
                 over.append(True)
                 continue
+            complete = False
             top: dict[int, float] = {}
             if plain is not None and row.top:
                 values, likeliest = plain[n, : self._decoder.output.vocab_size].topk(
@@ -148,8 +172,12 @@ class Batch:
                 last = row.scored == len(row.forced) and row.limit == 0
             else:
                 row.drawn += 1
-                last = i == stop or row.drawn >= row.limit
-            done = row.receive(Token(i, math.nan if own is None else own[n], top, last))
+                row.written.append(i)
+                if row.rules is not None and row.rules.automaton is not None and i != stop:
+                    row.place = max(0, int(row.rules.automaton.next[row.place, i]))
+                    complete = bool(row.rules.automaton.final[row.place])
+                last = i == stop or complete or row.drawn >= row.limit
+            done = row.receive(Token(i, math.nan if own is None else own[n], top, last, complete))
             over.append(last or bool(done))
         return over
 
@@ -199,7 +227,8 @@ class Batch:
         """Which rows are drawn in the same way: the filters work on those together."""
         groups: dict[Sampling, list[int]] = {}
         for n, row in enumerate(self._work):
-            groups.setdefault(row.sampling, []).append(n)
+            if row.rules is None:
+                groups.setdefault(row.sampling, []).append(n)
         device = self._decoder.device
         self._groups = [(sampling, torch.tensor(rows, device=device)) for sampling, rows in groups.items()]
 

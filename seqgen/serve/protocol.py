@@ -23,6 +23,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Options of the protocol that have no meaning here, and the values that ask for nothing."""
 
 Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
+Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=64)]
 
 
 class RequestError(Exception):
@@ -51,7 +52,10 @@ class StreamOptions(BaseModel):
 
 
 class Common(BaseModel):
-    """What both kinds of request have. top_k, min_p, typical_p and resample are additions to the protocol."""
+    """What both kinds of request have.
+
+    top_k, min_p, typical_p, resample and the constraints (bad_words to no_copy) are additions to the protocol.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: str | None = None
@@ -62,11 +66,21 @@ class Common(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     typical_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     resample: Annotated[int, Field(ge=1, le=256)] | None = None
+    bad_words: Words = []
+    require: Words = []
+    template: Annotated[str, Field(max_length=2000)] = ""
+    pattern: Annotated[str, Field(max_length=2000)] = ""
+    no_copy: Annotated[int, Field(ge=0, le=1000)] = 0
     stop: Stop = []
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     user: str = ""
+
+    @property
+    def constrained(self) -> bool:
+        """Whether it asks for something that has to be worked out before a text can begin."""
+        return bool(self.bad_words or self.require or self.template or self.pattern or self.no_copy)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,21 +1,26 @@
 """From a request for texts to rows of a batch, and from the tokens of a row to the text that a client sees."""
 
+import logging
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
 
-from seqgen.core import rng
-from seqgen.core.options import Drawing
-from seqgen.engine.generate import Beginning, TextGenerator, check_resampled
+from seqgen.core import config, rng
+from seqgen.core.errors import DataError, RunError
+from seqgen.core.options import Constraints
+from seqgen.engine.generate import Beginning, TextGenerator, TextOptions, check_resampled
 from seqgen.engine.latent import LatentSpace
+from seqgen.nn.automaton import Automaton, NoCopy
 from seqgen.serve.batching import Batch, Row, Token
 from seqgen.serve.limits import Limits
 from seqgen.serve.protocol import Common, InterpolationRequest, RequestError, Scored
 
+messages = logging.getLogger("seqgen.serve")
 _IMPOSSIBLE = -9999.0
 """What the protocol writes for a log-probability of -infinity."""
 
@@ -39,6 +44,9 @@ class Model:
         self.name, self.generator, self.limits, self.created = name, generator, limits, created
         self.decoder = generator.left_to_right("serving")
         self.batch = Batch(self.decoder, limits.rows)
+        # a client's next request often has the same constraints; a table is as large as the vocabulary times its states
+        self._automaton, self._building = lru_cache(4)(generator.automaton), threading.Lock()
+        self._copy_block = lru_cache(1)(generator.copy_block)
         self.latents = LatentSpace(generator) if getattr(generator.model, "encodes", False) else None
         """How a text VAE interpolates; None for other models."""
 
@@ -79,7 +87,7 @@ class Model:
         `receive` is called in the worker's thread. RequestError, or an error of the library, says what cannot be.
         """
         limits, seed = self.limits, secrets.randbits(53) if request.seed is None else request.seed
-        drawing = Drawing(
+        drawing = TextOptions(
             max_new_tokens=max_tokens or 0,
             temperature=request.temperature,
             top_k=request.top_k,
@@ -87,6 +95,11 @@ class Model:
             min_p=request.min_p,
             typical_p=request.typical_p,
             stop=request.stop,
+            bad_words=tuple(request.bad_words),
+            require=tuple(request.require),
+            template=request.template,
+            pattern=request.pattern,
+            no_copy=request.no_copy,
         )
         candidates = self.generator.candidates(request.resample)
         if candidates > 1:
@@ -104,15 +117,17 @@ class Model:
             limit = min(limit, limits.max_tokens)
         elif max_tokens > limits.max_tokens:
             raise RequestError(f"max_tokens must be at most {limits.max_tokens}, got {max_tokens}", param="max_tokens")
+        automaton, no_copy = self._constraints(drawing)
         begins = [
             begin
             for prompt in prompts
-            for begin in self.generator.beginnings(prompt, None, None if source is None else [source], None)
+            for begin in self.generator.beginnings(prompt, None, None if source is None else [source], automaton)
         ]
         longest = max(len(begin.ids) for begin in begins) - 1
         if longest > limits.max_prompt:
             raise RequestError(f"a prompt must have at most {limits.max_prompt} tokens, got {longest}", param="prompt")
-        self.decoder.check([b.ids for b in begins], None, self.decoder.rules(replace(sampling, max_new_tokens=limit)))
+        rules = self.decoder.rules(replace(sampling, max_new_tokens=limit), automaton, no_copy)
+        self.decoder.check([b.ids for b in begins], [b.place for b in begins] if automaton else None, rules)
         kind = replace(sampling, max_new_tokens=0)  # equal for rows that are drawn in the same way
         limit = 0 if max_tokens == 0 else limit
         made = []
@@ -132,11 +147,27 @@ class Model:
                         receiver,
                         top=top,
                         forced=text.forced,
+                        rules=rules if request.constrained else None,
+                        place=begin.place,
                     )
                     for own, receiver in zip(seeds.tolist(), receivers, strict=True)
                 ]
                 made.append(text)
         return made
+
+    def _constraints(self, options: TextOptions) -> tuple[Automaton | None, NoCopy | None]:
+        """Return what holds for every text by construction; RequestError where the training text is not at hand."""
+        with self._building:
+            automaton, no_copy = self._automaton(config.part(options, Constraints)), None
+            if options.no_copy:
+                try:
+                    no_copy = self._copy_block(options.no_copy)
+                except (DataError, RunError) as error:  # which names files of this machine
+                    messages.warning("no_copy: %s", error)
+                    raise RequestError(
+                        "no_copy needs the training text, which this server does not have", param="no_copy"
+                    ) from None
+        return automaton, no_copy
 
 
 class _Candidates:
@@ -227,7 +258,7 @@ class Text:
                 self._ids.append(token.id)
                 self._text += "" if written is None else written.add([0], [token.id])[0]
             over = token.last or (written is not None and written.over[0])
-            reason = "stop" if ended else "length"
+            reason = "stop" if ended or token.complete else "length"
         if self._scored:
             self._tokens.append(self._shown(token, offset))
         if over:

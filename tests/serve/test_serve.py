@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from seqgen.core.errors import DataError
 from seqgen.engine import loop
 from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
@@ -42,6 +43,42 @@ def test_32_clients_at_once_get_the_texts_of_one_at_a_time(client: Any, generato
         answers = list(pool.map(lambda job: client.complete(**job), jobs))
     for job, answer in zip(jobs, answers, strict=True):
         assert [choice["text"] for choice in answer["choices"]] == expected(generator, **job)
+
+
+CONSTRAINED: list[dict[str, Any]] = [
+    {"require": ["bird"], "bad_words": ["dog"]},
+    {"template": "the ??? sees the ??? h???????"},
+    {"pattern": "the (man|bird) (likes|sees) .*"},
+    {"no_copy": 3},
+    {"require": ["bird"], "no_copy": 4, "temperature": 0.7, "top_k": 9},
+]
+
+
+def test_constrained_texts_are_the_librarys_in_any_company(client: Any, generator: TextGenerator) -> None:
+    bodies = [{"n": 3, "seed": 4, "max_tokens": 14, **asked} for asked in [*CONSTRAINED, {}]]
+    with ThreadPoolExecutor(len(bodies)) as clients:
+        answers = list(clients.map(lambda body: client.complete(**body), bodies))
+    for asked, answer in zip([*CONSTRAINED, {}], answers, strict=True):
+        texts = generator.texts(3, seed=4, max_new_tokens=14, **asked)
+        assert [choice["text"] for choice in answer["choices"]] == [text.text for text in texts], asked
+        ended = ["stop" if text.finished else "length" for text in texts]
+        assert [choice["finish_reason"] for choice in answer["choices"]] == ended
+    events = client.stream(**bodies[0] | {"n": 1}, prompt="the", logprobs=0)
+    assert "".join(event["choices"][0]["text"] for event in events) == generator.generate(
+        1, seed=4, max_new_tokens=14, prompt="the", **CONSTRAINED[0]
+    )[0].removeprefix("the")
+
+
+def test_a_server_without_the_training_text_says_so_and_not_where_it_was(
+    client: Any, generator: TextGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> None:
+        raise DataError("/home/someone/text.txt: no such file")
+
+    monkeypatch.setattr(generator, "own_text", gone)
+    status, answer = client.ask("POST", "/v1/completions", {"no_copy": 7})
+    assert (status, answer["error"]["param"]) == (400, "no_copy")
+    assert answer["error"]["message"] == "no_copy needs the training text, which this server does not have"
 
 
 def test_a_stream_joined_is_the_text(client: Any, generator: TextGenerator) -> None:
@@ -112,6 +149,11 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/v1/completions", {"best_of": 3}, 400, "best_of is not supported"),
     ("/v1/completions", {"words": 3}, 400, "words: Extra inputs"),
     ("/v1/completions", {"source": "x"}, 400, "trained without data.source"),
+    ("/v1/completions", {"pattern": "("}, 400, "cannot use an unclosed ("),
+    ("/v1/completions", {"require": ["zebra"]}, 400, "'z' cannot be written"),
+    ("/v1/completions", {"require": ["bird"], "max_tokens": 1}, 400, "needs 2 tokens or more; max_tokens is 1"),
+    ("/v1/completions", {"template": "dog ?", "prompt": "the"}, 400, "no text that begins with the prompt meets"),
+    ("/v1/completions", {"no_copy": -1}, 400, "no_copy: Input should be greater than or equal to 0"),
     ("/v1/chat/completions", {}, 400, "messages: Field required"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": 3}]}, 400, "messages.0.content"),
     ("/v1/embeddings", {}, 404, "POST /v1/embeddings: Not Found"),

@@ -36,6 +36,7 @@ _VALUES = st.recursive(
 _NAMES = (
     *("model", "prompt", "n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "stop", "seed"),
     *("logprobs", "echo", "stream", "stream_options", "user", "source", "messages", "top_logprobs", "best_of"),
+    *("bad_words", "require", "template", "pattern", "no_copy"),
 )
 _FITTING = {
     "prompt": st.sampled_from(["", "the dog", ["the", "the"]]),
@@ -51,6 +52,11 @@ _FITTING = {
     "echo": st.booleans(),
     "stop": st.lists(st.sampled_from(["dog", " ", "."]), max_size=2),
     "seed": st.integers(-(2**64), 2**64),
+    "bad_words": st.lists(st.sampled_from(["dog", "zebra", ""]), max_size=2),
+    "require": st.lists(st.sampled_from(["dog", "zebra", "bird"]), max_size=2),
+    "template": st.sampled_from(["the ???", "?" * 300, "\\"]),
+    "pattern": st.sampled_from(["the .*", "(", "(a*)*b", "x{9}"]),
+    "no_copy": st.integers(-1, 5),
 }
 
 

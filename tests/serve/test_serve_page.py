@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from seqgen.engine import loop
@@ -101,6 +103,41 @@ def test_images_are_the_librarys_by_seed_and_class(all_kinds: Any, pictures: Ima
 def test_what_a_model_cannot_do_is_said(all_kinds: Any, path: str, body: dict[str, Any], words: str) -> None:
     status, answer = all_kinds.ask("POST", path, body)
     assert (status, words in answer["error"]["message"]) == (400, True), answer
+
+
+_TEXTS = st.sampled_from(["", "the cat", "the cat\nsees", "zebra", "\udcff", "the " * 40, "round"]) | st.text(
+    max_size=5
+)
+_WRONG = st.none() | st.booleans() | st.floats() | st.lists(st.integers(), max_size=2) | st.text(max_size=3)
+_FIELDS = {
+    "model": st.sampled_from(["latent", "pictures", "sentences", "x"]),
+    "begin": _TEXTS,
+    "end": _TEXTS,
+    "prompt": _TEXTS,
+    "source": _TEXTS,
+    "steps": st.integers(-1, 66),
+    "n": st.integers(-1, 258),
+    "seed": st.integers(-(2**65), 2**65),
+    "response_format": st.sampled_from(["b64_json", "url"]),
+}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    body=st.fixed_dictionaries({}, optional=_FIELDS),
+    wrong=st.dictionaries(st.sampled_from([*_FIELDS, "size"]), _WRONG, max_size=1),
+    path=st.sampled_from(["/v1/interpolations", "/v1/images/generations"]),
+)
+def test_no_request_for_latents_or_images_is_answered_outside_the_protocol(
+    all_kinds: Any, body: dict[str, Any], wrong: dict[str, Any], path: str
+) -> None:
+    usual = {"model": "latent" if "inter" in path else "pictures"}
+    status, answer = all_kinds.ask("POST", path, usual | body | wrong)
+    if status == 200:
+        assert answer["texts" if "inter" in path else "data"]
+    else:
+        assert 400 <= status < 500, answer
+        assert answer["error"]["message"]
 
 
 class Page(HTMLParser):
