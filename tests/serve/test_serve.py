@@ -151,7 +151,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/v1/completions", {"source": "x"}, 400, "trained without data.source"),
     ("/v1/completions", {"pattern": "("}, 400, "cannot use an unclosed ("),
     ("/v1/completions", {"require": ["zebra"]}, 400, "'z' cannot be written"),
-    ("/v1/completions", {"require": ["bird"], "max_tokens": 1}, 400, "needs 2 tokens or more; max_tokens is 1"),
+    ("/v1/completions", {"template": "the ??? sees", "max_tokens": 2}, 400, "needs 3 tokens or more; max_tokens is 2"),
     ("/v1/completions", {"template": "dog ?", "prompt": "the"}, 400, "no text that begins with the prompt meets"),
     ("/v1/completions", {"no_copy": -1}, 400, "no_copy: Input should be greater than or equal to 0"),
     ("/v1/chat/completions", {}, 400, "messages: Field required"),
