@@ -335,7 +335,7 @@ class PieceLearner:
 
     def _tie(self, processor: Any, chunk: bytes, row: list[int]) -> tuple[float, float]:
         """Return up to which weight of its row a chunk's segmentation is sure, and its own weight."""
-        nbest: bytes = processor.nbest_encode(chunk, nbest_size=2, return_type="serialized_proto")
+        nbest: bytes = processor.nbest_encode(chunk, nbest_size=2, out_type="serialized_proto")
         texts = [_message(text) for number, text in _fields(nbest) if number == 1]
         # A text's pieces are its field 2, its score comes last: the key 0x1d and a float.
         scores = [struct.unpack("<f", text[-4:])[0] for text in texts]
