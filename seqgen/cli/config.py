@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Mapping
 from json import loads
 from pathlib import Path
@@ -18,7 +19,15 @@ from seqgen._version import __version__
 from seqgen.cli import output
 from seqgen.cli.options import Json, Module
 
-EXTRAS = {"parquet": "pyarrow", "serve": "starlette", "torchtext": "torchtext"}
+EXTRAS = {
+    "chem": "rdkit",
+    "export": "onnxruntime",
+    "hf": "tokenizers",
+    "parquet": "pyarrow",
+    "serve": "starlette",
+    "sweep": "optuna",
+    "torchtext": "torchtext",
+}
 """The optional parts of the package, and the module that each needs."""
 
 
@@ -84,7 +93,11 @@ def config(
 
 
 def doctor(json: Json = False) -> None:
-    """Show what this machine has, and whether seqgen works on it."""
+    """Show what this machine has, and whether seqgen works on it.
+
+    A small model is trained, stopped and continued, and writes texts: a few seconds. The exit code is 1 where a check
+    fails.
+    """
     from importlib import metadata  # late: it brings the email package with it
 
     import torch
@@ -111,12 +124,15 @@ def doctor(json: Json = False) -> None:
     facts["public sets"] = _public_sets()
     if not json:
         _write_facts(facts)
-    checks = {f"check {name}": _outcome(check) for name, check in (("train", _check_run), ("bleu", _check_bleu))}
+    began = time.perf_counter()
+    tried = {"train": _check_run, "resume": _check_resume, "bleu": _check_bleu}
+    checks = {f"check {name}": _outcome(check) for name, check in tried.items()}
+    checks["seconds"] = f"{time.perf_counter() - began:.1f} for the checks"
     if json:
         output.write(output.json_line(facts | checks))
     else:
         _write_facts(checks)
-    if any(found != "ok" for found in checks.values()):
+    if any(found.startswith("FAILED") for found in checks.values()):
         raise typer.Exit(1)
 
 
@@ -152,21 +168,42 @@ def _public_sets() -> str:
     return f"{' '.join(there) or 'none'} ({where})"
 
 
-def _check_run() -> None:
-    """Train a tiny run on a few lines, load it, generate a line and score it."""
+_LINES = [f"{a} {b} {c}" for a in "abcd" for b in "efgh" for c in "ijkl"]
+_SMALL = {"model.hidden": 8, "model.embedding": 8, "train.batch": 8, "train.samples": 0, "train.schedule": "constant"}
+
+
+def _trained(folder: Path, *steps: int) -> Any:
+    """Return a tiny run, trained on a few lines to each of these steps in turn."""
     from seqgen.engine import loading, loop
     from seqgen.engine import run as runs
 
-    lines = [f"{a} {b} {c}" for a in "abcd" for b in "efgh" for c in "ijkl"]
-    small = {"model.hidden": 8, "model.embedding": 8, "train.steps": 2, "train.batch": 8, "train.samples": 0}
+    text = folder / "text.txt"
+    text.write_text("".join(f"{line}\n" for line in _LINES), encoding="utf-8")
+    out = folder / "-".join(map(str, steps))
+    for step in steps:
+        chosen = runs.config("lm", text, overrides={**_SMALL, "train.steps": step})
+        loop.train(chosen, out, progress=lambda _: None)
+    return loading.load(out, step=steps[-1])
+
+
+def _check_run() -> None:
+    """Train a tiny run on a few lines, load it, generate texts and score lines."""
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "text.txt"
-        text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        loop.train(runs.config("lm", text, overrides=small), Path(folder) / "run", progress=lambda _: None)
-        generator = loading.load(Path(folder) / "run")
-        nats = generator.score(generator.generate(1, seed=1) and lines[:4]).nats
+        generator = _trained(Path(folder), 2)
+        nats = generator.score(_LINES[:4]).nats
+        if generator.generate(3, seed=1)[:1] != generator.generate(1, seed=1):
+            raise RuntimeError("a text depends on how many are written with it")
     if not 0 < nats < 1000:
         raise RuntimeError(f"a log-probability of {-nats} cannot be")
+
+
+def _check_resume() -> None:
+    """Check that a run which was stopped and continued has the weights of one that was not, in every bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, continued = (_trained(Path(folder), *steps).model.state_dict() for steps in ((6,), (3, 6)))
+        differ = [name for name, weights in whole.items() if not weights.equal(continued[name])]
+    if differ:
+        raise RuntimeError(f"a continued run differs from one in one go: {', '.join(differ)}")
 
 
 def _check_bleu() -> None:

@@ -43,4 +43,4 @@ def export(
         folder = write(run, out, format=format, verify=verify, step=step, module=module)
     if json:
         output.write(output.json_line({"folder": str(folder), "format": format, "verified": verify}))
-    output.say(f"{format} in {folder}")
+    output.say(f"{format} in {folder}; how it is used: {folder}/README.md")

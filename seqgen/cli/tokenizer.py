@@ -60,7 +60,8 @@ def train(
     if json:
         made = {"tokenizer": str(out), "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
         output.write(output.json_line(made))
-    output.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}")
+    said = f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids in {out}"
+    output.say(f"{said}; next: seqgen corpus build FILE --tokenizer {out} --out DIR")
 
 
 @app.command(cls=Command)

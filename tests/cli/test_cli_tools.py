@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import json
+import re
 import sys
 import threading
 import tomllib
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from seqgen.cli import app, output
+from seqgen.cli.config import EXTRAS
 from seqgen.core.config import Train
 from seqgen.core.options import help_texts
 from seqgen.data.corpora import known
@@ -31,7 +35,8 @@ from seqgen.engine import run as runs
 def test_ids_come_back_as_text(kind: str, seqgen: Any, text: Path, tmp_path: Path, stdin: Any) -> None:
     ended = seqgen("tokenizer", "train", text, "--out", tmp_path / "t", f"tokenizer.kind={kind}")
     tokenizer = load_tokenizer(tmp_path / "t")
-    assert ended.err == f"{kind} tokenizer of {tokenizer.vocab_size} ids in {tmp_path / 't'}\n"
+    said = f"{kind} tokenizer of {tokenizer.vocab_size} ids in {tmp_path / 't'}"
+    assert ended.err == f"{said}; next: seqgen corpus build FILE --tokenizer {tmp_path / 't'} --out DIR\n"
     lines = text.read_text().splitlines()[:5]
     stdin("".join(f"{line}\n" for line in lines))
     ids = seqgen("tokenizer", "encode", tmp_path / "t").out
@@ -181,7 +186,8 @@ def test_doctor_finds_a_working_package(seqgen: Any, monkeypatch: Any, tmp_path:
     monkeypatch.setenv("SEQGEN_DATA", str(tmp_path))
     ended = seqgen("doctor")
     facts = {line[:14].strip(): line[15:] for line in ended.out.splitlines()}
-    assert (ended.code, facts["check train"], facts["check bleu"]) == (0, "ok", "ok")
+    assert [ended.code, *(facts[f"check {name}"] for name in ("train", "resume", "bleu"))] == [0, "ok", "ok", "ok"]
+    assert re.fullmatch(r"\d+[.]\d for the checks", facts["seconds"])
     assert facts["public sets"] == f"none (in {tmp_path})"
     assert facts["torchtext"] in ("installed", "not installed (pip install 'neural-seqgen[torchtext]')")
 
@@ -193,11 +199,24 @@ def test_doctor_names_the_other_package_called_seqgen(seqgen: Any, monkeypatch: 
     assert "\nclash          another package, seqgen 1.2.4, shares this one's files;" in seqgen("doctor").out
 
 
+def test_doctor_finds_a_training_that_does_not_continue_as_it_was(seqgen: Any, monkeypatch: Any) -> None:
+    from seqgen.core import rng
+
+    drawn = itertools.count()
+    monkeypatch.setattr(rng, "enter_step", lambda *_: torch.manual_seed(next(drawn)))
+    assert "check resume   FAILED: RuntimeError: a continued run differs" in seqgen("doctor").out
+
+
+def test_doctor_knows_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"docs", "test", "dev"}
+
+
 def test_doctor_fails_where_a_check_fails(seqgen: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("seqgen.metrics.bleu", lambda *_, **__: 0.5)
     ended = seqgen("doctor")
     assert ended.code == 1
-    assert ended.out.splitlines()[-1] == "check bleu     FAILED: RuntimeError: BLEU-2 of a known case is 0.5"
+    assert ended.out.splitlines()[-2] == "check bleu     FAILED: RuntimeError: BLEU-2 of a known case is 0.5"
 
 
 def test_report_is_written_anew_and_named(seqgen: Any, run: Path) -> None:
