@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+_AT_ONCE = 1 << 28  # bytes
+
 
 def configure(device: torch.device, *, tf32: bool) -> None:
     """Hold a CUDA device to repeatable kernels, and its float32 products to float32 or to TensorFloat-32."""
@@ -36,6 +38,16 @@ def bf16_units(device: torch.device) -> str | None:
     except OSError:
         return None
     return ", ".join(sorted({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags)))
+
+
+def rows_at_once(device: torch.device, bytes_each: int, *, cached: int) -> int:
+    """Return how many rows of a temporary matrix are alive together: on a CPU `cached`, what stays in the cache.
+
+    Another device has as many, in doublings, as some memory holds: few large kernels cost it less than many small ones.
+    """
+    if device.type == "cpu":
+        return cached
+    return int(cached * 2 ** max(0, (_AT_ONCE // (cached * bytes_each)).bit_length() - 1))
 
 
 def facts(device: torch.device) -> dict[str, Any]:

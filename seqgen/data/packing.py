@@ -452,7 +452,7 @@ def _packs_sentences(folder: Path, data: DataConfig, vocab_size: int) -> Callabl
 
     def pack(item: tuple[str, Records]) -> _Part:
         split, records = item
-        corpus, rows, tally = pack_rows(data, tokenizer, records, range(len(records.texts)))
+        corpus, rows, tally = pack_rows(data, tokenizer, records, range(len(records.texts)), "cpu")
         lines = [records.texts[row] for row in rows]
         sources = None if records.sources is None else [records.sources[row] for row in rows]
         written = packed(corpus, lines, sources, vocab_size=vocab_size)

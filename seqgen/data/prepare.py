@@ -52,6 +52,7 @@ from seqgen.data.tokenizers import (
     train_tokenizer,
     uses,
 )
+from seqgen.data.tokenizers.common import encoded
 
 Mode: TypeAlias = Literal["sentence", "fixed", "stream", "window"]
 
@@ -563,8 +564,8 @@ def _prepare_sentences(
         if (source := source_of(tokenizer)) is not None:
             check_fit(source, sources or ())
     del texts
-    train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training")
-    valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out")
+    train, train_rows, longest = _pack(data, tokenizer, records, train_rows, "training", asked.device)
+    valid, valid_rows, longest_valid = _pack(data, tokenizer, held_out, valid_rows, "held-out", asked.device)
     valid_lines = [held_out.texts[row] for row in valid_rows]
     packed = _Packed(
         mode="fixed" if data.mode == "fixed" else "sentence",
@@ -676,11 +677,14 @@ def _other_length(where: str, length: int, expected: int) -> str:
 
 
 def pack_rows(
-    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: Sequence[int]
+    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: Sequence[int], device: torch.device | str
 ) -> tuple[Corpus, Sequence[int], Tally]:
-    """Return a corpus of some rows, which of them are in it, and what was counted."""
+    """Return a corpus of some rows, on the CPU, which of them are in it, and what was counted.
+
+    Their ids are made on the device, where that is worth it.
+    """
     limit = data.max_length or _AUTOMATIC_LENGTH
-    ids = tokenizer.encode([records.texts[row] for row in rows])
+    ids = encoded(tokenizer, [records.texts[row] for row in rows], device)
     parts: list[Ragged | int] = [tokenizer.bos, ids]
     if data.mode != "fixed":
         parts.append(tokenizer.eos)
@@ -720,10 +724,15 @@ def pack_rows(
 
 
 def _pack(
-    data: DataConfig, tokenizer: Tokenizer, records: Records, rows: list[int], split: str
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    records: Records,
+    rows: list[int],
+    split: str,
+    device: torch.device | str,
 ) -> tuple[Corpus, list[int], int]:
     """Return the corpus of the rows, the rows that are in it, and the input positions of the longest."""
-    corpus, kept, tally = pack_rows(data, tokenizer, records, rows)
+    corpus, kept, tally = pack_rows(data, tokenizer, records, rows, device)
     tally.finish(data, split)
     return corpus, list(kept), tally.longest
 

@@ -19,6 +19,7 @@ from seqgen.data.corpus import Corpus
 from seqgen.data.prepare import encode_sources, facts
 from seqgen.data.ragged import Ragged, joined
 from seqgen.data.tokenizers import Tokenizer
+from seqgen.data.tokenizers.common import encoded
 from seqgen.engine import page
 from seqgen.engine.run import Settings
 from seqgen.models import refined
@@ -265,5 +266,4 @@ class LineScorer:
         """Return the ids of every text; running text has line breaks."""
         if self.running and any("\n" in line for line in lines):
             return Ragged.from_lists([self.tokenizer.encode_stream(line).tolist() for line in lines])
-        ids: Ragged = self.tokenizer.encode(lines)
-        return ids
+        return encoded(self.tokenizer, lines, self.device)

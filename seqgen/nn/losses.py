@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqgen.core.numerics import rows_at_once
 from seqgen.nn.products import linear
 
 _BLOCK = 2048  # rows of the weight's gradient that are added to at once on a CPU: more would leave the cache
 
-CHUNK = 512  # below 256 rows the (V, H) weight gradient is read and written too often
+CHUNK = 512  # rows at a time on a CPU: below 256 the (V, H) weight gradient is read and written too often
 
 
 def linear_cross_entropy(
@@ -23,14 +24,14 @@ def linear_cross_entropy(
     targets_p: Tensor,
     *,
     row_weights: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int = 0,
 ) -> Tensor:
     """Return the sum over rows of `-log softmax(hidden @ weight.T + bias)[target]`, in nats, a scalar with gradient.
 
     Equals `F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")` without its memory: each chunk's
-    logits become its gradients at once, so only `chunk` rows of logits live at a time. `row_weights` (P,) multiplies
-    each row's term (an advantage, a mask) and gets no gradient itself. Under autocast the matrix products run in its
-    dtype. Raises ValueError if the shapes do not fit.
+    logits become its gradients at once, so only `chunk` rows of logits live at a time (0: what suits the device).
+    `row_weights` (P,) multiplies each row's term (an advantage, a mask) and gets no gradient itself. Under autocast the
+    matrix products run in its dtype. Raises ValueError if the shapes do not fit.
     """
     if hidden_ph.dim() != 2 or hidden_ph.shape[1] != weight_vh.shape[1] or targets_p.shape != hidden_ph.shape[:1]:
         raise ValueError(
@@ -38,15 +39,15 @@ def linear_cross_entropy(
             f"{tuple(weight_vh.shape)} and {tuple(targets_p.shape)}"
         )
     dtype = _product_dtype(hidden_ph)
+    chunk = chunk or rows_at_once(hidden_ph.device, 4 * len(weight_vh), cached=CHUNK)
     fused: Any = _LinearCrossEntropy.apply
     loss: Tensor = fused(hidden_ph, weight_vh, bias_v, targets_p, row_weights, chunk, dtype)
     return loss
 
 
-def linear_log_probs(
-    hidden_ph: Tensor, weight_vh: Tensor, bias_v: Tensor | None, targets_p: Tensor, *, chunk: int = 256
-) -> Tensor:
+def linear_log_probs(hidden_ph: Tensor, weight_vh: Tensor, bias_v: Tensor | None, targets_p: Tensor) -> Tensor:
     """Return the log-probability of every target, (P,) float64 in nats, without gradient."""
+    chunk = rows_at_once(hidden_ph.device, 4 * len(weight_vh), cached=CHUNK // 2)
     result = torch.empty(len(targets_p), dtype=torch.float64, device=hidden_ph.device)
     with torch.no_grad():
         dtype = _product_dtype(hidden_ph)

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqgen.core.numerics import rows_at_once
 from seqgen.nn.products import linear
 
 Precision = Literal["fp32", "bf16"]
 BLOCK = 64  # columns per block of the inverse CDF; also a multiple of every vector width
 _CHUNK = 256  # rows whose logits are alive at a time on a CPU: more would leave the cache and cost page faults
-_BYTES = 1 << 28  # of logits at a time on another device, where few large products cost less than many small ones
 _MANY = 256  # candidates that are ranked before a whole row is sorted: a sort costs more than the output layer
 
 
@@ -77,7 +77,7 @@ class OutputLayer:
     def parts(self, rows: int) -> Iterator[slice]:
         """Yield which of so many rows have their logits at the same time, part by part."""
         bias = self.plain_bias
-        size = _CHUNK if bias.device.type == "cpu" else max(_CHUNK, _BYTES // (len(bias) * bias.element_size()))
+        size = rows_at_once(bias.device, bias.nbytes, cached=_CHUNK)
         return (slice(begin, begin + size) for begin in range(0, rows, size))
 
     def without(self, ids: Iterable[int]) -> Tensor:

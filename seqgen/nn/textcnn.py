@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqgen.core.numerics import rows_at_once
 from seqgen.nn.products import linear, trained_linear
 from seqgen.nn.rnn import scan_layer
 
@@ -135,10 +136,11 @@ class FrozenCnn:
         """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         ids = _ended(ids_bt, lengths_b, self._end)
         order = lengths_b.argsort(stable=True)
-        longest = _last_of_each(lengths_b[order], _CHUNK)
+        size = rows_at_once(ids.device, 4 * ids.shape[1] * self._highway[1].numel(), cached=_CHUNK)
+        longest = _last_of_each(lengths_b[order], size)
         scores = torch.empty(len(ids), device=ids.device)
-        for block in torch.split(order, _BLOCK):
-            parts = [self._pooled(ids[rows, : next(longest)], lengths_b[rows]) for rows in torch.split(block, _CHUNK)]
+        for block in torch.split(order, max(_BLOCK, size)):
+            parts = [self._pooled(ids[rows, : next(longest)], lengths_b[rows]) for rows in torch.split(block, size)]
             scores[block] = self._head(torch.cat(parts))
         return scores
 
@@ -245,8 +247,9 @@ class FrozenGru:
         """Return the critic's logit of every row, (B,) float32; rows of similar length are scored together."""
         scores = torch.empty(len(ids_bt), device=ids_bt.device)
         order = lengths_b.argsort(stable=True)
-        longest = _last_of_each(lengths_b[order], 4 * _CHUNK)
-        for rows in torch.split(order, 4 * _CHUNK):
+        size = rows_at_once(ids_bt.device, 16 * ids_bt.shape[1] * self._critic.output.in_features, cached=4 * _CHUNK)
+        longest = _last_of_each(lengths_b[order], size)
+        for rows in torch.split(order, size):
             lengths = lengths_b[rows]
             states = self._states(ids_bt[rows, : next(longest)], lengths)
             last = states[torch.arange(len(rows), device=states.device), lengths - 1]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_training_on_cuda import BASE, CNN, GAN, GPT, IMAGES, TEXT, VAE
+from test_training_on_cuda import BASE, CNN, GAN, GPT, IMAGES, TEXT, VAE, hashes
 
 import seqgen
 from seqgen.cli import app
 from seqgen.data.ragged import Ragged
+from seqgen.data.tokenizers import common
 
 pytestmark = pytest.mark.gpu
 QUICK = {**BASE, "train.steps": 2, "train.save_every": 0, "train.samples": 0}
@@ -218,3 +219,17 @@ def test_rows_are_moved_taken_cut_and_padded_without_a_wait(simulated):
     assert found[0].tolist() == [list(lines[n].encode()) for n in (2, 0, 2)]
     assert found[1].tolist() == [list(line.encode()[:3]) for line in lines]
     assert found[2][0].tolist() == [[*line.encode()[:4], *[0] * (4 - len(line))] for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_training_text_and_scored_lines_become_the_same_ids_on_the_device(kind, folder, tmp_path, monkeypatch):
+    settings = seqgen.config("lm", folder / "lines.txt", overrides={**QUICK, **TEXT, "tokenizer.kind": kind})
+    lines = [*LINES, "", "Ünseen wörds"]
+    seen = []
+    for much in (1 << 20, 0):  # on the host, and on the device
+        monkeypatch.setattr(common, "_MUCH", much)
+        seqgen.train(settings, tmp_path / str(much), progress=False)
+        generator = seqgen.load(tmp_path / str(much))
+        ids = common.encoded(generator.tokenizer, lines, generator.device).tolist()
+        seen.append((ids, generator.score(lines).per_line, hashes(tmp_path / str(much))))
+    assert seen[0] == seen[1]

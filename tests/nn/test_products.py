@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from seqgen.core.numerics import rows_at_once
 from seqgen.nn import products
 
 
@@ -43,3 +44,11 @@ def test_without_the_operator_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) 
 def test_autocast_is_respected() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert products.trained_linear(*matrices()).dtype == torch.bfloat16
+
+
+def test_rows_at_once_are_the_caches_on_a_cpu_and_a_memorys_elsewhere():
+    for each in (4 * 65, 4 * 5000, 4 * 200_000, 1 << 30):
+        assert rows_at_once(torch.device("cpu"), each, cached=256) == 256
+        rows = rows_at_once(torch.device("cuda"), each, cached=256)
+        assert rows % 256 == 0
+        assert rows == 256 or rows * each <= 1 << 28 < 2 * rows * each

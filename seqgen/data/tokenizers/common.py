@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of tokenizer.json."""
+_MUCH = 1 << 20
+"""Characters from which ids are made on a device: below, its transfers and kernels cost more than the work."""
 
 
 def prepared(lines: Sequence[str], lowercase: bool) -> Sequence[str]:
@@ -56,6 +58,14 @@ def checked_rows(ids: Ragged | Sequence[Sequence[int]], vocab_size: int) -> Ragg
             f"0 to {vocab_size - 1}"
         )
     return rows
+
+
+def encoded(tokenizer: Tokenizer, lines: Sequence[str], device: torch.device | str) -> Ragged:
+    """Return the ids of every line on the CPU, made on a device where that is another and they are many."""
+    if torch.device(device).type == "cpu" or sum(map(len, lines)) < _MUCH:
+        return tokenizer.encode(lines)
+    with naming_surrogates(lines):
+        return tokenizer.encode_bytes(Ragged.from_text(lines).to(device)).to("cpu")
 
 
 def encode_as_lines(tokenizer: Tokenizer, text: Ragged) -> Ragged:
