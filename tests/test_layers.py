@@ -27,8 +27,8 @@ BELOW = {
 }
 ENGINE = ["charts", "page", "folder", "stored", "run", "checkpoint", "likelihood", "filling", "generate"]
 ENGINE += ["loading", "latent", "plots", "evaluate", "molecules", "augment", "cleaning", "curve", "compare"]
-ENGINE += ["blind", "report", "progress", "loop", "sweep", "derived", "mix", "refine", "judge", "hugging_face", "card"]
-ENGINE += ["onnx_graph", "export"]
+ENGINE += ["blind", "report", "progress", "track", "loop", "sweep", "derived", "mix", "refine", "judge"]
+ENGINE += ["hugging_face", "card", "onnx_graph", "export"]
 MODEL_MODULES = {"models", "images"}
 TOP = {"", "__main__", "_version"}  # the package itself, and the files beside the rooms
 PRINTS = {"cli", "__main__"}

@@ -85,6 +85,8 @@ class Train:
     """Texts sampled and scored at each validation; 0: none."""
     show: Annotated[int, Field(ge=0)] = 20
     """How many of them are kept in samples/, always from the same seeds."""
+    track: Literal["none", "tensorboard"] = "none"
+    """tensorboard: write scalars, samples and images for it into the run's folder too (extra `track`)."""
 
 
 def learning_rate(train: Train, step: int) -> float:

@@ -107,7 +107,7 @@ def _write_run(out: Path, folder: Path, opened: Any, verify: bool) -> None:
 def _write_onnx(out: Path, folder: Path, generator: TextGenerator, verify: bool) -> None:
     settings, tokenizer = generator.settings, generator.tokenizer
     graph = onnx_graph.step_graph(generator.model, settings.name)
-    tokens, joiner = _tokens(tokenizer)
+    tokens, joiner = token_table(tokenizer)
     decoder, running = generator.left_to_right("an ONNX graph"), generator.running
     if running:
         tokens[tokenizer.newline] = "\n"
@@ -136,7 +136,7 @@ def _write_onnx(out: Path, folder: Path, generator: TextGenerator, verify: bool)
     tokenizer.save(out / "tokenizer")
 
 
-def _tokens(tokenizer: Tokenizer) -> tuple[list[str | list[int]], str]:
+def token_table(tokenizer: Tokenizer) -> tuple[list[str | list[int]], str]:
     """Return what each id adds to a text, bytes where these are no character, and what a text's beginning drops.
 
     The text of ids is all they add, one after the other, less the second at its beginning, and behind line breaks.

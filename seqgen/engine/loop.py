@@ -24,7 +24,7 @@ from seqgen.core.errors import ConfigError, NonFiniteError, RunError
 from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
-from seqgen.engine import checkpoint, evaluate, page, report
+from seqgen.engine import checkpoint, evaluate, page, report, track
 from seqgen.engine import run as runs
 from seqgen.engine.folder import CONFIG, is_run
 from seqgen.engine.loading import load, load_image_generator
@@ -119,6 +119,8 @@ def train(
         made_by = getattr(model_module, "MADE_BY", "")  # optional: the command that makes such runs instead
         if made_by:
             raise ConfigError(f"a run of {settings.name} is not trained; it is made by: {made_by}")
+        if settings.train.track == "tensorboard":
+            track.check_installed()
         device = runs.choose_device(settings.train.device)
         if device.type == "cuda" and dist.world() > 1:
             device = torch.device("cuda", dist.local_rank())
@@ -180,13 +182,16 @@ def train(
         for file in session.logs.values():
             at_the_end.callback(file.close)
         session.resume(last)
+        if settings.train.track == "tensorboard" and dist.is_main():
+            session.tracker = track.TensorBoard(folder)
+            at_the_end.callback(session.tracker.close)
         for sentence in notes:
             session.say(sentence)
         return session.run()
 
 
 def _refuse_links(folder: Path) -> None:
-    for name in (*_INNER, *_LOGS, _TIMING):
+    for name in (*_INNER, *_LOGS, _TIMING, track.FOLDER):
         if (folder / name).is_symlink():
             raise RunError(
                 f"{folder / name} is a link, by which training would write elsewhere; replace it by its target"
@@ -422,6 +427,7 @@ class _Session:
         self.scores: dict[str, Any] = {}
         self.samples: evaluate.Drawn = ()
         self.signal: int | None = None
+        self.tracker: track.TensorBoard | None = None
         self.logs = {name: log.JsonLines(folder / name) for name in (*_LOGS, _TIMING)} if dist.is_main() else {}
 
     def resume(self, step: int | None) -> None:
@@ -504,7 +510,10 @@ class _Session:
     def _log(self, scalars: dict[str, Any], rate: float) -> None:
         self.scalars = {name: float(value) for name, value in scalars.items()}
         if dist.is_main():
-            self.logs["log.jsonl"].write({"step": self.step, **self.scalars})
+            row = {"step": self.step, **self.scalars}
+            self.logs["log.jsonl"].write(row)
+            if self.tracker is not None:
+                self.tracker.logged(row)
             self.logs["timing.jsonl"].write({"step": self.step, "steps_per_s": rate, "time": time.time()})
 
     def _validated(self) -> bool:
@@ -518,7 +527,10 @@ class _Session:
         self.scores = scores
         if dist.is_main():
             before = log.read(self.folder / "scores.jsonl")
-            self.logs["scores.jsonl"].write({"step": self.step, **scores})
+            row = {"step": self.step, **scores}
+            self.logs["scores.jsonl"].write(row)
+            if self.tracker is not None:
+                self.tracker.validated(row)
             if alarm_is_due(before, self.step, self.settings.train.steps):
                 for sign in scores.get("signs", ()):
                     self.say(f"step {self.step}: {sign}")

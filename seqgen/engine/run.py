@@ -41,7 +41,7 @@ _DATA_ROOMS = {"text": "seqgen.data.prepare", "images": "seqgen.images.data"}
 
 _ABOUT = ("version", "format")  # of a file of settings: who wrote it, no options
 
-_LATER = ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads")
+_LATER = ("steps", "log_every", "eval_every", "save_every", "keep", "patience", "device", "threads", "track")
 MAY_CHANGE = frozenset(["data.files", "module", *(f"train.{name}" for name in _LATER)])
 """Options a later session may set anew: they do not rewrite the past (moved files are compared by their content)."""
 

@@ -17,6 +17,8 @@ from small_run import OF_MODEL, SMALL
 from seqgen.core import files
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import ConfigError, RunError
+from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
+from seqgen.data.tokenizers.byte_bpe import read_hugging_face
 from seqgen.engine import export as exporting
 from seqgen.engine import loop
 from seqgen.engine.loading import load
@@ -118,12 +120,27 @@ def test_other_models_and_tokenizers_pass_the_check(text: Path, tmp_path: Path, 
     small = [*OF_MODEL.get(model, SMALL), "train.steps=3", *options]
     loop.train(config(model, text, overrides=small), tmp_path / "run", progress=False)
     out = exporting.export(tmp_path / "run", tmp_path / "out")
-    tokens = json.loads((out / "tokens.json").read_text())
-    line = "the cat sees the dog here ."
-    generator = load(tmp_path / "run")
-    ids = generator.tokenizer.encode([line]).row(0).tolist()
-    joiner = json.loads((out / "config.json").read_text())["joiner"]
-    assert exporting.text_of(ids, tokens, joiner) == line
+    assert json.loads((out / "config.json").read_text())["verified"]["texts"] > 0
+
+
+LINES = ["a man riding a horse .", "two dogs on a couch !", "it's 3 o'clock, caf\u00e9 \u6708"] * 9
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe", "unigram", "byte-bpe"])
+def test_ids_are_read_without_their_tokenizer(kind: str, tmp_path: Path) -> None:
+    line = LINES[2]
+    if kind == "byte-bpe":
+        library = pytest.importorskip("tokenizers", reason="the extra hf")
+        trained = library.ByteLevelBPETokenizer()
+        trained.train_from_iterator(LINES, vocab_size=300, min_frequency=1, special_tokens=["<|endoftext|>"])
+        trained.save(str(tmp_path / "tokenizer.json"))
+        tokenizer: Any = read_hugging_face(tmp_path, end=0)
+        line += "  \U0001f431"
+    else:
+        tokenizer = train_tokenizer(TokenizerConfig(kind=kind), LINES, seed=1)  # type: ignore[arg-type]
+        line += "  \U0001f431" * (kind in ("byte", "bpe", "unigram"))  # four bytes that no training line has
+    tokens, joiner = exporting.token_table(tokenizer)
+    assert exporting.text_of(tokenizer.encode([line]).row(0).tolist(), tokens, joiner) == line
 
 
 @needs_onnx
