@@ -27,6 +27,7 @@ EXTRAS = {
     "serve": "starlette",
     "sweep": "optuna",
     "torchtext": "torchtext",
+    "track": "tensorboard",
 }
 """The optional parts of the package, and the module that each needs."""
 

@@ -62,8 +62,12 @@ def model_card(folder: Path, name: str, format: str) -> str:
         header.append(("model-index", [{"name": name, "results": [result]}]))
     facts = [
         f"Model: {_title(sections)}",
-        f"Trained on: {', '.join(data) or 'texts given in Python'} (SHA-256 `{env['data_sha256'][:16]}`)",
-        f"Tokens: {tokenizer['kind']}, {tokenizer['vocab_size']:,} in all" if tokenizer else "",
+        f"Trained on: {', '.join(data) or 'data given in Python'} (SHA-256 `{env['data_sha256'][:16]}`)"
+        if env["data_sha256"]
+        else "Imported, not trained here",
+        f"Tokens: {tokenizer['kind']}, {tokenizer['vocab_size']:,} in all"
+        if tokenizer and tokenizer["vocab_size"]
+        else "",
         f"Steps: {state['best_step']:,} of {sections['train']['steps']:,}" if state.get("best_step") else "",
         f"Seed: {sections['seed']}",
         f"Made with: seqgen {env.get('seqgen')}, torch {env.get('torch')}",

@@ -16,7 +16,7 @@ from small_run import OF_MODEL, SMALL
 
 from seqgen.core import files
 from seqgen.core.batch import SequenceBatch
-from seqgen.core.errors import ConfigError, RunError
+from seqgen.core.errors import ConfigError, MissingExtraError, RunError
 from seqgen.data.tokenizers import TokenizerConfig, train_tokenizer
 from seqgen.data.tokenizers.byte_bpe import read_hugging_face
 from seqgen.engine import export as exporting
@@ -114,6 +114,8 @@ def test_a_folder_says_what_was_compared_and_holds_no_pickle(folder: Path) -> No
         ("gpt", ["tokenizer.kind=char"]),
         ("lm", ["tokenizer.kind=bpe", "data.mode=stream", "data.window=8"]),
         ("lm", ["tokenizer.kind=byte", "model.cell=gru"]),
+        ("seqgan", []),
+        ("hmm", []),
     ],
 )
 def test_other_models_and_tokenizers_pass_the_check(text: Path, tmp_path: Path, model: str, options: list[str]) -> None:
@@ -167,12 +169,26 @@ def test_a_graph_that_differs_is_not_kept(trained: Path, tmp_path: Path, monkeyp
 
 
 @needs_onnx
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_the_extra_nothing_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"^the export to ONNX needs the package {package}; run: pip install 'neural-seqgen\[export\]'$"
+    with pytest.raises(MissingExtraError, match=message) as raised:
+        exporting.export(trained, tmp_path / "out")
+    assert raised.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
 def test_without_its_training_text_a_run_is_compared_on_its_own_texts(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "env.json").read_text())
     (tmp_path / "run" / "env.json").write_text(json.dumps(settings | {"data_sha256": ""}))
     out = exporting.export(tmp_path / "run", tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["verified"]["of"] == "texts of the run itself"
+    assert "- Imported, not trained here\n" in (out / "README.md").read_text()
 
 
 def test_safetensors_are_a_run_that_writes_the_same_texts(trained: Path, tmp_path: Path) -> None:
