@@ -22,6 +22,7 @@ from torch import Tensor
 _MOST_STATES = 20_000  # of an automaton over characters, before it is minimised
 _MOST_CELLS = 1 << 28  # states times tokens, 6 bytes each
 _MOST_WORK = 2_000_000  # steps of the construction, some seconds
+_MOST_COMPARED = 2_000_000  # transitions looked at to minimise an automaton, a second
 _MOST_GROUPS = 100  # inside each other
 _MOST_REPEATS = 1000  # a counted repetition is written out
 NEVER = int(np.iinfo(np.int16).max)  # a distance
@@ -470,9 +471,15 @@ def _both(first: _Dfa, second: _Dfa, name: str) -> _Dfa:
 
 
 def _minimal(dfa: _Dfa) -> _Dfa:
-    """Minimise the automaton (Moore 1956): split states until all of a group go to equal groups."""
-    groups, count = dfa.accepting.astype(np.int64), 0
+    """Minimise the automaton (Moore 1956): split states until all of a group go to equal groups.
+
+    A long one, which may take a round for each of its states, is left as it is: it says the same, in more states.
+    """
+    groups, count, work = dfa.accepting.astype(np.int64), 0, 0
     while True:
+        work += dfa.table.size
+        if work > _MOST_COMPARED:
+            return dfa
         _, groups = np.unique(np.c_[groups, groups[dfa.table]], axis=0, return_inverse=True)
         groups = groups.reshape(-1)
         if groups.max() + 1 == count:

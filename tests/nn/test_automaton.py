@@ -446,3 +446,14 @@ def test_the_copy_block_gives_way_where_it_would_leave_nothing():
 def test_runs_shorter_than_one_token_are_refused():
     with pytest.raises(ValueError, match=r"^no_copy must be an integer >= 1, got 0$"):
         no_copy(*_rows_of_ids([[1]]), 0)
+
+
+def test_an_automaton_that_is_too_long_to_minimise_accepts_the_same_texts(monkeypatch):
+    pattern = "(ab|a1){2}b?"
+    minimal = build([regex(pattern)], LETTERS)
+    monkeypatch.setattr("seqgen.nn.automaton._MOST_COMPARED", 1)
+    long = build([regex(pattern)], LETTERS)
+    assert len(long.next) > len(minimal.next)
+    for length in range(6):
+        for text in map("".join, itertools.product(ALPHABET[:3], repeat=length)):
+            assert _accepts(long, _spelled(text)) == (re.fullmatch(pattern, text) is not None)
