@@ -48,6 +48,8 @@ def test_what_is_shown_in_a_line_is_short(outcome: loop.Outcome, held_out: list[
         *(seqgen.bleu(held_out, held_out), metrics.evaluate_text(held_out, held_out)),
         *(generator.texts(1, details=True)[0], seqgen.evaluate(generator, held_out[:20])),
         compare([str(outcome.folder)], held_out[:20], count=20),
+        *(generator.tokenizer, seqgen.Grammar.load("captions"), seqgen.Grammar.load("reviews")),
+        *(seqgen.train_tokenizer(seqgen.TokenizerConfig(kind=kind), held_out, seed=1) for kind in ("byte", "char")),
     ]
     for each in shown:
         assert len(repr(each)) < 250, repr(each)

@@ -212,6 +212,10 @@ class Grammar:
         alternatives = [alternative for rule in rules.values() for alternative in rule.alternatives]
         self.vocabulary: list[str] = sorted({item for a in alternatives for item in a.items if isinstance(item, str)})
 
+    def __repr__(self) -> str:
+        labels = f", labels {', '.join(self.labels)}" if self.labels else ""
+        return f"Grammar({len(self.vocabulary):,} tokens, {self.entropy:.4g} nats a line{labels})"
+
     @classmethod
     def load(cls, path_or_name: str | Path) -> "Grammar":
         """Return the grammar in a TOML file, or one that comes with the package by its name, such as "captions"."""

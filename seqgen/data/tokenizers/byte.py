@@ -13,6 +13,7 @@ from seqgen.data.ragged import Ragged, widen
 from seqgen.data.tokenizers.common import (
     byte_surface,
     checked_rows,
+    described,
     encode_as_lines,
     fingerprint_of,
     naming_surrogates,
@@ -49,6 +50,9 @@ class ByteTokenizer:
     def __init__(self, *, lowercase: bool = False) -> None:
         self.lowercase, self.lossless = lowercase, not lowercase
         self.fingerprint = fingerprint_of(self._options())
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """Return the bytes of every line as ids."""

@@ -17,6 +17,7 @@ from seqgen.core.files import read_json, write_text
 from seqgen.data.ragged import Ragged
 from seqgen.data.tokenizers.common import (
     checked_rows,
+    described,
     encode_as_lines,
     fingerprint_of,
     naming_surrogates,
@@ -109,6 +110,9 @@ class ByteBpeTokenizer:
         self.pad = self.bos = self.eos = self.sep = end
         self.newline = tokens.index(next(c for c, byte in byte_of.items() if byte == ord("\n")))
         self.fingerprint = fingerprint_of(self._options(), sha256(described.encode()).hexdigest())
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """Return the library's ids of every line."""

@@ -13,6 +13,7 @@ from seqgen.core.errors import ConfigError
 from seqgen.data.ragged import Ragged
 from seqgen.data.tokenizers.common import (
     checked_rows,
+    described,
     encode_as_lines,
     fingerprint_of,
     frequent,
@@ -79,6 +80,9 @@ class CharTokenizer:
         surfaces = ["", "\ufffd", "", "", "", *self.symbols]
         self._surfaces = SurfaceTable([surface.encode() for surface in surfaces], lead=[0] * len(surfaces))
         self.fingerprint = fingerprint_of(self._options(), *self.symbols)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """Return the characters of every line as ids."""

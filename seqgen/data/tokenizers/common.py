@@ -27,6 +27,11 @@ _MUCH = 1 << 20
 """Characters from which ids are made on a device: below, its transfers and kernels cost more than the work."""
 
 
+def described(tokenizer: Tokenizer) -> str:
+    """Return a tokenizer in a few words, for its `repr`."""
+    return f"{type(tokenizer).__name__}({tokenizer.kind}, {tokenizer.vocab_size:,} ids)"
+
+
 def prepared(lines: Sequence[str], lowercase: bool) -> Sequence[str]:
     """Return the lines, in lower case where asked; TypeError for one line in the place of a list."""
     if isinstance(lines, str):

@@ -44,6 +44,9 @@ class Vocab:
         for token in tokens:
             self.append_token(token)
 
+    def __repr__(self) -> str:
+        return f"Vocab({len(self):,} tokens)"
+
     def __len__(self) -> int:
         return len(self._tokens)
 

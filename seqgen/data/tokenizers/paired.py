@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from seqgen.core.errors import DataError
+from seqgen.data.tokenizers.common import described
 from seqgen.data.tokenizers.protocol import Tokenizer
 
 FOLDER = "source"
@@ -21,6 +22,9 @@ class Paired:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.target, name)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def id_to_token(self, i: int) -> str:
         """Return the token of an id of either."""

@@ -19,6 +19,7 @@ from seqgen.data.tokenizers.common import (
     MOST_UNITS,
     byte_surface,
     checked_rows,
+    described,
     encode_as_lines,
     fingerprint_of,
     lines_to_stream,
@@ -89,6 +90,9 @@ class PieceTokenizer:
         self._size = size
         self._surfaces = self._learner.surfaces(left_out=(self.pad, self.bos, self.eos, self.sep))
         self.fingerprint = fingerprint_of({**self._options(), "kind": "sentencepiece"}, sha256(model).hexdigest())
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """Return SentencePiece's ids of every line."""

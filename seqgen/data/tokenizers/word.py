@@ -14,6 +14,7 @@ from seqgen.core.patterns import Expression
 from seqgen.data.ragged import Ragged
 from seqgen.data.tokenizers.common import (
     checked_rows,
+    described,
     encode_as_lines,
     fingerprint_of,
     frequent,
@@ -103,6 +104,9 @@ class WordTokenizer:
         surfaces = ["", spelt[0], "", "", "", *spelt[1:]]
         lead = len(joiner.encode())
         self._surfaces = SurfaceTable([surface.encode() for surface in surfaces], lead=[lead] * len(surfaces))
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def encode(self, lines: Sequence[str]) -> Ragged:
         """Return the words of every line as ids."""
