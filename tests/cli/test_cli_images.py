@@ -469,6 +469,20 @@ def test_noise_and_scale_give_images_of_the_runs_size(seqgen: Seqgen, conditiona
     assert reading.read(str(tmp_path / "a.npz")).pixels.shape == (2, 8, 8)
 
 
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def test_a_run_of_images_is_exported_as_a_run_and_not_as_a_graph(seqgen: Seqgen, vae: Path, tmp_path: Path) -> None:
+    assert seqgen("export", vae, "--format", "safetensors", "--out", tmp_path / "out").code == 0
+    assert torch.equal(generator(tmp_path / "out").generate(3, seed=2), generator(vae).generate(3, seed=2))
+    ended = seqgen("export", vae, "--out", tmp_path / "graph")
+    assert (ended.code, ended.err) == (
+        2,
+        f"error: {vae} makes images, which have no form as an ONNX graph here; use --format safetensors\n",
+    )
+    assert not (tmp_path / "graph").exists()
+
+
 # --------------------------------------------------------------------------------------------------------- wrong calls
 
 TEXT_ONLY = [
