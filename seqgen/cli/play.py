@@ -56,10 +56,12 @@ def play(run: Run, *, opening: Opening) -> None:
         except KeyboardInterrupt:
             output.write("\n")
             output.say("stopped")
-        except (SeqgenError, OSError) as error:
-            if isinstance(error, output.OutputError):
-                raise
+        except output.OutputError:
+            raise
+        except SeqgenError as error:
             output.say(f"error: {error}")
+        except OSError as error:
+            output.say(f"error: {error.filename}: {error.strerror}")
         output.flush()
 
 

@@ -39,7 +39,17 @@ def test_texts_are_those_of_generate_with_the_same_options(played: Any, run: Pat
 
 def test_a_fault_is_one_line_and_the_session_goes_on(played: Any, run: Path) -> None:
     ended = played(
-        run, "/again", "/temperature -1", "/count x", "/nothing", "/keep 1", "qqq", "/temperature", "the", "/keep 2"
+        run,
+        "/again",
+        "/temperature -1",
+        "/count x",
+        "/nothing",
+        "/keep 1",
+        "qqq",
+        "/temperature",
+        "the",
+        "/keep 2",
+        f"/keep 1 {run}",
     )
     assert (ended.code, len(ended.out.splitlines())) == (0, 1)
     assert ended.err.splitlines()[1:] == [
@@ -52,6 +62,7 @@ def test_a_fault_is_one_line_and_the_session_goes_on(played: Any, run: Path) -> 
         "training text",
         "/temperature 1.0",
         "error: /keep takes the number of a text, 1 to 1; got '2'",
+        f"error: {run}: Is a directory",
     ]
 
 
