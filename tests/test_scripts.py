@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -283,6 +284,16 @@ def test_quickstart_trains_and_shows_samples_scores_and_a_page_and_again_without
     assert second.returncode == 0, second.stderr
     assert "nothing to do" in second.stderr
     assert second.stdout == first.stdout
+
+
+@pytest.mark.slow
+def test_torture_leaves_a_table_and_goes_on(tmp_path):
+    command = [sys.executable, ROOT / "scripts/torture", tmp_path / "out", "--inputs", "120", "--only", "log"]
+    for hours in ("0.00001", "1"):
+        done = subprocess.run([*command, "--hours", hours], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+    assert re.search(r"\| log \| 120 \| \d+ \| 0 \|", done.stdout)
+    assert (tmp_path / "out" / "table.md").read_text() == done.stdout
 
 
 # ---- benches
