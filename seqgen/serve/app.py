@@ -26,6 +26,7 @@ from starlette.routing import Route
 from seqgen.core.errors import SeqgenError
 from seqgen.serve import protocol
 from seqgen.serve.batching import FullError, Worker
+from seqgen.serve.filling import FillingModel
 from seqgen.serve.images import ImageModel
 from seqgen.serve.limits import Limits
 from seqgen.serve.protocol import (
@@ -57,7 +58,7 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 class Service:
     """Models that answer requests within limits; with a token, only requests that carry it."""
 
-    def __init__(self, models: Sequence[Model | ImageModel], limits: Limits, token: str = "") -> None:
+    def __init__(self, models: Sequence[Model | ImageModel | FillingModel], limits: Limits, token: str = "") -> None:
         self._models = {model.name: model for model in models}
         self._limits, self._token = limits, token
         self._worker: Worker | None = None
@@ -135,10 +136,25 @@ class Service:
             asked: CompletionRequest = protocol.parsed(CompletionRequest, await self._body(request))
         if asked.max_tokens == 0 and not asked.echo:
             raise RequestError("max_tokens must be at least 1 without echo, got 0", param="max_tokens")
+        model = self._model(asked.model)
+        if isinstance(model, FillingModel):
+            return await self._fill(request, model, asked)
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
         return await self._answer(
             request, asked, prompts, asked.source, asked.max_tokens, asked.logprobs, asked.echo, chat=False
         )
+
+    async def _fill(self, request: Request, model: FillingModel, asked: CompletionRequest) -> Response:
+        """Answer with filled texts, which come whole; a stream has one event for each."""
+        made = await self._called(request, lambda: model.complete(asked))
+        if isinstance(made, Response) or not asked.stream:
+            return made if isinstance(made, Response) else _json(made)
+        head = {name: value for name, value in made.items() if name not in ("choices", "usage")}
+        events = [{**head, "choices": [choice]} for choice in made["choices"]]
+        if asked.stream_options.include_usage:
+            events.append({**head, "choices": [], "usage": made["usage"]})
+        written = b"".join(map(protocol.event, events)) + b"data: [DONE]\n\n"
+        return Response(written, media_type="text/event-stream")
 
     async def _chat(self, request: Request) -> Response:
         async with self._in_time():
@@ -192,9 +208,12 @@ class Service:
         model = self._model(name)
         if isinstance(model, ImageModel):
             raise RequestError(f"{model.name} makes images: POST /v1/images/generations", param="model")
+        if isinstance(model, FillingModel):
+            words = f"{model.name} fills gaps: POST /v1/completions with [MASK] in the prompt"
+            raise RequestError(words, param="model")
         return model
 
-    def _model(self, name: str | None) -> Model | ImageModel:
+    def _model(self, name: str | None) -> Model | ImageModel | FillingModel:
         if name is None and len(self._models) == 1:
             return next(iter(self._models.values()))
         if name not in self._models:
@@ -394,7 +413,7 @@ def _full() -> RequestError:
     )
 
 
-def _card(model: Model | ImageModel) -> dict[str, Any]:
+def _card(model: Model | ImageModel | FillingModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": model.created, "owned_by": "seqgen", **model.card()}
 
 

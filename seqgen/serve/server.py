@@ -41,6 +41,8 @@ def serve(
         ) from None
     from seqgen.engine import run as settings_of
     from seqgen.engine.loading import load, load_image_generator
+    from seqgen.models import masked
+    from seqgen.serve.filling import FillingModel
     from seqgen.serve.images import ImageModel
     from seqgen.serve.texts import Model
 
@@ -54,14 +56,15 @@ def serve(
             raise RunError(f"{names[name]} and {run} have the same name {name}, by which clients choose; rename one")
         names[name] = run
     with _bound(host, port, public=bool(token)) as listener:
-        models: list[Model | ImageModel] = []
+        models: list[Model | ImageModel | FillingModel] = []
         for name, run in names.items():
             if settings_of.read_settings(run, module=module).tokenizer is None:
                 made = load_image_generator(run, step=step, device=device, module=module)
                 models.append(ImageModel(name, made, int(run.stat().st_mtime)))
             else:
                 opened = load(run, step=step, device=device, module=module)
-                models.append(Model(name, opened, limits, int(run.stat().st_mtime)))
+                kind = FillingModel if isinstance(opened.model, masked.Model) else Model
+                models.append(kind(name, opened, limits, int(run.stat().st_mtime)))
         app = Service(models, limits, token).app()
         settings = uvicorn.Config(
             app,

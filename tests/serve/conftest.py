@@ -18,6 +18,7 @@ from seqgen.engine.generate import TextGenerator
 from seqgen.engine.loading import load
 from seqgen.engine.run import config
 from seqgen.images.generator import ImageGenerator
+from seqgen.models import masked
 from seqgen.serve.limits import Limits
 
 
@@ -77,13 +78,17 @@ def served(generators: dict[str, TextGenerator | ImageGenerator], limits: Limits
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
     pytest.importorskip("starlette", reason="needs the extra serve")
     from seqgen.serve.app import Service
+    from seqgen.serve.filling import FillingModel
     from seqgen.serve.images import ImageModel
     from seqgen.serve.texts import Model
 
-    models = [
-        Model(name, generator, limits, 0) if isinstance(generator, TextGenerator) else ImageModel(name, generator, 0)
-        for name, generator in generators.items()
-    ]
+    models: list[Any] = []
+    for name, generator in generators.items():
+        if isinstance(generator, ImageGenerator):
+            models.append(ImageModel(name, generator, 0))
+        else:
+            kind = FillingModel if isinstance(generator.model, masked.Model) else Model
+            models.append(kind(name, generator, limits, 0))
     settings = uvicorn.Config(Service(models, limits, token).app(), log_level="warning", lifespan="on", ws="none")
     server = uvicorn.Server(settings)
     with socket.socket() as listener:
