@@ -194,6 +194,14 @@ def test_the_page_writes_slides_and_draws_in_a_browser(all_kinds: Any, generator
     assert page.locator(".text span.at").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") == 375
 
+    page.fill("#require", "bird, sees")
+    page.fill("#bad_words", "man")
+    page.click("#go")
+    expect(page.locator("#status")).to_have_text("done")
+    expected = generator.generate(3, prompt="the dog", seed=4, require=("bird", "sees"), bad_words=("man",))
+    assert page.locator("#results .text").all_text_contents() == expected
+    assert all("bird" in text and "sees" in text for text in expected)
+
     page.select_option("#model", "latent")
     page.select_option("#deed", "between")
     page.fill("#from", "the cat sees the dog here .")
