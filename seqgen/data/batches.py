@@ -306,8 +306,9 @@ class WindowBatches:
         )
         positions = torch.arange(size * self.window, device=values.device)
         lengths = torch.full((size,), self.window, device=values.device)
+        known = torch.full((2, size), self.window)
         return [
-            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, known=torch.full((2, size), self.window))
+            SequenceBatch(inputs_bt, targets_bt, positions, lengths, rows_b, known=known)
             for inputs_bt, targets_bt, rows_b in zip(inputs.unbind(), targets.unbind(), starts.unbind(), strict=True)
         ]
 

@@ -232,3 +232,26 @@ def test_ranks_are_places_in_the_order_of_all_next_tokens(trained: Path, held_ou
         logits = (generator.model.features(hidden[0]) @ weight.t() + bias).detach()
         order = logits.argsort(1, descending=True)
         assert row == [order[t].tolist().index(token) + 1 for t, token in enumerate(ids[1:])]
+
+
+def test_texts_follow_the_precision_of_the_run_or_the_one_asked_for(generator: TextGenerator, trained: Path) -> None:
+    def dtype(made: Any) -> torch.dtype:
+        weight: torch.Tensor = made.output.weight_t
+        return weight.dtype
+
+    low = load(trained)
+    train = dataclasses.replace(low.settings.train, precision="bf16")
+    low.settings = dataclasses.replace(low.settings, train=train)
+    assert dtype(generator.writer()) == dtype(low.writer(precision="fp32")) == torch.float32
+    assert dtype(low.writer()) == dtype(low.left_to_right("this")) == torch.bfloat16
+    assert low.generate(5, seed=1) == generator.generate(5, seed=1, precision="bf16")
+    low.model.decoder = lambda fast=False: None  # type: ignore[method-assign,assignment]  # as of a model without it
+    assert low.writer() is None
+    with pytest.raises(RunError, match=r"^a run of lm writes in fp32 alone; leave --precision out$"):
+        low.writer(precision="bf16")
+
+
+def test_likelihoods_in_bfloat16_are_near_and_only_on_demand(generator: TextGenerator, held_out: list[str]) -> None:
+    exact, near = (generator.score(held_out[:20], precision=p).per_line for p in ("fp32", "bf16"))  # type: ignore[arg-type]
+    assert exact == generator.score(held_out[:20]).per_line != near
+    assert near == pytest.approx(exact, rel=0.02)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from small_run import SMALL, small_text
 
-from seqgen.core import log
+from seqgen.core import log, numerics
 from seqgen.core.errors import ConfigError, DataError, NonFiniteError, RunError
 from seqgen.data.corpora import known
 from seqgen.engine import checkpoint, loop
@@ -402,3 +402,13 @@ def test_a_set_of_running_text_is_windows_for_a_model_without_state(
     assert config("lm", "tinyshakespeare").data.mode == "stream"
     assert config(preset="gpt-char", data="tinyshakespeare").data.mode == "window"
     assert config("gpt", "tinyshakespeare", overrides=["data.mode=stream"]).data.mode == "stream"
+
+
+@pytest.mark.parametrize(("units", "expected"), [("avx512_bf16", "bf16"), ("", "fp32"), (None, "fp32")])
+def test_automatic_precision_is_decided_where_a_run_begins(units: str | None, expected: str, monkeypatch) -> None:
+    monkeypatch.setattr(numerics, "bf16_units", lambda device: units)
+    asked, place = config("lm", overrides=["train.precision=auto"]), torch.device("cpu")
+    assert runs.with_precision(asked, None, place).train.precision == expected
+    for stored in ("fp32", "bf16"):
+        run = config("lm", overrides=[f"train.precision={stored}"])
+        assert runs.with_precision(asked, run, place) == runs.changed(asked, {"train.precision": stored})
