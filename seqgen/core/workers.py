@@ -4,6 +4,7 @@ What comes out does not depend on the number of processes. They are started anew
 the locks of torch's threads; a process whose parent was killed ends as its pipe does.
 """
 
+import contextlib
 import multiprocessing
 import queue
 import signal
@@ -38,13 +39,14 @@ def in_order(
     context = multiprocessing.get_context("spawn")
     idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
     processes = []
-    for _ in range(workers):
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
-        process.start()
-        there.close()
-        processes.append((process, here))
-        idle.put(here)
+    with _without_interrupts():
+        for _ in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+            process.start()
+            there.close()
+            processes.append((process, here))
+            idle.put(here)
 
     def asked(item: Item) -> Result:
         connection = idle.get()
@@ -78,10 +80,21 @@ def in_order(
             process.join()
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that leave Ctrl-C to their parent, whose end they notice; what is ignored stays so in a child."""
+    if threading.current_thread() is not threading.main_thread():  # signals belong to somebody else
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(connection: Connection, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
-    """Answer items until the pipe ends; Ctrl-C is the parent's affair, whose end this one notices."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Answer items until the pipe ends."""
     work: Callable[[Any], Any] | None = None
     while True:
         try:
