@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Texts that a model released, beside real captions and a tuned language model: one protocol, one table, one picture.
+
+The two files of image-coco are about different things (train.txt: bathrooms, aeroplanes, motorcycles; test.txt: sports,
+animals, food), so both are thrown together and split by a hash of each line: 10,000 to train on, 3,700 for selection,
+3,000 as references, 3,000 as real text. Every line, of real text and of samples, is brought to the form that published
+samples have: lower case, Treebank words, one full stop, at the end. FILE is lines of anyone's model, RUN a run of this
+package; `--count` texts of each, spread evenly over a file. The language model at eight temperatures, its mixture with
+Kneser-Ney 5-grams, the n-gram model, the run that `refine` makes of the mixture where it gains, and SeqGAN with a
+constant reward are trained where they are not there. AUROC: how often a critic prefers real text to the texts of the
+row, lines that it was not fitted to; once by the numbers of `refine`, once by logistic regression on words, pairs and
+triples of words, which knows no model. One JSON a row: what is finished is not done again.
+Run: SEQGEN_DATA=... scripts/reproduce/audit.py FOLDER [FILE|RUN ...] [--count 3000] [--steps 3000]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from critic import at_equal_self_bleu
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from seqgen import metrics
+from seqgen.core import log
+from seqgen.data.text import read_lines
+from seqgen.engine import evaluate, loop, plots
+from seqgen.engine.folder import is_run
+from seqgen.engine.generate import TextGenerator
+from seqgen.engine.loading import load
+from seqgen.engine.mix import mix
+from seqgen.engine.refine import TwoSampleTest, refine
+from seqgen.engine.run import config
+
+PARTS = {"train": 10_000, "selection": 3_700, "references": 3_000, "real": 3_000}
+TEMPERATURES = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+COMMON = ("seed=1", "train.threads=1", "train.samples=0", "train.save_every=500", "data.mode=sentence")
+WORDS = ("tokenizer.kind=word", "tokenizer.words=split")
+CONSTANT = (
+    *("model.reward.kind=constant", "model.reward.advantage=raw", "model.reward.rollouts=1", "model.alarm=false"),
+    *("model.critic_steps=0", "model.critic_turn=0", "model.policy_lr=1e-3", "train.steps=60", "train.batch=32"),
+    "train.eval_every=0",
+)
+SHOWN = (
+    *("bleu_2", "bleu_3", "bleu_4", "self_bleu_2", "self_bleu_3", "self_bleu_4", "backward_bleu_4"),
+    *("unique", "copied"),
+)
+RELEASED = ("text/gan-samples/leakgan-coco.txt",)
+"""Sample files in the folder of the public sets that are entries where they are there."""
+
+
+def form(lines: Sequence[str]) -> list[str]:
+    """Bring lines to one form: lower case, Treebank words between spaces, one full stop, at the end."""
+    cut = metrics.tokenize([line.lower() for line in lines], "nltk")
+    return [" ".join([*(word for word in words if word != "."), "."]) for words in cut]
+
+
+def texts(folder: Path) -> dict[str, list[str]]:
+    """Return the parts of the real text, written where they are not there; equal lines are kept once."""
+    source = Path(os.environ["SEQGEN_DATA"]) / "text" / "image-coco"
+    paths = {part: folder / f"{part}.txt" for part in PARTS}
+    if not all(path.is_file() for path in paths.values()):
+        lines = set(form([*read_lines(source / "train.txt"), *read_lines(source / "test.txt")]))
+        rest = sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())
+        for part, count in PARTS.items():
+            paths[part].write_text("".join(f"{line}\n" for line in rest[:count]), encoding="utf-8")
+            rest = rest[count:]
+    return {part: read_lines(path) for part, path in paths.items()}
+
+
+def runs(folder: Path, steps: int) -> dict[str, TextGenerator]:
+    """Return the models, made where they are not there; no refined one where no gain was found."""
+    train, lm, selection = folder / "train.txt", folder / "lm", read_lines(folder / "selection.txt")
+    if not is_run(folder / "mixed"):
+        overrides = [*COMMON, *WORDS, f"train.steps={steps}", f"train.eval_every={steps // 4}"]
+        trained(config("lm", train, preset="lm-small", overrides=overrides), lm)
+        mix([lm, "kneser-ney"], known(load(lm), selection), folder / "mixed")
+    if not (folder / "refine.json").is_file():
+        found = refine(folder / "mixed", known(load(lm), selection), folder / "refined")
+        (folder / "refine.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+    if not is_run(folder / "kneser-ney"):
+        trained(config("kneser-ney", train, overrides=[*COMMON]), folder / "kneser-ney", tokenizer_run=lm)
+    if not (folder / "constant" / "report.html").is_file():
+        trained(config("seqgan", train, overrides=[*COMMON, *CONSTANT]), folder / "constant", source_run=lm)
+    names = ("lm", "mixed", "refined", "kneser-ney", "constant")
+    return {name: load(folder / name) for name in names if is_run(folder / name)}
+
+
+def known(model: TextGenerator, lines: Sequence[str]) -> list[str]:
+    """Return the lines without unknown words: such a word has a probability that says nothing."""
+    return [line for line in lines if not model.tokenizer.unknown(line)]
+
+
+def trained(settings: Any, out: Path, **how: Any) -> None:
+    if loop.train(settings, out, **how).reason != "finished":
+        raise SystemExit(f"{out}: stopped; the same command goes on")
+
+
+class Audit:
+    """The figures of one row after the other."""
+
+    def __init__(self, folder: Path, count: int, steps: int) -> None:
+        self.folder, self.count, self.parts = folder, count, texts(folder)
+        self.runs = runs(folder, steps)
+        self.scored = evaluate.scoring(self.parts["references"], self.parts["train"], {}, tokenizer="split")
+        self.critic = TwoSampleTest(self.runs["mixed"])
+        self.likely = known(self.runs["lm"], self.parts["real"])
+        self.held_out = {line for part in PARTS if part != "train" for line in self.parts[part]}
+
+    def row(self, name: str, temperature: float, lines: list[str], model: TextGenerator | None) -> dict[str, Any]:
+        """The figures of one row."""
+        real = self.parts["references"]
+        found: dict[str, Any] = {"what": name, "temperature": temperature}
+        scores = self.scored(lines)
+        found |= {key: float(scores[key]) for key in SHOWN} | {"signature": str(scores["bleu_4"].signature)}
+        found["in_held_out"] = 0.0 if name == "real text" else sum(line in self.held_out for line in lines) / len(lines)
+        found |= {"auroc": self.critic.auroc(real, lines), "auroc_words": by_words(real, lines)}
+        if model is not None and temperature == 1:
+            found["nll"] = -float(np.mean(model.score(self.likely).per_line))
+        return found
+
+    def entry(self, subject: str) -> tuple[list[str], TextGenerator | None]:
+        """Return the texts of a file or a run that is an entry."""
+        if is_run(subject):
+            model = load(subject)
+            return form(model.generate(self.count, seed=7)), model
+        lines = read_lines(subject)
+        if len(lines) < self.count:
+            raise SystemExit(f"{subject} has {len(lines)} lines; an entry needs {self.count}, or give --count")
+        return form([lines[k * len(lines) // self.count] for k in range(self.count)]), None
+
+
+def by_words(real: Sequence[str], generated: Sequence[str]) -> float:
+    """Return the AUROC of logistic regression on words, pairs and triples of words; each half is judged by the other's.
+
+    .5: it cannot tell them apart.
+    """
+    cut = HashingVectorizer(ngram_range=(1, 3), token_pattern=r"\S+", n_features=1 << 18, alternate_sign=False)
+    both = [cut.transform([*real[half::2], *generated[half::2]]) for half in (0, 1)]
+    labels = [np.repeat([1, 0], [len(real[half::2]), len(generated[half::2])]) for half in (0, 1)]
+    found = 0.0
+    for fit, judged in ((0, 1), (1, 0)):
+        model = LogisticRegression(C=10, max_iter=200).fit(both[fit], labels[fit])
+        found += float(roc_auc_score(labels[judged], model.decision_function(both[judged])))
+    return found / 2
+
+
+def as_published(subjects: Sequence[str]) -> list[list[str]]:
+    """The published files against each other: what the samples of an entry have in common with either."""
+    source = Path(os.environ["SEQGEN_DATA"]) / "text" / "image-coco"
+    real = {name: form(read_lines(source / name)) for name in ("train.txt", "test.txt")}
+    sets = {name: set(lines) for name, lines in real.items()}
+    shared = set.intersection(*sets.values())
+    references = {name: [line for line in lines if line not in shared] for name, lines in real.items()}
+    size = min(map(len, references.values()))
+    rows = []
+    for name, lines in [*real.items(), *((Path(subject).name, form(read_lines(subject))) for subject in subjects)]:
+        cells = [name, str(len(lines)), f"{float(metrics.self_bleu(lines)):.3f}"]
+        for other, theirs in references.items():
+            quality, same = metrics.bleu(lines, theirs[:size]), sum(line in sets[other] for line in lines)
+            cells += [f"{float(quality):.3f}", str(same)] if other != name else ["", ""]
+        rows.append(cells)
+    return rows
+
+
+def plane(rows: list[dict[str, Any]]) -> bytes:
+    """Quality against diversity: the language model's temperatures as a curve, all else as points."""
+    figure, axes = plots.plane()
+    own = [row for row in rows if row["what"] == "lm"]
+    axes.plot([row["bleu_4"] for row in own], [1 - row["self_bleu_4"] for row in own], "o-", mfc="white", label="lm")
+    for row in own:
+        axes.annotate(
+            f"{row['temperature']:g}", (row["bleu_4"], 1 - row["self_bleu_4"]), (5, 4), textcoords="offset points"
+        )
+    for marker, row in zip("*DsPXv^<>ph", [row for row in rows if row["what"] != "lm"], strict=False):
+        axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, markersize=9, label=row["what"])
+    axes.legend(frameon=False)
+    return plots.png(figure)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("subjects", nargs="*", metavar="FILE|RUN")
+    parser.add_argument("--count", type=int, default=3000, help="texts of each row, at most 3,000")
+    parser.add_argument("--steps", type=int, default=3000, help="of the language model")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    released = [Path(os.environ["SEQGEN_DATA"]) / path for path in RELEASED]
+    subjects = [*(str(path) for path in released if path.is_file()), *options.subjects]
+    own = [("lm", t) for t in TEMPERATURES] + [(name, 1.0) for name in ("mixed", "kneser-ney", "refined", "constant")]
+    audit, rows = None, []
+    for name, temperature in [("real text", 1.0), *((subject, 1.0) for subject in subjects), *own]:
+        path = options.folder / f"{Path(name).stem.replace(' ', '-')}_{temperature:g}.json"
+        if not path.is_file():
+            log.messages.warning("%s ...", path.stem)
+            audit = audit or Audit(options.folder, options.count, options.steps)
+            model = audit.runs.get(name)
+            if name == "refined" and model is None:
+                continue
+            if name == "real text":
+                lines = audit.parts["real"][: options.count]
+            elif model is None:
+                lines, model = audit.entry(name)
+            else:
+                lines = model.generate(options.count, seed=7, temperature=temperature)
+            path.with_suffix(".txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            row = audit.row(Path(name).stem, temperature, lines, model)
+            path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        rows.append(json.loads(path.read_text("utf-8")))
+    (options.folder / "audit.png").write_bytes(plane(rows))
+    numbers = (*SHOWN, "in_held_out", "auroc", "auroc_words")
+    table(
+        ["", "T", "nats per line", *numbers],
+        [
+            [
+                row["what"],
+                f"{row['temperature']:g}",
+                f"{row['nll']:.2f}" if "nll" in row else "",
+                *(f"{row[key]:.3f}" for key in numbers),
+            ]
+            for row in rows
+        ],
+    )
+    points = [row for row in rows if row["what"] != "lm"]
+    equal = [(row, at_equal_self_bleu(rows, "lm", row["self_bleu_4"])) for row in points]
+    table(
+        [
+            "",
+            "Self-BLEU-4",
+            "BLEU-4",
+            "T of the language model there",
+            "its BLEU-4",
+            "its backward BLEU-4",
+            "its AUROC",
+        ],
+        [
+            [
+                row["what"],
+                *(f"{value:.3f}" for value in (row["self_bleu_4"], row["bleu_4"])),
+                *(f"{there[key]:.3f}" for key in ("temperature", "bleu_4", "backward_bleu_4", "auroc")),
+            ]
+            for row, there in equal
+        ],
+    )
+    files = [subject for subject in subjects if not is_run(subject)]
+    heads = ["", "lines", "Self-BLEU-4"]
+    heads += [
+        f"{what} {name}" for name in ("train.txt", "test.txt") for what in ("BLEU-4 against", "lines that are in")
+    ]
+    table(heads, as_published(files))
+    print(f"\n{rows[0]['signature']}")
+    for subject in files:
+        print(f"{Path(subject).name}: SHA-256 {hashlib.sha256(Path(subject).read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
