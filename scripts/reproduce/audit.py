@@ -46,7 +46,7 @@ COMMON = ("seed=1", "train.threads=1", "train.samples=0", "train.save_every=500"
 WORDS = ("tokenizer.kind=word", "tokenizer.words=split")
 CONSTANT = (
     *("model.reward.kind=constant", "model.reward.advantage=raw", "model.reward.rollouts=1", "model.alarm=false"),
-    *("model.critic_steps=0", "model.critic_turn=0", "model.policy_lr=1e-3", "train.steps=60", "train.batch=32"),
+    *("model.critic_steps=0", "model.critic_turn=0", "model.policy_lr=3e-4", "train.steps=60", "train.batch=32"),
     "train.eval_every=0",
 )
 SHOWN = (
@@ -60,7 +60,7 @@ RELEASED = ("text/gan-samples/leakgan-coco.txt",)
 def form(lines: Sequence[str]) -> list[str]:
     """Bring lines to one form: lower case, Treebank words between spaces, one full stop, at the end."""
     cut = metrics.tokenize([line.lower() for line in lines], "nltk")
-    return [" ".join([*(word for word in words if word != "."), "."]) for words in cut]
+    return [" ".join([*(str(word) for word in words if word != "."), "."]) for words in cut]
 
 
 def texts(folder: Path) -> dict[str, list[str]]:
@@ -76,22 +76,27 @@ def texts(folder: Path) -> dict[str, list[str]]:
     return {part: read_lines(path) for part, path in paths.items()}
 
 
-def runs(folder: Path, steps: int) -> dict[str, TextGenerator]:
-    """Return the models, made where they are not there; no refined one where no gain was found."""
-    train, lm, selection = folder / "train.txt", folder / "lm", read_lines(folder / "selection.txt")
-    if not is_run(folder / "mixed"):
-        overrides = [*COMMON, *WORDS, f"train.steps={steps}", f"train.eval_every={steps // 4}"]
-        trained(config("lm", train, preset="lm-small", overrides=overrides), lm)
-        mix([lm, "kneser-ney"], known(load(lm), selection), folder / "mixed")
-    if not (folder / "refine.json").is_file():
-        found = refine(folder / "mixed", known(load(lm), selection), folder / "refined")
-        (folder / "refine.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
-    if not is_run(folder / "kneser-ney"):
-        trained(config("kneser-ney", train, overrides=[*COMMON]), folder / "kneser-ney", tokenizer_run=lm)
-    if not (folder / "constant" / "report.html").is_file():
-        trained(config("seqgan", train, overrides=[*COMMON, *CONSTANT]), folder / "constant", source_run=lm)
-    names = ("lm", "mixed", "refined", "kneser-ney", "constant")
-    return {name: load(folder / name) for name in names if is_run(folder / name)}
+def model_of(folder: Path, name: str, steps: int) -> TextGenerator | None:
+    """Return a model, made where it is not there; `lm` comes first, `mixed` next. None for `refined` without a gain."""
+    out, facts, train, lm = folder / name, folder / f"{name}.facts.json", folder / "train.txt", folder / "lm"
+    if not (out / "report.html").is_file() and not facts.is_file():
+        held_out = [] if name == "lm" else known(load(lm), read_lines(folder / "selection.txt"))
+        found: Any = None
+        match name:
+            case "lm":
+                overrides = [*COMMON, *WORDS, f"train.steps={steps}", f"train.eval_every={steps // 4}"]
+                trained(config("lm", train, preset="lm-small", overrides=overrides), lm)
+            case "kneser-ney":
+                trained(config("kneser-ney", train, overrides=[*COMMON]), out, tokenizer_run=lm)
+            case "constant":
+                trained(config("seqgan", train, overrides=[*COMMON, *CONSTANT]), out, source_run=lm)
+            case "mixed":
+                found = mix([lm, "kneser-ney"], held_out, out)
+            case "refined":
+                found = refine(folder / "mixed", held_out, out)
+        if found is not None:
+            facts.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+    return load(out) if is_run(out) else None
 
 
 def known(model: TextGenerator, lines: Sequence[str]) -> list[str]:
@@ -108,11 +113,13 @@ class Audit:
     """The figures of one row after the other."""
 
     def __init__(self, folder: Path, count: int, steps: int) -> None:
-        self.folder, self.count, self.parts = folder, count, texts(folder)
-        self.runs = runs(folder, steps)
+        self.count, self.parts = count, texts(folder)
+        lm, mixed = (model_of(folder, name, steps) for name in ("lm", "mixed"))
+        assert lm is not None
+        assert mixed is not None
         self.scored = evaluate.scoring(self.parts["references"], self.parts["train"], {}, tokenizer="split")
-        self.critic = TwoSampleTest(self.runs["mixed"])
-        self.likely = known(self.runs["lm"], self.parts["real"])
+        self.critic = TwoSampleTest(mixed)
+        self.likely = known(lm, self.parts["real"])
         self.held_out = {line for part in PARTS if part != "train" for line in self.parts[part]}
 
     def row(self, name: str, temperature: float, lines: list[str], model: TextGenerator | None) -> dict[str, Any]:
@@ -210,7 +217,7 @@ def main() -> None:
         if not path.is_file():
             log.messages.warning("%s ...", path.stem)
             audit = audit or Audit(options.folder, options.count, options.steps)
-            model = audit.runs.get(name)
+            model = model_of(options.folder, name, options.steps) if name in dict(own) else None
             if name == "refined" and model is None:
                 continue
             if name == "real text":

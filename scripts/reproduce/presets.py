@@ -41,7 +41,7 @@ class Set:
     settings: tuple[str, ...] = ()
 
 
-LINES: tuple[Dropout, ...] = ((0.2, 0.4, 0.2), (0.4, 0.6, 0.4), (0.3, 0.5, 0.3))
+LINES: tuple[Dropout, ...] = ((0.2, 0.4, 0.2), (0.4, 0.6, 0.4))
 SETS = {
     "coco": Set("image-coco", "lm-small", LINES, (2000, 3000), ("tokenizer.min_count=2",)),
     "verse": Set("verse-zh", "lm-small", LINES, (2000, 3000)),
