@@ -77,9 +77,10 @@ def runs(name: str, seed: int, folder: Path, other: int) -> dict[str, TextGenera
         mix([lm, "kneser-ney"], held_out, folder / "mixed")
     if other != seed:
         second = language_model(name, other, folder.with_name(f"{name}_{other}") / "lm")
-        for out, parts in (("two", [lm, second]), ("two-mixed", [lm, second, "kneser-ney"])):
-            if not is_run(folder / out):
-                mix(parts, held_out, folder / out)
+        if not is_run(folder / "two"):
+            mix([lm, second], held_out, folder / "two")
+        if not is_run(folder / "two-mixed"):
+            mix([lm, second, "kneser-ney"], held_out, folder / "two-mixed")
     if not is_run(folder / "kneser-ney"):
         chosen = config("kneser-ney", source, overrides=["train.samples=0", f"seed={seed}"])
         loop.train(chosen, folder / "kneser-ney", tokenizer_run=folder / "lm")
