@@ -210,7 +210,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     released = [Path(os.environ["SEQGEN_DATA"]) / path for path in RELEASED]
     subjects = [*(str(path) for path in released if path.is_file()), *options.subjects]
-    own = [("lm", t) for t in TEMPERATURES] + [(name, 1.0) for name in ("mixed", "kneser-ney", "refined", "constant")]
+    own = [("lm", t) for t in TEMPERATURES] + [(name, 1.0) for name in ("mixed", "kneser-ney", "constant", "refined")]
     audit, rows = None, []
     for name, temperature in [("real text", 1.0), *((subject, 1.0) for subject in subjects), *own]:
         path = options.folder / f"{Path(name).stem.replace(' ', '-')}_{temperature:g}.json"
