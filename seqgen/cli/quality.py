@@ -11,6 +11,7 @@ from seqgen.cli.options import (
     Encoding,
     Field,
     Format,
+    Json,
     Opening,
     Reading,
     check_output,
@@ -75,6 +76,7 @@ def filter_(
     field: Field = "",
     format: Format = "auto",
     encoding: Encoding = "auto",
+    json: Json = False,
     *,
     opening: Opening,
 ) -> None:
@@ -134,6 +136,8 @@ def filter_(
         table = [table_row(("line", "reason", "text")), *(table_row(map(str, row)) for row in rows)]
         write_text(drop, "".join(table))
     counts = Counter(reason.split(" ")[0].rstrip(":") for reason in reasons.values())
+    if json:
+        output.write(output.json_line({"file": str(keep), "kept": len(kept), "dropped": dict(counts)}))
     listed = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none dropped"
     output.say(f"{len(kept):,} of {len(records.texts):,} lines in {keep}; {listed}")
 
@@ -177,6 +181,7 @@ def augment(
     ] = True,
     format: Format = "auto",
     encoding: Encoding = "auto",
+    json: Json = False,
     *,
     opening: Opening,
 ) -> None:
@@ -235,5 +240,7 @@ def augment(
     else:
         write_text(out, "".join(output.json_line({label: name, field: text}) for name, text in pairs))
     for one in made:
+        if json:
+            output.write(output.json_line({"label": one.label, "kept": len(one.texts), "dropped": dict(one.dropped)}))
         left_out = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items()) or "none left out"
         output.say(f"{one.label}: {len(one.texts)} of {one.written} written; {left_out}")

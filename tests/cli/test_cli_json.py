@@ -43,6 +43,7 @@ CASES = [
     ("corpus sample captions --count 3", ["text"]),
     ("corpus sample reviews --count 3", ["label", "text"]),
     ("corpus sample captions --out OUT.txt", ["file", "lines"]),
+    ("corpus filter TEXT --duplicates --keep OUT.txt", ["file", "kept", "dropped"]),
     ("corpus build TEXT --out OUT", ["corpus", "train_tokens", "valid_tokens", "vocab_size"]),
     ("tokenizer train TEXT --out OUT tokenizer.kind=char", ["tokenizer", "kind", "vocab_size"]),
     ("tokenizer decode RUN IDS", ["text"]),
