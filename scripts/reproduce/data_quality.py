@@ -18,11 +18,12 @@ import numpy as np
 from seqgen.data.corpora.builders import python_code
 from seqgen.data.corpora.known import paths_of, read_catalogue
 from seqgen.data.text import read_lines
-from seqgen.engine.cleaning import repeated, unlikely
+from seqgen.engine.cleaning import Rank, repeated, unlikely
 from seqgen.engine.loading import load
 from seqgen.engine.loop import train
 from seqgen.engine.run import config
 
+RANKS: tuple[Rank, ...] = ("worst", "token", "line")
 KINDS = ("shuffled", "one word replaced", "Python source", "copies", "near copies")
 
 
@@ -47,17 +48,14 @@ def main() -> None:
         near = repeated(lines, near=0.75)
         rest = [i for i in range(len(lines)) if i not in near]
         share = sum(kind in KINDS[:3] for kind in kinds)
-        found = unlikely(load(out), [lines[i] for i in rest], rank="worst", count=lambda _, n=share: n)
-        odd = {rest[i] for i in found}
-        results.append(
-            [
-                *figures(set(copies), kinds, KINDS[3:4]),
-                *figures(set(near), kinds, KINDS[3:]),
-                *figures(odd, kinds, KINDS[:3]),
-            ]
-        )
+        judged = load(out)
+        values = [*figures(set(copies), kinds, KINDS[3:4]), *figures(set(near), kinds, KINDS[3:])]
+        for rank in RANKS:
+            found = unlikely(judged, [lines[i] for i in rest], rank=rank, count=lambda _, n=share: n)
+            values += figures({rest[i] for i in found}, kinds, KINDS[:3])
+        results.append(values)
     titles = ["`--duplicates`: copies", "precision", "`--near .75`: copies", "near copies", "precision"]
-    titles += ["`--outliers`: shuffled", "one word replaced", "Python source", "precision"]
+    titles += [f"`--rank {rank}`: {what}" for rank in RANKS for what in (*KINDS[:3], "precision")]
     for title, values in zip(titles, np.array(results).T, strict=True):
         print(f"| {title} | {values.mean():.3f} ({values.min():.3f} to {values.max():.3f}) |")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} CPU seconds")
