@@ -57,7 +57,9 @@ def main() -> None:
         if not out.exists():
             steps = [f"train.steps={given.steps}", f"train.eval_every={given.steps // 6}", f"seed={seed}"]
             files = given.out / "train.txt", given.out / "valid.txt"
-            train(config("lm", files[0], valid=files[1], overrides=[*OPTIONS, *steps]), out)
+            outcome = train(config("lm", files[0], valid=files[1], overrides=[*OPTIONS, *steps]), out)
+            if outcome.reason != "finished":
+                raise SystemExit(f"{outcome.reason} at step {outcome.step}; seqgen train --out {out} continues it")
         values.append(load(out).score(test).nats / frames)
     mean, low, high = np.mean(values), min(values), max(values)
     print(f"{len(test)} test chorales, {frames:,} frames: {mean:.2f} ({low:.2f} to {high:.2f}) nats a frame, with ends")
