@@ -3,10 +3,12 @@
 
 A language model by the preset lm-small, its mixture with Kneser-Ney 5-grams (`seqgen mix`) and the critic over that
 mixture (`seqgen refine`), each on lines that it was not fitted to: held-out lines choose the weight and fit the critic,
-test lines choose nothing. Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000 new ones; SNLI: valid.txt,
-the first 5,000 lines of test.txt, and the others. Likelihood is that of all test lines; `--count` texts of each are
-scored against as many of them, at several temperatures of the models without a critic. What is finished stands in
-FOLDER and is not done again: the same command goes on where it stopped, inside the training too.
+test lines choose nothing. Beside them what costs as much without a critic: top-p sampling, and the language models of
+two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Captions: 10,000 lines
+of the grammar to train on, 3,000 and 4,000 new ones; SNLI: valid.txt, the first 5,000 lines of test.txt, and the
+others. Likelihood is that of all test lines; `--count` texts of each are scored against as many of them, at several
+temperatures of the models without a critic. What is finished stands in FOLDER and is not done again: the same command
+goes on where it stopped, inside the training too.
 Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2] [--count 1000]
 """
 
@@ -18,7 +20,7 @@ import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -55,15 +57,30 @@ def text_of(name: str) -> tuple[str, list[str], list[str]]:
     return str(folder / "valid.txt"), test[:5000], test[5000:]
 
 
-def runs(name: str, seed: int, folder: Path) -> dict[str, TextGenerator]:
-    """The language model, the n-gram model, the mixture of both and the refined run, made where they are not there."""
+def language_model(name: str, seed: int, out: Path) -> Path:
+    """The folder of the language model of a seed, trained where it is not there."""
+    if not (out / "report.html").is_file():
+        overrides = [*QUIET, *SETS[name], f"seed={seed}"]
+        if loop.train(config("lm", text_of(name)[0], preset="lm-small", overrides=overrides), out).reason != "finished":
+            raise SystemExit(f"{out}: stopped; the same command goes on")
+    return out
+
+
+def runs(name: str, seed: int, folder: Path, other: int) -> dict[str, TextGenerator]:
+    """The language model, the n-gram model, mixtures and the refined run, made where they are not there.
+
+    `other` is the seed of the second language model of a mixture, whose run lies beside.
+    """
     source, held_out, _ = text_of(name)
-    common = [*QUIET, *SETS[name], f"seed={seed}"]
+    lm = language_model(name, seed, folder / "lm")
     if not is_run(folder / "mixed"):
-        reached = loop.train(config("lm", source, preset="lm-small", overrides=common), folder / "lm").reason
-        if reached != "finished":
-            raise SystemExit(f"{folder / 'lm'}: stopped; the same command goes on")
-        mix([folder / "lm", "kneser-ney"], held_out, folder / "mixed")
+        mix([lm, "kneser-ney"], held_out, folder / "mixed")
+    if other != seed:
+        second = language_model(name, other, folder.with_name(f"{name}_{other}") / "lm")
+        if not is_run(folder / "two"):
+            mix([lm, second], held_out, folder / "two")
+        if not is_run(folder / "two-mixed"):
+            mix([lm, second, "kneser-ney"], held_out, folder / "two-mixed")
     if not is_run(folder / "kneser-ney"):
         chosen = config("kneser-ney", source, overrides=["train.samples=0", f"seed={seed}"])
         loop.train(chosen, folder / "kneser-ney", tokenizer_run=folder / "lm")
@@ -74,17 +91,39 @@ def runs(name: str, seed: int, folder: Path) -> dict[str, TextGenerator]:
         (folder / "refine.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         if not found.written:
             raise SystemExit(f"{folder}: no gain found, {found.gains}")
-    return {one: load(folder / one) for one in ("lm", "kneser-ney", "mixed", "refined")}
+    names = ("lm", "kneser-ney", "mixed", "refined", "two", "two-mixed")
+    return {one: load(folder / one) for one in names if is_run(folder / one)}
+
+
+class Point(NamedTuple):
+    """What is measured."""
+
+    run: str
+    temperature: float = 1.0
+    candidates: int = 1
+    top_p: float = 1.0
+
+    @property
+    def what(self) -> str:
+        """The name of its row."""
+        return self.run if self.top_p == 1 else f"{self.run}, top-p {self.top_p:g}"
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.what}_{self.temperature:g}_{self.candidates}.json"
 
 
 POINTS = (
-    ("real text", 1.0, 1),
-    ("refined", 1.0, 16),
-    *((what, t, 1) for t in TEMPERATURES for what in ("mixed", "lm")),
-    ("refined", 1.0, 4),
-    ("kneser-ney", 1.0, 1),
+    Point("real text"),
+    Point("refined", candidates=16),
+    *(Point(what, t) for t in TEMPERATURES for what in ("mixed", "lm")),
+    Point("refined", candidates=4),
+    Point("kneser-ney"),
+    *(Point("lm", top_p=p) for p in (0.95, 0.9)),
+    Point("two"),
+    Point("two-mixed"),
 )
-"""What is measured: a run, its temperature and the candidates of each text."""
 
 
 SAMPLES = 4096
@@ -101,8 +140,8 @@ SUBSETS = {
 class Cells:
     """The figures of one set and seed."""
 
-    def __init__(self, name: str, seed: int, folder: Path, count: int) -> None:
-        self.runs, self.count = runs(name, seed, folder), count
+    def __init__(self, name: str, seed: int, folder: Path, count: int, other: int) -> None:
+        self.runs, self.count = runs(name, seed, folder, other), count
         self.test, self.train = text_of(name)[2], self.runs["lm"].own_text().train_lines
         self.references, self.real = self.test[:count], self.test[count : 2 * count]
         self.scored = evaluate.scoring(self.references, self.train, {})
@@ -110,17 +149,18 @@ class Cells:
         self.grammar = Grammar.load("captions") if name == "captions" else None
         self.base = np.array(self.runs["mixed"].score(self.test).per_line)
 
-    def row(self, what: str, temperature: float, candidates: int) -> dict[str, Any]:
+    def row(self, point: Point) -> dict[str, Any]:
         """The figures of one point."""
         lines, seconds = self.real, math.nan
-        found: dict[str, Any] = {"what": what, "temperature": temperature, "resample": candidates}
-        if what != "real text":
+        run, temperature, candidates, top_p = point
+        found: dict[str, Any] = {"what": point.what, "temperature": temperature, "resample": candidates}
+        if run != "real text":
             begin = time.process_time()
             how: dict[str, Any] = {"seed": 7, "temperature": temperature, "resample": candidates}
-            lines = self.runs[what].generate(self.count, **how)
+            lines = self.runs[run].generate(self.count, top_p=top_p, **how)
             seconds = (time.process_time() - begin) / self.count
-            if temperature == 1:
-                nats = np.array(self.runs[what].score(self.test, resample=candidates).per_line)
+            if temperature == top_p == 1:
+                nats = np.array(self.runs[run].score(self.test, resample=candidates).per_line)
                 gains = nats - self.base
                 error = float(gains.std(ddof=1) / len(gains) ** 0.5)
                 found |= {"nll": -float(nats.mean()), "gain": float(gains.mean()), "error": error}
@@ -180,17 +220,17 @@ def at_equal_self_bleu(rows: list[dict[str, Any]], what: str, self_bleu: float) 
 
 def kept(folder: Path, name: str, seed: int) -> list[dict[str, Any]]:
     """The points that are finished."""
-    paths = [folder / f"{name}_{seed}" / f"{what}_{t:g}_{n}.json" for what, t, n in POINTS]
+    paths = [folder / f"{name}_{seed}" / point.file for point in POINTS]
     return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
 
 
-def printed(folder: Path, sets: list[str], seeds: list[int]) -> None:
+def printed(folder: Path, sets: list[str], seeds: list[int], points: int) -> None:
     """The table of what is finished: the mean over seeds, their deviation behind it."""
     heads = ["set", "model", "nats per line", "gain over the mixture", *SHOWN, "auroc", "CPU s per text"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for name in sets:
         tables: list[list[dict[str, Any]]] = []
-        for rows in [rows for seed in seeds if len(rows := kept(folder, name, seed)) == len(POINTS)]:
+        for rows in [rows for seed in seeds if len(rows := kept(folder, name, seed)) == points]:
             q = next(row for row in rows if row["resample"] == 16)
             equal = [
                 {"what": f"{what} at that Self-BLEU"} | at_equal_self_bleu(rows, what, q["self_bleu_4"])
@@ -241,28 +281,29 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    for seed in options.seeds:
+    seeds = options.seeds
+    points = POINTS if len(seeds) > 1 else tuple(point for point in POINTS if not point.run.startswith("two"))
+    for seed, other in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
         for name in options.sets:
             folder = options.folder / f"{name}_{seed}"
             folder.mkdir(exist_ok=True)
             cells = None
-            for what, temperature, candidates in POINTS:
-                path = folder / f"{what}_{temperature:g}_{candidates}.json"
+            for point in points:
+                path = folder / point.file
                 if not path.is_file():
                     log.messages.warning("%s %s ...", folder.name, path.stem)
-                    cells = cells or Cells(name, seed, folder, options.count)
-                    row = cells.row(what, temperature, candidates)
-                    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+                    cells = cells or Cells(name, seed, folder, options.count, other)
+                    path.write_text(json.dumps(cells.row(point), indent=1) + "\n", encoding="utf-8")
             path = folder / "normaliser.json"
             if not path.is_file():
-                cells = cells or Cells(name, seed, folder, options.count)
+                cells = cells or Cells(name, seed, folder, options.count, other)
                 path.write_text(json.dumps(cells.normaliser(), indent=1) + "\n", encoding="utf-8")
             path = folder / "controls.json"
             if not path.is_file():
-                cells = cells or Cells(name, seed, folder, options.count)
+                cells = cells or Cells(name, seed, folder, options.count, other)
                 path.write_text(json.dumps(cells.controls(text_of(name)[1]), indent=1) + "\n", encoding="utf-8")
             folder.with_suffix(".png").write_bytes(plane(kept(options.folder, name, seed)))
-    printed(options.folder, options.sets, options.seeds)
+    printed(options.folder, options.sets, seeds, len(points))
 
 
 if __name__ == "__main__":
