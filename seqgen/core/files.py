@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from seqgen.core.errors import DataError, RunError
 
@@ -49,13 +49,35 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     What is no regular file, such as /dev/stdout, is written to and never replaced.
     """
+    with _whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def growing(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yield what appends text to a file, which appears whole when the block ends well; on any error the old one stays.
+
+    What is no regular file, such as /dev/stdout, is written to and never replaced.
+    """
+    with _whole(path) as file:
+
+        def append(text: str) -> None:
+            file.write(text.encode())
+
+        yield append
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` when the block ends well; no regular file is opened itself."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)
+            with path.open("wb") as there:
+                yield there
             return
         with beside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -71,35 +93,6 @@ def _name_target(error: BaseException, beside: Path, path: Path) -> None:
     """Let an error of the system name what was to be written, not what lies beside it."""
     if isinstance(error, OSError) and str(error.filename or beside).startswith(str(beside)):
         error.filename, error.filename2 = str(path), None
-
-
-@contextlib.contextmanager
-def growing(path: Path) -> Iterator[Callable[[str], None]]:
-    """Yield what appends text to a file, which appears whole when the block ends well; on any error the old one stays.
-
-    What is no regular file, such as /dev/stdout, is written to and never replaced.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("w", encoding="utf-8", newline="\n") as there:
-            yield lambda text: _appended(there, text)
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            yield lambda text: _appended(file, text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        _name_target(error, beside, path)
-        raise
-    _fsync(path.parent)
-
-
-def _appended(file: TextIO, text: str) -> None:
-    file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:
