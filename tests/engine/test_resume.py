@@ -176,25 +176,3 @@ def test_sigkill_of_the_other_text_models(words: tuple[str, ...], processes: int
     train_killed(command(whole, text, *common, model=model, processes=processes), whole)
     train_killed(command(broken, text, *common, model=model, processes=processes), broken, 24, 70)
     assert outcome(broken) == outcome(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes of torchrun in /proc")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_is_started_again_by_torchrun(victim: int, text: Path, tmp_path: Path) -> None:
-    words = ["train.steps=120", "train.save_every=10", "train.eval_every=40", "train.threads=1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_killed(command(whole, text, *words, processes=2), whole)
-    line = command(broken, text, *words, processes=2)
-    at = line.index("--standalone")
-    line = [*line[: at + 1], "--max-restarts", "2", *line[at + 1 :]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_step(broken, 24, process)
-    ranks = {}
-    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks |= {int(v.removeprefix(b"RANK=")): int(child) for v in variables if v.startswith(b"RANK=")}
-    os.kill(ranks[victim], signal.SIGKILL)
-    assert process.wait(timeout=500) == 0
-    assert outcome(broken) == outcome(whole)
