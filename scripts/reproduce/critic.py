@@ -1,98 +1,196 @@
 #!/usr/bin/env python3
-"""A critic over tuned baselines on captions and SNLI: likelihood, quality and diversity; one JSON for each point.
+"""A critic over tuned baselines on four sets of text: likelihood, quality and diversity; one JSON for each point.
 
-A language model by the preset lm-small, its mixture with Kneser-Ney 5-grams (`seqgen mix`) and the critic over that
-mixture (`seqgen refine`), each on lines that it was not fitted to: held-out lines choose the weight and fit the critic,
-test lines choose nothing. Beside them what costs as much without a critic: top-p sampling, and the language models of
-two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Captions: 10,000 lines
-of the grammar to train on, 3,000 and 4,000 new ones; SNLI: valid.txt, the first 5,000 lines of test.txt, and the
-others. Likelihood is that of all test lines; `--count` texts of each are scored against as many of them, at several
-temperatures of the models without a critic. What is finished stands in FOLDER and is not done again: the same command
-goes on where it stopped, inside the training too.
-Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2] [--count 1000]
+A language model, its mixture with Kneser-Ney 5-grams (`seqgen mix`) and the critic over that mixture (`seqgen refine`),
+each on lines that it was not fitted to: held-out lines choose the weight and fit the critic, test lines choose nothing.
+Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000 new ones. SNLI: valid.txt, the first 5,000 lines of
+test.txt, and the others. COCO captions: both files together (they are about different things), split by a hash of each
+line into 10,000, 4,000 and 5,000; of the last two, lines with unknown words are left out. Molecules: MOSES's training
+set (of ZINC), evenly spread: 10,000, 3,000 and 4,000.
+
+Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
+language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
+the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and critics of less, fitted to
+fewer numbers or to the run's own texts in the place of real lines.
+
+Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
+distance and the reverse score are by a small language model of the same training text. What is finished stands in
+FOLDER and is not done again: the same command goes on where it stopped, inside the training too.
+Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2 3 4 5] [--count 1000]
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import math
 import os
 import statistics
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from scipy.stats import t as student
+from seqgan_logit import LOGIT, VARIANTS
 
 from seqgen.core import log, rng
 from seqgen.data.corpora.grammar import Grammar
-from seqgen.data.corpora.known import expanded
+from seqgen.data.corpora.known import expanded, find
 from seqgen.data.text import read_lines
 from seqgen.engine import derived, evaluate, loop, plots
 from seqgen.engine.folder import is_run
 from seqgen.engine.generate import TextGenerator
+from seqgen.engine.judge import judge
 from seqgen.engine.likelihood import LineScorer
 from seqgen.engine.loading import load
 from seqgen.engine.mix import mix
 from seqgen.engine.refine import TwoSampleTest, ess, fitted, refine
 from seqgen.engine.run import config
+from seqgen.metrics import molecules
 from seqgen.models import refined
 
 QUIET = ("train.threads=1", "train.samples=0", "train.eval_every=500", "train.save_every=500")
-SETS = {"captions": (), "snli": ("train.steps=2000",)}
-TEMPERATURES = (1.0, 0.9, 0.8)
+
+
+@dataclass(frozen=True)
+class Set:
+    """How the language model of a set is trained, and how its lines are cut for BLEU."""
+
+    preset: str = "lm-small"
+    settings: tuple[str, ...] = ()
+    wide: int = 448
+    """Hidden units of the wider one: with as many steps, the CPU time of the language model and of `refine`."""
+    cut: str = "auto"
+
+
+SETS = {
+    "captions": Set(),
+    "snli": Set(settings=("train.steps=2000",)),
+    "coco": Set(settings=("tokenizer.min_count=2", "train.steps=2000")),
+    "molecules": Set("smiles", ("train.steps=2000", "model.output_dropout=0.2"), cut="char"),
+}
+TEMPERATURES = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 SHOWN = ("bleu_4", "self_bleu_4", "backward_bleu_4", "unique", "copied", "possible")
+JUDGED = ("mauve", "frechet_lm", "lm_reverse")
+REVERSED = ("real text", "lm", "mixed", "refined", "two-mixed", "kneser-ney")
+"""Rows with a reverse score, which takes a training each."""
 NEW = 77
 """Seed of the new captions."""
+SAMPLES = 4096
+CONTROLS = {
+    "critic of the length": ("length",),
+    "critic of the run's numbers": ("length", "log_p", "entropy", "below_likeliest", "least_log_p"),
+    "critic of the n-grams' numbers": ("length", "log_p_trigram", "log_p_ngram", "log_p_backward", "least_log_p_ngram"),
+    "critic of shuffled labels": refined.FEATURES,
+}
+"""What the critics look at that are compared."""
 
 
-def text_of(name: str) -> tuple[str, list[str], list[str]]:
+class Parts(NamedTuple):
     """The training file, the lines that choose and fit, and the lines that choose nothing."""
+
+    train: Path
+    held_out: list[str]
+    test: list[str]
+
+
+@functools.cache
+def parts(name: str, folder: Path) -> Parts:
+    """Return the text of a set, split once; what has to be put together is written into the folder."""
     if name == "captions":
         new = Grammar.load("captions").sample(7000, NEW)
-        return str(expanded(["captions"], "train")[0]), new[:3000], new[3000:]
-    folder = Path(os.environ["SEQGEN_DATA"]) / "text" / "snli"
-    test = read_lines(folder / "test.txt")
-    return str(folder / "valid.txt"), test[:5000], test[5000:]
+        return Parts(Path(expanded(["captions"], "train")[0]), new[:3000], new[3000:])
+    text = Path(os.environ["SEQGEN_DATA"]) / "text"
+    if name == "snli":
+        test = read_lines(text / "snli" / "test.txt")
+        return Parts(text / "snli" / "valid.txt", test[:5000], test[5000:])
+    if name == "coco":
+        both = [line for part in ("train", "test") for line in read_lines(text / "image-coco" / f"{part}.txt")]
+        lines, sizes = sorted(set(both), key=lambda line: hashlib.sha256(line.encode()).digest()), (10_000, 4000, 5000)
+    else:
+        every, sizes = read_lines(find("moses")["train"], field="SMILES"), (10_000, 3000, 4000)
+        lines = [every[k * len(every) // sum(sizes)] for k in range(sum(sizes))]
+        lines = sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())
+    path = folder / f"{name}.txt"
+    path.write_text("".join(f"{line}\n" for line in lines[: sizes[0]]), encoding="utf-8")
+    return Parts(path, lines[sizes[0] : sum(sizes[:2])], lines[sum(sizes[:2]) : sum(sizes)])
 
 
-def language_model(name: str, seed: int, out: Path) -> Path:
-    """The folder of the language model of a seed, trained where it is not there."""
+def trained(settings: Any, out: Path, **how: Any) -> Path:
+    """Train where the folder is not there or not finished, and note the CPU time of it."""
     if not (out / "report.html").is_file():
-        overrides = [*QUIET, *SETS[name], f"seed={seed}"]
-        if loop.train(config("lm", text_of(name)[0], preset="lm-small", overrides=overrides), out).reason != "finished":
+        begin = time.process_time()
+        if loop.train(settings, out, **how).reason != "finished":
             raise SystemExit(f"{out}: stopped; the same command goes on")
+        noted(out, {"cpu_s": time.process_time() - begin})
     return out
 
 
-def runs(name: str, seed: int, folder: Path, other: int) -> dict[str, TextGenerator]:
-    """The language model, the n-gram model, mixtures and the refined run, made where they are not there.
+def noted(out: Path, facts: dict[str, Any]) -> None:
+    out.with_suffix(".facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+class Models:
+    """The runs of one set and seed, each made when it is asked for and not there.
 
     `other` is the seed of the second language model of a mixture, whose run lies beside.
     """
-    source, held_out, _ = text_of(name)
-    lm = language_model(name, seed, folder / "lm")
-    if not is_run(folder / "mixed"):
-        mix([lm, "kneser-ney"], held_out, folder / "mixed")
-    if other != seed:
-        second = language_model(name, other, folder.with_name(f"{name}_{other}") / "lm")
-        if not is_run(folder / "two"):
-            mix([lm, second], held_out, folder / "two")
-        if not is_run(folder / "two-mixed"):
-            mix([lm, second, "kneser-ney"], held_out, folder / "two-mixed")
-    if not is_run(folder / "kneser-ney"):
-        chosen = config("kneser-ney", source, overrides=["train.samples=0", f"seed={seed}"])
-        loop.train(chosen, folder / "kneser-ney", tokenizer_run=folder / "lm")
-    if not is_run(folder / "refined"):
-        begin = time.process_time()
-        found = refine(folder / "mixed", held_out, folder / "refined")
-        facts = asdict(found) | {"cpu_s": time.process_time() - begin}
-        (folder / "refine.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        if not found.written:
-            raise SystemExit(f"{folder}: no gain found, {found.gains}")
-    names = ("lm", "kneser-ney", "mixed", "refined", "two", "two-mixed")
-    return {one: load(folder / one) for one in names if is_run(folder / one)}
+
+    def __init__(self, name: str, seed: int, top: Path, other: int) -> None:
+        self.name, self.seed, self.top, self.other = name, seed, top, other
+        self.folder, self.set = top / f"{name}_{seed}", SETS[name]
+        found = parts(name, top)
+        lm = self["lm"]
+        self.train, self.held_out, self.test = (
+            found.train,
+            *([line for line in lines if not lm.tokenizer.unknown(line)] for lines in found[1:]),
+        )
+
+    def _lm(self, seed: int, out: str = "lm", *overrides: str) -> Path:
+        chosen = [*QUIET, *self.set.settings, *overrides, f"seed={seed}"]
+        source = str(parts(self.name, self.top).train)
+        folder = self.top / f"{self.name}_{seed}"
+        folder.mkdir(exist_ok=True)
+        return trained(config("lm", source, preset=self.set.preset, overrides=chosen), folder / out)
+
+    def __getitem__(self, what: str) -> TextGenerator:
+        return load(self._made(what))
+
+    def _made(self, what: str) -> Path:
+        out = self.folder / what
+        match what:
+            case "lm":
+                return self._lm(self.seed)
+            case "wide":
+                return self._lm(self.seed, "wide", f"model.hidden={self.set.wide}")
+            case "judge":
+                return self._lm(0, "judge", "model.hidden=128", "train.steps=300", "train.eval_every=150")
+            case "kneser-ney":
+                chosen = config("kneser-ney", str(self.train), overrides=["train.samples=0", f"seed={self.seed}"])
+                return trained(chosen, out, tokenizer_run=self._lm(self.seed))
+            case "logit" | "constant":
+                lines = self.folder / "held-out.txt"
+                lines.write_text("".join(f"{line}\n" for line in self.held_out), encoding="utf-8")
+                overrides = [*QUIET, "train.save_every=0", *LOGIT, *VARIANTS[what], f"seed={self.seed}"]
+                chosen = config("seqgan", str(lines), overrides=overrides)
+                return trained(chosen, out, source_run=self._lm(self.seed))
+        if not is_run(out):
+            begin, facts = time.process_time(), {}
+            lms: list[Path | str] = [self._lm(self.seed)]
+            if what == "refined":
+                facts = asdict(refine(self._made("mixed"), self.held_out, out))
+                if not facts["written"]:
+                    raise SystemExit(f"{self.folder}: no gain found, {facts['gains']}")
+            else:
+                lms += [self._lm(self.other)] if what.startswith("two") else []
+                lms += ["kneser-ney"] if what.endswith("mixed") else []
+                facts = asdict(mix(lms, self.held_out, out))
+            noted(out, facts | {"cpu_s": time.process_time() - begin})
+        return out
 
 
 class Point(NamedTuple):
@@ -102,6 +200,8 @@ class Point(NamedTuple):
     temperature: float = 1.0
     candidates: int = 1
     top_p: float = 1.0
+    seeds: int = 99
+    """Of so many seeds, the first ones."""
 
     @property
     def what(self) -> str:
@@ -116,90 +216,99 @@ class Point(NamedTuple):
 
 POINTS = (
     Point("real text"),
-    Point("refined", candidates=16),
-    *(Point(what, t) for t in TEMPERATURES for what in ("mixed", "lm")),
-    Point("refined", candidates=4),
+    *(Point("lm", t) for t in TEMPERATURES),
+    *(Point("mixed", t) for t in (1.0, 0.9, 0.8)),
+    *(Point("refined", candidates=n) for n in (16, 4)),
     Point("kneser-ney"),
     *(Point("lm", top_p=p) for p in (0.95, 0.9)),
     Point("two"),
     Point("two-mixed"),
+    Point("wide", seeds=1),
+    Point("constant", seeds=3),
+    Point("logit", seeds=3),
+    *(Point(what, candidates=16, seeds=3) for what in CONTROLS),
 )
-
-
-SAMPLES = 4096
-SUBSETS = {
-    "all eleven numbers": refined.FEATURES,
-    "length": ("length",),
-    "those of the run": ("length", "log_p", "entropy", "below_likeliest", "least_log_p"),
-    "those of n-grams": ("length", "log_p_trigram", "log_p_ngram", "log_p_backward", "least_log_p_ngram"),
-    "shuffled labels": refined.FEATURES,
-}
-"""What the critics look at that are compared."""
 
 
 class Cells:
     """The figures of one set and seed."""
 
-    def __init__(self, name: str, seed: int, folder: Path, count: int, other: int) -> None:
-        self.runs, self.count = runs(name, seed, folder, other), count
-        self.test, self.train = text_of(name)[2], self.runs["lm"].own_text().train_lines
+    def __init__(self, models: Models, count: int) -> None:
+        self.models, self.count = models, count
+        self.name, self.test = models.name, models.test
+        self.train = read_lines(models.train)
         self.references, self.real = self.test[:count], self.test[count : 2 * count]
-        self.scored = evaluate.scoring(self.references, self.train, {})
-        self.judge = TwoSampleTest(self.runs["mixed"])
-        self.grammar = Grammar.load("captions") if name == "captions" else None
-        self.base = np.array(self.runs["mixed"].score(self.test).per_line)
+        self.scored = evaluate.scoring(self.references, self.train, {}, tokenizer=models.set.cut)
+        self.mixed, self.judge = models["mixed"], models["judge"]
+        self.told_apart = TwoSampleTest(self.mixed)
+        self.possible: Callable[[str], bool] | None = None
+        if self.name == "captions":
+            self.possible = Grammar.load("captions").grammatical
+        elif self.name == "molecules":
+            self.possible = molecules.is_molecule
+        self.base = np.array(self.mixed.score(self.test).per_line)
 
     def row(self, point: Point) -> dict[str, Any]:
         """The figures of one point."""
-        lines, seconds = self.real, math.nan
-        run, temperature, candidates, top_p = point
-        found: dict[str, Any] = {"what": point.what, "temperature": temperature, "resample": candidates}
-        if run != "real text":
-            begin = time.process_time()
-            how: dict[str, Any] = {"seed": 7, "temperature": temperature, "resample": candidates}
-            lines = self.runs[run].generate(self.count, top_p=top_p, **how)
-            seconds = (time.process_time() - begin) / self.count
-            if temperature == top_p == 1:
-                nats = np.array(self.runs[run].score(self.test, resample=candidates).per_line)
-                gains = nats - self.base
-                error = float(gains.std(ddof=1) / len(gains) ** 0.5)
-                found |= {"nll": -float(nats.mean()), "gain": float(gains.mean()), "error": error}
-        elif self.grammar:
-            found["nll"] = -statistics.mean(map(self.grammar.log_probability, self.test))
+        found: dict[str, Any] = {"what": point.what, "temperature": point.temperature, "resample": point.candidates}
+        plain = point.temperature == point.top_p == 1
+        if point.run == "real text":
+            lines = self.real
+            if self.name == "captions":
+                found["nll"] = -statistics.mean(map(Grammar.load("captions").log_probability, self.test))
+        elif point.run in CONTROLS:
+            lines, gains = self.resampled(point.run)
+            found |= likelihood(self.base + gains, gains)
+        else:
+            model, begin = self.models[point.run], time.process_time()
+            lines = model.generate(
+                self.count, seed=7, temperature=point.temperature, top_p=point.top_p, resample=point.candidates
+            )
+            found["cpu_s_per_text"] = (time.process_time() - begin) / self.count
+            if plain:
+                nats = np.array(model.score(self.test, resample=point.candidates).per_line)
+                found |= likelihood(nats, nats - self.base)
         found |= {key: float(score) for key, score in self.scored(lines).items() if key in SHOWN}
-        if self.grammar:
-            found["possible"] = statistics.mean(math.isfinite(self.grammar.log_probability(line)) for line in lines)
-        return found | {"auroc": self.judge.auroc(self.references, lines), "cpu_s_per_text": seconds}
+        if self.possible:
+            found["possible"] = statistics.mean(map(self.possible, lines))
+        judged = judge(self.judge, lines, self.references, reverse=plain and point.run in REVERSED)
+        found |= {key: float(judged[key]) for key in JUDGED if key in judged}
+        return found | {"auroc": self.told_apart.auroc(self.references, lines)}
 
-    def controls(self, held_out: list[str]) -> dict[str, tuple[float, float]]:
-        """What critics of less gain on the test lines by q_16, nats a line, and the standard error."""
-        new = self.runs["refined"]
+    @functools.cached_property
+    def pool(self) -> tuple[list[str], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Texts of the mixture to choose from, and what critics look at: of held-out lines, texts, these, test lines.
+
+        The texts of the third are first two sets to fit to, then those to choose from.
+        """
+        new = self.models["refined"]
         model = cast(refined.Model, new.model)
         reader = LineScorer(model, new.tokenizer, new.settings, new.device, None)
-        lines, _ = derived.unseen(set(self.train), held_out)
-        written = new.generate(3 * SAMPLES, seed=9, resample=1)
-        fit, negative, pool, test = (
-            model.expanded(reader.features(model, some))
-            for some in (lines[::2], written[:SAMPLES], written[SAMPLES : 2 * SAMPLES], self.test[: 2 * self.count])
-        )
-        shuffled = model.expanded(reader.features(model, written[2 * SAMPLES :]))
-        found = {}
-        for name, kept in SUBSETS.items():
-            alone = torch.tensor([feature in kept for feature in refined.FEATURES])
-            row, column = torch.triu_indices(len(alone), len(alone))
-            columns = torch.cat([alone, alone[row] & alone[column]])  # of features, then of their products
-            positive = shuffled if name == "shuffled labels" else fit
-            weights = fitted(positive[:, columns], negative[:, columns], 1e-2)
-            gains = refined.resampled_gains(test[:, columns] @ weights, pool[:, columns] @ weights, 16)
-            found[name] = (float(gains.mean()), float(gains.std() / len(gains) ** 0.5))
-        return found
+        lines, _ = derived.unseen(set(self.train), self.models.held_out)
+        written = new.generate(2 * SAMPLES + 16 * self.count, seed=9, resample=1)
+        features = model.expanded(reader.features(model, written))
+        fit, test = (model.expanded(reader.features(model, some)) for some in (lines[::2], self.test))
+        return written[2 * SAMPLES :], fit, features[: 2 * SAMPLES], features[2 * SAMPLES :], test
+
+    def resampled(self, name: str) -> tuple[list[str], np.ndarray]:
+        """Texts chosen by a critic of less, one of sixteen each, and its gains on the test lines."""
+        texts, fit, drawn, pool, test = self.pool
+        alone = torch.tensor([feature in CONTROLS[name] for feature in refined.FEATURES])
+        row, column = torch.triu_indices(len(alone), len(alone))
+        columns = torch.cat([alone, alone[row] & alone[column]])  # of features, then of their products
+        positive = drawn[SAMPLES:] if name == "critic of shuffled labels" else fit
+        weights = fitted(positive[:, columns], drawn[:SAMPLES][:, columns], 1e-2)
+        scores = pool[:, columns] @ weights
+        noise = torch.rand(len(scores), generator=rng.generator("resampled", name), dtype=torch.float64)
+        chosen = (scores - (-noise.log()).log()).view(-1, 16).argmax(1)  # Gumbel's maximum: in proportion to exp(score)
+        gains = refined.resampled_gains(test[:, columns] @ weights, scores, 16).double().numpy()
+        return [texts[16 * k + int(one)] for k, one in enumerate(chosen)], gains
 
     def normaliser(self) -> dict[str, float]:
         """What importance sampling makes of a normaliser that is 1: of log p of the n-grams less log p of the model."""
-        lines = self.runs["lm"].generate(self.count, seed=8)
-        ratio = torch.tensor(self.runs["kneser-ney"].score(lines).per_line) - torch.tensor(
-            self.runs["lm"].score(lines).per_line
-        )
+        lm, ngrams = self.models["lm"], self.models["kneser-ney"]
+        lines = lm.generate(self.count, seed=8)
+        ratio = torch.tensor(ngrams.score(lines).per_line) - torch.tensor(lm.score(lines).per_line)
         resampled = [
             torch.logsumexp(ratio[torch.randint(len(ratio), (len(ratio),), generator=rng.generator("log Z", k))], 0)
             - math.log(len(ratio))
@@ -210,47 +319,62 @@ class Cells:
         return {"log_z": estimate, "low": float(low), "high": float(high), "ess": ess(ratio)}
 
 
-def at_equal_self_bleu(rows: list[dict[str, Any]], what: str, self_bleu: float) -> dict[str, float]:
+def likelihood(nats: np.ndarray, gains: np.ndarray) -> dict[str, float]:
+    """Nats per line, and the mean gain over the mixture with its standard error over lines."""
+    error = float(gains.std(ddof=1) / len(gains) ** 0.5)
+    return {"nll": -float(nats.mean()), "gain": float(gains.mean()), "error": error}
+
+
+def at_equal_self_bleu(rows: Sequence[dict[str, Any]], what: str, self_bleu: float) -> dict[str, float]:
     """What a model without a critic has at the temperature whose Self-BLEU-4 this is, between its two neighbours."""
     curve = sorted((row for row in rows if row["what"] == what), key=lambda row: float(row["self_bleu_4"]))
     places = [row["self_bleu_4"] for row in curve]
-    keys = ("temperature", "auroc", *SHOWN)
-    return {key: float(np.interp(self_bleu, places, [row[key] for row in curve])) for key in keys if key in curve[0]}
+    keys = [key for key in ("temperature", "auroc", *SHOWN, *JUDGED) if all(key in row for row in curve)]
+    return {key: float(np.interp(self_bleu, places, [row[key] for row in curve])) for key in keys}
 
 
-def kept(folder: Path, name: str, seed: int) -> list[dict[str, Any]]:
+def kept(folder: Path) -> list[dict[str, Any]]:
     """The points that are finished."""
-    paths = [folder / f"{name}_{seed}" / point.file for point in POINTS]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+    return [json.loads((folder / p.file).read_text("utf-8")) for p in POINTS if (folder / p.file).is_file()]
 
 
-def printed(folder: Path, sets: list[str], seeds: list[int], points: int) -> None:
-    """The table of what is finished: the mean over seeds, their deviation behind it."""
-    heads = ["set", "model", "nats per line", "gain over the mixture", *SHOWN, "auroc", "CPU s per text"]
-    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+def interval(values: Sequence[float], digits: int) -> str:
+    """The mean and, of several seeds, half of its 95 % interval (Student's t)."""
+    if not values:
+        return ""
+    spread = ""
+    if len(values) > 1:
+        half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+        spread = f" ± {half:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def printed(folder: Path, sets: list[str], seeds: list[int]) -> None:
+    """Print the tables of what is finished: each row, then its distance from the language model's temperature curve."""
+    shown = (("nll", 2), ("gain", 3), *((key, 3) for key in (*SHOWN, *JUDGED, "auroc")), ("cpu_s_per_text", 4))
+    beside = ("bleu_4", "backward_bleu_4", "mauve", "frechet_lm", "auroc", "possible", "unique", "copied")
     for name in sets:
-        tables: list[list[dict[str, Any]]] = []
-        for rows in [rows for seed in seeds if len(rows := kept(folder, name, seed)) == points]:
-            q = next(row for row in rows if row["resample"] == 16)
-            equal = [
-                {"what": f"{what} at that Self-BLEU"} | at_equal_self_bleu(rows, what, q["self_bleu_4"])
-                for what in ("lm", "mixed")
-            ]
-            tables.append([row for row in rows if row["temperature"] == 1] + equal)
-        for same in zip(*tables, strict=True):
-            n, t = same[0].get("resample", 1), statistics.mean(row["temperature"] for row in same)
-            what = same[0]["what"] + (f", q_{n}" if n > 1 else "") + (f" (T = {t:.2f})" if t != 1 else "")
-            texts = [name, what]
-            for key, digits in (
-                ("nll", 2),
-                ("gain", 3),
-                *((key, 3) for key in (*SHOWN, "auroc")),
-                ("cpu_s_per_text", 4),
-            ):
-                values = [row[key] for row in same if not math.isnan(row.get(key, math.nan))]
-                spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-                texts.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "")
-            print(f"| {' | '.join(texts)} |")
+        tables = [rows for seed in seeds if (rows := kept(folder / f"{name}_{seed}"))]
+        rows_of: dict[str, list[dict[str, Any]]] = {}
+        apart: dict[str, list[dict[str, float]]] = {}
+        for rows in tables:
+            for row in rows:
+                if row["temperature"] == 1:
+                    what = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
+                    rows_of.setdefault(what, []).append(row)
+                    curve = at_equal_self_bleu(rows, "lm", row["self_bleu_4"])
+                    found = {key: row[key] - curve[key] for key in beside if key in row and key in curve}
+                    apart.setdefault(what, []).append(found | {"temperature": curve["temperature"]})
+        heads = [f"{name}: {len(tables)} seeds", "seeds", *(key for key, _ in shown)]
+        print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+        for what, same in rows_of.items():
+            cells = [interval([row[key] for row in same if key in row], digits) for key, digits in shown]
+            print(f"| {what} | {len(same)} | {' | '.join(cells)} |")
+        heads = [f"{name}: less the language model at that Self-BLEU-4", *beside, "its temperature"]
+        print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+        for what, differences in apart.items():
+            cells = [interval([row[key] for row in differences if key in row], 3) for key in (*beside, "temperature")]
+            print(f"| {what} | {' | '.join(cells)} |")
 
 
 def plane(rows: list[dict[str, Any]]) -> bytes:
@@ -264,11 +388,11 @@ def plane(rows: list[dict[str, Any]]) -> bytes:
         for row in own:
             axes.annotate(f"{row['temperature']:g}", (row["bleu_4"], 1 - row["self_bleu_4"]), fontsize=8)
     for row in rows:
-        if row["what"] not in ("lm", "mixed"):
+        if row["what"] not in ("lm", "mixed", *CONTROLS):
             marker = "*" if row["what"] == "real text" else "D"
             label = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
             axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, label=label)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     return plots.png(figure)
 
 
@@ -276,34 +400,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="at least two")
     parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
+    if len(set(options.seeds)) < 2:
+        parser.error("--seeds takes at least two: the language models of two are mixed")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     seeds = options.seeds
-    points = POINTS if len(seeds) > 1 else tuple(point for point in POINTS if not point.run.startswith("two"))
-    for seed, other in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
+    for place, (seed, other) in enumerate(zip(seeds, [*seeds[1:], seeds[0]], strict=True)):
         for name in options.sets:
             folder = options.folder / f"{name}_{seed}"
             folder.mkdir(exist_ok=True)
-            cells = None
-            for point in points:
-                path = folder / point.file
-                if not path.is_file():
-                    log.messages.warning("%s %s ...", folder.name, path.stem)
-                    cells = cells or Cells(name, seed, folder, options.count, other)
-                    path.write_text(json.dumps(cells.row(point), indent=1) + "\n", encoding="utf-8")
-            path = folder / "normaliser.json"
-            if not path.is_file():
-                cells = cells or Cells(name, seed, folder, options.count, other)
-                path.write_text(json.dumps(cells.normaliser(), indent=1) + "\n", encoding="utf-8")
-            path = folder / "controls.json"
-            if not path.is_file():
-                cells = cells or Cells(name, seed, folder, options.count, other)
-                path.write_text(json.dumps(cells.controls(text_of(name)[1]), indent=1) + "\n", encoding="utf-8")
-            folder.with_suffix(".png").write_bytes(plane(kept(options.folder, name, seed)))
-    printed(options.folder, options.sets, seeds, len(points))
+            missing = [p for p in POINTS if place < p.seeds and not (folder / p.file).is_file()]
+            cells = Cells(Models(name, seed, options.folder, other), options.count) if missing else None
+            for point in missing:
+                assert cells
+                log.messages.warning("%s %s ...", folder.name, point.file)
+                (folder / point.file).write_text(json.dumps(cells.row(point), indent=1) + "\n", encoding="utf-8")
+            if cells and not (folder / "normaliser.json").is_file():
+                facts = json.dumps(cells.normaliser(), indent=1)
+                (folder / "normaliser.json").write_text(f"{facts}\n", encoding="utf-8")
+            folder.with_suffix(".png").write_bytes(plane(kept(folder)))
+    printed(options.folder, options.sets, seeds)
 
 
 if __name__ == "__main__":
