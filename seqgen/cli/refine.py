@@ -5,7 +5,7 @@ seqgen refine runs/mixed --held-out held-out.txt --out runs/refined
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,12 @@ def refine(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Write the new run into this folder.", show_default=False)
     ],
+    critic: Annotated[
+        Literal["sums", "gru"],
+        typer.Option(
+            "--critic", help="sums: eleven numbers of a line; gru: also what recurrent networks make of its tokens."
+        ),
+    ] = "sums",
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the run's texts.")] = 0,
     field: Field = "",
     format: Format = "auto",
@@ -51,7 +57,7 @@ def refine(
     with reading_named():
         lines = Reading([held_out], field, format, encoding).records(held_out, read_settings(run).data).texts
     with output.wrong_values():
-        result = refined(run, lines, out, seed=seed, device=device)
+        result = refined(run, lines, out, critic=critic, seed=seed, device=device)
     if json:
         output.write(output.json_line(asdict(result)))
     else:

@@ -24,7 +24,7 @@ from seqgen.engine import page
 from seqgen.engine.run import Settings
 from seqgen.models import refined
 from seqgen.models._contract import TextModel
-from seqgen.nn.decode import Decoder
+from seqgen.nn.decode import Decoder, Details
 
 _ROWS = 512
 """Lines scored together; results do not depend on it."""
@@ -158,12 +158,15 @@ class LineScorer:
 
     def features(self, model: refined.Model, lines: Sequence[str]) -> torch.Tensor:
         """Return what the critic of a refined run looks at in each line, (B, F) float64."""
+        return torch.cat([model.features(ids, details) for ids, details in self.read(model, lines)])
+
+    def read(self, model: refined.Model, lines: Sequence[str]) -> Iterator[tuple[list[list[int]], Sequence[Details]]]:
+        """Yield the ids of some lines after the other, their ends included, and what the base thinks of them."""
         ids = [[*row.tolist(), self.stop] for row in self.encode(lines)]
-        decoder, parts = model.decoder(), []
+        decoder = model.decoder()
         for begin in range(0, len(ids), _ROWS):
             some = ids[begin : begin + _ROWS]
-            parts.append(model.features(some, decoder.read([[self.start, *row] for row in some])))
-        return torch.cat(parts)
+            yield some, decoder.read([[self.start, *row] for row in some])
 
     def _scores(self, lines: Sequence[str]) -> torch.Tensor:
         assert isinstance(self.model, refined.Model)

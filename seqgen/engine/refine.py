@@ -3,12 +3,16 @@
 The critic estimates log p_data - log p: it minimises -mean s(held-out lines) + log mean exp s(texts of the run) and a
 penalty on its weights, which is convex (a bound on the KL divergence, Donsker and Varadhan 1983). How well it does is
 what q_n gains on lines that took no part, never an estimate of its normaliser, which looks best where it is worst.
+Readers of the tokens, by option, are networks, each fitted without one part of all texts; their scores of that part,
+which they have not seen, are what the convex critic is fitted to (stacking, Wolpert 1992).
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +21,8 @@ import torch
 from torch import Tensor
 
 from seqgen.core import config as settings_of
-from seqgen.core import log, rng
+from seqgen.core import log, rng, update
+from seqgen.core.config import Train
 from seqgen.core.errors import DataError, RunError
 from seqgen.core.options import Sampling
 from seqgen.data.prepare import TextData
@@ -40,6 +45,8 @@ _PENALTY = 0.01
 """Of a two-sample test."""
 _ERRORS = 2.0
 """Standard errors that the gain must reach."""
+_EPOCHS, _REAL, _MADE = 12, 32, 128
+"""Of readers: passes over the lines at most, and lines and texts of the run in a step."""
 _ROWS = 512
 
 Floats = npt.NDArray[np.float64]
@@ -78,21 +85,33 @@ class Refinement:
     """How often the critic prefers a held-back line to a text of the run; .5: it cannot tell them apart."""
 
 
+class _Texts(NamedTuple):
+    """Texts as ids, and what base and n-grams say of their tokens."""
+
+    ids: list[list[int]]
+    values: list[Tensor]
+
+    def taken(self, rows: Sequence[int]) -> "_Texts":
+        return _Texts([self.ids[k] for k in rows], [self.values[k] for k in rows])
+
+
 def refine(
     run: str | os.PathLike[str],
     held_out: Sequence[str],
     out: str | os.PathLike[str],
     *,
     samples: int = 8192,
+    critic: Literal["sums", "gru"] = "sums",
     seed: int = 0,
     device: str = "auto",
 ) -> Refinement:
     """Fit a critic to a run's texts and held-out lines, and write the run that resamples by it into the folder `out`.
 
-    Lines of the training text are left out, every other line is held back. The penalty of greatest gain in fourfold
-    cross-validation is taken. Nothing is written where the gain of 16 candidates on lines held back is below two
-    standard errors. RunError for a run that cannot be refined or copies its training text, and for a folder that
-    exists, DataError for too few lines, ValueError for fewer than 1,000 samples.
+    `critic`: of eleven numbers of a whole text, or also of what recurrent networks make of its tokens. Lines of the
+    training text are left out, every other line is held back. The penalty of greatest gain in fourfold cross-validation
+    is taken. Nothing is written where the gain of 16 candidates on lines held back is below two standard errors.
+    RunError for a run that cannot be refined or copies its training text, and for a folder that exists, DataError for
+    too few lines, ValueError for fewer than 1,000 samples.
     """
     if samples < 1000:
         raise ValueError(f"samples must be at least 1000, got {samples}")
@@ -102,18 +121,24 @@ def refine(
         data = generator.own_text()
         known = derived.seen(generator, data)
         lines, _ = derived.unseen(known, held_out)
-        model = _model(generator, data)
-        real = _features(generator, model, lines)
+        rng.enter_step(seed, 0)
+        model = _model(generator, data, critic)
+        real = _read(generator, model, lines)
         made, texts = _drawn(generator, model, 2 * samples, seed)
-        new = torch.tensor([text not in known for text in texts[:samples]])
-        if int(new.sum()) < FEWEST_LINES:
+        new = [k for k, text in enumerate(texts[:samples]) if text not in known]
+        if len(new) < FEWEST_LINES:
             raise RunError(
-                f"{run} writes lines of its training text: {samples - int(new.sum())} of {samples} texts; a critic has "
+                f"{run} writes lines of its training text: {samples - len(new)} of {samples} texts; a critic has "
                 "nothing to correct there, stop its training earlier"
             )
         # no line stands in the training text, so a text that does would teach that copies are not real
-        negative, pool = made[:samples][new], made[samples:]
-        fit, held_back = real[::2], real[1::2]
+        sides = real.taken(range(0, len(lines), 2)), made.taken(new)
+        _teach(model, *sides, seed)
+        fit, negative = (_features_of_fit(model, side) for side in sides)
+        held_back, pool = (
+            _looked_at(model, side)
+            for side in (real.taken(range(1, len(lines), 2)), made.taken(range(samples, 2 * samples)))
+        )
         _scale(model, torch.cat([fit, negative]))
         penalty = _penalty(model, fit, negative)
         model.weights.copy_(fitted(model.expanded(fit), model.expanded(negative), penalty))
@@ -142,7 +167,7 @@ def _check(run: str | os.PathLike[str], generator: TextGenerator) -> None:
         raise RunError(f"{run} has {got}; a critic judges lines without conditions (data.mode = sentence)")
 
 
-def _model(generator: TextGenerator, data: TextData) -> refined.Model:
+def _model(generator: TextGenerator, data: TextData, critic: Literal["sums", "gru"] = "sums") -> refined.Model:
     """Return a model with this base and the n-grams of its training text, its critic not fitted yet."""
     tokenizer, decoder = generator.tokenizer, generator.left_to_right("a critic")
     start, stop = generator.beginnings("", None, None, None)[0].ids[0], decoder.stop
@@ -153,6 +178,7 @@ def _model(generator: TextGenerator, data: TextData) -> refined.Model:
         start=start,
         stop=stop,
         pad=tokenizer.pad,
+        critic=critic,
     )
     model = refined.Model(config)
     checkpoint.fill(model.base, generator.model.state_dict(), "")  # type: ignore[attr-defined]
@@ -160,9 +186,72 @@ def _model(generator: TextGenerator, data: TextData) -> refined.Model:
     return model.to(generator.device).eval()
 
 
-def _features(generator: TextGenerator, model: refined.Model, lines: Sequence[str]) -> Tensor:
+def _read(generator: TextGenerator, model: refined.Model, lines: Sequence[str]) -> _Texts:
     reader = LineScorer(model, generator.tokenizer, generator.settings, generator.device, None)
-    return reader.features(model, lines)
+    found = _Texts([], [])
+    for ids, details in reader.read(model, lines):
+        found.ids.extend(ids)
+        found.values.extend(model.values(ids, details))
+    return found
+
+
+def _looked_at(model: refined.Model, texts: _Texts) -> Tensor:
+    """Return what the critic looks at, (B, F)."""
+    return model.looked_at(texts.ids, texts.values)
+
+
+def _features_of_fit(model: refined.Model, texts: _Texts) -> Tensor:
+    """Return what the critic is fitted to, (B, F): of the readers the score of the one that did not see the text."""
+    found = model.sums(texts.values)
+    if not model.readers:
+        return found
+    scores, folds = torch.zeros(len(texts.ids), dtype=torch.float64), len(model.readers)
+    for fold in range(folds):
+        own = range(fold, len(texts.ids), folds)
+        scores[fold::folds] = model.read(fold, *texts.taken(own))
+    return torch.cat([found, scores[:, None]], 1)
+
+
+def _teach(model: refined.Model, positive: _Texts, negative: _Texts, seed: int) -> None:
+    """Fit each reader to the texts outside its fold: to find the real one among many, a bound on the gain of q_n.
+
+    Of its epochs the one is kept whose q_16 gains most on the fold.
+    """
+    folds = len(model.readers)
+    for fold, reader in enumerate(model.readers):
+        log.part("readers", fold, folds)
+        lines, texts = (
+            side.taken([k for k in range(len(side.ids)) if k % folds != fold]) for side in (positive, negative)
+        )
+        own, theirs = (side.taken(range(fold, len(side.ids), folds)) for side in (positive, negative))
+        steps = -(-len(lines.ids) // _REAL)
+        train = Train(steps=_EPOCHS * steps, lr=2e-3, schedule="linear", lr_end=0.0)
+        optimizer = update.Optimizer(reader.named_parameters(), train)
+        draws, best, kept = rng.generator("readers", seed, fold), 0.0, copy.deepcopy(reader.state_dict())
+        for epoch in range(_EPOCHS):
+            reader.train()
+            order = torch.randperm(len(lines.ids), generator=draws)
+            for at, chosen in enumerate(torch.split(order, _REAL)):
+                step = epoch * steps + at
+                rng.enter_step(rng.hash64("readers", seed, fold), step)
+                others = torch.randint(len(texts.ids), (_MADE,), generator=draws)
+                real, made = (
+                    reader(*_batch(side.taken(rows.tolist()), model.weights.device))
+                    for side, rows in ((lines, chosen), (texts, others))
+                )
+                loss = (torch.logaddexp(real, made.logsumexp(0)) - real).sum()
+                update.update(optimizer, (loss, len(chosen)), step)
+            reader.eval()
+            gains = refined.resampled_gains(model.read(fold, *own), model.read(fold, *theirs), DECIDES)
+            if (gain := float(gains.mean())) > best:
+                best, kept = gain, copy.deepcopy(reader.state_dict())
+        reader.load_state_dict(kept)
+    model.eval()
+
+
+def _batch(texts: _Texts, device: torch.device) -> tuple[Tensor, ...]:
+    batch = refined.padded(texts.ids, texts.values, max(map(len, texts.ids)), len(texts.ids))
+    return tuple(x.to(device) for x in batch)
 
 
 def _scale(model: refined.Model, features: Tensor) -> None:
@@ -170,10 +259,10 @@ def _scale(model: refined.Model, features: Tensor) -> None:
     model.scale.copy_(features.std(0).clamp(min=1e-6))
 
 
-def _drawn(generator: TextGenerator, model: refined.Model, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Draw texts of the base: what the critic looks at, (B, F), and the texts."""
+def _drawn(generator: TextGenerator, model: refined.Model, count: int, seed: int) -> tuple[_Texts, list[str]]:
+    """Draw texts of the base, as ids and as lines."""
     decoder, sampling = model.decoder(), Sampling(details=True)
-    parts, texts = [], []
+    found, texts = _Texts([], []), []
     for begin in range(0, count, _ROWS):
         log.part("texts", begin, count)
         size = min(_ROWS, count - begin)
@@ -182,9 +271,10 @@ def _drawn(generator: TextGenerator, model: refined.Model, count: int, seed: int
         assert drawn.details is not None
         ended = [len(one.log_prob) > len(ids) for ids, one in zip(drawn.ids, drawn.details, strict=True)]
         ids = [[*row, model.config.stop] if end else row for row, end in zip(drawn.ids, ended, strict=True)]
-        parts.append(model.features(ids, drawn.details))
+        found.ids.extend(ids)
+        found.values.extend(model.values(ids, drawn.details))
         texts += generator.decoded(drawn.ids)
-    return torch.cat(parts), [text.strip() for text in texts]
+    return found, [text.strip() for text in texts]
 
 
 def fitted(positive_bw: Tensor, negative_bw: Tensor, penalty: float) -> Tensor:
@@ -259,8 +349,8 @@ class TwoSampleTest:
             if len(lines) < FEWEST_LINES:
                 raise DataError(f"a two-sample test needs at least {FEWEST_LINES} {name} lines, got {len(lines)}")
         if (key := tuple(real)) not in self._seen:  # the same ones stand beside every sample
-            self._seen = {key: _features(self._generator, self._model, real)}
-        both = [self._seen[key], _features(self._generator, self._model, generated)]
+            self._seen = {key: self._features(real)}
+        both = [self._seen[key], self._features(generated)]
         _scale(self._model, torch.cat(both))
         halves = [[self._model.expanded(features)[half::2] for features in both] for half in (0, 1)]
         found = 0.0
@@ -268,6 +358,9 @@ class TwoSampleTest:
             weights = fitted(positive, negative, _PENALTY)
             found += auroc(real_half @ weights, generated_half @ weights)
         return found / 2
+
+    def _features(self, lines: Sequence[str]) -> Tensor:
+        return _looked_at(self._model, _read(self._generator, self._model, lines))
 
 
 def _write(folder: Path, generator: TextGenerator, model: refined.Model) -> None:

@@ -6,13 +6,14 @@ The chance of each to be kept is proportional to exp(s). What comes out is a nor
 
 whose likelihood needs no sum over all texts: the expectation is the mean over random sets of n - 1 texts that took no
 part in the fit. By Jensen's inequality the logarithm of that mean is too low on average, never too high. s estimates
-log p_data - log p: a polynomial of degree two in eleven numbers of a whole text. It is not trained by steps: `seqgen
-refine` fits it. Shapes: B texts, T tokens of all texts, F = 11 features, W = 77 weights, N scores kept, n candidates.
+log p_data - log p: a polynomial of degree two in eleven numbers of a whole text and, by option, in what recurrent
+networks make of its tokens (readers). It is not trained by steps: `seqgen refine` fits it. Shapes: B texts, T tokens of
+all texts, L of the longest, F = 11 or 12 features, W = 77 or 90 weights, N scores kept, n candidates.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 from pydantic import Field
@@ -50,7 +51,12 @@ _FARTHEST = 5.0
 _SETS = 1024
 """Sets of n - 1 texts at least that a likelihood is estimated from."""
 _ROWS = 512
-_ROW, _COLUMN = torch.triu_indices(len(FEATURES), len(FEATURES))
+VALUES = 7
+"""What base and n-grams say of a token: log p of the base, its entropy, log p less that of the likeliest token, log p
+of 3-grams, n-grams, n-grams from the end, and base and n-grams half and half."""
+_CHUNK, _STEP = 64, 8
+"""Texts that a reader reads at once, and tokens that their length is brought to a multiple of: the shapes of products
+depend on a text's own length alone, so its score does not depend on the other texts."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,12 @@ class Config:
     """Candidates of each text, unless asked for otherwise."""
     order: Annotated[int, Field(ge=1, le=9)] = 5
     """Tokens of the longest n-grams that the critic looks at."""
+    critic: Literal["sums", "gru"] = "sums"
+    """sums: eleven numbers of a whole text; gru: also the mean score of readers of its tokens."""
+    hidden: Annotated[int, Field(ge=1)] = 64
+    """Features of a reader's state, in either direction."""
+    folds: Annotated[int, Field(ge=2)] = 4
+    """Readers: each is fitted to the texts without one part, to which its score is taken while the critic is fitted."""
     vocab_size: Annotated[int, Field(ge=0)] = 0
     """Number of tokens."""
     start: Annotated[int, Field(ge=-1)] = -1
@@ -75,8 +87,34 @@ class Config:
     """The token behind the end of short rows."""
 
 
+class Reader(nn.Module):
+    """Two GRUs over the tokens of a text and what base and n-grams say of each, from its start and from its end."""
+
+    def __init__(self, vocab_size: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, hidden)
+        self.forth, self.back = (nn.GRU(hidden + VALUES, hidden, batch_first=True) for _ in range(2))
+        self.dropout = nn.Dropout(0.3)
+        self.out = nn.Linear(4 * hidden, 1)
+
+    def forward(self, ids_bl: Tensor, values_blv: Tensor, lengths_b: Tensor) -> Tensor:
+        """Return the score of each text, (B,): linear in the mean and the maximum of the states over its tokens."""
+        at = torch.arange(ids_bl.shape[1], device=ids_bl.device)
+        inside = at < lengths_b[:, None]
+        # each row turned around within its own length, so that padding comes last for both
+        turned = torch.where(inside, lengths_b[:, None] - 1 - at, at)
+        x = self.dropout(torch.cat([self.embedding(ids_bl), values_blv], 2))
+        forth, _ = self.forth(x)
+        back, _ = self.back(x.gather(1, turned[..., None].expand_as(x)))
+        states = torch.cat([forth, back], 2)
+        mean = (states * inside[..., None]).sum(1) / lengths_b[:, None]
+        largest = states.masked_fill(~inside[..., None], -1.0).amax(1)  # states are in -1..1
+        scores: Tensor = self.out(self.dropout(torch.cat([mean, largest], 1))).squeeze(1)
+        return scores
+
+
 class Model(nn.Module):
-    """The base, three n-gram models, and the critic in buffers."""
+    """The base, three n-gram models, and the critic: readers, where it has them, and buffers."""
 
     mean: Tensor
     scale: Tensor
@@ -100,10 +138,13 @@ class Model(nn.Module):
             )
             for order in (3, config.order, config.order)
         )
-        features = len(FEATURES)
+        readers = config.folds if config.critic == "gru" else 0
+        self.readers = nn.ModuleList(Reader(config.vocab_size, config.hidden) for _ in range(readers))
+        features = len(FEATURES) + bool(readers)
+        self._row, self._column = torch.triu_indices(features, features)
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(features, dtype=torch.float64))
-        self.register_buffer("weights", torch.zeros(features + len(_ROW), dtype=torch.float64))
+        self.register_buffer("weights", torch.zeros(features + len(self._row), dtype=torch.float64))
         self.register_buffer("base_scores", torch.zeros(0, dtype=torch.float64))
         parts = {"base": self.base, "trigram": self.trigram, "ngram": self.ngram, "backward": self.backward}
         inside = [f"{at}.{name}" for at, part in parts.items() for name in getattr(part, "data_sized", ())]
@@ -128,32 +169,67 @@ class Model(nn.Module):
 
     # What the critic looks at
 
-    @torch.no_grad()
     def features(self, ids: Sequence[Sequence[int]], details: Sequence[Details]) -> Tensor:
         """Return what the critic looks at, (B, F) float64 on the CPU.
 
         `ids`: the tokens of each text, its end included where it has one. `details`: what the base thinks of them.
         """
-        lengths = torch.tensor([len(row) for row in ids])
-        row = torch.arange(len(ids)).repeat_interleave(lengths)
+        return self.looked_at(ids, self.values(ids, details))
+
+    def looked_at(self, ids: Sequence[Sequence[int]], values: Sequence[Tensor]) -> Tensor:
+        """Return what the critic looks at, (B, F) float64, from the `values` of each text."""
+        found = self.sums(values)
+        if self.readers:
+            read = torch.stack([self.read(k, ids, values) for k in range(len(self.readers))])
+            found = torch.cat([found, read.mean(0)[:, None]], 1)
+        return found
+
+    @torch.no_grad()
+    def values(self, ids: Sequence[Sequence[int]], details: Sequence[Details]) -> list[Tensor]:
+        """Return what base and n-grams say of the tokens of each text, B of (L, VALUES) float64 on the CPU."""
+        lengths = [len(row) for row in ids]
         log_p, entropy, likeliest = (
             torch.cat([getattr(one, name) for one in details]).cpu().double()
             for name in ("log_prob", "entropy", "top_log_prob")
         )
         trigram, ngram = (self._log_p(model, ids) for model in (self.trigram, self.ngram))
-        backward = self._log_p(self.backward, [self._reversed(text) for text in ids])
+        turned = torch.split(self._log_p(self.backward, [self._reversed(text) for text in ids]), lengths)
+        backward = torch.cat([self._unreversed(text, rows) for text, rows in zip(ids, turned, strict=True)])
         both = torch.logaddexp(log_p, ngram) - torch.tensor(2.0).log()
-        sums = [torch.ones_like(log_p), log_p, entropy, log_p - likeliest, trigram, ngram, backward, both]
-        found = torch.zeros(len(ids), len(FEATURES), dtype=torch.float64)
-        for column, values in enumerate(sums):
-            found[:, column] = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, row, values)
-        for column, values in enumerate([log_p, ngram, both], len(sums)):
-            found[:, column] = found[:, column].scatter_reduce(0, row, values, "amin", include_self=False)
+        columns = [log_p, entropy, log_p - likeliest, trigram, ngram, backward, both]
+        return list(torch.split(torch.stack(columns, 1), lengths))
+
+    def sums(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the numbers of whole texts, (B, FEATURES) float64."""
+        lengths = torch.tensor([len(rows) for rows in values])
+        row = torch.arange(len(values)).repeat_interleave(lengths)
+        columns = torch.cat(list(values)).T if len(values) else torch.zeros(VALUES, 0, dtype=torch.float64)
+        found = torch.zeros(len(values), len(FEATURES), dtype=torch.float64)
+        found[:, 0] = lengths
+        for place, column in enumerate(columns, 1):
+            found[:, place] = torch.zeros(len(values), dtype=torch.float64).index_add_(0, row, column)
+        for place, column in enumerate(columns[[0, 4, 6]], 1 + VALUES):
+            found[:, place] = found[:, place].scatter_reduce(0, row, column, "amin", include_self=False)
+        return found
+
+    @torch.no_grad()
+    def read(self, reader: int, ids: Sequence[Sequence[int]], values: Sequence[Tensor]) -> Tensor:
+        """Return what one reader thinks of each text, (B,) float64 on the CPU; a text without a token has 0."""
+        found = torch.zeros(len(ids), dtype=torch.float64)
+        device = self.weights.device
+        long = torch.tensor([-(-len(row) // _STEP) * _STEP for row in ids])
+        for length in sorted({*long.tolist()} - {0}):
+            for some in torch.split((long == length).nonzero().flatten(), _CHUNK):
+                batch = padded([ids[k] for k in some], [values[k] for k in some], length, _CHUNK)
+                found[some] = self.readers[reader](*(x.to(device) for x in batch))[: len(some)].cpu().double()
         return found
 
     def _reversed(self, text: Sequence[int]) -> list[int]:
         ended = bool(text) and text[-1] == self.config.stop
         return [*reversed(text[:-1]), self.config.stop] if ended else list(reversed(text))
+
+    def _unreversed(self, text: Sequence[int], rows: Tensor) -> Tensor:
+        return torch.cat([rows[:-1].flip(0), rows[-1:]]) if text and text[-1] == self.config.stop else rows.flip(0)
 
     def _log_p(self, model: kneser_ney.Model, ids: Sequence[Sequence[int]]) -> Tensor:
         """Return the log-probability of every token of all texts, (T,) float64 on the CPU."""
@@ -174,7 +250,7 @@ class Model(nn.Module):
     def expanded(self, features_bf: Tensor) -> Tensor:
         """Return what the critic is linear in, (B, W): features in standard deviations, and all their products."""
         z = ((features_bf - self.mean.cpu()) / self.scale.cpu()).clamp(-_FARTHEST, _FARTHEST)
-        return torch.cat([z, z[:, _ROW] * z[:, _COLUMN]], 1)
+        return torch.cat([z, z[:, self._row] * z[:, self._column]], 1)
 
     def scores(self, features_bf: Tensor) -> Tensor:
         """Return s, (B,) float64: how much likelier a text is in the data than under the base, up to a constant."""
@@ -197,6 +273,17 @@ class Model(nn.Module):
         ends = torch.softmax(scores_bn, 1).cumsum(1)
         ends[:, -1] = 1.0
         return torch.searchsorted(ends, uniforms_b[:, None], right=True).squeeze(1)
+
+
+def padded(
+    ids: Sequence[Sequence[int]], values: Sequence[Tensor], length: int, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a reader reads, filled up with texts of one token 0: ids (rows, length), values, lengths (rows,)."""
+    ids_bl, lengths = torch.zeros(rows, length, dtype=torch.int64), torch.ones(rows, dtype=torch.int64)
+    values_blv = torch.zeros(rows, length, VALUES)
+    for k, (row, own) in enumerate(zip(ids, values, strict=True)):
+        ids_bl[k, : len(row)], values_blv[k, : len(row)], lengths[k] = torch.tensor(row), own / 5, len(row)
+    return ids_bl, values_blv, lengths
 
 
 def resampled_gains(scores_b: Tensor, base_scores: Tensor, n: int) -> Tensor:

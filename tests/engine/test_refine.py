@@ -1,5 +1,6 @@
 """Refined runs: the same files from the same lines, text k alone, likelihoods that add up, no run without a gain."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +25,14 @@ def lines(trained: Path) -> list[str]:
     return [text for text in load(trained).generate(2200, seed=9, temperature=1.3) if text not in known][:800]
 
 
-@pytest.fixture(scope="module")
-def made(trained: Path, lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[refine.Refinement, Path]:
+@pytest.fixture(scope="module", params=["sums", "gru"])
+def made(
+    request: pytest.FixtureRequest, trained: Path, lines: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[refine.Refinement, Path]]:
     out = tmp_path_factory.mktemp("refine") / "refined"
-    return refine.refine(trained, lines, out, samples=1000), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refine, "_EPOCHS", 2)
+        yield refine.refine(trained, lines, out, samples=1000, critic=request.param), out
 
 
 def test_a_refined_run_gains_on_lines_held_back(
@@ -67,7 +72,8 @@ def test_text_k_depends_on_its_own_candidates_alone(made: tuple[refine.Refinemen
 def test_the_same_lines_make_the_same_files(
     made: tuple[refine.Refinement, Path], lines: list[str], trained: Path, tmp_path: Path
 ) -> None:
-    assert refine.refine(trained, lines, tmp_path / "again", samples=1000) == made[0]
+    critic = load(made[1]).settings.model.critic
+    assert refine.refine(trained, lines, tmp_path / "again", samples=1000, critic=critic) == made[0]
     for name in ("config.toml", "checkpoints"):
         paths = sorted(p for p in [made[1] / name, *(made[1] / name).rglob("*")] if p.is_file())
         assert paths

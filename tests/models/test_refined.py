@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,40 @@ def test_scores_are_polynomials_of_degree_two(model: refined.Model) -> None:
         assert score == pytest.approx(float(np.dot(terms, model.weights.numpy())))
     far = torch.full((1, 11), 1e9, dtype=torch.float64)
     assert model.scores(far) == model.scores(1e9 * far)
+
+
+def test_a_reader_is_a_bidirectional_gru_over_each_text_alone() -> None:
+    rng.enter_step(6, 0)
+    reader = refined.Reader(SIZE, 4).eval()
+    both = torch.nn.GRU(4 + refined.VALUES, 4, batch_first=True, bidirectional=True)
+    names = [name for name, _ in reader.forth.named_parameters()]
+    both.load_state_dict(
+        {
+            f"{name}{end}": own.state_dict()[name]
+            for end, own in (("", reader.forth), ("_reverse", reader.back))
+            for name in names
+        }
+    )
+    texts = [[2, 3, STOP], [4, 2, 2, 3, 3, STOP], [STOP]]
+    values = [torch.randn(len(text), refined.VALUES, dtype=torch.float64) for text in texts]
+    read = reader(*refined.padded(texts, values, 8, 5))[:3]
+    for text, own, score in zip(texts, values, read, strict=True):
+        states = both(torch.cat([reader.embedding(torch.tensor([text])), own[None].float() / 5], 2))[0][0]
+        wanted = reader.out(torch.cat([states.mean(0), states.amax(0)]))
+        torch.testing.assert_close(score[None], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_reader_thinks_of_a_text_does_not_depend_on_others(model: refined.Model) -> None:
+    made = refined.Model(replace(model.config, critic="gru", hidden=8)).eval()
+    made.base, made.trigram, made.ngram, made.backward = model.base, model.trigram, model.ngram, model.backward
+    texts = every_text() * 3
+    details = made.decoder().read([[START, *text] for text in texts])
+    together = made.features(texts, details)
+    assert together.shape[1] == 12
+    torch.testing.assert_close(together[:, :11], model.features(texts, details), atol=0, rtol=0)
+    for k in (0, 5, 31, len(texts) - 1):
+        assert torch.equal(made.features(texts[k : k + 1], details[k : k + 1])[0], together[k])
+    assert made.scores(together).std() == 0  # no weights yet
 
 
 def test_what_is_no_base_and_training_are_refused(model: refined.Model) -> None:
