@@ -206,6 +206,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=3000, help="texts of each row, at most 3,000")
     parser.add_argument("--steps", type=int, default=3000, help="of the language model")
     options = parser.parse_args()
+    for subject in options.subjects:
+        if not Path(subject).exists():
+            parser.error(f"{subject} is neither a file of samples nor a run")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     released = [Path(os.environ["SEQGEN_DATA"]) / path for path in RELEASED]

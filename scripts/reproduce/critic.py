@@ -11,7 +11,9 @@ set (of ZINC), evenly spread: 10,000, 3,000 and 4,000.
 Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
 language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
 the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and critics of less, fitted to
-fewer numbers or to the run's own texts in the place of real lines.
+fewer numbers or to the run's own texts in the place of real lines. Last, a critic with recurrent networks (two seeds),
+and the language model trained on with texts of the refined run, each chosen among sixteen, or with the mixture's own
+(one seed).
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
@@ -30,7 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -81,6 +83,10 @@ REVERSED = ("real text", "lm", "mixed", "refined", "two-mixed", "kneser-ney")
 NEW = 77
 """Seed of the new captions."""
 SAMPLES = 4096
+DISTILLED = 12_500
+"""Texts, of 200,000 candidates."""
+ONWARD = ("train.steps=1000", "train.lr=2e-4", "train.schedule=constant")
+"""A small learning rate that does not rise again."""
 CONTROLS = {
     "critic of the length": ("length",),
     "critic of the run's numbers": ("length", "log_p", "entropy", "below_likeliest", "least_log_p"),
@@ -172,6 +178,13 @@ class Models:
             case "kneser-ney":
                 chosen = config("kneser-ney", str(self.train), overrides=["train.samples=0", f"seed={self.seed}"])
                 return trained(chosen, out, tokenizer_run=self._lm(self.seed))
+            case "distilled" | "distilled from the mixture":
+                written = self["refined" if what == "distilled" else "mixed"].generate(DISTILLED, seed=11)
+                path = self.folder / f"{what}.txt"
+                path.write_text("".join(f"{line}\n" for line in [*read_lines(self.train), *written]), encoding="utf-8")
+                overrides = [*QUIET, *self.set.settings, *ONWARD, f"seed={self.seed}"]
+                chosen = config("lm", str(path), preset=self.set.preset, overrides=overrides)
+                return trained(chosen, out, source_run=self._lm(self.seed))
             case "logit" | "constant":
                 lines = self.folder / "held-out.txt"
                 lines.write_text("".join(f"{line}\n" for line in self.held_out), encoding="utf-8")
@@ -181,8 +194,9 @@ class Models:
         if not is_run(out):
             begin, facts = time.process_time(), {}
             lms: list[Path | str] = [self._lm(self.seed)]
-            if what == "refined":
-                facts = asdict(refine(self._made("mixed"), self.held_out, out))
+            if what.startswith("refined"):
+                critic: Literal["sums", "gru"] = "gru" if what.endswith("gru") else "sums"
+                facts = asdict(refine(self._made("mixed"), self.held_out, out, critic=critic))
                 if not facts["written"]:
                     raise SystemExit(f"{self.folder}: no gain found, {facts['gains']}")
             else:
@@ -227,6 +241,9 @@ POINTS = (
     Point("constant", seeds=3),
     Point("logit", seeds=3),
     *(Point(what, candidates=16, seeds=3) for what in CONTROLS),
+    Point("refined-gru", candidates=16, seeds=2),
+    Point("distilled", seeds=1),
+    Point("distilled from the mixture", seeds=1),
 )
 
 
