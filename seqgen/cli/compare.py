@@ -24,7 +24,7 @@ from seqgen.cli.options import (
     training_file,
     was_typed,
 )
-from seqgen.engine.folder import is_run
+from seqgen.engine.folder import is_run, seed_runs
 
 if TYPE_CHECKING:
     from seqgen.engine.compare import Comparison
@@ -88,7 +88,7 @@ def compare(
     ] = "",
     digits: Annotated[int, typer.Option("--digits", metavar="N", help="Number of decimals.")] = 4,
     intervals: Annotated[
-        bool, typer.Option(help="Show the 95 % interval of each score, or the deviation of seeds.")
+        bool, typer.Option(help="Show the 95 % interval of each score, over seeds where runs stand together.")
     ] = True,
     features: images.Features = "",
     plot: Plot = None,
@@ -114,12 +114,13 @@ def compare(
     """Compare runs, files and real text in one table.
 
     Scores that are sums over texts have a 95 % interval; runs that differ in their seed alone are one line: mean,
-    deviation and number. The best is bold: highest (↑), lowest (↓), or nearest to real text (≈). Likelihood is in nats
-    per character, which runs with different tokenizers have in common. † marks what was made otherwise than the first
-    of its column. Runs with conditions answer those of the references, and their differences are tested in pairs. Runs
-    of images need no --references: as many held-out images stand beside them, and folders or files of images made
-    elsewhere, which are scaled to fit the first run; their intervals are jackknife's. With --aligned, see `seqgen
-    evaluate --aligned`, every line has a reference of its own.
+    interval over seeds (Student's t) and number; the folder of train --seeds stands for its runs. Two such lines are
+    tested in pairs of seeds, if they have three in common. The best is bold: highest (↑), lowest (↓), or nearest to
+    real text (≈). Likelihood is in nats per character, which runs with different tokenizers have in common. † marks
+    what was made otherwise than the first of its column. Runs with conditions answer those of the references, and their
+    differences are tested in pairs. Runs of images need no --references: as many held-out images stand beside them, and
+    folders or files of images made elsewhere, which are scaled to fit the first run; their intervals are jackknife's.
+    With --aligned, see `seqgen evaluate --aligned`, every line has a reference of its own.
 
     People may compare two files of texts without being told whose text is whose: --blind writes sheet.html with 50
     pairs (or --count) and sheet.key.json, --answers counts what they chose: the preference, its 95 % interval and a
@@ -136,6 +137,7 @@ def compare(
         raise output.CommandError("RUN|FILE is missing; see: seqgen compare --help")
     from seqgen.engine import compare as comparing
 
+    subjects = [run for subject in subjects for run in seed_runs(subject)]
     output.at_least(2, count=count)
     output.at_least(0, temperature=temperature, num_beams=num_beams)
     if not aligned and (num_beams != 5 or lowercase):

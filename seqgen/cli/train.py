@@ -234,8 +234,7 @@ def _seeds(
     if values:
         mean = sum(values) / len(values)
         output.say(f"{decides} {mean:.4f} ({min(values):.4f} to {max(values):.4f}) over {len(values)} seeds")
-    folders = " ".join(str(out / f"seed-{seed}") for seed in seeds)
-    output.say(f"next: seqgen compare {folders} --references FILE")
+    output.say(f"next: seqgen compare {out} --references FILE")
 
 
 def _split(words: Sequence[str], data: Sequence[str] | None) -> tuple[str, list[str]]:

@@ -1,13 +1,14 @@
 """Runs, files and real text in one table and one plot, with tests of their differences; runs of images too.
 
 Each number of text carries a 95 % bootstrap interval over its rows. Runs that differ in nothing but their seed are one
-line: mean, standard deviation and how many. Lines whose rows pair, because they answer the same sources or give a
-likelihood to the same references, get a paired test. Numbers that were made otherwise than the first of their column
-are marked, and never the best.
+line: mean, 95 % interval by Student's t and how many. Lines whose rows pair, because they answer the same sources or
+give a likelihood to the same references, get a paired test; so do lines of several runs with the same seeds. Numbers
+that were made otherwise than the first of their column are marked, and never the best.
 """
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,7 +22,7 @@ from seqgen.data.text import read_lines
 from seqgen.engine import evaluate, page, plots
 from seqgen.engine import run as runs
 from seqgen.engine.charts import Series, chart
-from seqgen.engine.folder import is_run
+from seqgen.engine.folder import is_run, seed_runs
 from seqgen.engine.loading import load, load_image_generator
 from seqgen.engine.run import Settings
 from seqgen.metrics import tables
@@ -35,7 +36,7 @@ FORMS = ("md", "csv", "latex", "html")
 """How a comparison is written."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entry:
     """One line of a comparison: a run, several runs that differ only in their seed, a file, or what is real."""
 
@@ -46,6 +47,22 @@ class Entry:
     """Whether row i answers source i, as in every other paired entry."""
     real: bool = False
     """Whether it is what the others are measured by."""
+    seeds: list[int] = field(default_factory=list)
+    """The seed of each run."""
+
+    def join(self, other: "Entry") -> None:
+        """Add the runs of another entry, and be called by the folder that holds them all as seed-N."""
+        self.scores += other.scores
+        self.seeds += other.seeds
+        own, its = (re.sub(r"/seed-\d+(?=, |$)", "", name) for name in (self.name, other.name))
+        if own == its:
+            self.name = own
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """Return the score of this name of each run that has it, by the run's seed."""
+        return {
+            seed: float(scores[name]) for seed, scores in zip(self.seeds, self.scores, strict=True) if name in scores
+        }
 
     def group(self, name: str) -> list[metrics.Score]:
         """Return the scores of this name, one for each run that has it."""
@@ -56,11 +73,12 @@ class Entry:
         return next(iter(self.group(name)), None)
 
     def figures(self, name: str) -> dict[str, float]:
-        """Return a score as numbers: `value`, and `low` and `high`, or `sd` where seeds stand together."""
+        """Return a score as numbers: `value`, `low` and `high`, and `sd` where seeds stand together."""
         group = self.group(name)
         if len(group) > 1:
             together = metrics.group_seeds(group)
-            return {"value": together.mean, "sd": together.deviation}
+            low, high = together.mean - together.half, together.mean + together.half
+            return {"value": together.mean, "low": low, "high": high, "sd": together.deviation}
         if not group:
             return {}
         low_high = zip(("low", "high"), group[0].interval or (), strict=False)
@@ -90,7 +108,7 @@ class Comparison:
     def table(self, form: str = "md", *, digits: int = 4, intervals: bool = True) -> str:
         """Return the table as Markdown, CSV or LaTeX ("md", "csv", "latex"), or all of it as a page ("html").
 
-        `intervals` shows the 95 % intervals, and the deviation of seeds; CSV has columns for them.
+        `intervals` shows the 95 % intervals; CSV has columns for them, and for the standard deviation of seeds.
         """
         if form not in FORMS:
             raise ValueError(f"format must be {', '.join(FORMS[:-1])} or {FORMS[-1]}, got {form!r}")
@@ -155,7 +173,7 @@ class Comparison:
         def text(each: dict[str, float], count: int) -> str:
             number = {key: f"{value:.{digits}f}" for key, value in each.items()}
             spread = f" [{number['low']}, {number['high']}]" if "low" in each else ""
-            spread = f" ± {number['sd']} (n = {count})" if "sd" in each else spread
+            spread = f" ± {each['high'] - each['value']:.{digits}f} (n = {count})" if "sd" in each else spread
             return number["value"] + (spread if intervals else "") if each else ""
 
         return [
@@ -210,16 +228,17 @@ def compare(
 ) -> Comparison:
     """Compare runs (folders), files of lines and real text against the same references, `count` lines each.
 
-    Runs whose settings differ in the seed alone become one entry. With `sources` all runs answer the same conditions
-    and their rows pair. Where a file has fewer than `count` lines all have as many as it. Novelty compares with
-    `train`, or with a run's own training text; files and real text have that of the first run. `resample` is that of
-    refined runs, other runs having none. With a run on running
-    text all are compared line by line. `module` is that of the runs of a model of your own. Raises DataError
-    where a subject is neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError
-    for a score in `shown` that nothing has.
+    A folder of runs seed-N stands for these runs. Runs whose settings differ in the seed alone become one entry. With
+    `sources` all runs answer the same conditions and their rows pair. Where a file has fewer than `count` lines all
+    have as many as it. Novelty compares with `train`, or with a run's own training text; files and real text have that
+    of the first run. `resample` is that of refined runs, other runs having none. With a run on running text all are
+    compared line by line. `module` is that of the runs of a model of your own. Raises DataError where a subject is
+    neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a score in
+    `shown` that nothing has.
     """
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
+    subjects = [run for subject in subjects for run in seed_runs(subject)]
     module = runs.own_module(module)  # once, and not for each run
     generators = {str(subject): load(subject, module=module) for subject in subjects if Path(subject).is_dir()}
     by_line = any(generator.running for generator in generators.values())
@@ -270,7 +289,8 @@ def compare(
         chooses = generator.candidates() > 1
         how["resample"] = resample if chooses else None
         column = evaluate.evaluate(generator, references, train=text, sources=sources, count=count, **how).columns[0]
-        entry = Entry(name, [column.likelihood | column.scores], sources is not None)
+        scores = column.likelihood | column.scores
+        entry = Entry(name, [scores], sources is not None, seeds=[generator.settings.seed])
         _add(entry, generator.settings, entries, groups)
     text = learnt("")
     if text:
@@ -301,11 +321,12 @@ def compare_aligned(
     module = runs.own_module(module)
     entries: list[Entry] = []
     groups: list[tuple[Settings, Entry]] = []
-    for name in map(str, subjects):
+    for name in [run for subject in subjects for run in seed_runs(subject)]:
         if Path(name).is_dir():
             generator = load(name, module=module)
             (column,) = evaluate.evaluate_aligned(generator, references, sources=sources, **how).columns
-            _add(Entry(name, [column.likelihood | column.scores], paired=True), generator.settings, entries, groups)
+            scores, seeds = column.likelihood | column.scores, [generator.settings.seed]
+            _add(Entry(name, [scores], paired=True, seeds=seeds), generator.settings, entries, groups)
             continue
         if not (Path(name).is_file() or name == "-"):
             raise DataError(f"{name} is neither a run folder nor a file")
@@ -324,7 +345,7 @@ def _add(entry: Entry, settings: Settings, entries: list[Entry], groups: list[tu
         groups.append((settings, entry))
         entries.append(entry)
     else:
-        twin.scores.extend(entry.scores)
+        twin.join(entry)
 
 
 def compare_images(
@@ -345,6 +366,7 @@ def compare_images(
     """
     from seqgen.images import scores as image_scores  # late: text needs none of it
 
+    subjects = [run for subject in subjects for run in seed_runs(subject)]
     folders = [str(s) for s in subjects if is_run(s)]
     module = runs.own_module(module)
     image_generators = {name: load_image_generator(name, module=module) for name in folders}
@@ -365,14 +387,15 @@ def compare_images(
         columns = evaluate.evaluate_images(generator, count=count, seed=seed, encoder=encoder, samples=0).columns
         scores = {column.name: column.scores for column in columns if column.name != "rebuilt"}
         real.append(scores.pop("real"))
+        names = {method: name if len(scores) == 1 else f"{name}, {method}" for method in scores}
+        own = {method: Entry(names[method], [each], seeds=[settings.seed]) for method, each in scores.items()}
         twin = next((entries for other, entries in found if _only_seed_differs(other, settings)), None)
         if twin is None:
-            names = {method: name if len(scores) == 1 else f"{name}, {method}" for method in scores}
-            found.append((settings, {method: Entry(names[method], [each]) for method, each in scores.items()}))
-            entries[name] = list(found[-1][1].values())
+            found.append((settings, own))
+            entries[name] = list(own.values())
         else:
-            for method, each in scores.items():
-                twin[method].scores.append(each)
+            for method, entry in own.items():
+                twin[method].join(entry)
     if given:
         for column in image_scores.table_of(given, images, count=count, seed=seed, encoder=encoder)[:-1]:
             entries[column.name] = [Entry(column.name, [column.scores])]
@@ -399,7 +422,8 @@ def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] =
         if len(cut) > 1:
             runs_of = " and ".join(f"{subject} ({tokenizer})" for tokenizer, subject in cut.items())
             raise DataError(f"{name} is per token, and {runs_of} cut text differently; compare nll_per_character")
-    return Comparison(entries, present, _tests(entries, present), list(notes))
+    tests, few = _tests_over_seeds(entries, present)
+    return Comparison(entries, present, _tests(entries, present) + tests, [*notes, *few])
 
 
 def _only_seed_differs(a: Settings, b: Settings) -> bool:
@@ -426,6 +450,30 @@ def _tests(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
                     f"p = {d.p_value:.4f} (paired permutation)"
                 )
     return tests
+
+
+def _tests_over_seeds(entries: Sequence[Entry], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Run paired t tests of every two entries of several runs over their common seeds; say where these are too few."""
+    tests, few = [], []
+    several = [e for e in entries if len(e.scores) > 1]
+    for i, a in enumerate(several):
+        for b in several[i + 1 :]:
+            seeds = sorted(set(a.seeds) & set(b.seeds))
+            if len(seeds) < 3:
+                few.append(f"{a.name} and {b.name} have {len(seeds)} seeds in common; a paired test over seeds takes 3")
+                continue
+            for name in names:
+                one, other = a.by_seed(name), b.by_seed(name)
+                if not (one.keys() & other.keys() >= set(seeds)) or any(
+                    metrics.misfits([a.first(name), b.first(name)])
+                ):
+                    continue
+                d = metrics.paired_seeds([one[seed] for seed in seeds], [other[seed] for seed in seeds])
+                tests.append(
+                    f"{name}: {a.name} - {b.name} = {d.value:+.4f} [{d.interval[0]:+.4f}, {d.interval[1]:+.4f}], "
+                    f"p = {d.p_value:.4f} (paired t over {len(seeds)} seeds)"
+                )
+    return tests, few
 
 
 def draw(comparison: Comparison) -> bytes:

@@ -24,6 +24,7 @@ from seqgen.metrics.comparison import dominated_area as dominated_area
 from seqgen.metrics.comparison import figure as figure
 from seqgen.metrics.comparison import group_seeds as group_seeds
 from seqgen.metrics.comparison import misfits as misfits
+from seqgen.metrics.comparison import paired_seeds as paired_seeds
 from seqgen.metrics.comparison import pareto_front as pareto_front
 from seqgen.metrics.comparison import wilson_interval as wilson_interval
 from seqgen.metrics.distance import Mauve as Mauve

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr, stdtrit
 
 from seqgen.metrics.names import Better
 from seqgen.metrics.ngrams import Floats, Ints
@@ -24,9 +25,9 @@ class Difference:
 
     value: float
     interval: tuple[float, float]
-    """95 % percentile bootstrap interval of the difference."""
+    """95 % interval of the difference: percentile bootstrap over rows, or Student's t over seeds."""
     p_value: float | None
-    """Two-sided sign-flip permutation test; None where rows do not pair."""
+    """Two-sided, of a sign-flip permutation test over rows or a t test over seeds; None where nothing pairs."""
 
 
 def difference(a: Score, b: Score, *, paired: bool = False, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
@@ -76,6 +77,11 @@ class Group:
     signature: Signature
     """Signature of the first score; the others equal it but for inputs and seed."""
 
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of the mean by Student's t; nan for one score."""
+        return _half_of_t(self.deviation, self.count)
+
 
 def group_seeds(scores: Sequence[Score]) -> Group:
     """Return mean, deviation and count of comparable scores. Raises ValueError for none, or signatures that differ."""
@@ -86,6 +92,27 @@ def group_seeds(scores: Sequence[Score]) -> Group:
     values = np.array([score.value for score in scores])
     deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
     return Group(float(values.mean()), deviation, values.size, scores[0].signature)
+
+
+def paired_seeds(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Compute the mean `Difference` of values that pair by their seed, with Student's t interval and paired t test.
+
+    Raises ValueError for fewer than two pairs, or unequal numbers.
+    """
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"need two pairs or more, got {len(a)} and {len(b)} values")
+    apart = np.subtract(a, b)
+    mean, deviation = float(apart.mean()), float(apart.std(ddof=1))
+    half = _half_of_t(deviation, apart.size)
+    if deviation == 0:  # what no seed changes
+        return Difference(mean, (mean, mean), float(mean == 0))
+    p_value = 2 * stdtr(apart.size - 1, -abs(mean) / deviation * math.sqrt(apart.size))
+    return Difference(mean, (mean - half, mean + half), float(p_value))
+
+
+def _half_of_t(deviation: float, count: int) -> float:
+    """Return half of the 95 % interval of a mean of `count` values."""
+    return float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count) if count > 1 else math.nan
 
 
 # ------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ def test_a_run_for_each_seed_is_the_run_of_that_seed(seqgen: Any, text: Path, tm
     ended = seqgen("train", "lm", "--data", text, "--out", several, "--seeds", "3,1", *SMALL)
     assert ended.code == 0
     assert "over 2 seeds\n" in ended.err
+    assert ended.err.endswith(f"next: seqgen compare {several} --references FILE\n")
+    table = seqgen("compare", several, "--references", text, "--count", 4, "--columns", "nll_per_line").out.splitlines()
+    assert table[2].split(" | ")[0].endswith("several")
+    assert table[2].endswith(" (n = 2) |")
     one = tmp_path / "one"
     assert seqgen("train", "lm", "--data", text, "--out", one, "seed=3", *SMALL).code == 0
     assert (several / "seed-3" / "log.jsonl").read_bytes() == (one / "log.jsonl").read_bytes()

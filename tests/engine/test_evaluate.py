@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 from small_run import SMALL
@@ -222,17 +223,45 @@ def test_runs_that_differ_in_seed_alone_are_one_entry(twins: Path, held_out: lis
     assert len(made.entries[0].scores) == 2
     values = [float(metrics.bleu(load(twins / f"s{s}").generate(30), held_out[30:80], order=2)) for s in (1, 2)]
     mean, deviation = sum(values) / 2, abs(values[0] - values[1]) / math.sqrt(2)
-    assert made.entries[0].figures("bleu_2") == pytest.approx({"value": mean, "sd": deviation})
+    half = deviation / math.sqrt(2) * stats.t.ppf(0.975, 1)
+    expected = {"value": mean, "low": mean - half, "high": mean + half, "sd": deviation}
+    assert made.entries[0].figures("bleu_2") == pytest.approx(expected)
     rows = made.table("md").splitlines()
     assert rows[0] == "|  | bleu_2 ↑ | distinct_2 ≈ | perplexity ↓ |"
     assert len(rows) == 5
-    assert f"{mean:.4f} ± {deviation:.4f} (n = 2)" in rows[2]
+    assert f"{mean:.4f} ± {half:.4f} (n = 2)" in rows[2]
     assert re.search(r"\| \*\*\d\.\d{4} \[\d\.\d{4}, \d\.\d{4}\]\*\* \|", rows[3])
     assert f"| {mean:.2f} |" in made.table("md", digits=2, intervals=False)
     with pytest.raises(ValueError, match=r"^format must be md, csv, latex or html, got 'xls'$"):
         made.table("xls")
     with pytest.raises(ValueError, match=r"^unknown column 'blue_2'; did you mean bleu_2\?$"):
         compare.compare(subjects, held_out[30:80], shown=("blue_2",))
+
+
+def test_a_folder_of_seeds_is_one_entry_and_pairs_with_another(text: Path, held_out: list[str], tmp_path: Path) -> None:
+    for name, hidden in (("a", 8), ("b", 4)):
+        for seed in (1, 2, 10):
+            own = [f"seed={seed}", f"model.hidden={hidden}", "train.steps=4", "train.eval_every=0"]
+            loop.train(config("lm", text, overrides=[*SMALL, *own]), tmp_path / name / f"seed-{seed}")
+    shown = ("nll_per_line", "bleu_2")
+    made = compare.compare([tmp_path / "a", tmp_path / "b"], held_out[:20], count=10, shown=shown)
+    assert [(e.name, e.seeds) for e in made.entries[:2]] == [(str(tmp_path / n), [1, 2, 10]) for n in ("a", "b")]
+    nats = {
+        n: [load(tmp_path / n / f"seed-{s}").score(held_out[:20]).nats / 20 for s in (1, 2, 10)] for n in ("a", "b")
+    }
+    test = stats.ttest_rel(nats["a"], nats["b"])
+    low, high = test.confidence_interval(0.95)
+    assert made.tests[0] == (
+        f"nll_per_line: {tmp_path / 'a'} - {tmp_path / 'b'} = {np.mean(nats['a']) - np.mean(nats['b']):+.4f} "
+        f"[{low:+.4f}, {high:+.4f}], p = {test.pvalue:.4f} (paired t over 3 seeds)"
+    )
+    assert [sentence.partition(":")[0] for sentence in made.tests] == ["nll_per_line", "bleu_2"]
+    two = [tmp_path / "b" / f"seed-{seed}" for seed in (1, 10)]
+    few = compare.compare([tmp_path / "a", *two], held_out[:20], count=10, shown=shown)
+    assert few.tests == []
+    assert few.notes == [
+        f"{tmp_path / 'a'} and {tmp_path / 'b'} have 2 seeds in common; a paired test over seeds takes 3"
+    ]
 
 
 def test_likelihood_of_different_tokenizers_meets_per_character(twins: Path, held_out: list[str]) -> None:

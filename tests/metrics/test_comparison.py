@@ -8,6 +8,7 @@ from scipy import stats
 
 from seqgen.metrics.bleu import bleu
 from seqgen.metrics.comparison import (
+    Difference,
     best,
     binomial_test,
     collapse_signs,
@@ -15,6 +16,7 @@ from seqgen.metrics.comparison import (
     dominated_area,
     group_seeds,
     misfits,
+    paired_seeds,
     pareto_front,
     wilson_interval,
 )
@@ -85,10 +87,29 @@ def test_what_cannot_be_compared_is_named() -> None:
         difference(score(np.arange(3.0)), Score(1.0, Signature("m", {})))
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.02, -0.5])
+def test_paired_seeds_are_scipys_paired_t_test(gap: float) -> None:
+    random = np.random.default_rng(5)
+    a = random.normal(1, 1, 6)
+    b = a + gap + random.normal(0, 0.05, 6)
+    found, expected = paired_seeds(a.tolist(), b.tolist()), stats.ttest_rel(a, b)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.value == pytest.approx(a.mean() - b.mean())
+
+
+def test_what_no_seed_changes_has_an_interval_of_no_width() -> None:
+    assert paired_seeds([2.0, 2.0, 2.0], [1.0, 1.0, 1.0]) == Difference(1.0, (1.0, 1.0), 0.0)
+    assert paired_seeds([2.0, 2.0], [2.0, 2.0]).p_value == 1.0
+    with pytest.raises(ValueError, match=r"^need two pairs or more, got 1 and 1 values$"):
+        paired_seeds([1.0], [2.0])
+
+
 def test_seeds_are_grouped_as_mean_deviation_and_count() -> None:
     group = group_seeds([score(np.array([value]), seed=seed) for seed, value in enumerate((1.0, 2.0, 6.0))])
     assert (group.mean, group.count) == (3.0, 3)
     assert group.deviation == pytest.approx(np.std([1, 2, 6], ddof=1))
+    assert group.mean - group.half == pytest.approx(stats.t.interval(0.95, 2, 3, stats.sem([1, 2, 6]))[0])
     assert group_seeds([score(np.array([1.0]))]).deviation == 0.0
     with pytest.raises(ValueError, match="group_seeds needs at least one score"):
         group_seeds([])
