@@ -181,6 +181,13 @@ def refuse(context: typer.Context, why: str, excluded: Iterable[str]) -> None:
             raise output.CommandError(f"{why}; it excludes {parameter.opts[0]}")
 
 
+def check_domain(typed: str, name: str, known: Iterable[str]) -> None:
+    """Raise CommandError, which names those there are, for a domain that is not known."""
+    names = list(known)
+    if name not in names:
+        raise output.CommandError(f"{typed} must be {' or '.join(names)}, got {name!r}")
+
+
 def makes_images(run: Path) -> bool:
     """Return whether a run's model is one of images; False for what is no run, which opening it reports."""
     from seqgen.engine.stored import stored_sections

@@ -14,11 +14,14 @@ from seqgen.cli.options import (
     Json,
     Opening,
     Reading,
+    check_domain,
     check_output,
     open_run,
     read_for,
     reading_named,
+    refuse,
     row_for,
+    was_typed,
 )
 from seqgen.cli.score import outlier_count
 from seqgen.engine.folder import is_run
@@ -159,11 +162,20 @@ def augment(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="Labelled text with named fields (.tsv, .csv, .jsonl), and settings of the model trained on it.",
+            help="Labelled text with named fields (.tsv, .csv, .jsonl), and settings of the model trained on it; with "
+            "--domain molecules SMILES strings.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Write the new lines here: .tsv or .jsonl.")],
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Write the new lines here: .tsv or .jsonl; molecules: .smi.")
+    ],
+    domain: Annotated[
+        str,
+        typer.Option("--domain", metavar="NAME", help="molecules: each written anew, its atoms in random orders."),
+    ] = "",
+    copies: Annotated[int, typer.Option("--copies", metavar="N", help="How often a molecule is written.")] = 10,
     per_class: Annotated[int, typer.Option("--per-class", metavar="N", help="Texts of each label.")] = 100,
     source: Annotated[
         Path | None,
@@ -185,12 +197,20 @@ def augment(
     *,
     opening: Opening,
 ) -> None:
-    """Write more lines of each label of a labelled text.
+    """Write more lines of each label of a labelled text, or molecules in other spellings.
 
     A model that reads the label writes them. Copies of lines, near-duplicates, and texts that look like another label
     are left out and counted. Whether a classifier gains by them is a question for real text held out:
-    scripts/reproduce/augment.py measures it.
+    scripts/reproduce/augment.py measures it. With --domain molecules each SMILES string is written --copies times from
+    random orders of its atoms, without a model, and not as it was: few molecules teach more that way.
     """
+    if domain:
+        check_domain("--domain", domain, ["molecules"])
+        refuse(context, "--domain molecules", {"per_class", "source", "label", "temperature", "near", "check"})
+        _rewrite(words, out, copies, seed, Reading(words, field, format, encoding), json=json)
+        return
+    if was_typed(context, "copies"):
+        raise output.CommandError("--copies takes no effect without --domain molecules")
     files = [word for word in words if "=" not in word]
     settings = [word for word in words if "=" in word]
     if len(files) != 1:
@@ -244,3 +264,26 @@ def augment(
             output.write(output.json_line({"label": one.label, "kept": len(one.texts), "dropped": dict(one.dropped)}))
         left_out = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items()) or "none left out"
         output.say(f"{one.label}: {len(one.texts)} of {one.written} written; {left_out}")
+
+
+def _rewrite(words: list[str], out: Path, copies: int, seed: int, reading: Reading, *, json: bool) -> None:
+    """Write every molecule of a file anew."""
+    output.at_least(1, copies=copies)
+    output.at_least(0, seed=seed)
+    if len(words) != 1:
+        raise output.CommandError(f"expected one file of molecules, got {', '.join(words)}")
+    if out.suffix != ".smi":
+        raise output.CommandError(f"--out must end in .smi, got {out}")
+    check_output("--out", out, words, folder=False)
+    from seqgen.core.files import write_text
+    from seqgen.engine import augment as augmenting
+    from seqgen.engine.molecules import check_extra
+
+    check_extra("--domain molecules")
+    with reading_named():
+        records = reading.records(words[0])
+    made = augmenting.rewritten(records.texts, copies, seed, records.where)
+    write_text(out, "".join(f"{text}\n" for text in made))
+    if json:
+        output.write(output.json_line({"file": str(out), "molecules": len(records.texts), "lines": len(made)}))
+    output.say(f"{len(made):,} lines of {len(records.texts):,} molecules in {out}")

@@ -24,6 +24,7 @@ from seqgen.cli.options import (
     Reading,
     Resample,
     Run,
+    check_domain,
     check_writable,
     makes_images,
     open_run,
@@ -420,6 +421,10 @@ def evaluate(
         typed = "--lowercase" if lowercase else "--num-beams"
         raise output.CommandError(f"{typed} takes no effect without --aligned")
     output.at_least(0, num_beams=num_beams)
+    if domain:
+        from seqgen.metrics.domains import DOMAINS
+
+        check_domain("--domain", domain, DOMAINS)
     if judge is None and not reverse:
         raise output.CommandError("--no-reverse takes no effect without --judge")
     if aligned and (makes_images(Path(subject)) or images.holds_images(Path(subject))):

@@ -6,6 +6,7 @@ Run: seqgen corpus inspect FILE
 """
 
 import dataclasses
+import importlib.util
 import math
 import re
 import unicodedata
@@ -20,6 +21,7 @@ from seqgen.data.formats import NAMES, Format, format_of, looks_like, name_of, t
 from seqgen.data.prepare import DataConfig, choose_mode
 from seqgen.data.text import Records, files_in, has_fields, record_blocks
 from seqgen.data.tokenizers import TokenizerConfig, choose_kind
+from seqgen.metrics.molecules import is_molecule
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.995, 1.0)
 _KEPT = 0.995  # Share of lines that the recommended length limit keeps whole.
@@ -218,10 +220,13 @@ def inspect_files(
 ) -> Inspection:
     """Return what the text of files, folders, `.gz` and `-` (standard input) is like, of rows that in `field`.
 
+    What is no molecule among SMILES is counted where RDKit is installed.
     Raises DataError if a file is missing, cannot be read or holds nothing.
     """
     kinds: Counter[str] = Counter()
     others: dict[str, str] = {}
+    wrong: list[int] = []
+    chemistry = importlib.util.find_spec("rdkit") is not None
 
     def lines() -> Iterator[str]:
         for file in files_in(files):
@@ -229,7 +234,11 @@ def inspect_files(
             kinds[kind] += 1
             if kind != "lines":
                 blocks = record_blocks([file], field=field, format=format, encoding=encoding)
-                yield from (text for records in blocks for text in records.texts)
+                for records in blocks:
+                    if kind == "smi" and chemistry:
+                        rows = zip(records.numbers, records.texts, strict=True)
+                        wrong.extend(number for number, text in rows if not is_molecule(text))
+                    yield from records.texts
                 continue
             for number, block in text_blocks(file, encoding, lenient=True):
                 if number == 1 and format == "auto" and (seen := looks_like(block)):
@@ -246,7 +255,8 @@ def inspect_files(
     advice = "; ".join(
         f"{name} looks like {NAMES[seen]}: data.format={seen} reads its fields" for seen, name in others.items()
     )
-    return dataclasses.replace(found, format=named, looks_like=advice)
+    odd = (Oddity("no molecules", len(wrong), wrong[0], _NO_MOLECULE),) if wrong else ()
+    return dataclasses.replace(found, format=named, looks_like=advice, oddities=(*found.oddities, *odd))
 
 
 # Characters that are rarely meant, by what a person calls them.
@@ -286,6 +296,8 @@ _ADVICE = {
     "tabs": "for columns with names, a .tsv file with a header line is read by field",
     "letters with loose accents": "a letter may stand in two spellings, which Unicode NFC would make one",
 }
+
+_NO_MOLECULE = "a model will learn them; seqgen corpus filter FILE --rule molecules --keep OTHER drops them"
 
 
 def _decoded(line: str, number: int, odd: dict[str, list[int]]) -> str:

@@ -1,4 +1,8 @@
-"""More labelled text, written by a conditional run; what is copied, repeated or off its label is left out."""
+"""More text from a text.
+
+Labelled text by a conditional run, of which what is copied, repeated or off its label is left out; and molecules
+written anew, their atoms in random orders (Arus-Pous et al. 2019), which needs no model.
+"""
 
 import warnings
 from collections import Counter
@@ -6,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from seqgen.core.errors import DataError
+from seqgen.core.rng import hash64
 from seqgen.engine.evaluate import metric_tokenizer
 from seqgen.engine.generate import TextGenerator
+from seqgen.metrics import molecules
 from seqgen.metrics.near import near_duplicates
 
 ROUNDS = 10
@@ -26,6 +32,23 @@ class Augmented:
     written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Counts of texts left out: blank, copied, near, off label."""
+
+
+def rewritten(texts: Sequence[str], copies: int, seed: int, where: Callable[[int], str]) -> list[str]:
+    """Return each molecule's SMILES `copies` times, every time from another random order of its atoms.
+
+    Row i depends on (its molecule, seed, i) alone; the first copies of all come first, then the second ones. DataError
+    for a text that is no molecule. `where` tells the place of a row.
+    """
+    found = [molecules.molecule(text.strip()) for text in texts]
+    wrong = [row for row, one in enumerate(found) if one is None]
+    if wrong:
+        raise DataError(
+            f"{where(wrong[0])}: not a SMILES string: {texts[wrong[0]]!r:.60}; {len(wrong)} of {len(texts)} lines are "
+            "none; seqgen corpus filter FILE --rule molecules --keep OTHER drops them"
+        )
+    rows = [molecules.randomized(one, copies, hash64("smiles", seed, row) >> 32) for row, one in enumerate(found)]
+    return [row[copy] for copy in range(copies) for row in rows]
 
 
 def check_labelled(texts: Sequence[str], labels: Sequence[str], where: Callable[[int], str]) -> None:

@@ -38,7 +38,7 @@ def repeated(
     reasons: dict[int, str] = {}
     for i, text in enumerate(line.strip() for line in lines):
         if rule and not DOMAINS[rule][1](text):
-            reasons[i] = f"no {rule}: the rule does not hold"
+            reasons[i] = f"invalid: the rule {rule} does not hold"
         elif text in others:
             reasons[i] = "stands in the other file"
         elif duplicates and first.setdefault(text, i) != i:

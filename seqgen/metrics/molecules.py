@@ -51,6 +51,14 @@ def canonical(found: Any) -> str:
     return str(_rdkit("Chem").MolToSmiles(found))
 
 
+def randomized(found: Any, count: int, seed: int) -> list[str]:
+    """Return `count` SMILES strings of a molecule, each from a random order of its atoms; a small one repeats itself.
+
+    They depend on the molecule and the seed, 0 to 2^31 - 1, alone.
+    """
+    return list(_rdkit("Chem").MolToRandomSmilesVect(found, count, randomSeed=seed))
+
+
 def is_molecule(text: str) -> bool:
     """Return whether a text is a SMILES string that RDKit reads: bonds fit, rings close, atoms have their valence."""
     return molecule(text) is not None

@@ -44,6 +44,67 @@ def test_options_of_other_tables_are_refused(seqgen: Any, real: Path) -> None:
     assert (ended.code, ended.err) == (2, "error: --domain molecules; it excludes --protocol\n")
 
 
+def test_an_unknown_domain_is_refused_before_anything_is_scored(seqgen: Any, run: Path, real: Path) -> None:
+    ended = seqgen("evaluate", run, "--references", real, "--domain", "molecule")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: --domain must be python or molecules, got 'molecule'\n"
+    assert not (run / "evaluation.json").exists()
+
+
+def test_lines_that_are_no_molecules_are_counted_and_dropped_only_if_asked(seqgen: Any, tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    text, keep = tmp_path / "text.smi", tmp_path / "keep.smi"
+    text.write_text("smiles name\nCCO a\nC1CC b\nCC(C)(C)(C)C c\nCCN d\n")
+    assert "no molecules" in (told := seqgen("corpus", "inspect", text).out)
+    assert "2 lines, first 3" in told
+    ended = seqgen("corpus", "filter", text, "--rule", "molecules", "--keep", keep)
+    assert (ended.code, keep.read_text()) == (0, "CCO\nCCN\n")
+    assert ended.err.endswith("2 of 4 lines in " + f"{keep}; 2 invalid\n")
+    assert "no molecules" not in seqgen("corpus", "inspect", keep).out
+
+
+def test_molecules_are_rewritten_as_other_strings_of_the_same_ones(seqgen: Any, real: Path, tmp_path: Path) -> None:
+    chem = pytest.importorskip("rdkit.Chem")
+    out, again, other = (tmp_path / name for name in ("a.smi", "b.smi", "c.smi"))
+    ended = seqgen("corpus", "augment", real, "--domain", "molecules", "--copies", 5, "--out", out)
+    assert (ended.code, ended.err) == (0, f"30 lines of 6 molecules in {out}\n")
+    made = out.read_text().splitlines()
+    wanted = [chem.CanonSmiles(line.split()[0]) for line in REAL]
+    assert [chem.CanonSmiles(text) for text in made] == wanted * 5
+    assert len(set(made[2::6])) > 1  # acetic acid can be written in several ways
+    for path, seed in ((again, 0), (other, 1)):
+        seqgen("corpus", "augment", real, "--domain", "molecules", "--copies", 5, "--seed", seed, "--out", path)
+    assert again.read_text() == out.read_text() != other.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        (
+            "CCO\nC1CC\nc1ccccc1\nnone\n",
+            ["--domain", "molecules"],
+            "T, line 2: not a SMILES string: 'C1CC'; 2 of 4 lines are none; seqgen corpus filter FILE --rule molecules "
+            "--keep OTHER drops them",
+        ),
+        ("CCO\n", ["--domain", "molecules", "--copies", "0"], "--copies must be an integer >= 1, got 0"),
+        ("CCO\n", ["--domain", "molecules", "--per-class", "3"], "--domain molecules; it excludes --per-class"),
+        ("CCO\n", ["--domain", "molecules", "train.steps=3"], "expected one file of molecules, got T, train.steps=3"),
+        ("CCO\n", ["--domain", "python"], "--domain must be molecules, got 'python'"),
+        ("CCO\n", ["--copies", "3"], "--copies takes no effect without --domain molecules"),
+    ],
+)
+def test_what_cannot_be_rewritten_is_told_and_nothing_is_written(
+    content: str, words: list[str], message: str, seqgen: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("rdkit")
+    text, out = tmp_path / "text.smi", tmp_path / "more.smi"
+    text.write_text(content)
+    ended = seqgen("corpus", "augment", text, "--out", out, *words)
+    message = message.replace("T, ", f"{text}, ", 1)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"error: {message}\n")
+    assert not out.exists()
+
+
 def test_without_the_extra_the_line_that_installs_it_is_told(
     seqgen: Any, real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
