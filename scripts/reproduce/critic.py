@@ -12,7 +12,8 @@ Beside them, first what costs as much without a critic: temperatures, top-p, a w
 language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
 the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and critics of less, fitted to
 fewer numbers or to the run's own texts in the place of real lines. Last, a critic with recurrent networks (two seeds),
-and the language model trained on with texts of the refined run, each chosen among sixteen, or with the mixture's own
+a policy whose reward is the score of a critic over the language model alone, with weight 1 of the divergence (one), and
+the language model trained on with texts of the refined run, each chosen among sixteen, or with the mixture's own
 (one seed).
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
@@ -87,6 +88,8 @@ DISTILLED = 12_500
 """Texts, of 200,000 candidates."""
 ONWARD = ("train.steps=1000", "train.lr=2e-4", "train.schedule=constant")
 """A small learning rate that does not rise again."""
+POLICY = ["model.reward.kl_weight=1", "model.reward.weight=1", "model.critic_steps=0", "model.critic_turn=0"]
+POLICY += ["train.steps=300"]
 CONTROLS = {
     "critic of the length": ("length",),
     "critic of the run's numbers": ("length", "log_p", "entropy", "below_likeliest", "least_log_p"),
@@ -185,18 +188,24 @@ class Models:
                 overrides = [*QUIET, *self.set.settings, *ONWARD, f"seed={self.seed}"]
                 chosen = config("lm", str(path), preset=self.set.preset, overrides=overrides)
                 return trained(chosen, out, source_run=self._lm(self.seed))
-            case "logit" | "constant":
+            case "logit" | "constant" | "policy of the critic":
                 lines = self.folder / "held-out.txt"
                 lines.write_text("".join(f"{line}\n" for line in self.held_out), encoding="utf-8")
-                overrides = [*QUIET, "train.save_every=0", *LOGIT, *VARIANTS[what], f"seed={self.seed}"]
+                overrides, reward = [*QUIET, "train.save_every=0", *LOGIT, f"seed={self.seed}"], None
+                if what == "policy of the critic":
+                    judge_of_lm = load(self._made("refined-alone"))
+                    reward = lambda texts: judge_of_lm.critic_scores(texts).per_line  # noqa: E731
+                    overrides = [word for word in overrides if word != "model.reward.kind=logit"]
+                overrides += VARIANTS.get(what, POLICY)
                 chosen = config("seqgan", str(lines), overrides=overrides)
-                return trained(chosen, out, source_run=self._lm(self.seed))
+                return trained(chosen, out, source_run=self._lm(self.seed), reward=reward)
         if not is_run(out):
             begin, facts = time.process_time(), {}
             lms: list[Path | str] = [self._lm(self.seed)]
             if what.startswith("refined"):
                 critic: Literal["sums", "gru"] = "gru" if what.endswith("gru") else "sums"
-                facts = asdict(refine(self._made("mixed"), self.held_out, out, critic=critic))
+                base = "lm" if what.endswith("alone") else "mixed"
+                facts = asdict(refine(self._made(base), self.held_out, out, critic=critic))
                 if not facts["written"]:
                     raise SystemExit(f"{self.folder}: no gain found, {facts['gains']}")
             else:
@@ -242,6 +251,8 @@ POINTS = (
     Point("logit", seeds=3),
     *(Point(what, candidates=16, seeds=3) for what in CONTROLS),
     Point("refined-gru", candidates=16, seeds=2),
+    Point("refined-alone", candidates=16, seeds=1),
+    Point("policy of the critic", seeds=1),
     Point("distilled", seeds=1),
     Point("distilled from the mixture", seeds=1),
 )

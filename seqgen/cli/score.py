@@ -56,7 +56,9 @@ def score(
     by: Annotated[
         Literal["likelihood", "critic"],
         typer.Option(
-            "--by", metavar="NAME", help="Score by likelihood, or by critic: how real a line looks to that of a seqgan."
+            "--by",
+            metavar="NAME",
+            help="Score by likelihood, or by critic: how real a line looks to that of a seqgan or a refined run.",
         ),
     ] = "likelihood",
     per_token: Annotated[
@@ -121,6 +123,8 @@ def score(
     for flag, given in (("--resample", resample is not None), ("--precision", precision != "fp32")):
         if by == "critic" and given:
             raise output.CommandError(f"{flag} is for --by likelihood")
+    if by == "critic" and per_token and generator.settings.name == "refined":
+        raise output.CommandError("--per-token: the critic of a refined run looks at whole lines")
     likelihood = partial(_likelihood, rank=rank, resample=resample, precision=precision)
     scorer = likelihood if by == "likelihood" else _critic_scores
     with output.wrong_values():
@@ -210,6 +214,13 @@ def _likelihood(
 
 def _critic_scores(generator: "TextGenerator", lines: list[str], sources: list[str] | None) -> _Scored:
     found = generator.critic_scores(lines)
+    if not any(found.tokens):  # the critic of a refined run looks at whole lines, and has no zero
+        total = (
+            f"{len(lines)} lines; the score is log p_data - log p of each up to a constant, as the critic estimates it"
+        )
+        return _Scored(
+            found.per_line, lambda i: {"critic_score": found.per_line[i]}, found.tokens, found.per_token, total
+        )
 
     def columns(i: int) -> dict[str, Any]:
         return {"critic_score": found.per_line[i], "tokens": len(found.tokens[i])}

@@ -432,7 +432,7 @@ class TextGenerator:
         return self._lines.ranks(lines, sources)
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
-        """Return what the critic of a SeqGAN run thinks of given lines and their tokens.
+        """Return what the critic of a SeqGAN run or of a refined run makes of given lines and, the first, their tokens.
 
         RunError for a run without a critic, DataError for no lines.
         """

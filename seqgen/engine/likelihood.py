@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -106,9 +106,11 @@ class CriticScores:
 
     lines: list[str]
     per_line: list[float]
-    """The critic's logit of each line: above 0 it looks real, below 0 it does not."""
+    """The critic's logit of each line: above 0 it looks real, below 0 it does not. Of a refined run an estimate of
+    log p_data - log p up to a constant, nats: only differences of lines say something."""
     per_token: list[list[float]]
-    """Per line, what each token adds to that: far below 0, the line would look more real without it."""
+    """Per line, what each token adds to that: far below 0, the line would look more real without it. Empty for a
+    refined run, whose critic looks at whole lines."""
     tokens: list[list[str]]
     """Per line, the judged tokens."""
 
@@ -192,9 +194,12 @@ class LineScorer:
 
     def critic_scores(self, lines: Sequence[str]) -> CriticScores:
         """Return what the critic makes of the lines and their tokens; as `TextGenerator.critic_scores`."""
-        critic = getattr(self.model, "critic_scores", None)  # the one model with a critic has it
+        if isinstance(self.model, refined.Model):
+            nothing: list[list[Any]] = [[] for _ in lines]
+            return CriticScores(list(lines), self._scores(lines).tolist(), nothing, nothing)
+        critic = getattr(self.model, "critic_scores", None)  # the one model with a critic in training has it
         if critic is None:
-            raise RunError(f"a run of {self.settings.name} has no critic; train one with: seqgen train seqgan")
+            raise RunError(f"a run of {self.settings.name} has no critic; make one with seqgen refine or train seqgan")
         per_line = [0.0] * len(lines)
 
         def each_token(batch: SequenceBatch) -> torch.Tensor:

@@ -136,6 +136,9 @@ class Reward:
     proximal: bool = False
     """logit: the divergence is from the policy at the start of its turn, which the critic's negatives are drawn from
     too, in place of the language model."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Times the KL divergence of whole texts from the language model, subtracted from a reward r: the optimum is
+    proportional to p_0 exp(r / weight); logit has 1 always; 0: none."""
     kl_target: Annotated[float, Field(ge=0)] = 0.0
     """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
     mle_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -205,11 +208,14 @@ def _check(config: Config) -> None:
                 ("model.critic.loss", "bce", critic.loss, "only its logit is a ratio of probabilities"),
                 ("model.critic.corrupted_negatives", 0.0, critic.corrupted_negatives, "negatives are the model's own"),
                 ("model.reward.kl_target", 0.0, reward.kl_target, "the weight of its divergence is 1"),
+                ("model.reward.kl_weight", 0.0, reward.kl_weight, "it is 1 already"),
             )
             if value != needed
         ]
     elif reward.proximal:
         faults.append(f"model.reward.proximal is for model.reward.kind = logit, got {reward.kind}")
+    if reward.kl_weight and reward.kl_target:
+        faults.append("model.reward.kl_weight and model.reward.kl_target hold to the same divergence: set one of them")
     if reward.advantage in ("delta", "raw") and reward.rollouts < 1:
         faults.append(
             f"model.reward.rollouts must be at least 1 with model.reward.advantage = {reward.advantage}, got "
@@ -551,10 +557,11 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     held_to = model.anchor if model.last is None else model.last
     anchored, anchored_head = _features(held_to, drawn).detach(), _drawing_head(held_to)
     pull: Tensor | float = 0.0
-    if config.reward.kind == "logit":
+    kl_weight = 1.0 if config.reward.kind == "logit" else config.reward.kl_weight
+    if kl_weight:
         later_p, pull = kl_gradient(F.linear(features, *head), F.linear(anchored, *anchored_head), _inside(texts))
-        weights_p -= later_p
-    loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p) + pull
+        weights_p -= kl_weight * later_p
+    loss = linear_cross_entropy(features, *head, targets, row_weights=weights_p) + kl_weight * pull
     log_probs = linear_log_probs(features, *head, targets)
     with torch.no_grad():
         kl = (log_probs - linear_log_probs(anchored, *anchored_head, targets)).mean()
@@ -565,7 +572,7 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         loss = loss + config.reward.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
     slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
     # the mean over texts has no bias; that over tokens, whose number is random too, is the usual one
-    count = len(drawn.inputs) if config.reward.kind == "logit" else drawn.count
+    count = len(drawn.inputs) if kl_weight else drawn.count
     noted = {
         "reward": rewards.mean(),
         "reward_sd": rewards.std(correction=0),

@@ -34,6 +34,13 @@ def test_a_refined_run_is_used_as_any_run(
     base = [json.loads(row) for row in seqgen("score", run, lines, "--json").out.splitlines()]
     gains = {row["line"]: row["log_prob"] for row in four}
     assert sum(gains.values()) > sum(row["log_prob"] for row in base)
+    judged = seqgen("score", refined, lines, "--by", "critic", "--json")
+    assert "up to a constant" in judged.err
+    scores = {row["line"]: row["critic_score"] for row in map(json.loads, judged.out.splitlines())}
+    # log q_n - log p rises with the critic's score and with nothing else
+    rising = sorted(scores, key=scores.__getitem__)
+    gained = [gains[line] - next(row["log_prob"] for row in base if row["line"] == line) for line in rising]
+    assert gained == sorted(gained)
     compared = seqgen("compare", run, refined, "--references", lines, "--count", "20", "--resample", "2", "--json")
     assert compared.code == 0, compared.err
     table = json.loads(compared.out)
@@ -71,6 +78,10 @@ def test_what_cannot_be_refined_or_resampled_is_one_line(
         (["generate", refined, "--resample", "0"], "--resample must be in 1..256, got 0"),
         (["score", refined, lines, "--resample", "257"], "--resample must be in 1..256, got 257"),
         (["generate", refined, "--top-k", "5"], "--top-k must be left out: a refined run keeps one of 16 texts that"),
+        (
+            ["score", refined, lines, "--by", "critic", "--per-token"],
+            "the critic of a refined run looks at whole lines",
+        ),
         (["generate", refined, "--stream"], "chooses among whole texts; a stream goes token by token; take the run"),
         (
             ["fill", refined, "the [MASK] sees"],

@@ -313,6 +313,32 @@ def test_the_fixed_point_of_the_logit_reward_is_the_other_distribution(proximal:
     assert distance() < 0.03
 
 
+def test_a_weight_of_the_divergence_leads_to_the_tilted_language_model(world: dict[str, Any]) -> None:
+    """max E[r] - w KL(policy || p0) has its optimum at p0 exp(r / w) / Z, for any reward r."""
+    policy, rows, count, steps = world["policy"], world["rows"], 400, 90
+    reward = {"kind": "length:1-9", "weight": 1.0, "kl_weight": 2.0}
+    model = logit_model(policy_lr=0.0, reward=reward, policy_turn=10, critic_turn=0)
+    model.policy.load_state_dict(policy.state_dict())
+    values = torch.tensor([3.0 * (row[0] == A) for row in rows])
+    exact = Exact(rows, values)
+    model.own_reward = lambda texts: exact.frozen()(texts.ids, texts.lengths)
+    start = token_log_probs(policy, padded(rows)).sum(1).detach()
+    wanted = (start + values / 2).softmax(0)
+    optimizers = {
+        "policy": Optimizer(
+            model.policy.named_parameters(), Train(optimizer="adam", lr=0.1, schedule="linear", steps=steps, clip=0)
+        )
+    }
+    batch = seqgan.as_batch(Texts(torch.full((count, 1), A), torch.ones(count, dtype=torch.int64)), START)
+    model.train()
+    assert float((start.exp() - wanted).abs().sum() / 2) > 0.2
+    for step in range(steps):
+        torch.manual_seed(step)
+        seqgan.train_step(model, optimizers, batch, step)
+    now = token_log_probs(model.policy, padded(rows)).sum(1).exp().detach()
+    assert float((now - wanted).abs().sum() / 2) < 0.03
+
+
 @pytest.mark.parametrize(
     "reward",
     [
@@ -321,6 +347,7 @@ def test_the_fixed_point_of_the_logit_reward_is_the_other_distribution(proximal:
         {"kind": "logit", "proximal": True},
         {"kind": "constant", "advantage": "reinforce_loo"},
         {"kind": "constant", "advantage": "delta"},
+        {"kind": "constant", "advantage": "reinforce_loo", "kl_weight": 3.0},
     ],
 )
 def test_a_constant_reward_leaves_the_policy_at_its_start_in_every_bit(
@@ -714,6 +741,8 @@ def test_settings_that_do_not_fit_are_one_line(options: dict[str, Any], message:
             {"reward": {"kl_target": 0.1}},
             "needs model.reward.kl_target = 0.0, got 0.1; the weight of its divergence is 1",
         ),
+        ({"reward": {"kl_weight": 1.0}}, "needs model.reward.kl_weight = 0.0, got 1.0; it is 1 already"),
+        ({"reward": {"kind": "critic", "kl_weight": 1.0, "kl_target": 0.1}}, "hold to the same divergence"),
         ({"reward": {"kind": "constant", "proximal": True}}, "model.reward.proximal is for model.reward.kind = logit"),
     ],
 )
