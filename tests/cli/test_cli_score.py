@@ -154,7 +154,7 @@ def test_the_critic_of_a_seqgan_lists_the_least_real_lines_first(
 def test_a_run_without_a_critic_says_so(seqgen: Any, run: Path, mixed: Path) -> None:
     ended = seqgen("score", run, mixed, "--by", "critic")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "error: a run of lm has no critic; train one with: seqgen train seqgan\n"
+    assert ended.err == "error: a run of lm has no critic; make one with seqgen refine or train seqgan\n"
 
 
 def test_lines_are_scored_after_their_conditions(seqgen: Any, labelled: Path, tmp_path: Path) -> None:

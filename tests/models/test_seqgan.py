@@ -641,7 +641,7 @@ def test_a_run_judges_lines_as_its_model_does(text: Path, tmp_path: Path) -> Non
         assert judged.per_token[row] == pytest.approx(tokens.tolist(), abs=1e-5)
         assert judged.tokens[row] == [*line.split(), "</s>"]
     loop.train(config("lm", text, overrides=["train.steps=1", "train.batch=4", "train.samples=0"]), tmp_path / "lm")
-    with pytest.raises(RunError, match=r"^a run of lm has no critic; train one with: seqgen train seqgan$"):
+    with pytest.raises(RunError, match=r"^a run of lm has no critic; make one with seqgen refine or train seqgan$"):
         loading.load(tmp_path / "lm").critic_scores(lines)
 
 
