@@ -143,6 +143,9 @@ class Reward:
     """KL divergence from the language model to hold, nats per token, by an adaptive penalty; 0: none."""
     mle_weight: Annotated[float, Field(ge=0)] = 0.0
     """Times the likelihood loss per token of real text, added to the policy's loss: keeps it near the text."""
+    replay: Annotated[int, Field(ge=0)] = 0
+    """Distinct texts with the highest rewards so far that are learnt again in every policy step, each times its reward
+    less the mean of those just drawn: few calls of a dear reward bring more, texts become more alike; 0: none."""
     advantage: Advantage = "delta"
     """delta: Q_t - Q_(t-1), raw: Q_t (the paper), both by rollouts; reinforce_loo: reward less that of the other rows;
     critic: reward less a value fitted to what the critic sees of a prefix."""
@@ -290,8 +293,8 @@ class Model(nn.Module):
     alarm, `lagged` the slower policy of rollouts, `last` the policy at the start of its turn (proximal).
     """
 
-    rank_local = ("kl_weight", "value_sums", "last_turn")
-    on_host = ("kl_weight", "began", "at_start", "rewinds", "last_turn")
+    rank_local = ("kl_weight", "value_sums", "last_turn", "best_ids", "best_sizes", "best_rewards")
+    on_host = ("kl_weight", "began", "at_start", "rewinds", "last_turn", "best_ids", "best_sizes", "best_rewards")
     kl_weight: Tensor
     """Weight of the KL penalty, adapted at every policy step."""
     value_sums: Tensor | None
@@ -304,6 +307,12 @@ class Model(nn.Module):
     """How often the alarm went off; each halves the policy's learning rate."""
     last_turn: Tensor
     """The scalars `TURN` of the policy's last step, NaN before it: lines of the log between its steps repeat them."""
+    best_ids: Tensor | None
+    """The texts that are replayed, (N, T), best first, 0 after their ends."""
+    best_sizes: Tensor | None
+    """Their tokens, (N,); 0: no text yet."""
+    best_rewards: Tensor | None
+    """Their rewards, (N,)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -331,6 +340,10 @@ class Model(nn.Module):
         self.register_buffer("at_start", torch.full((3,), math.nan))
         self.register_buffer("rewinds", torch.tensor(0))
         self.register_buffer("last_turn", torch.full((len(TURN),), math.nan))
+        kept, width = config.reward.replay, config.policy.max_length
+        self.register_buffer("best_ids", torch.zeros(kept, width, dtype=torch.int64) if kept else None)
+        self.register_buffer("best_sizes", torch.zeros(kept, dtype=torch.int64) if kept else None)
+        self.register_buffer("best_rewards", torch.zeros(kept) if kept else None)
         self.own_reward: Score | None = None
         self._negatives: tuple[int, Texts | None] = (-1, None)
 
@@ -570,6 +583,8 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
         loss = loss + float(model.kl_weight) * _divergence(F.linear(features, *head), reference)
     if config.reward.mle_weight:
         loss = loss + config.reward.mle_weight * model.policy.loss(batch)[0] * (drawn.count / batch.count)
+    if config.reward.replay:
+        loss = loss + _replayed(model, texts, rewards)
     slower = (config.policy_lr / optimizer.train.lr if config.policy_lr else 1.0) * 0.5 ** int(model.rewinds)
     # the mean over texts has no bias; that over tokens, whose number is random too, is the usual one
     count = len(drawn.inputs) if kl_weight else drawn.count
@@ -592,6 +607,38 @@ def _policy_step(model: Model, optimizer: Optimizer, batch: SequenceBatch, step:
     scalars = {name if name in noted else f"policy_{name}": value for name, value in done.items()}
     model.last_turn.copy_(torch.tensor([scalars[name] for name in TURN]))
     return {**scalars}
+
+
+def _replayed(model: Model, texts: Texts, rewards: Tensor) -> Tensor | float:
+    """Return the loss of the best texts so far, among which those just drawn then are (Oh et al. 2018, without values).
+
+    The mean of the drawn rewards is the baseline; a text below it teaches nothing.
+    """
+    assert model.best_ids is not None, "made with the model"
+    assert model.best_sizes is not None
+    assert model.best_rewards is not None
+    loss: Tensor | float = 0.0
+    kept = [size for size in model.best_sizes.tolist() if size]
+    if kept:
+        device = texts.ids.device
+        lengths = torch.tensor(kept, device=device)
+        batch = as_batch(Texts(model.best_ids[: len(kept)].to(device), lengths, kept), model.config.start)
+        better = (model.best_rewards[: len(kept)].to(device) - rewards.mean()).clamp(min=0)
+        loss = linear_cross_entropy(
+            _features(model.policy, batch),
+            *_drawing_head(model.policy),
+            batch.targets.flatten()[batch.positions],
+            row_weights=better.repeat_interleave(lengths),
+        )
+    rows = [row[:size] for row, size in zip(model.best_ids.tolist(), kept, strict=False)]
+    rows += [row[:size] for row, size in zip(texts.ids.tolist(), texts.sizes, strict=True)]
+    values = [*model.best_rewards[: len(kept)].tolist(), *rewards.tolist()]
+    latest = {tuple(row): value for row, value in zip(rows, values, strict=True)}
+    best = sorted(latest.items(), key=lambda pair: -pair[1])[: len(model.best_sizes)]
+    for row, (ids, value) in enumerate(best):
+        model.best_ids[row] = F.pad(torch.tensor(ids), (0, model.best_ids.shape[1] - len(ids)))
+        model.best_sizes[row], model.best_rewards[row] = len(ids), value
+    return loss
 
 
 def _judged(model: Model, texts: Texts) -> tuple[Tensor, Tensor]:

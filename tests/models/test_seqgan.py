@@ -459,6 +459,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "model.reward.kind=regex:cat",
         "model.critic.loss=wasserstein-clip",
         "model.reward.mle_weight=0.5",
+        "model.reward.replay=5",
         "model.policy.tied=false",
     ),
 }
@@ -700,6 +701,54 @@ def test_lagged_policy_keeps_its_share() -> None:
     assert model.lagged is not None
     assert not torch.equal(model.policy.output_bias, start)
     torch.testing.assert_close(model.lagged.output_bias, 0.75 * start + 0.25 * model.policy.output_bias.detach())
+
+
+def test_the_best_texts_are_kept_and_learnt_again_by_how_much_better_they_are(world: dict[str, Any]) -> None:
+    """Against brute force over the tiny vocabulary: which texts stay, and the change that learning them makes."""
+    kept = 3
+    table = {tuple(row): float(reward) for row, reward in zip(world["rows"], world["rewards"], strict=True)}
+
+    def stepped(replay: int, known: list[tuple[int, ...]]) -> seqgan.Model:
+        model = tiny_model(
+            mle_steps=0,
+            critic_steps=0,
+            policy_lr=0.1,
+            policy={"tied": False},
+            reward={"kind": "own", "weight": 1.0, "advantage": "reinforce_loo", "replay": replay},
+        )
+        model.policy.load_state_dict(world["policy"].state_dict())
+        model.own_reward = lambda texts: torch.tensor(
+            [table[tuple(row[:n])] for row, n in zip(texts.ids.tolist(), texts.sizes, strict=True)]
+        )
+        for row, text in enumerate(known):
+            model.get_buffer("best_ids")[row, : len(text)] = torch.tensor(text)
+            model.get_buffer("best_sizes")[row] = len(text)
+            model.get_buffer("best_rewards")[row] = table[text]
+        torch.manual_seed(5)
+        optimizers = seqgan.optimizers(model.train(), Train(optimizer="sgd", lr=0.1, clip=0, schedule="constant"))
+        seqgan.train_step(model, optimizers, seqgan.as_batch(padded(all_texts()), START), 0)
+        return model
+
+    torch.manual_seed(5)
+    seeds = torch.randint(1 << 62, (len(all_texts()),))
+    drawn = draw(world["policy"].decoder(), START, seeds, LONGEST)
+    texts = [tuple(row[:n]) for row, n in zip(drawn.ids.tolist(), drawn.sizes, strict=True)]
+    known = sorted(table, key=lambda text: table[text])[-2:]
+    plain, replayed = stepped(0, []), stepped(kept, known)
+    best = sorted({*known, *texts}, key=lambda text: -table[text])[:kept]
+    ids, sizes = (replayed.get_buffer(name).tolist() for name in ("best_ids", "best_sizes"))
+    found = [tuple(row[:n]) for row, n in zip(ids, sizes, strict=True)]
+    assert found == best
+    mean = sum(table[text] for text in texts) / len(texts)
+    weights = torch.tensor([max(0.0, table[text] - mean) for text in known])
+    wanted = flat_gradient(
+        (weights[:, None] * token_log_probs(world["policy"], padded([list(text) for text in known]))).sum(),
+        world["policy"],
+    )
+    moved = [torch.cat([p.detach().reshape(-1) for p in model.policy.parameters()]) for model in (plain, replayed)]
+    torch.testing.assert_close(
+        (moved[1] - moved[0]).double(), 0.1 * wanted / sum(map(len, texts)), rtol=1e-2, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
