@@ -2,9 +2,11 @@
 """Bach chorales as text: nats per frame of the exact set of notes, and what a run writes, as MIDI and a picture.
 
 A chorale is a line; a frame (a quarter note) is its pitches in ascending order as tokens, and then |. A set of notes is
-one such sequence and no other, so the likelihood of the tokens is that of the sets.
-Run: scripts/reproduce/chorales.py FOLDER OUT [--seeds 3] [--steps 1500] [--transpose 5] [--midi 3]
-FOLDER has quarter.json; --midi needs: pip install mido
+one such sequence and no other, so the likelihood of the tokens is that of the sets. With --voices a frame is a
+sixteenth note and four tokens, the pitches of soprano, alto, tenor and bass, or - for silence: S74 A70 T65 B58.
+Run: scripts/reproduce/chorales.py FOLDER OUT [--voices] [--seeds 3] [--steps 1500] [--transpose 5] [--midi 3]
+     [section.option=value ...]
+FOLDER has quarter.json and sixteenth-voices.json; --midi needs: pip install mido
 """
 
 import argparse
@@ -21,6 +23,9 @@ from seqgen.engine.loop import train
 from seqgen.engine.run import config
 
 LOWEST, HIGHEST = 21, 108  # of a piano
+VOICES, SILENT = "SATB", -1
+NAMES = ("valid", "test")
+Frames = list[list[int]]
 OPTIONS = [
     "tokenizer.kind=word",
     "tokenizer.min_count=1",
@@ -36,60 +41,87 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="section.option=value", help="settings of the model")
+    parser.add_argument(
+        "--voices", action="store_true", help="four voices in sixteenths, not sets of notes in quarters"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--transpose", type=int, default=5, help="semitones up and down that training text is moved by")
     parser.add_argument("--midi", type=int, default=0, help="chorales to write as MIDI")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
-    parts = json.loads((given.folder / "quarter.json").read_text())
+    parts = json.loads((given.folder / ("sixteenth-voices.json" if given.voices else "quarter.json")).read_text())
+    try:
+        check(parts, voices=given.voices)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     given.out.mkdir(parents=True, exist_ok=True)
-    check(parts)
     for name, chorales in parts.items():
         moves = range(-given.transpose, given.transpose + 1) if name == "train" else (0,)
-        lines = [line_of([[note + move for note in frame] for frame in one]) for move in moves for one in chorales]
+        lines = [line_of(moved(one, move), voices=given.voices) for move in moves for one in chorales]
         (given.out / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    test = read_lines(given.out / "test.txt")
-    frames = sum(line.count("|") for line in test)
+    frames = {name: sum(map(len, chorales)) for name, chorales in parts.items()}
     values = []
     for seed in range(1, given.seeds + 1):
         out = given.out / f"seed-{seed}"
         if not out.exists():
             steps = [f"train.steps={given.steps}", f"train.eval_every={given.steps // 6}", f"seed={seed}"]
             files = given.out / "train.txt", given.out / "valid.txt"
-            outcome = train(config("lm", files[0], valid=files[1], overrides=[*OPTIONS, *steps]), out)
+            longer = ["data.max_length=4096"] if given.voices else []
+            options = [*OPTIONS, *longer, *steps, *given.settings]
+            outcome = train(config("lm", files[0], valid=files[1], overrides=options), out)
             if outcome.reason != "finished":
                 raise SystemExit(f"{outcome.reason} at step {outcome.step}; seqgen train --out {out} continues it")
-        values.append(load(out).score(test).nats / frames)
-    mean, low, high = np.mean(values), min(values), max(values)
-    print(f"{len(test)} test chorales, {frames:,} frames: {mean:.2f} ({low:.2f} to {high:.2f}) nats a frame, with ends")
+        run = load(out)
+        values.append([run.score(read_lines(given.out / f"{name}.txt")).nats / frames[name] for name in NAMES])
+    for name, column in zip(NAMES, np.array(values).T, strict=True):
+        spread = f"{column.mean():.3f} ({column.min():.3f} to {column.max():.3f})"
+        print(f"{name}: {len(parts[name])} chorales, {frames[name]:,} frames: {spread} nats a frame, with ends")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} CPU seconds")
     if given.midi:
         written = load(given.out / "seed-1").generate(given.midi, temperature=0.9, seed=1)
         for number, text in enumerate(written, 1):
-            save_midi(frames_of(text), given.out / f"chorale-{number}.mid")
-        draw(frames_of(written[0]), given.out / "chorale-1.png")
+            save_midi(frames_of(text), given.out / f"chorale-{number}.mid", ticks=120 if given.voices else 480)
+        draw(frames_of(written[0]), given.out / "chorale-1.png", frame="sixteenth" if given.voices else "quarter")
 
 
-def check(parts: dict[str, list[list[list[int]]]]) -> None:
-    """Refuse notes that no piano has, with the chorale and the frame they stand in."""
+def check(parts: dict[str, list[Frames]], *, voices: bool) -> None:
+    """Raise ValueError for notes that no piano has, and for other than four voices, with the chorale and the frame."""
     for name, chorales in parts.items():
         for number, one in enumerate(chorales, 1):
             for place, frame in enumerate(one, 1):
-                if wrong := [note for note in frame if not LOWEST <= note <= HIGHEST]:
-                    raise SystemExit(f"{name}, chorale {number}, frame {place}: pitch {wrong[0]}; expected 21..108")
+                where = f"{name}, chorale {number}, frame {place}"
+                if voices and len(frame) != len(VOICES):
+                    raise ValueError(f"{where}: {len(frame)} voices; expected {len(VOICES)}, silent ones as {SILENT}")
+                for note in frame:
+                    if not (LOWEST <= note <= HIGHEST or (voices and note == SILENT)):
+                        raise ValueError(f"{where}: pitch {note}; expected {LOWEST}..{HIGHEST}")
 
 
-def line_of(frames: list[list[int]]) -> str:
-    return " ".join(" ".join([*map(str, sorted(set(frame))), "|"]) for frame in frames)
+def moved(frames: Frames, move: int) -> Frames:
+    return [[note if note == SILENT else note + move for note in frame] for frame in frames]
 
 
-def frames_of(text: str) -> list[list[int]]:
-    return [[int(word) for word in frame.split()] for frame in text.split("|")[:-1]]
+def line_of(frames: Frames, *, voices: bool) -> str:
+    if not voices:
+        return " ".join(" ".join([*map(str, sorted(set(frame))), "|"]) for frame in frames)
+    words = (
+        f"{voice}{'-' if note == SILENT else note}"
+        for frame in frames
+        for voice, note in zip(VOICES, frame, strict=True)
+    )
+    return " ".join(words)
 
 
-def save_midi(frames: list[list[int]], path: Path) -> None:
-    """Write frames as quarter notes; a note that goes on is held."""
+def frames_of(text: str) -> Frames:
+    """Return the notes that sound in each frame of a line of either form."""
+    words = [frame.split() for frame in (text.split("|")[:-1] if "|" in text else text.split(VOICES[0])[1:])]
+    return [[int(note) for word in frame if (note := word.strip(VOICES)) != "-"] for frame in words]
+
+
+def save_midi(frames: Frames, path: Path, *, ticks: int) -> None:
+    """Write frames of so many ticks, 480 being a quarter note; a note that goes on is held."""
     from mido import Message, MidiFile, MidiTrack
 
     file, track, waited = MidiFile(ticks_per_beat=480), MidiTrack(), 0
@@ -101,19 +133,21 @@ def save_midi(frames: list[list[int]], path: Path) -> None:
         for kind, note in changes:
             track.append(Message(kind, note=note, velocity=64, time=waited))
             waited = 0
-        before, waited = frame, waited + 480
+        before, waited = frame, waited + ticks
     file.save(path)
 
 
-def draw(frames: list[list[int]], path: Path) -> None:
+def draw(frames: Frames, path: Path, *, frame: str) -> None:
     """Draw frames as a piano roll."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots()
-    places = [(place, note) for place, frame in enumerate(frames) for note in frame]
-    axes.scatter(*zip(*places, strict=True), marker="s", s=14)
-    axes.set(xlabel="frame (a quarter note)", ylabel="MIDI pitch")
+    notes = [(place, note) for place, sounding in enumerate(frames) for note in sounding]
+    axes.hlines(
+        [note for _, note in notes], [place for place, _ in notes], [place + 1 for place, _ in notes], linewidth=4
+    )
+    axes.set(xlabel=f"{frame} note", ylabel="MIDI pitch")
     figure.savefig(path, dpi=110)
 
 

@@ -207,7 +207,8 @@ def _sweep(made: "Callable[[list[str]], Settings]", out: Path, ranges: Path, tri
     from seqgen.engine import sweep as sweeping
 
     best = sweeping.sweep(made, out, sweeping.read_ranges(ranges, made), trials=trials, storage=storage, say=output.say)
-    output.say(f"all trials are in {out / 'trials.tsv'}; next: seqgen train --config {best} --data FILE --out RUN")
+    tables = f"{out / 'trials.tsv'} and, drawn, in {out / 'trials.png'}"
+    output.say(f"all trials are in {tables}; next: seqgen train --config {best} --data FILE --out RUN")
 
 
 def _seeds(

@@ -1,6 +1,8 @@
-"""Plots without a display: the plane of quality and diversity, and figures as PNG bytes."""
+"""Plots without a display: the plane of quality and diversity, panels side by side, and figures as PNG bytes."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -20,6 +22,40 @@ def plane() -> tuple[Any, Any]:
     axes.set_xlabel("quality: BLEU-4 against references")
     axes.set_ylabel("diversity: 1 - Self-BLEU-4")
     return figure, axes
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several plots side by side that share their vertical axis."""
+
+    across: str
+    places: Sequence[float] | Sequence[str]
+    values: Sequence[float]
+    log: bool = False
+    """Whether the horizontal axis is logarithmic."""
+    lowest: bool = False
+    """Whether a line follows the lowest value so far."""
+
+
+def panels(shown: Sequence[Panel], *, up: str) -> bytes:
+    """Draw panels, four in a row, and return PNG bytes; `up` names the vertical axis."""
+    from matplotlib.figure import Figure
+
+    rows, columns = -(-len(shown) // 4), min(4, len(shown))
+    figure = Figure(figsize=(3 * columns, 2.8 * rows), layout="constrained")
+    for place, (panel, axes) in enumerate(
+        zip(shown, figure.subplots(rows, columns, sharey=True, squeeze=False).flat, strict=False)
+    ):
+        axes.scatter(panel.places, panel.values, s=18)
+        if panel.lowest:
+            lowest = [min(panel.values[: n + 1]) for n in range(len(panel.values))]
+            axes.step(panel.places, lowest, where="post", color="grey", linewidth=1)
+        axes.set(xlabel=panel.across, xscale="log" if panel.log else axes.get_xscale())
+        axes.set_ylabel("" if place % columns else up)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes[len(shown) :]:
+        axes.remove()
+    return png(figure)
 
 
 def png(figure: Any) -> bytes:

@@ -20,7 +20,7 @@ from seqgen.core import files, log
 from seqgen.core.config import to_toml
 from seqgen.core.errors import ConfigError, MissingExtraError, RunError, SeqgenError
 from seqgen.data.formats import table_row
-from seqgen.engine import loop
+from seqgen.engine import loop, plots
 from seqgen.engine.progress import LIKELIHOOD, Progress
 from seqgen.engine.run import Settings
 from seqgen.engine.stored import stored_sections
@@ -102,6 +102,14 @@ def _range(path: Path, option: str, given: Any) -> Range:
         raise ConfigError(f"{path}: {option} must have low < high{least}, got {given['low']} and {given['high']}")
     if given.get("log") and given.get("step"):
         raise ConfigError(f"{path}: {option} has step and log; give one")
+    whole = isinstance(given["low"], int) and isinstance(given["high"], int)
+    step = given.get("step", 1 if whole else given["high"] - given["low"])
+    kind = int if whole else int | float
+    if not isinstance(step, kind) or isinstance(step, bool) or not 0 < step <= given["high"] - given["low"]:
+        number = "an integer" if whole else "a number"
+        raise ConfigError(f"{path}: {option} must have as step {number} > 0 and <= high - low, got {step!r}")
+    if not isinstance(given.get("log", False), bool):
+        raise ConfigError(f"{path}: {option} must have as log true or false, got {given['log']!r}")
     return Range(option, (), given["low"], given["high"], given.get("step"), bool(given.get("log")))
 
 
@@ -118,6 +126,8 @@ def sweep(
     make: Make, out: Path, ranges: list[Range], *, trials: int, storage: str = "", say: Callable[[str], None]
 ) -> Path:
     """Run trials until the storage holds so many, and return the file with the settings of the best, `out`/best.toml.
+
+    Beside it are trials.tsv, all trials from the best, and trials.png, what each option did to the score.
 
     `storage` is a file or a URL of a database, by default `out`/sweep.log; other processes may work on it at the same
     time. A trial that fails is recorded and the sweep goes on. MissingExtraError without Optuna, RunError for a storage
@@ -138,7 +148,7 @@ def sweep(
                 _queue_again(optuna, study, trial)
         begun = {trial.user_attrs[_FOLDER] for trial in study.trials if _FOLDER in trial.user_attrs}
         if len(begun) >= trials and all(trial.state.name != "WAITING" for trial in study.trials):
-            return _written(study, out, ranges)
+            return _written(optuna, study, out, ranges, decides)
         _run(optuna, study, make, out, ranges, decides, say)
 
 
@@ -220,7 +230,7 @@ def _run(
     except (SeqgenError, RuntimeError, ValueError, MemoryError) as error:
         trial.set_user_attr(_ERROR, str(error).splitlines()[0])
         study.tell(trial, state=state.FAIL)
-        say(f"{folder}: {' '.join(chosen)}: failed: {error}")
+        say(f"{folder}: {' '.join(chosen)}: failed: {str(error).splitlines()[0]}")
     else:
         study.tell(trial, value)
         say(f"{folder}: {' '.join(chosen)}: {decides} {value:.4f}, the best so far {study.best_value:.4f}")
@@ -234,8 +244,32 @@ def best(folder: Path, decides: str) -> float:
     return min(values)
 
 
-def _written(study: Any, out: Path, ranges: list[Range]) -> Path:
-    """Write trials.tsv, all trials from the best, and best.toml."""
+IMPORTANCE_FROM = 10
+"""How many finished trials an estimate of what matters takes."""
+
+
+def panels(optuna: Any, study: Any, ranges: list[Range]) -> list[plots.Panel]:
+    """Return the scores of finished trials in their order and against each option.
+
+    With enough trials an option's name says its importance, the share of the scores' variance that it explains in a
+    random forest (functional ANOVA, Hutter et al. 2014).
+    """
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    values = [float(trial.value) for trial in done]
+    shares: dict[str, float] = {}
+    if len(done) >= IMPORTANCE_FROM and len(set(values)) > 1:
+        forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(study, evaluator=forest)
+    shown = [plots.Panel("trial", [trial.number for trial in done], values, lowest=True)]
+    for one in ranges:
+        places = [trial.params[one.option] for trial in done]
+        name = one.option + (f" (importance {shares[one.option]:.2f})" if one.option in shares else "")
+        shown.append(plots.Panel(name, [str(place) for place in places] if one.choices else places, values, one.log))
+    return shown
+
+
+def _written(optuna: Any, study: Any, out: Path, ranges: list[Range], decides: str) -> Path:
+    """Write trials.tsv, all trials from the best, trials.png and best.toml."""
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     if not done:
         raise RunError(f"{out}: no trial was finished; {out / 'trials.tsv'} would hold nothing to choose from")
@@ -254,6 +288,7 @@ def _written(study: Any, out: Path, ranges: list[Range]) -> Path:
             (trial.user_attrs[_FOLDER], trial.state.name.lower(), score, *own, trial.user_attrs.get(_ERROR, ""))
         )
     files.write_text(out / "trials.tsv", "".join(map(table_row, table)))
+    files.write_bytes(out / "trials.png", plots.panels(panels(optuna, study, ranges), up=decides))
     sections = stored_sections(out / study.best_trial.user_attrs[_FOLDER])
     for key in ("version", "format"):
         sections.pop(key, None)

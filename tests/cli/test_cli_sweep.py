@@ -30,7 +30,8 @@ def test_a_sweep_says_each_trial_and_what_to_type_next(seqgen: Any, text: Path, 
     assert (ended.code, ended.out) == (0, "")
     assert "trial-0: train.lr=0.00" in ended.err
     assert ended.err.endswith(
-        f"all trials are in {out}/trials.tsv; next: seqgen train --config {out}/best.toml --data FILE --out RUN\n"
+        f"all trials are in {out}/trials.tsv and, drawn, in {out}/trials.png; "
+        f"next: seqgen train --config {out}/best.toml --data FILE --out RUN\n"
     )
     again = seqgen("train", "--config", out / "best.toml", "--data", text, "--out", tmp_path / "run")
     assert again.code == 0

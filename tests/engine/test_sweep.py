@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from seqgen.core.errors import ConfigError, RunError
 from seqgen.engine import loop, sweep
 from seqgen.engine.run import Settings, config
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 SMALL = [
     "model.hidden=4",
@@ -58,6 +59,29 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
+def study_of(out: Path) -> Any:
+    backend = optuna.storages.journal.JournalFileBackend(str(out / "sweep.log"))
+    return optuna.load_study(study_name="seqgen", storage=optuna.storages.JournalStorage(backend))
+
+
+def test_what_matters_stands_beside_the_option_once_there_are_enough_trials() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+
+    def score(trial: Any) -> float:
+        return float((trial.suggest_float("a", 0, 1) - 0.4) ** 2 + 1e-3 * trial.suggest_int("b", 1, 3))
+
+    asked = [sweep.Range("a", low=0.0, high=1.0), sweep.Range("b", low=1, high=3)]
+    study.optimize(score, n_trials=sweep.IMPORTANCE_FROM - 1)
+    assert [panel.across for panel in sweep.panels(optuna, study, asked)] == ["trial", "a", "b"]
+    study.optimize(score, n_trials=1)
+    shares = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+    assert shares["a"] > 0.9
+    expected = [f"{name} (importance {shares[name]:.2f})" for name in ("a", "b")]
+    assert [panel.across for panel in sweep.panels(optuna, study, asked)] == ["trial", *expected]
+
+
 def test_a_sweep_leaves_a_run_for_each_trial_and_the_settings_of_the_best(tmp_path: Path, text: Path) -> None:
     said: list[str] = []
     best = sweep.sweep(maker(text), tmp_path / "s", ranges(tmp_path, text), trials=3, say=said.append)
@@ -71,6 +95,16 @@ def test_a_sweep_leaves_a_run_for_each_trial_and_the_settings_of_the_best(tmp_pa
     assert "files" not in chosen["data"]
     again = config("lm", text, file=best)
     assert again.model.hidden == chosen["model"]["hidden"]
+    panels = sweep.panels(optuna, study_of(tmp_path / "s"), ranges(tmp_path, text))
+    assert [panel.across for panel in panels] == ["trial", "train.lr", "model.hidden", "model.cell"]
+    assert [panel.log for panel in panels] == [False, True, False, False]
+    by_trial = {int(row["run"].partition("-")[2]): row for row in found}
+    assert panels[0].places == [0, 1, 2]
+    for panel in panels:
+        assert panel.values == pytest.approx([float(by_trial[n]["score"]) for n in range(3)], rel=1e-5)
+    assert panels[3].places == [by_trial[n]["model.cell"] for n in range(3)]
+    with Image.open(tmp_path / "s" / "trials.png") as image:
+        assert image.width > image.height
     # as many as there are already: nothing more is trained
     sweep.sweep(maker(text), tmp_path / "s", ranges(tmp_path, text), trials=3, say=said.append)
     assert len(said) == 3
@@ -131,6 +165,16 @@ def test_a_trial_that_was_broken_off_is_continued_in_its_folder(tmp_path: Path, 
             "train.lr must have low < high and above 0, where log = true",
         ),
         ('"model.output_dropout" = { low = 0.1, high = 1.5 }', "model.output_dropout"),
+        (
+            '"model.hidden" = { low = 4, high = 8, step = 0 }',
+            "model.hidden must have as step an integer > 0 and <= high - low, got 0",
+        ),
+        ('"model.hidden" = { low = 4, high = 8, step = 1.5 }', "step an integer > 0 and <= high - low, got 1.5"),
+        ('"train.lr" = { low = 0.1, high = 0.2, step = 1 }', "step a number > 0 and <= high - low, got 1"),
+        (
+            '"model.hidden" = { low = 4, high = 8, log = "yes" }',
+            "model.hidden must have as log true or false, got 'yes'",
+        ),
         ('"model.hidden" = 4', "model.hidden must be a list of choices or { low = , high = }"),
         ('"tokenizer.vocab_size" = [100, 200]', "tokenizer.vocab_size changes what held-out scores are of"),
     ],
