@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqgen.core.numerics import rows_at_once
-from seqgen.nn.products import linear
+from seqgen.nn.products import linear, matmul
 
 _BLOCK = 2048  # rows of the weight's gradient that are added to at once on a CPU: more would leave the cache
 
@@ -129,14 +129,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
                 low = grad_logits.to(dtype)
-                grad_hidden[rows] = linear(low, weight.t())
+                matmul(low, weight, grad_hidden[rows])
                 for first in range(0, len(weight), block):
                     part = slice(first, first + block)
-                    product = linear(low[:, part].t(), hidden[rows].t())
-                    if begin:
-                        grad_weight[part] += product
-                    else:  # no need of zeros
-                        grad_weight[part] = product
+                    # what the first writes needs no zeros
+                    matmul(low[:, part].t(), hidden[rows], grad_weight[part], add=begin > 0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total.to(weight_vh.dtype)
 

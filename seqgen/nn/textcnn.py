@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.core.numerics import rows_at_once
-from seqgen.nn.products import linear, trained_linear
+from seqgen.nn.products import linear, matmul, trained_linear
 from seqgen.nn.rnn import scan_layer
 
 _CHUNK = 64  # rows whose responses are alive at a time in a frozen critic: more would leave the cache
@@ -312,7 +312,7 @@ class _Convolution(torch.autograd.Function):
         pooled, found = [], []
         for width, weight in zip(widths, weights, strict=True):
             count = max(1, length - width + 1)
-            responses = linear(windows[: count * rows, : width * size], weight.t()).view(count, rows, -1)
+            responses = matmul(windows[: count * rows, : width * size], weight).view(count, rows, -1)
             if last_b is not None:
                 outside = torch.arange(count, device=x.device)[:, None] > (last_b - width + 1).clamp(min=0)
                 responses.masked_fill_(outside.unsqueeze(-1), -torch.inf)
@@ -337,10 +337,9 @@ class _Convolution(torch.autograd.Function):
             # equal windows (a word said twice) share the gradient
             spread = (responses == largest).to(grad.dtype)
             spread = spread.mul_(grad / spread.sum(0)).flatten(0, 1)
-            # oneDNN wants dense matrices, or transposed views of them
-            part = windows[: count * rows, : width * size].contiguous()
-            grad_filters.append(linear(part.t(), spread.t()).float())
-            grad_windows[: count * rows, : width * size] += linear(spread, weight)
+            part = slice(count * rows), slice(width * size)
+            grad_filters.append(matmul(windows[part].t(), spread).float())
+            matmul(spread, weight.t(), grad_windows[part], add=True)
         folded = grad_windows.new_zeros(length + max(widths) - 1, rows, size)
         for k, grad in enumerate(grad_windows.view(length, rows, -1, size).unbind(2)):
             folded[k : k + length] += grad

@@ -41,6 +41,42 @@ def test_without_the_operator_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(products.linear(*given), F.linear(*given))
 
 
+@pytest.fixture(params=[False, True], ids=["oneDNN", "MKL"])
+def intel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_intel", lambda: request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matmul_takes_any_layout_and_writes_or_adds(intel: None, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    whole = torch.randn(40, 60, generator=generator).to(dtype)
+    right = torch.randn(30, 20, generator=generator).to(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    for a in (whole[:17, :30], whole[:30, :17].t(), whole[:17].contiguous()[:, :30].contiguous()):
+        for b in (right, right.t().contiguous().t()):
+            expected = a.double() @ b.double()
+            kept = torch.randn(25, 50, generator=generator)
+            out, before = kept[:17, 5:25], kept[:17, 5:25].double()
+            for got, wanted in (
+                (products.matmul(a, b), expected),
+                (products.matmul(a, b, out, add=True).clone(), before + expected),
+                (products.matmul(a, b, out), expected),
+            ):
+                torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 128), (96, 384), (384, 65), (512, 2048), (640, 200), (1024, 512)])
+def test_a_row_of_a_step_has_the_same_bits_in_every_whole_number_of_tiles(inputs: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, weight = (torch.randn(n, inputs, generator=generator) for n in (520, outputs))
+    weight, bias = weight.t().contiguous().t(), torch.randn(outputs, generator=generator)
+    first = products.linear(x[:8], weight, bias)
+    for rows in (16, 64, 200, 520):
+        assert torch.equal(products.linear(x[:rows], weight, bias)[:8], first)
+        assert torch.equal(products.linear(x[:rows].roll(rows - 8, 0), weight, bias)[rows - 8 :], first)
+
+
 def test_autocast_is_respected() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert products.trained_linear(*matrices()).dtype == torch.bfloat16
