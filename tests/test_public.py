@@ -54,6 +54,13 @@ def test_importing_the_package_imports_nothing_of_it() -> None:
     assert ended.stdout.split() == ["seqgen._version"]
 
 
+def test_what_writes_texts_imports_no_library_that_it_does_not_need() -> None:
+    heavy = ("scipy", "sklearn", "matplotlib", "nltk", "sentencepiece", "PIL")
+    script = f"import sys, seqgen.engine.generate; print(*[m for m in {heavy} if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == "\n"
+
+
 def test_bleu_of_lines_needs_no_torch() -> None:
     script = "import sys, seqgen; seqgen.bleu(['a b'], ['a b']); print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -25,8 +25,6 @@ from seqgen.core.errors import ConfigError, MissingExtraError
 from seqgen.core.patterns import Expression
 from seqgen.data.corpora.grammar import Grammar
 from seqgen.data.text import read_records
-from seqgen.metrics import molecules
-from seqgen.metrics.domains import parses
 
 Reward = Callable[[list[str]], Sequence[float]]
 """Lines to numbers, as many."""
@@ -71,7 +69,7 @@ def reward(spec: str, code: Reward | None = None) -> Callable[[list[str]], list[
     elif spec == "chem:qed":
         function = _chemistry(spec, lambda: _drug_likeness)
     elif kind == "similarity" and rest:
-        function = _chemistry(spec, lambda: molecules.similarity(rest))
+        function = _chemistry(spec, lambda: _similarity(rest))
     elif kind == "label" and rest.partition(":")[2]:
         label, _, file = rest.partition(":")
         function = _label(label, file)
@@ -138,10 +136,14 @@ def _regex(pattern: str) -> Reward:
 
 
 def _python(lines: list[str]) -> list[float]:
+    from seqgen.metrics.domains import parses  # late, as below: what trains and writes without a reward starts sooner
+
     return [float(parses(line)) for line in lines]
 
 
 def _chemistry(spec: str, made: Callable[[], Callable[[str], float]]) -> Reward:
+    from seqgen.metrics import molecules
+
     try:
         molecules.molecule("C")
         of = made()
@@ -154,7 +156,15 @@ def _chemistry(spec: str, made: Callable[[], Callable[[str], float]]) -> Reward:
     return lambda lines: [of(line) for line in lines]
 
 
+def _similarity(molecule: str) -> Callable[[str], float]:
+    from seqgen.metrics import molecules
+
+    return molecules.similarity(molecule)
+
+
 def _drug_likeness(line: str) -> float:
+    from seqgen.metrics import molecules
+
     found = molecules.molecule(line)
     return 0.0 if found is None else molecules.PROPERTIES["qed"](found)
 

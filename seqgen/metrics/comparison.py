@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
 
 from seqgen.metrics.names import Better
 from seqgen.metrics.ngrams import Floats, Ints
@@ -106,12 +105,16 @@ def paired_seeds(a: Sequence[float], b: Sequence[float]) -> Difference:
     half = _half_of_t(deviation, apart.size)
     if deviation == 0:  # what no seed changes
         return Difference(mean, (mean, mean), float(mean == 0))
+    from scipy.special import stdtr
+
     p_value = 2 * stdtr(apart.size - 1, -abs(mean) / deviation * math.sqrt(apart.size))
     return Difference(mean, (mean - half, mean + half), float(p_value))
 
 
 def _half_of_t(deviation: float, count: int) -> float:
     """Return half of the 95 % interval of a mean of `count` values."""
+    from scipy.special import stdtrit  # late: scores alone need none of it
+
     return float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count) if count > 1 else math.nan
 
 

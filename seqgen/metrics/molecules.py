@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from seqgen.metrics.distance import frechet_of_moments
 from seqgen.metrics.diversity import wasserstein_1
@@ -228,6 +227,8 @@ def internal_diversity(bits: Bits, power: int = 1) -> float:
 
 def _similarities(bits: Bits, others: Bits) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """Yield Tanimoto similarities, all columns of some rows at a time; two empty fingerprints are alike."""
+    from scipy import sparse  # late: most who import this score no fingerprints
+
     own, theirs = (np.unpackbits(one, axis=1) for one in (bits, others))
     sizes, their_sizes = (one.sum(axis=1, dtype=np.float32) for one in (own, theirs))
     across = np.ascontiguousarray(theirs.T)
