@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times ours against the usual way, one thread, and says whether the figures still hold.
 
-Run: scripts/bench.py NAME... [--quick] [--json], scripts/bench.py --list
+Run: scripts/bench.py NAME... [--quick] [--json], scripts/bench.py --floors [--quick], scripts/bench.py --list
 Each file in scripts/bench/ has BENCHES: name -> function(quick) that yields rows. A row with a floor is one JSON
 object on stdout, {"bench", "case", "ratio", "floor", "gate"}; everything else goes to stderr. The gate is "ok",
 "no bf16 units" (not judged), or what was wrong with the result that was timed.
@@ -26,6 +26,21 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("bench", "case", "ratio", "floor", "gate")
+FLOORS = (
+    "critic-train",
+    "lm-train",
+    "sampling",
+    "nll",
+    "rollouts",
+    "batches",
+    "corpus-bleu",
+    "frechet",
+    "prdc",
+    "vae-step",
+    "tokenize",
+    "seqgan-iteration",
+)
+"""The benches of docs/speed.md's table of floors."""
 NOT_JUDGED = ("no bf16 units", "fast-bleu is not installed", "hmmlearn is not installed")
 """Gates that say why a row could not be measured here."""
 Bench = Callable[[bool], Iterator[dict[str, Any]]]
@@ -83,6 +98,7 @@ def main(arguments: list[str], folder: Path = HERE / "bench") -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes; floors are not judged")
     parser.add_argument("--json", action="store_true", help="rows only: no lines for people on stderr")
+    parser.add_argument("--floors", action="store_true", help="the benches of the table of floors in docs/speed.md")
     parser.add_argument("--list", action="store_true", help="print the names there are")
     options = parser.parse_args(arguments)
 
@@ -90,6 +106,7 @@ def main(arguments: list[str], folder: Path = HERE / "bench") -> int:
     if options.list:
         print(*sorted(files), sep="\n")
         return 0
+    options.names += FLOORS if options.floors else ()
     if not options.names:
         return refuse("name a bench: " + ", ".join(sorted(files)))
     for name in options.names:

@@ -88,13 +88,13 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
     ours = SentenceBatches(sentences, BATCH, pad=PAD, seed=1)
     ratios = compared(ours.at, 400, lambda: int(next(loader)[2].sum()), 100, rounds)
     gate = "ok" if all(sentence_right(ours.at(step), sentences.ids) for step in range(20)) else "rows differ"
-    yield row("batches", "sentence batches against DataLoader without workers and pad_sequence", ratios, 3.0, gate)
+    yield row("batches", "sentence batches against DataLoader without workers and pad_sequence", ratios, 3.5, gate)
 
     window_loader = endless(DataLoader(Windows(stream), BATCH, shuffle=True, generator=seeded(), drop_last=True))
     windows = WindowBatches(running, BATCH, WINDOW, seed=1)
     ratios = compared(windows.at, 1000, lambda: next(window_loader)[0].numel(), 100, rounds)
     gate = "ok" if all(window_right(windows.at(step), stream) for step in range(20)) else "windows differ"
-    yield row("batches", "window batches against DataLoader without workers", ratios, 7.0, gate)
+    yield row("batches", "window batches against DataLoader without workers", ratios, 14.0, gate)
 
     slices = sliced(values)
     columns = StreamBatches(running, BATCH, WINDOW, seed=1)
@@ -104,7 +104,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
         torch.equal(batch.inputs, x) and torch.equal(batch.targets, y)
         for batch, (x, y) in ((columns.at(step), next(again)) for step in range(20))
     )
-    yield row("batches", "bptt batches against slicing and stacking", ratios, 40.0, "ok" if same else "windows differ")
+    yield row("batches", "bptt batches against slicing and stacking", ratios, 45.0, "ok" if same else "windows differ")
 
 
 def compared(

@@ -20,6 +20,7 @@ import numpy as np
 from measure import cpu_seconds, ratios, row
 
 from seqgen.metrics import (
+    BleuSettings,
     KneserNey,
     bleu_orders,
     bleu_stats,
@@ -277,8 +278,23 @@ def chrf_rows(quick: bool) -> Iterator[dict[str, object]]:
         yield row("chrf", f"{name}, {len(own)} lines, sacreBLEU", ratios(usual, ours, rounds=ROUNDS), 3.0, gate)
 
 
+def corpus_bleu_rows(quick: bool) -> Iterator[dict[str, object]]:
+    """A reference for each line, as translations have it: tokenised, counted and pooled."""
+    import sacrebleu
+
+    hypotheses, references = captions(1_000 if quick else 5_000)
+    own = [[line] for line in references]
+    settings = BleuSettings((4,), "13a", level="sacrebleu")
+    ours = partial(bleu_orders, hypotheses, None, settings, references_per_hypothesis=own)
+    usual = partial(sacrebleu.BLEU().corpus_score, hypotheses, [references])
+    error = abs(100 * float(ours()[4]) - usual().score)
+    gate = "ok" if error <= 1e-9 else f"differs from sacreBLEU by {error:.1e}"
+    yield row("corpus-bleu", f"{len(own)} lines, sacreBLEU", ratios(usual, ours, rounds=ROUNDS), 3.0, gate)
+
+
 BENCHES = {
     "bleu": bleu_rows,
+    "corpus-bleu": corpus_bleu_rows,
     "self-bleu": self_bleu_rows,
     "fast-bleu": fast_bleu_rows,
     "frechet": frechet_rows,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from lm_train import TRAIN, has_bf16_units
-from measure import ratios, row
+from lm_train import TRAIN
+from measure import has_bf16_units, ratios, row
 from torch import Tensor, nn
 
 from seqgen.core.batch import SequenceBatch

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lm_train import has_bf16_units
-from measure import ratios, row
+from measure import has_bf16_units, ratios, row
 
 from seqgen.core import rng
 from seqgen.core.config import Train

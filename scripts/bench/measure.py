@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -17,6 +18,13 @@ def ratios(usual: Callable[[], object], ours: Callable[[], object], *, rounds: i
     usual()
     ours()
     return [cpu_seconds(usual) / cpu_seconds(ours) for _ in range(rounds)]
+
+
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX; on ARM, bf16)."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def row(bench: str, case: str, values: list[float], floor: float | None, gate: str) -> dict[str, object]:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from lm_train import TRAIN, has_bf16_units
-from measure import ratios, row
+from lm_train import TRAIN
+from measure import has_bf16_units, ratios, row
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import torch
 from critic_train import LENGTH, ROWS, equal, step
-from measure import cpu_seconds, row
+from measure import cpu_seconds, has_bf16_units, row
 from rollouts import ROLLOUTS, agreement
-from seqgan_usual import PAPER, START, VOCAB, bf16_units, critics, policies, usual_values
+from seqgan_usual import PAPER, START, VOCAB, critics, policies, usual_values
 from torch import Tensor
 
 from seqgen.core.rng import text_seeds
@@ -42,7 +42,7 @@ def iteration(quick: bool) -> Iterator[dict[str, object]]:
         made["usual"] = usual_values(usual_policy, usual_critic, texts.ids, 1)
 
     for case, low, floor in (("paper schedule", False, 2.2), ("bf16", True, 3.0)):
-        if low and not bf16_units():
+        if low and not has_bf16_units():
             yield row("seqgan-iteration", case, [0.0], floor, "no bf16 units")
             continue
         usual_step = step(lambda: usual_critic(ids), list(usual_critic.parameters()), labels, low=False)

@@ -108,8 +108,3 @@ def critics(widths: Sequence[int], maps: Sequence[int], *, vocab: int = VOCAB) -
             layer.bias.copy_(ours.highway.bias[rows])
         usual.output.load_state_dict(ours.output.state_dict())
     return usual, ours
-
-
-def bf16_units() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
