@@ -267,22 +267,51 @@ def test_a_release_is_made_of_a_commit_that_the_changelog_names(tmp_path):
     assert run("sh", "scripts/release") == "release: CHANGELOG.md has no heading '## 0.2.0'\n"
 
 
-@pytest.mark.slow
-def test_quickstart_trains_and_shows_samples_scores_and_a_page_and_again_without_training(tmp_path):
+def test_quickstart_says_how_it_is_used():
+    done = subprocess.run(["sh", ROOT / "scripts/quickstart", "--quick"], capture_output=True, text=True, check=False)
+    usage = "usage: scripts/quickstart [--fast] [FOLDER] [SECTION.OPTION=VALUE ...]\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", usage)
+
+
+def twice(folder: Path, *words: str | Path) -> list[subprocess.CompletedProcess[str]]:
+    """A quickstart of tiny models, and again in the same folder."""
     if not (ROOT / ".venv" / "seqgen-stamp").exists():
         pytest.skip("needs the environment of scripts/setup")
-    run = tmp_path / "a run"
     tiny = ["model.hidden=16", "train.steps=20", "train.eval_every=20", "train.samples=20"]
-    command = ["sh", ROOT / "scripts/quickstart", run, *tiny]
-    first, second = (
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False) for _ in range(2)
-    )
+    command = ["sh", ROOT / "scripts/quickstart", *words, *tiny]
+    return [subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False) for _ in range(2)]
+
+
+@pytest.mark.slow
+def test_quickstart_fast_shows_a_language_model_and_again_without_training(tmp_path):
+    run = tmp_path / "a run"
+    first, second = twice(tmp_path, "--fast", run)
     assert first.returncode == 0, first.stderr
-    assert "finished at step 20" in first.stderr
+    assert first.stderr.count("finished at step 20") == 1
     assert "bleu_4" in first.stdout
     assert first.stdout.splitlines()[-1] == str(run / "report.html")
     assert second.returncode == 0, second.stderr
     assert "nothing to do" in second.stderr
+    assert second.stdout == first.stdout
+    assert not (tmp_path / "a run-set").exists()
+
+
+@pytest.mark.slow
+def test_quickstart_shows_every_model_on_one_page_and_again_without_training(tmp_path):
+    run, models = tmp_path / "a run", tmp_path / "a run-set"
+    first, second = twice(tmp_path, run)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("finished at step 20") == 5
+    assert first.stdout.splitlines()[-1] == str(models / "index.html")
+    page = (models / "index.html").read_text()
+    linked = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(linked) == 7
+    assert [link for link in linked if not (models / link).is_file()] == []
+    for shown in ("| a run |", "| seqgan |", "| text-vae |", "ffd"):
+        assert shown in page
+        assert shown in first.stdout
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("nothing to do") == 5
     assert second.stdout == first.stdout
 
 
