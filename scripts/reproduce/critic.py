@@ -11,10 +11,10 @@ set (of ZINC), evenly spread: 10,000, 3,000 and 4,000.
 Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
 language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
 the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and critics of less, fitted to
-fewer numbers or to the run's own texts in the place of real lines. Last, a critic with recurrent networks (two seeds),
-a policy whose reward is the score of a critic over the language model alone, with weight 1 of the divergence (one), and
-the language model trained on with texts of the refined run, each chosen among sixteen, or with the mixture's own
-(one seed).
+fewer numbers or to the run's own texts in the place of real lines. Last, of captions and SNLI, a critic with recurrent
+networks (two seeds); of captions (one seed) a policy whose reward is the score of a critic over the language model
+alone, with weight 1 of the divergence, and the language model trained on with texts of the refined run, each chosen
+among sixteen, or with the mixture's own.
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
@@ -225,6 +225,8 @@ class Point(NamedTuple):
     top_p: float = 1.0
     seeds: int = 99
     """Of so many seeds, the first ones."""
+    sets: tuple[str, ...] = tuple(SETS)
+    """Of these sets."""
 
     @property
     def what(self) -> str:
@@ -250,11 +252,12 @@ POINTS = (
     Point("constant", seeds=3),
     Point("logit", seeds=3),
     *(Point(what, candidates=16, seeds=3) for what in CONTROLS),
-    Point("refined-gru", candidates=16, seeds=2),
-    Point("refined-alone", candidates=16, seeds=1),
-    Point("policy of the critic", seeds=1),
-    Point("distilled", seeds=1),
-    Point("distilled from the mixture", seeds=1),
+    Point("refined-gru", candidates=16, seeds=2, sets=("captions", "snli")),
+    Point("refined-alone", candidates=16, seeds=1, sets=("captions",)),
+    *(
+        Point(what, seeds=1, sets=("captions",))
+        for what in ("policy of the critic", "distilled", "distilled from the mixture")
+    ),
 )
 
 
@@ -440,7 +443,8 @@ def main() -> None:
         for name in options.sets:
             folder = options.folder / f"{name}_{seed}"
             folder.mkdir(exist_ok=True)
-            missing = [p for p in POINTS if place < p.seeds and not (folder / p.file).is_file()]
+            wanted = [point for point in POINTS if place < point.seeds and name in point.sets]
+            missing = [point for point in wanted if not (folder / point.file).is_file()]
             cells = Cells(Models(name, seed, options.folder, other), options.count) if missing else None
             for point in missing:
                 assert cells
