@@ -5,8 +5,9 @@ A language model, its mixture with Kneser-Ney 5-grams (`seqgen mix`) and the cri
 each on lines that it was not fitted to: held-out lines choose the weight and fit the critic, test lines choose nothing.
 Captions: 10,000 lines of the grammar to train on, 3,000 and 4,000 new ones. SNLI: valid.txt, the first 5,000 lines of
 test.txt, and the others. COCO captions: both files together (they are about different things), split by a hash of each
-line into 10,000, 4,000 and 5,000; of the last two, lines with unknown words are left out. Molecules: MOSES's training
-set (of ZINC), evenly spread: 10,000, 3,000 and 4,000.
+line into 10,000, 4,000 and 5,000. Molecules: MOSES's training
+set (of ZINC), evenly spread: 10,000, 3,000 and 4,000. Held-out and test lines with words that are not known are left
+out everywhere: no run writes them.
 
 Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
 language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
@@ -156,7 +157,10 @@ class Models:
         lm = self["lm"]
         self.train, self.held_out, self.test = (
             found.train,
-            *([line for line in lines if not lm.tokenizer.unknown(line)] for lines in found[1:]),
+            *(
+                [line for line in lines if "<unk>" not in line and not lm.tokenizer.unknown(line)]
+                for lines in found[1:]
+            ),
         )
 
     def _lm(self, seed: int, out: str = "lm", *overrides: str) -> Path:

@@ -21,7 +21,7 @@ from seqgen.engine.loading import load
 
 KNESER_NEY = "kneser-ney"
 """The word for an n-gram model of the first run's training lines, in the place of a run."""
-_FEWEST = 500
+FEWEST = 500
 
 
 @contextlib.contextmanager
@@ -62,9 +62,9 @@ def unseen(
     """
     rows = [row for row, text in enumerate(lines) if text.strip() and text.strip() not in known]
     left_out = sum(1 for text in lines if text.strip()) - len(rows)
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST:
         raise DataError(
-            f"--held-out needs {_FEWEST} lines that no run was trained on, got {len(rows)}"
+            f"--held-out needs {FEWEST} lines that no run was trained on, got {len(rows)}"
             + (f" and {left_out} of the training text" if left_out else "")
             + "; give more"
         )

@@ -141,7 +141,7 @@ class LineScorer:
             log_probs, tokens = self._by_line(self.model.log_probs, lines, sources)
         if not all(math.isfinite(value) for row in log_probs for value in row):
             raise RunError(f"{self.folder}: the model gives log-probabilities that are NaN or infinite")
-        gains = self.model.gains(self._scores(lines), n).tolist() if n > 1 else []  # type: ignore[attr-defined]
+        gains = self._gains(lines, n) if n > 1 else []
         bound = getattr(self.model, "bound", "")  # optional: see models._contract.Bounded
         return LineScores(list(lines), log_probs, tokens, bound, n, gains)
 
@@ -169,6 +169,17 @@ class LineScorer:
         for begin in range(0, len(ids), _ROWS):
             some = ids[begin : begin + _ROWS]
             yield some, decoder.read([[self.start, *row] for row in some])
+
+    def never_written(self, lines: Sequence[str]) -> list[bool]:
+        """Return which lines have a token that texts of the model never have, such as an unknown word."""
+        never = self.model.decoder().suppress_tokens - {self.stop}  # type: ignore[attr-defined]
+        return [not never.isdisjoint(row.tolist()) for row in self.encode(lines)]
+
+    def _gains(self, lines: Sequence[str], n: int) -> list[float]:
+        """Return log q_n - log p of each line; 0 for what no candidate can be."""
+        assert isinstance(self.model, refined.Model)
+        gains: list[float] = self.model.gains(self._scores(lines), n).tolist()
+        return [0.0 if no else gain for no, gain in zip(self.never_written(lines), gains, strict=True)]
 
     def _scores(self, lines: Sequence[str]) -> torch.Tensor:
         assert isinstance(self.model, refined.Model)

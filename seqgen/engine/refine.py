@@ -108,10 +108,10 @@ def refine(
     """Fit a critic to a run's texts and held-out lines, and write the run that resamples by it into the folder `out`.
 
     `critic`: of eleven numbers of a whole text, or also of what recurrent networks make of its tokens. Lines of the
-    training text are left out, every other line is held back. The penalty of greatest gain in fourfold cross-validation
-    is taken. Nothing is written where the gain of 16 candidates on lines held back is below two standard errors.
-    RunError for a run that cannot be refined or copies its training text, and for a folder that exists, DataError for
-    too few lines, ValueError for fewer than 1,000 samples.
+    training text and lines with tokens that the run never writes are left out, every other line is held back. The
+    penalty of greatest gain in fourfold cross-validation is taken. Nothing is written where the gain of 16 candidates
+    on lines held back is below two standard errors. RunError for a run that cannot be refined or copies its training
+    text, and for a folder that exists, DataError for too few lines, ValueError for fewer than 1,000 samples.
     """
     if samples < 1000:
         raise ValueError(f"samples must be at least 1000, got {samples}")
@@ -120,7 +120,7 @@ def refine(
         _check(run, generator)
         data = generator.own_text()
         known = derived.seen(generator, data)
-        lines, _ = derived.unseen(known, held_out)
+        lines = _writable(generator, derived.unseen(known, held_out)[0])
         rng.enter_step(seed, 0)
         model = _model(generator, data, critic)
         real = _read(generator, model, lines)
@@ -154,6 +154,24 @@ def refine(
             written, -nll, gains, len(fit), len(held_back), samples, penalty, ess(model.base_scores),
             auroc(scores, model.base_scores),
         )  # fmt: skip
+
+
+def _writable(generator: TextGenerator, lines: list[str]) -> list[str]:
+    """Return the lines without a token that the run never writes, such as `<unk>`.
+
+    A critic would tell them from the run's texts at once, and no number of candidates brings such a text.
+    """
+    scorer = LineScorer(generator.model, generator.tokenizer, generator.settings, generator.device, None)
+    never = scorer.never_written(lines)
+    kept = [line for line, no in zip(lines, never, strict=True) if not no]
+    if left_out := len(lines) - len(kept):
+        log.messages.info("%d held-out lines have tokens that the run never writes and are left out", left_out)
+    if len(kept) < derived.FEWEST:
+        raise DataError(
+            f"--held-out needs {derived.FEWEST} lines of tokens that the run writes, got {len(kept)} and {left_out} "
+            "with others, such as unknown words; give more"
+        )
+    return kept
 
 
 def _check(run: str | os.PathLike[str], generator: TextGenerator) -> None:

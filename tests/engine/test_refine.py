@@ -180,3 +180,19 @@ def test_what_cannot_be_refined_is_named(
         next(run.stream())
     with pytest.raises(RunError, match="a search for the likeliest goes token by token"):
         run.search()
+
+
+def test_lines_that_the_run_cannot_write_take_no_part_and_gain_nothing(
+    made: tuple[refine.Refinement, Path], lines: list[str], trained: Path, tmp_path: Path
+) -> None:
+    """An unknown word tells real text from texts of the run at once, and no number of candidates brings it."""
+    result, out = made
+    with_unknown = [f"{line} xyzzy" for line in lines[:300]]
+    mixed = [line for pair in zip(with_unknown, lines[:300], strict=True) for line in pair] + lines[300:]
+    critic = load(out).settings.model.critic
+    again = refine.refine(trained, mixed, tmp_path / "again", samples=1000, critic=critic)
+    assert (again.fitted + again.held_back, again.gains) == (len(lines), result.gains)
+    base, refined = load(trained).score(with_unknown[:9]), load(out).score(with_unknown[:9])
+    assert refined.per_line == pytest.approx(base.per_line, abs=1e-9)
+    with pytest.raises(DataError, match=r"needs 500 lines of tokens that the run writes, got 300 and 300 with others"):
+        refine.refine(trained, mixed[:600], tmp_path / "few", samples=1000)
