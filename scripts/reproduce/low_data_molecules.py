@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--count", type=int, default=1000)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
     every = read_lines(find("moses")["train"], field="SMILES")
     given.out.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--models", default="lm,kneser-ney", help=", ".join(MODELS))
     parser.add_argument("--device", default="auto")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     names = given.models.split(",")
     if unknown := [name for name in names if name not in MODELS]:
         parser.error(f"unknown model {unknown[0]}; known: {', '.join(MODELS)}")
