@@ -7,7 +7,7 @@ of the same size. The checkpoint with the best held-out likelihood writes COUNT 
 molecules, in the same spelling. Valid, distinct among the valid ones, and new molecules are shares; `fcd` is not
 given, as it depends on how many are valid.
 Run: scripts/reproduce/low_data_molecules.py OUT [--sizes 1000,5000,25000] [--copies 0,10] [--steps 1000] [--seeds 1]
-Published: Skinnider et al. 2021 and others; docs/molecules.md. SEQGEN_DATA holds MOSES.
+docs/molecules.md has published figures beside its own. SEQGEN_DATA holds MOSES.
 """
 
 import argparse
