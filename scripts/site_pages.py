@@ -119,7 +119,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             str(path.relative_to(ROOT / "docs")) if path.is_relative_to(ROOT / "docs") else ""
         )
         if relative == "notebooks":
-            relative = "notebooks/train-and-sample.md"
+            relative = "notebooks/language-model.md"
         if relative.endswith(".ipynb"):
             relative = relative.replace(".ipynb", ".md")
         if not relative:  # a file of the checkout, of which the site has no page

@@ -1,5 +1,6 @@
 """What a notebook shows: short words, HTML that leaves the page around it alone, a bar with a curve; ours run."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from small_run import SMALL, small_text
 
 import seqgen
 from seqgen import metrics
+from seqgen.core.config import flat
 from seqgen.engine import loop, page, progress
 from seqgen.engine.compare import compare
 from seqgen.engine.generate import Text
@@ -106,6 +108,43 @@ def test_in_a_notebook_a_bar_moves_and_a_curve_grows(
     assert set(range(1, 7)) <= set(values)
     assert notebook[-1].count("<circle") == 2  # two validations
     assert capsys.readouterr() == ("", "")
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    book = json.loads(path.read_text(encoding="utf-8"))
+    return [cell for cell in book["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_our_notebooks_are_executed_small_and_name_no_folder_of_a_machine(path: Path) -> None:
+    code = cells(path, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert path.stat().st_size < 150_000
+    outputs = [output for cell in code for output in cell["outputs"]]
+    texts = [
+        text
+        for output in outputs
+        for kind, text in output.get("data", {"": output.get("text")}).items()
+        if kind != "image/png"
+    ]
+    assert not re.search(r"(/(home|root|tmp|usr|work|Users)\b|site-packages)", json.dumps(texts))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_option_that_a_notebook_sets_exists(path: Path) -> None:
+    source = "\n".join("".join(cell["source"]) for cell in cells(path, "code"))
+    known = {name for model in re.findall(r'config\(\s*"([\w-]+)"', source) for name in flat(config(model).sections())}
+    set_here = set(re.findall(r'"((?:data|model|train)\.[\w.]+)"', source))
+    assert set_here
+    assert set_here - known == set()
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "evaluate-honestly"], ids=lambda p: p.stem)
+def test_every_paragraph_of_a_lesson_has_its_chinese_line(path: Path) -> None:
+    for cell in cells(path, "markdown"):
+        parts = [p for p in "".join(cell["source"]).split("\n\n") if not p.startswith(("$$", "## "))]
+        chinese = [bool(re.search("[\u4e00-\u9fff]", part)) for part in parts]
+        assert chinese == [False, True] * (len(parts) // 2), parts
 
 
 @pytest.mark.slow
