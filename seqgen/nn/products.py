@@ -44,6 +44,11 @@ def _intel() -> bool:
     return mkl and "GenuineIntel" in maker and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
+def by_mkl(matrix: Tensor) -> bool:
+    """Return whether MKL is the quicker library for a matrix like this, of any size."""
+    return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and _intel()
+
+
 def linear(x_rk: Tensor, weight_nk: Tensor, bias_n: Tensor | None = None) -> Tensor:
     """Compute `F.linear(x, weight, bias)` of matrices, (R, N), without gradient.
 

@@ -71,10 +71,11 @@ def rollout_values(
     rows, length = texts.ids.shape
     values = torch.zeros(rows * length, device=texts.ids.device)
     if len(cells):
-        # summed in the order in which they were made: index_add_ of a GPU keeps none
-        order = cells.argsort(stable=True).view(-1, rollouts)
-        parts = (score(completions) / rollouts)[order].unbind(1)
-        values[cells[order[:, 0]]] = sum(parts, torch.zeros_like(parts[0]))
+        # Those of one prefix side by side: what a critic looks up for it stays in the cache. They are summed in the
+        # order in which they were made: index_add_ of a GPU keeps none.
+        order = cells.argsort(stable=True)
+        parts = (score(Texts(completions.ids[order], completions.lengths[order])) / rollouts).view(-1, rollouts)
+        values[cells[order[::rollouts]]] = sum(parts.unbind(1), torch.zeros_like(parts[:, 0]))
     return values.view(rows, length)
 
 

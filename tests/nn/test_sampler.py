@@ -136,3 +136,19 @@ def test_filters_of_a_row_do_not_depend_on_the_others():
 def test_entropy_of_a_known_distribution():
     log_probs = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0]]).log()
     assert sampler.entropy(log_probs).tolist() == pytest.approx([1.5 * math.log(2), 0.0])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_drawn_from_is_the_softmax_of_weight_and_bias(fused, monkeypatch):
+    monkeypatch.setattr(sampler, "by_mkl", lambda _: fused)
+    generator = torch.Generator().manual_seed(3)
+    weight, bias, features = (torch.randn(n, generator=generator) for n in ((150, 7), (150,), (600, 7)))
+    output = sampler.OutputLayer((weight, bias), suppress_tokens=(4, 149))
+    logits = features @ weight.t() + bias
+    logits[:, [4, 149]] = -math.inf
+    uniforms = torch.rand(600, dtype=torch.float64, generator=generator)
+    ids = output.draw(features, uniforms)
+    ends = logits.double().softmax(1).cumsum(1)
+    expected = (ends <= uniforms[:, None]).sum(1)
+    assert torch.equal(ids, expected)
+    assert output.draw(features[:0], uniforms[:0]).shape == (0,)
