@@ -4,8 +4,10 @@
 A chorale is a line; a frame (a quarter note) is its pitches in ascending order as tokens, and then |. A set of notes is
 one such sequence and no other, so the likelihood of the tokens is that of the sets. With --voices a frame is a
 sixteenth note and four tokens, the pitches of soprano, alto, tenor and bass, or - for silence: S74 A70 T65 B58.
+With --ngrams ORDER a Kneser-Ney model stands beside, alone and mixed with each run token by token; the share of the
+mixture is that of greatest likelihood on the validation part.
 Run: scripts/reproduce/chorales.py FOLDER OUT [--voices] [--seeds 3] [--steps 1500] [--transpose 5] [--midi 3]
-     [section.option=value ...]
+     [--ngrams 8] [section.option=value ...]
 FOLDER has quarter.json and sixteenth-voices.json; --midi needs: pip install mido
 """
 
@@ -26,6 +28,7 @@ LOWEST, HIGHEST = 21, 108  # of a piano
 VOICES, SILENT = "SATB", -1
 NAMES = ("valid", "test")
 Frames = list[list[int]]
+Rows = dict[str, np.ndarray]
 OPTIONS = [
     "tokenizer.kind=word",
     "tokenizer.min_count=1",
@@ -48,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--transpose", type=int, default=5, help="semitones up and down that training text is moved by")
+    parser.add_argument("--ngrams", type=int, default=0, metavar="ORDER", help="longest n-grams of a second model")
     parser.add_argument("--midi", type=int, default=0, help="chorales to write as MIDI")
     given = parser.parse_intermixed_args()
     logging.getLogger("seqgen").setLevel(logging.WARNING)
@@ -62,24 +66,33 @@ def main() -> None:
         lines = [line_of(moved(one, move), voices=given.voices) for move in moves for one in chorales]
         (given.out / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
     frames = {name: sum(map(len, chorales)) for name, chorales in parts.items()}
-    values = []
+    texts = {name: read_lines(given.out / f"{name}.txt") for name in NAMES}
+    files = {"data": given.out / "train.txt", "valid": given.out / "valid.txt"}
+    longer = ["data.max_length=4096"] if given.voices else []
+    runs: list[Rows] = []
     for seed in range(1, given.seeds + 1):
         out = given.out / f"seed-{seed}"
         if not out.exists():
             steps = [f"train.steps={given.steps}", f"train.eval_every={given.steps // 6}", f"seed={seed}"]
-            files = given.out / "train.txt", given.out / "valid.txt"
-            longer = ["data.max_length=4096"] if given.voices else []
-            options = [*OPTIONS, *longer, *steps, *given.settings]
-            outcome = train(config("lm", files[0], valid=files[1], overrides=options), out)
+            outcome = train(config("lm", **files, overrides=[*OPTIONS, *longer, *steps, *given.settings]), out)
             if outcome.reason != "finished":
                 raise SystemExit(f"{outcome.reason} at step {outcome.step}; seqgen train --out {out} continues it")
-        run = load(out)
-        values.append([run.score(read_lines(given.out / f"{name}.txt")).nats / frames[name] for name in NAMES])
-    for name, column in zip(NAMES, np.array(values).T, strict=True):
-        spread = f"{column.mean():.3f} ({column.min():.3f} to {column.max():.3f})"
-        print(f"{name}: {len(parts[name])} chorales, {frames[name]:,} frames: {spread} nats a frame, with ends")
+        runs.append(log_probs(out, texts))
+    found = {"lm": runs} if runs else {}
+    if given.ngrams:
+        out, order = given.out / f"ngrams-{given.ngrams}", f"model.order={given.ngrams}"
+        if not out.exists():
+            train(config("kneser-ney", **files, overrides=[*OPTIONS[:3], *longer, order]), out)
+        ngrams = log_probs(out, texts)
+        found |= {"kneser-ney": [ngrams]} | ({"mixture": [mixed(run, ngrams) for run in runs]} if runs else {})
+    for what, rows in found.items():
+        for name in NAMES:
+            nats = np.array([-row[name].sum() / frames[name] for row in rows])
+            spread = f"{nats.mean():.3f} ({nats.min():.3f} to {nats.max():.3f})"
+            size = f"{len(parts[name])} chorales, {frames[name]:,} frames"
+            print(f"{what}, {name} ({size}): {spread} nats a frame, with ends", flush=True)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} CPU seconds")
-    if given.midi:
+    if given.midi and runs:
         written = load(given.out / "seed-1").generate(given.midi, temperature=0.9, seed=1)
         for number, text in enumerate(written, 1):
             save_midi(frames_of(text), given.out / f"chorale-{number}.mid", ticks=120 if given.voices else 480)
@@ -97,6 +110,20 @@ def check(parts: dict[str, list[Frames]], *, voices: bool) -> None:
                 for note in frame:
                     if not (LOWEST <= note <= HIGHEST or (voices and note == SILENT)):
                         raise ValueError(f"{where}: pitch {note}; expected {LOWEST}..{HIGHEST}")
+
+
+def log_probs(out: Path, texts: dict[str, list[str]]) -> Rows:
+    """Return the log-probability of every token of each part."""
+    run = load(out)
+    return {name: np.concatenate(run.score(lines).log_probs) for name, lines in texts.items()}
+
+
+def mixed(run: Rows, ngrams: Rows) -> Rows:
+    def mixture(share: float, name: str) -> np.ndarray:
+        return np.logaddexp(np.log(share) + run[name], np.log1p(-share) + ngrams[name])
+
+    share = max(np.arange(0.05, 1, 0.05), key=lambda one: mixture(one, "valid").sum())
+    return {name: mixture(share, name) for name in NAMES}
 
 
 def moved(frames: Frames, move: int) -> Frames:

@@ -37,8 +37,8 @@ class Panel:
     """Whether a line follows the lowest value so far."""
 
 
-def panels(shown: Sequence[Panel], *, up: str) -> bytes:
-    """Draw panels, four in a row, and return PNG bytes; `up` names the vertical axis."""
+def panels(shown: Sequence[Panel], *, up: str) -> Any:
+    """Return a matplotlib figure of the panels, four in a row; `up` names the vertical axis."""
     from matplotlib.figure import Figure
 
     rows, columns = -(-len(shown) // 4), min(4, len(shown))
@@ -50,12 +50,13 @@ def panels(shown: Sequence[Panel], *, up: str) -> bytes:
         if panel.lowest:
             lowest = [min(panel.values[: n + 1]) for n in range(len(panel.values))]
             axes.step(panel.places, lowest, where="post", color="grey", linewidth=1)
-        axes.set(xlabel=panel.across, xscale="log" if panel.log else axes.get_xscale())
-        axes.set_ylabel("" if place % columns else up)
+        axes.set(xlabel=panel.across, ylabel="" if place % columns else up)
+        if panel.log:  # any other call of set_xscale would take the names of choices away
+            axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in figure.axes[len(shown) :]:
         axes.remove()
-    return png(figure)
+    return figure
 
 
 def png(figure: Any) -> bytes:

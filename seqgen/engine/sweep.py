@@ -160,16 +160,14 @@ def _study(optuna: Any, storage: str, settings: Settings, ranges: list[Range]) -
     """Open or begin the study in a storage; RunError for one of other settings."""
     about = to_toml(settings.sections()) + repr(ranges)
     mark = hashlib.sha256(about.encode()).hexdigest()
-    if "://" in storage:
-        opened: Any = storage
-    else:
-        backend = optuna.storages.journal.JournalFileBackend(storage)
-        opened = optuna.storages.JournalStorage(backend)
     # neighbouring processes must not propose the same values, so the process is part of the seed
     sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + os.getpid())
     try:
+        opened: Any = storage
+        if "://" not in storage:
+            opened = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
         study = optuna.create_study(storage=opened, sampler=sampler, study_name="seqgen", load_if_exists=True)
-    except (ImportError, ValueError, optuna.exceptions.OptunaError) as error:
+    except Exception as error:  # drivers of databases have errors of their own
         raise ConfigError(f"--storage {storage}: {str(error).splitlines()[0]}") from None
     if study.user_attrs.setdefault("settings", mark) != mark:
         raise RunError(f"{storage} holds a sweep of other settings or ranges; use another --out or --storage")
@@ -288,7 +286,7 @@ def _written(optuna: Any, study: Any, out: Path, ranges: list[Range], decides: s
             (trial.user_attrs[_FOLDER], trial.state.name.lower(), score, *own, trial.user_attrs.get(_ERROR, ""))
         )
     files.write_text(out / "trials.tsv", "".join(map(table_row, table)))
-    files.write_bytes(out / "trials.png", plots.panels(panels(optuna, study, ranges), up=decides))
+    files.write_bytes(out / "trials.png", plots.png(plots.panels(panels(optuna, study, ranges), up=decides)))
     sections = stored_sections(out / study.best_trial.user_attrs[_FOLDER])
     for key in ("version", "format"):
         sections.pop(key, None)

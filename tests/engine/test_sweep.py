@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from seqgen.core.errors import ConfigError, RunError
-from seqgen.engine import loop, sweep
+from seqgen.engine import loop, plots, sweep
 from seqgen.engine.run import Settings, config
 
 optuna = pytest.importorskip("optuna")
@@ -103,6 +103,10 @@ def test_a_sweep_leaves_a_run_for_each_trial_and_the_settings_of_the_best(tmp_pa
     for panel in panels:
         assert panel.values == pytest.approx([float(by_trial[n]["score"]) for n in range(3)], rel=1e-5)
     assert panels[3].places == [by_trial[n]["model.cell"] for n in range(3)]
+    axes = plots.panels(panels, up="nats").axes
+    assert [one.get_xlabel() for one in axes] == [panel.across for panel in panels]
+    assert [one.get_xscale() for one in axes] == ["linear", "log", "linear", "linear"]
+    assert {label.get_text() for label in axes[3].get_xticklabels()} == set(panels[3].places)
     with Image.open(tmp_path / "s" / "trials.png") as image:
         assert image.width > image.height
     # as many as there are already: nothing more is trained
@@ -185,3 +189,12 @@ def test_a_range_that_cannot_hold_is_told_before_anything_is_trained(
     with pytest.raises(ConfigError) as caught:
         ranges(tmp_path, text, content)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", ["foo://x", "sqlite:////nowhere/x.db", "{tmp}/text.txt"])
+def test_a_storage_that_cannot_be_opened_is_told(storage: str, tmp_path: Path, text: Path) -> None:
+    storage = storage.format(tmp=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        sweep.sweep(maker(text), tmp_path / "s", ranges(tmp_path, text), trials=1, storage=storage, say=lambda _: None)
+    assert str(caught.value).startswith(f"--storage {storage}: ")
+    assert "\n" not in str(caught.value)
