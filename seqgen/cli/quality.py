@@ -202,7 +202,7 @@ def augment(
     A model that reads the label writes them. Copies of lines, near-duplicates, and texts that look like another label
     are left out and counted. Whether a classifier gains by them is a question for real text held out:
     scripts/reproduce/augment.py measures it. With --domain molecules each SMILES string is written --copies times from
-    random orders of its atoms, without a model, and not as it was: few molecules teach more that way.
+    random orders of its atoms, without a model, and not as it was; docs/molecules.md has measured what that brings.
     """
     if domain:
         check_domain("--domain", domain, ["molecules"])
