@@ -8,11 +8,12 @@ from collections.abc import Callable
 from seqgen.core import dist
 
 
-def together(processes: int, work: Callable[[], None]) -> list[int]:
+def together(processes: int, work: Callable[[], None], *, port: int = 0) -> list[int]:
     """Run `work` as rank 0 to N - 1 and return how each ended: 0, 1 for an error, or minus the signal."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     children = []
     for rank in range(processes):
         child = os.fork()

@@ -1,7 +1,7 @@
 """The command `seqgen`: its commands, and its exit codes, and the messages of every error.
 
-Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input, 3 a missing extra, 130 SIGINT,
-141 whoever read the output has left, 143 SIGTERM.
+Exit codes: 0 ok, 1 a check failed or a loss is not finite, 2 usage or bad input, 3 a missing extra, 4 another process
+of the same work was lost, 130 SIGINT, 141 whoever read the output has left, 143 SIGTERM.
 """
 
 import atexit
@@ -45,7 +45,7 @@ from seqgen.cli import (
 )
 from seqgen.cli.flags import with_flags
 from seqgen.cli.options import Command
-from seqgen.core.errors import SeqgenError
+from seqgen.core.errors import PeerLostError, SeqgenError
 from seqgen.core.log import abandon
 
 # plain help: rich would take twice as long to draw it as everything else takes together
@@ -157,7 +157,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SeqgenError as error:
         if isinstance(error, output.OutputError):
             abandon(sys.stdout)
-        return _fail(error, error.exit_code)
+        # the first process, which speaks otherwise, may be the one that was lost
+        return _fail(error, error.exit_code, every_process=isinstance(error, PeerLostError))
     except _UsageError as error:
         return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
     except (KeyboardInterrupt, typer.Abort):

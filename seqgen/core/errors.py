@@ -28,6 +28,12 @@ class NonFiniteError(SeqgenError):
     exit_code = 1
 
 
+class PeerLostError(SeqgenError):
+    """Another process of the same work has ended or cannot be reached; what was saved is kept."""
+
+    exit_code = 4
+
+
 class MissingExtraError(SeqgenError):
     """An optional dependency is not installed; the message holds the install line."""
 

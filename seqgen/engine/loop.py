@@ -20,7 +20,7 @@ import torch
 
 from seqgen.core import dist, files, log, numerics, rng
 from seqgen.core.config import to_toml
-from seqgen.core.errors import ConfigError, NonFiniteError, RunError
+from seqgen.core.errors import ConfigError, NonFiniteError, PeerLostError, RunError
 from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
@@ -93,6 +93,7 @@ def train(
     """
     folder = Path(out)
     with contextlib.ExitStack() as at_the_end:
+        at_the_end.enter_context(_lost_peers(folder))
         if dist.is_main():
             at_the_end.enter_context(files.owned(folder))
             _refuse_links(folder)
@@ -188,6 +189,20 @@ def train(
         for sentence in notes:
             session.say(sentence)
         return session.run()
+
+
+def _kept(folder: Path) -> str:
+    last = checkpoint.steps(folder)
+    return f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written yet"
+
+
+@contextlib.contextmanager
+def _lost_peers(folder: Path) -> Iterator[None]:
+    """Say of the loss of another process what is left and how to go on."""
+    try:
+        yield
+    except PeerLostError as error:
+        raise PeerLostError(f"{error}; {_kept(folder)}; the same command again, on all machines, goes on") from error
 
 
 def _refuse_links(folder: Path) -> None:
@@ -469,7 +484,7 @@ class _Session:
                     try:
                         scalars = self.model_module.train_step(self.model, self.optimizers, batch, step)
                     except NonFiniteError as error:
-                        raise NonFiniteError(f"{error}; {self._kept()}") from None
+                        raise NonFiniteError(f"{error}; {_kept(self.folder)}") from None
                 # ----
 
                 self.step = step + 1
@@ -502,10 +517,6 @@ class _Session:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         on = self.settings.train.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=on)
-
-    def _kept(self) -> str:
-        last = checkpoint.steps(self.folder)
-        return f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written yet"
 
     def _log(self, scalars: dict[str, Any], rate: float) -> None:
         self.scalars = {name: float(value) for name, value in scalars.items()}

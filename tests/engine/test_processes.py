@@ -3,18 +3,26 @@
 import contextlib
 import io
 import os
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import killed_rank
 import pytest
 import torch
+import torch.distributed as torch_dist
+from killed_rank import dies_at_step
 from ranks import together
 from resume import Killed, kill_at, outcome
 from small_run import OF_MODEL, SMALL
+from torch._C._distributed_c10d import TCPStore
 
 from seqgen.__main__ import main
-from seqgen.core import log
+from seqgen.core import dist, log
+from seqgen.core.errors import PeerLostError
 from seqgen.engine import checkpoint, loop
 from seqgen.engine.run import config
 
@@ -131,3 +139,77 @@ def test_texts_drawn_by_several_processes_are_those_of_one(options: tuple[str, .
 def test_scores_of_texts_drawn_by_two_processes_are_those_of_one(run: Path, text: Path, tmp_path: Path) -> None:
     words = ["evaluate", str(run), "--references", str(text), "--count", "40", "--json"]
     assert printed(2, words, tmp_path / "two.txt") == printed(1, words, tmp_path / "one.txt") != ""
+
+
+# ---- a process is lost
+
+
+def test_the_loss_of_a_process_is_one_line_with_the_last_save(text: Path, tmp_path: Path) -> None:
+    run, said = tmp_path / "run", tmp_path / "said.txt"
+    words = ["train", "lm", "--data", str(text), "--out", str(run), *SMALL, "train.steps=6", "train.save_every=2"]
+
+    def work() -> None:
+        if dist.rank() == 1:
+            dies_at_step(5)
+        sys.stderr = io.StringIO()
+        said.write_text(f"{main(words)} {sys.stderr.getvalue()}")
+
+    assert together(2, work) == [0, -signal.SIGKILL]
+    code, _, lines = said.read_text().partition(" ")
+    assert code == "4"
+    assert re.fullmatch(
+        r"error: process 0 of 2: another process has ended or cannot be reached \(.*Connection .* by peer.*\); "
+        r"the checkpoint of step 4 is kept; the same command again, on all machines, goes on",
+        lines.splitlines()[-1],
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/a/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:43431. This is"),
+        RuntimeError("[/a/gloo/transport/tcp/pair.cc:534] Read error [127.0.0.1]:1: Connection reset by peer"),
+        RuntimeError("Gloo connectFullMesh failed with [/a/pair.cc:152] timed out connecting: Connection refused"),
+        RuntimeError("[/a/gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1800000ms for recv operation"),
+        torch_dist.DistNetworkError("The client socket has failed to connect to any network address of (h, 1)."),
+        torch_dist.DistStoreError("wait timeout after 600000ms, keys: /a"),
+        torch_dist.DistBackendError(
+            "NCCL error in: ../torch/csrc/NCCLUtils.cpp:1, remote process exited or a network error"
+        ),
+    ],
+    ids=str,
+)
+def test_what_torch_raises_of_a_lost_process_is_no_fault_of_ours(error: RuntimeError) -> None:
+    with pytest.raises(PeerLostError, match="another process has ended or cannot be reached") as raised, dist._peers():
+        raise error
+    assert re.search("/a/|\n", str(raised.value)) is None
+    with pytest.raises(RuntimeError, match="size of tensor"), dist._peers():
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (2)")
+
+
+def test_processes_join_by_a_store_in_which_dead_ones_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun keeps its store when it starts processes again."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+
+    def work(dies: int) -> None:
+        dist.start(torch.device("cpu"))
+        assert dist.sum_(torch.ones(1)).item() == 2
+        if dist.rank() == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for dies in (0, 1):
+        ended = together(2, lambda dies=dies: work(dies), port=store.port)  # type: ignore[misc]
+        assert ended[dies] == -signal.SIGKILL
+    assert together(2, lambda: work(-1), port=store.port) == [0, 0]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_again_three_times_in_a_row(text: Path, tmp_path: Path) -> None:
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, kills in (("whole", 0), ("broken", 3)):
+        words = [*runner, "--max-restarts", "3", killed_rank.__file__, str(tmp_path / name), str(text), str(kills)]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert ended.stderr.count("exitcode: -9") >= kills
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
