@@ -15,7 +15,7 @@ import hashlib
 import mmap
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
@@ -61,8 +61,8 @@ class Corpus:
 class StoredLines(Sequence[str]):
     """Lines of text in a mapped file; each is read when it is asked for. A slice is a list."""
 
-    def __init__(self, text: np.ndarray, offsets: np.ndarray) -> None:
-        self._text, self._offsets = text, offsets
+    def __init__(self, text: np.ndarray, offsets: np.ndarray, name: str) -> None:
+        self._text, self._offsets, self._name = text, offsets, name
 
     def check(self, folder: Path) -> None:
         """Raise DataError where an offset leads out of the text."""
@@ -87,7 +87,12 @@ class StoredLines(Sequence[str]):
         if not -len(self) <= at < len(self):
             raise IndexError(f"line {at} of {len(self)}")
         at %= len(self)
-        return self._text[self._offsets[at] : self._offsets[at + 1]].tobytes().decode()
+        try:
+            return self._text[self._offsets[at] : self._offsets[at + 1]].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self._name}, line {at + 1}: not UTF-8 ({error}); the corpus is altered, build it again"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
@@ -108,6 +113,8 @@ class CorpusFolder:
     """Conditions of the held-out rows."""
     meta: dict[str, Any]
     """What meta.json holds."""
+    stamp: dict[str, list[int]]
+    """Size and time of change (ns) of every file: what says that they are the files whose hashes were right."""
 
     def __repr__(self) -> str:
         return f"CorpusFolder({self.path}: {len(self.train_lines)} lines to train on, {len(self.valid_lines)} held out)"
@@ -122,11 +129,12 @@ def is_corpus(path: str | Path) -> bool:
     return (Path(path) / "meta.json").is_file()
 
 
-def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
+def open_corpus(folder: str | Path, *, verify: bool | Mapping[str, list[int]] = True) -> CorpusFolder:
     """Return the corpus in a folder, its arrays mapped on the CPU.
 
-    The sizes of all files are checked, and with `verify` their SHA-256, which reads them once. Raises DataError where
-    the folder is none, is not whole, or was altered.
+    The sizes of all files are checked, and with `verify` their SHA-256, which reads them once; with the `stamp` of the
+    folder as it was verified before, they are read only where it differs. Raises DataError where the folder is none, is
+    not whole, or was altered.
     """
     folder = Path(folder)
     if not is_corpus(folder):
@@ -135,6 +143,10 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
     if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
         raise DataError(f"{folder / 'meta.json'}: expected format {_FORMAT!r}; written by another version, or altered")
     try:
+        places = {name: folder / name for name in ("meta.json", *meta["files"])}
+        # taken before anything is read: what changes meanwhile has another stamp the next time
+        stamp = {name: [p.stat().st_size, p.stat().st_mtime_ns] for name, p in places.items() if p.is_file()}
+        verify = stamp != verify if isinstance(verify, Mapping) else verify
         for name, stored in meta["files"].items():
             _check_file(folder / name, stored, verify)
         train, valid = (_opened(folder, split, meta) for split in _SPLITS)
@@ -146,7 +158,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True) -> CorpusFolder:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'meta.json'}: {error} is missing or wrong; the file is altered") from None
-    return CorpusFolder(folder, train, valid, lines["train"], lines["valid"], sources, meta)
+    return CorpusFolder(folder, train, valid, lines["train"], lines["valid"], sources, meta, stamp)
 
 
 def _check_values(folder: Path, meta: dict[str, Any], train: Corpus, valid: Corpus, texts: list[StoredLines]) -> None:
@@ -195,7 +207,8 @@ def _opened(folder: Path, split: str, meta: dict[str, Any]) -> Corpus:
 
 
 def _lines(folder: Path, split: str, name: str, meta: dict[str, Any]) -> StoredLines:
-    return StoredLines(*(_mapped(folder / f"{split}.{name}{at}.bin", t) for at, t in (("", "|u1"), ("-at", "<i8"))))
+    text, offsets = (folder / f"{split}.{name}{at}.bin" for at in ("", "-at"))
+    return StoredLines(_mapped(text, "|u1"), _mapped(offsets, "<i8"), str(text))
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:

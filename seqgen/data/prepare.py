@@ -8,8 +8,8 @@ windows from random places. Conditions: a row is `[bos, field, sep, field, sep, 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -133,6 +133,8 @@ class TextData:
     """Where batches go; the arrays of a corpus folder stay on the CPU, mapped."""
     valid_characters: int
     """Characters of the held-out text, newlines included: what nats per character are divided by."""
+    stamp: dict[str, list[int]] = field(default_factory=dict)
+    """Of a corpus folder, its `stamp`: by it, it need not be read once more to see that it was not altered."""
     oracle: Oracle | None = None
     """Who wrote the text, where the truth about it is known."""
     code: Reward | None = None
@@ -170,17 +172,19 @@ def prepare(
     check: Callable[[str], None] = lambda fingerprint: None,
     fitting: Collection[str] = (),
     lines_only: bool = False,
+    verify: bool | Mapping[str, list[int]] = True,
 ) -> TextData:
     """Read, split, tokenise and pack the text of `data.files` and of the lines in `extra_input`.
 
     With `tokenizer_folder` the tokenizer saved there is used instead of training one on the training split. A corpus
     folder in the place of files has all this behind it, and is mapped. `check` gets the fingerprint of the text
     before anything is made of it, and may raise. `fitting` names what is made smaller where the text cannot fill it:
-    train.batch, data.window. With `lines_only` the mode `auto` is never running text. Raises DataError for text that
+    train.batch, data.window. With `lines_only` the mode `auto` is never running text. `verify` is that of
+    `open_corpus`, for a corpus folder. Raises DataError for text that
     cannot be used, ConfigError for settings that contradict each other.
     """
     data = replace(data, files=tuple(map(str, expanded(data.files, "train"))))
-    asked = _Preparation(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting)
+    asked = _Preparation(data, tokenizer, batch, seed, device, tokenizer_folder, check, fitting, verify)
     made = _prepared(asked, extra_input, lines_only)
     _report_unlearnt(made)
     # Faults name files as they were given; what is kept finds them from any working folder.
@@ -200,6 +204,7 @@ class _Preparation:
     tokenizer_folder: Path | None
     check: Callable[[str], None]
     fitting: Collection[str]
+    verify: bool | Mapping[str, list[int]]
 
     def text_data(self, text: "_Packed") -> TextData:
         """Return what training needs: the one place where batches are made, fitted and given their device."""
@@ -293,7 +298,7 @@ _UNSETTLED = ("files", "mode", "window", "jitter", "bucket")
 def _prepare_folder(asked: _Preparation) -> TextData:
     """Return what `prepare` makes of the text that a corpus folder was built from, without reading it again."""
     data = asked.data
-    corpus = open_corpus(data.files[0])
+    corpus = open_corpus(data.files[0], verify=asked.verify)
     stored = {name: config_of.build(cls, corpus.meta[name], section=name) for name, cls in _SETTLED.items()}
     built, built_config = stored["data"], stored["tokenizer"]
     mode: Mode = built.mode if data.mode == "auto" else data.mode
@@ -328,7 +333,7 @@ def _prepare_folder(asked: _Preparation) -> TextData:
         valid_characters=int(corpus.meta["valid_characters"]),
         longest=int(corpus.meta["longest"]),
     )
-    return replace(asked, data=data, config=built_config).text_data(packed)
+    return replace(replace(asked, data=data, config=built_config).text_data(packed), stamp=corpus.stamp)
 
 
 _SETTLED: dict[str, Any] = {"data": DataConfig, "tokenizer": TokenizerConfig}

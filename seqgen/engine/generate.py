@@ -191,17 +191,26 @@ class TextGenerator:
         no_copy = self.copy_block(options.no_copy, options.train_files) if options.no_copy else None
         limits = _Limits(self.automaton(options), no_copy, options.logits_processor)
         begins = self.beginnings(options.prompt, options.prompts, options.sources, limits.automaton)
-        alone = _independent(options)
+        chosen = _chosen_among(options)
+        alone = options.prompts is None and options.sources is None and not chosen
         if options.first and not alone:
             raise ValueError("first leaves out texts of one prompt, without unique, novel_against or match")
-        if not (self.split and alone):
+        if not self.split or chosen:
+            if self.split:
+                messages.info("with unique, novel_against and match each process draws all texts; one would do")
             return self._selected(options, begins, limits)
+        if not alone:
+            first, count = dist.share(len(begins))
+            return dist.gathered(self._selected(options, begins, limits, first, count) if count else [])
         first, count = dist.share(options.count)
         own = replace(options, first=options.first + first, count=count)
         return dist.gathered(self._selected(own, begins, limits) if count else [])
 
-    def _selected(self, options: TextOptions, begins: list["Beginning"], limits: "_Limits") -> list[Text]:
-        """Return `count` texts behind each beginning that pass what the options ask of whole texts."""
+    def _selected(
+        self, options: TextOptions, all_begins: list["Beginning"], limits: "_Limits", first: int = 0, several: int = 0
+    ) -> list[Text]:
+        """Return `count` texts behind each beginning, or behind `several` of them, that pass what the options ask."""
+        begins = all_begins[first : first + several] if several else all_begins
         count, best_of = config.part(options, Request).count, config.part(options, Selection).best_of
         resample = self.candidates(options.resample)
         if resample > 1:
@@ -220,7 +229,7 @@ class TextGenerator:
         def index(j: int, n: int) -> int:
             """Return the index of attempt n for prompt j: n, whatever the others; sources share a row of indices."""
             n += options.first
-            return n if sources is None else n // count * wanted + j * count + n % count
+            return n if sources is None else n // count * len(all_begins) * count + (first + j) * count + n % count
 
         def write(jobs: list[tuple[int, int]]) -> list[Text]:
             """Return the texts of attempts for prompts, each chosen among its own `group` indices."""
@@ -744,10 +753,9 @@ def _places(rows: Sequence[Beginning]) -> list[int] | None:
     return places if any(places) else None
 
 
-def _independent(options: TextOptions) -> bool:
-    """Return whether text k needs none of the others: one prompt, and nothing is chosen among texts."""
-    filtered = options.unique or options.novel_against or options.match is not None
-    return not filtered and options.prompts is None and options.sources is None
+def _chosen_among(options: TextOptions) -> bool:
+    """Return whether texts are chosen among more, so that which is the last one depends on all."""
+    return bool(options.unique or options.novel_against) or options.match is not None
 
 
 def check_resampled(options: Drawing, n: int) -> None:

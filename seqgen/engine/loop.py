@@ -254,9 +254,14 @@ def _prepare(
     if model_module.DATA != "text":
         return room.prepare(settings.data, **common)
     common["lines_only"] = getattr(model_module, "LINES_ONLY", False)  # optional: whether running text is of no use
+    # one process of each machine reads a corpus folder to see that it was not altered
+    common["verify"] = dist.local_rank() == 0
     trained = folder if is_run(folder) else tokens_of
     tokenizer_folder = trained / "tokenizer" if trained is not None else None
     if is_run(folder):
+        stored = files.read_object(folder / "env.json", data_sha256=str).get("corpus")
+        if isinstance(stored, dict) and common["verify"]:
+            common["verify"] = stored
         # other text is refused as such, before what is made of it does not fit
         common["check"] = lambda fingerprint: _same_text(folder, fingerprint, "text")
     return room.prepare(settings.data, settings.tokenizer, tokenizer_folder=tokenizer_folder, **common)
@@ -338,6 +343,11 @@ def check_new(folder: Path) -> None:
         raise RunError(f"{folder} exists and is not a run folder; use another --out, or remove it")
 
 
+def _stamp(data: Any) -> dict[str, Any]:
+    """Return what env.json keeps of a corpus folder whose hashes were right."""
+    return {"corpus": data.stamp} if data.tokenizer is not None and data.stamp else {}
+
+
 def _create(
     folder: Path, data: Any, origin: tuple[Path, int] | None, device: torch.device, code: dict[str, str]
 ) -> None:
@@ -347,6 +357,7 @@ def _create(
     if data.tokenizer is not None:
         data.tokenizer.save(folder / "tokenizer")
     env = runs.environment(device) | {"data_sha256": data.fingerprint, "processes": dist.world(), **code}
+    env |= _stamp(data)
     if origin is not None:
         env["from"] = {"run": str(origin[0]), "step": origin[1]}
     files.write_json(folder / "env.json", env)
@@ -623,6 +634,7 @@ class _Session:
     def _remember_time(self, seconds: float) -> None:
         env = files.read_object(self.folder / "env.json", data_sha256=str)
         env["wall_seconds"] = round(env.get("wall_seconds", 0.0) + seconds, 1)
+        env |= _stamp(self.data)
         files.write_json(self.folder / "env.json", env)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from seqgen.core import files
 from seqgen.core.errors import ConfigError, DataError
+from seqgen.data import corpus as corpora
 from seqgen.data import formats, packing, text, tokenizers
 from seqgen.data.corpus import Corpus, SplitWriter, open_corpus, packed
 from seqgen.data.packing import build_corpus
@@ -457,3 +459,33 @@ def test_values_that_lead_out_of_a_file_are_refused_whatever_the_hashes_say(
     (tmp_path / "ids" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(DataError, match=message):
         open_corpus(tmp_path / "ids")
+
+
+def test_hashes_are_read_again_only_where_a_file_has_changed(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def recorded(path: Path) -> str:
+        read.append(path.name)
+        return files.sha256_file(path)
+
+    monkeypatch.setattr(corpora, "sha256_file", recorded)
+    first = open_corpus(corpus)
+    assert sorted(read) == sorted(first.meta["files"])
+    read.clear()
+    assert open_corpus(corpus, verify=first.stamp).stamp == first.stamp
+    assert read == []
+    file = corpus / "train.text.bin"
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    os.utime(file, ns=(0, first.stamp[file.name][1] + 1))
+    with pytest.raises(DataError, match=r"train\.text\.bin: truncated or altered shard: its SHA-256"):
+        open_corpus(corpus, verify=first.stamp)
+
+
+def test_a_stored_line_that_is_not_utf_8_is_named(corpus: Path) -> None:
+    second = open_corpus(corpus).train_lines[1]
+    file = corpus / "train.text.bin"
+    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    lines = open_corpus(corpus, verify=False).train_lines
+    assert lines[1] == second
+    with pytest.raises(DataError, match=r"train\.text\.bin, line 1: not UTF-8 .*; the corpus is altered"):
+        lines[0]

@@ -46,12 +46,17 @@ NO_DROPOUT = tuple(
 )
 
 
+def pairs(text: Path, folder: Path) -> Path:
+    halves = [line.split(" ", 3) for line in text.read_text().splitlines()]
+    file = folder / "pairs.tsv"
+    file.write_text("".join(["a\tb\n", *(f"{' '.join(half[:3])}\t{half[3]}\n" for half in halves)]))
+    return file
+
+
 def settings(kind: str, text: Path, folder: Path) -> Any:
     model, words = kind.partition(",")[0], MODELS[kind]
     if model == "seq2seq":
-        halves = [line.split(" ", 3) for line in text.read_text().splitlines()]
-        text = folder / "pairs.tsv"
-        text.write_text("".join(["a\tb\n", *(f"{' '.join(half[:3])}\t{half[3]}\n" for half in halves)]))
+        text = pairs(text, folder)
     small = IMAGES if model.startswith("image-") else OF_MODEL.get(model, SMALL)
     common = ["train.steps=6", "train.save_every=2", "train.eval_every=6", "train.threads=1", "train.log_every=1"]
     files = None if model.startswith("image-") else text
@@ -104,9 +109,11 @@ def printed(processes: int, words: list[str], file: Path) -> str:
     """What the first process writes, and nobody else."""
 
     def work() -> None:
-        written = io.StringIO()
-        sys.stdout = sys.stderr = written
-        assert main(words) == 0, written.getvalue()
+        written, said = io.StringIO(), io.StringIO()
+        sys.stdout, sys.stderr = written, said
+        assert main(words) == 0, said.getvalue()
+        if os.environ["RANK"] != "0":
+            written.write(said.getvalue())
         file.with_suffix(f".{os.environ['RANK']}").write_text(written.getvalue())
 
     assert together(processes, work) == [0] * processes
@@ -122,18 +129,21 @@ def printed(processes: int, words: list[str], file: Path) -> str:
         ("--count", "1",),
         ("--count", "9", "--unique", "--attempts", "50"),
         ("--count", "8", "--best-of", "3", "--prompt", "the"),
+        ("--count", "3", "--prompts", "PROMPTS"),
+        ("--count", "2", "--prompts", "PROMPTS", "--best-of", "2", "--json"),
     ],
     ids=str,
 )  # fmt: skip
 def test_texts_drawn_by_several_processes_are_those_of_one(options: tuple[str, ...], run: Path, tmp_path: Path) -> None:
-    words = ["generate", str(run), *options]
+    (tmp_path / "prompts.txt").write_text("the\nthe cat\n\nthe dog sees\n")
+    words = ["generate", str(run), *(word.replace("PROMPTS", str(tmp_path / "prompts.txt")) for word in options)]
     one = printed(1, words, tmp_path / "one.txt")
     assert one
     for processes in (2, 4):
         assert printed(processes, words, tmp_path / f"{processes}.txt") == one
     file = tmp_path / "out.jsonl"
     printed(2, [*words, "--out", str(file)], tmp_path / "to-file.txt")
-    assert len(file.read_text().splitlines()) == int(options[1])
+    assert len(file.read_text().splitlines()) == int(options[1]) * (4 if "--prompts" in options else 1)
 
 
 def test_scores_of_texts_drawn_by_two_processes_are_those_of_one(run: Path, text: Path, tmp_path: Path) -> None:
@@ -209,7 +219,19 @@ def test_torchrun_starts_a_killed_process_again_three_times_in_a_row(text: Path,
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, kills in (("whole", 0), ("broken", 3)):
         words = [*runner, "--max-restarts", "3", killed_rank.__file__, str(tmp_path / name), str(text), str(kills)]
-        ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+        ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=3600)
         assert ended.returncode == 0, ended.stderr[-2000:]
         assert ended.stderr.count("exitcode: -9") >= kills
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_texts_behind_conditions_drawn_by_several_processes_are_those_of_one(text: Path, tmp_path: Path) -> None:
+    small = ["model.hidden=16", "model.embedding=16", *SMALL[2:], "train.steps=2", "data.source=a", "data.target=b"]
+    loop.train(config("seq2seq", pairs(text, tmp_path), overrides=small), tmp_path / "run")
+    sources = tmp_path / "sources.txt"
+    sources.write_text("the cat sees\nthe dog likes\nthe man\n")
+    words = ["generate", str(tmp_path / "run"), "--source", str(sources), "--count", "2", "--json"]
+    one = printed(1, words, tmp_path / "one.txt")
+    assert len(one.splitlines()) == 6
+    for processes in (2, 4):  # with four, one has nothing to do
+        assert printed(processes, words, tmp_path / f"{processes}.txt") == one

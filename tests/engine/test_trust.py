@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from small_run import SEQGAN, SMALL
 
 from seqgen.core import files, log
-from seqgen.core.errors import RunError, SeqgenError
+from seqgen.core.errors import DataError, RunError, SeqgenError
+from seqgen.data import corpus
+from seqgen.data.packing import build_corpus
+from seqgen.data.tokenizers import TokenizerConfig
 from seqgen.engine import checkpoint, loop
 from seqgen.engine import run as runs
 from seqgen.engine.loading import load
@@ -387,3 +391,21 @@ def test_weights_that_overflow_give_no_score(two_checkpoints: Path) -> None:
         generator.model.output_bias.fill_(3e38)
     with pytest.raises(RunError, match="the model gives log-probabilities that are NaN or infinite"):
         generator.score(["the cat sees the dog here ."])
+
+
+def test_a_corpus_is_verified_when_training_begins_and_then_where_it_has_changed(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_corpus([text], tmp_path / "corpus", tokenizer=TokenizerConfig(kind="word"))
+    train = partial(loop.train, out=tmp_path / "run", progress=False)
+    train(config("lm", tmp_path / "corpus", overrides=[*SMALL, "train.steps=2"]))
+    file = tmp_path / "corpus" / "train.text.bin"
+    file.touch()
+    assert train(None, overrides=["train.steps=3"]).step == 3  # read again, and the same
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "sha256_file", lambda path: pytest.fail(f"reads {path}"))
+        assert train(None, overrides=["train.steps=4"]).step == 4
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    file.touch()
+    with pytest.raises(DataError, match="SHA-256"):
+        train(None, overrides=["train.steps=5"])
