@@ -82,6 +82,8 @@ SHOWN = ("bleu_4", "self_bleu_4", "backward_bleu_4", "unique", "copied", "possib
 JUDGED = ("mauve", "frechet_lm", "lm_reverse")
 REVERSED = ("real text", "lm", "mixed", "refined", "two-mixed", "kneser-ney")
 """Rows with a reverse score, which takes a training each."""
+DRAWN = ("real text", "refined", "kneser-ney", "two-mixed", "logit", "lm, top-p 0.95", "lm, top-p 0.9")
+"""Points of the picture, beside the temperatures of the language model and the mixture."""
 NEW = 77
 """Seed of the new captions."""
 SAMPLES = 4096
@@ -413,7 +415,7 @@ def printed(folder: Path, sets: list[str], seeds: list[int]) -> None:
 
 
 def plane(rows: list[dict[str, Any]]) -> bytes:
-    """Quality against diversity: the temperatures of both models without a critic, the critic's points, real text."""
+    """Quality against diversity: the temperatures of both models without a critic, and the points `DRAWN`."""
     figure, axes = plots.plane()
     for what in ("lm", "mixed"):
         own = [row for row in rows if row["what"] == what]
@@ -423,7 +425,7 @@ def plane(rows: list[dict[str, Any]]) -> bytes:
         for row in own:
             axes.annotate(f"{row['temperature']:g}", (row["bleu_4"], 1 - row["self_bleu_4"]), fontsize=8)
     for row in rows:
-        if row["what"] not in ("lm", "mixed", *CONTROLS):
+        if row["what"] in DRAWN:
             marker = "*" if row["what"] == "real text" else "D"
             label = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
             axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, label=label)
