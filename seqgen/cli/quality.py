@@ -197,7 +197,7 @@ def augment(
     *,
     opening: Opening,
 ) -> None:
-    """Write more lines of each label of a labelled text, or molecules in other spellings.
+    """Write more lines of each label, or molecules in other orders.
 
     A model that reads the label writes them. Copies of lines, near-duplicates, and texts that look like another label
     are left out and counted. Whether a classifier gains by them is a question for real text held out:

@@ -25,10 +25,11 @@ except ImportError:  # not a POSIX system; `owned` warns
     fcntl = None  # type: ignore[assignment]
 
 ARRAY_FAULTS = (
-    *(OSError, EOFError, MemoryError, NotImplementedError, RecursionError, SyntaxError, ValueError, KeyError),
+    *(OSError, EOFError, MemoryError, RuntimeError, SyntaxError, ValueError, KeyError, OverflowError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-"""What numpy raises of damaged .npy and .npz files: it parses headers as Python's literals, and archives by zipfile."""
+"""What numpy raises of damaged .npy and .npz files: it parses headers as Python's literals, and archives by zipfile,
+which has a RuntimeError for those that call themselves encrypted."""
 
 _LOCK = ".lock"
 

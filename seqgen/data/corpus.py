@@ -156,6 +156,10 @@ def open_corpus(folder: str | Path, *, verify: bool | Mapping[str, list[int]] = 
             _check_values(folder, meta, train, valid, [*lines.values(), *([] if sources is None else [sources])])
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(
+            f"{folder / 'meta.json'}: names a file that cannot be read ({error.strerror}); altered"
+        ) from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'meta.json'}: {error} is missing or wrong; the file is altered") from None
     return CorpusFolder(folder, train, valid, lines["train"], lines["valid"], sources, meta, stamp)

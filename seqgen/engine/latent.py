@@ -181,7 +181,9 @@ class LatentSpace:
     ) -> list[list[tuple[str, float]]]:
         """Find for each line the training texts with the nearest latents, and how far they are, nearest first."""
         mean, _ = self.encode(lines, sources)
-        distances, rows = torch.cdist(mean, self.known.mean).topk(min(count, len(self.known.lines)), largest=False)
+        # by differences: as a product of matrices the distance of a text to itself is that of the rounding
+        far = torch.cdist(mean, self.known.mean, compute_mode="donot_use_mm_for_euclid_dist")
+        distances, rows = far.topk(min(count, len(self.known.lines)), largest=False)
         pairs = zip(rows.tolist(), distances.tolist(), strict=True)
         return [[(self.known.lines[i], far) for i, far in zip(*pair, strict=True)] for pair in pairs]
 

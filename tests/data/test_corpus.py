@@ -435,6 +435,16 @@ def test_stored_lines_are_a_sequence(corpus: Path) -> None:
         lines[len(lines)]
 
 
+def test_a_name_that_no_file_can_have_is_refused(corpus: Path, tmp_path: Path) -> None:
+    meta = json.loads((corpus / "meta.json").read_text())
+    meta["files"]["a" * 5000] = meta["files"]["train.ids.bin"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(
+        DataError, match=r"meta\.json: names a file that cannot be read \(File name too long\); altered$"
+    ):
+        open_corpus(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "place", "value", "message"),
     [

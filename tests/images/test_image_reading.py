@@ -1,6 +1,7 @@
 """Images from where they lie, and every way in which they cannot be used."""
 
 import gzip
+import io
 import struct
 import sys
 import zipfile
@@ -426,7 +427,9 @@ def test_one_array_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
     assert (reading.read(str(tmp_path / "A.NPY")).pixels == PIXELS).all()
     content = (tmp_path / "a.npy").read_bytes()
     huge = content.replace(b"(2, 4, 4)", b"(%d,4,4)" % 10**14)
-    for damaged in (b"", content[:50], content[:-3], huge, b"PK" + content):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**30, 4)})
+    for damaged in (b"", content[:50], content[:-3], huge, header.getvalue(), b"PK" + content):
         (tmp_path / "a.npy").write_bytes(damaged)
         assert refused(tmp_path / "a.npy").startswith(f"{tmp_path}/a.npy: not an .npy file that can be read (")
 

@@ -95,6 +95,13 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     np.savez(path, a=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match=r"not an \.npz file of plain arrays; pickled parameters are not read"):
         LstmOracle.load(path)
+    np.savez(path, a=np.zeros(3))
+    content = bytearray(path.read_bytes())
+    for place in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
+        content[place] |= 1  # says that it is encrypted
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"not an \.npz file of plain arrays"):
+        LstmOracle.load(path)
     (tmp_path / "other.npz").write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(DataError, match="pickled parameters are not read"):
         LstmOracle.load(tmp_path / "other.npz")
