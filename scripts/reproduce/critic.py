@@ -10,9 +10,10 @@ set (of ZINC), evenly spread: 10,000, 3,000 and 4,000. Held-out and test lines w
 out everywhere: no run writes them.
 
 Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
-language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`). Then
-the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and critics of less, fitted to
-fewer numbers or to the run's own texts in the place of real lines. Last, of captions and SNLI, a critic with recurrent
+language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`); two
+seeds have a critic over the latter too. Then the controls (three seeds): SeqGAN with the critic's logit and with a
+constant reward, and critics of less, fitted to fewer numbers or to the run's own texts in the place of real lines.
+Last, of captions and SNLI, a critic with recurrent
 networks (two seeds); of captions (one seed) a policy whose reward is the score of a critic over the language model
 alone, with weight 1 of the divergence, and the language model trained on with texts of the refined run, each chosen
 among sixteen, or with the mixture's own.
@@ -210,7 +211,7 @@ class Models:
             lms: list[Path | str] = [self._lm(self.seed)]
             if what.startswith("refined"):
                 critic: Literal["sums", "gru"] = "gru" if what.endswith("gru") else "sums"
-                base = "lm" if what.endswith("alone") else "mixed"
+                base = {"refined-alone": "lm", "refined-two": "two-mixed"}.get(what, "mixed")
                 facts = asdict(refine(self._made(base), self.held_out, out, critic=critic))
                 if not facts["written"]:
                     raise SystemExit(f"{self.folder}: no gain found, {facts['gains']}")
@@ -254,6 +255,7 @@ POINTS = (
     *(Point("lm", top_p=p) for p in (0.95, 0.9)),
     Point("two"),
     Point("two-mixed"),
+    Point("refined-two", candidates=16, seeds=2),
     Point("wide", seeds=1),
     Point("constant", seeds=3),
     Point("logit", seeds=3),
