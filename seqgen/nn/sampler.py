@@ -112,7 +112,7 @@ class OutputLayer:
 
     def _drawn_from(self, features_cf: Tensor) -> Tensor:
         """Return the softmax of a chunk without the ids that never come, in the kept buffer."""
-        if self._given is not None or not by_mkl(self.weight_t):
+        if self._given is not None or not by_mkl(self.weight_t.t()):
             return self.probabilities(self.logits(features_cf, self.bias))
         if self._weight_and_bias is None:
             self._weight_and_bias = torch.cat([self.weight_t, self.bias[None]])

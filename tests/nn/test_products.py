@@ -41,13 +41,30 @@ def test_without_the_operator_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(products.linear(*given), F.linear(*given))
 
 
-@pytest.fixture(params=[False, True], ids=["oneDNN", "MKL"])
-def intel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_intel", lambda: request.param)
+@pytest.fixture(params=[(True, False), (True, True), (False, False)], ids=["AMD, AVX-512", "Intel, AVX-512", "AVX2"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, intel = request.param
+    monkeypatch.setattr(products, "_avx512", lambda: wide)
+    monkeypatch.setattr(products, "_intel", lambda: intel)
+
+
+def test_every_processor_has_its_library(
+    processor: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_onednn", object)
+    chosen = [products._by_onednn(torch.empty(512, outputs).t()) for outputs in (2048, 8000)]
+    assert (
+        chosen
+        == {
+            "AMD, AVX-512": [True, True],
+            "Intel, AVX-512": [False, False],
+            "AVX2": [False, True],
+        }[request.node.callspec.id]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_matmul_takes_any_layout_and_writes_or_adds(intel: None, dtype: torch.dtype) -> None:
+def test_matmul_takes_any_layout_and_writes_or_adds(processor: None, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     whole = torch.randn(40, 60, generator=generator).to(dtype)
     right = torch.randn(30, 20, generator=generator).to(dtype)
