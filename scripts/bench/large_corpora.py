@@ -1,13 +1,16 @@
-"""Text to ids on disk, larger than memory: `corpus build` by 1 and 2 processes, the same text in memory, `tokenizers`.
+"""Text to ids on disk, larger than memory: `corpus build` by 1 and 2 processes, in memory, `tokenizers`, `datasets`.
 
 Lines of 12 words drawn by Zipf's law from 50,000, 8,000 pieces learnt by BPE. Each case is a process of its own, which
 does the same with a small text first: what remains is without imports. Seconds are of the CPU: `seconds` of the process
 that writes, `busiest` of the busiest process, which bounds the rate where each has a core. `peak_mb` is memory of the
 process's own, mapped files not counted, at its highest. The ratio of a row is MB a second by the busiest process, its
-gate that all folders of a size are the same. Sizes in MB: LARGE_CORPORA=16,64.
+gate that all folders of a size are the same. Sizes in MB: LARGE_CORPORA=16,64. Ways, as named in CASES:
+LARGE_CORPORA_CASES="1 process,tokenizers". `datasets` is left out where it is not installed.
 Run: scripts/bench.py large-corpora [--quick]
 """
 
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +21,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +32,16 @@ VOCABULARY, PIECES, LEARNT = 50_000, 8_000, 20_000_000
 
 def large_corpora(quick: bool) -> Iterator[dict[str, object]]:
     sizes = (1, 2) if quick else tuple(map(int, os.environ.get("LARGE_CORPORA", "16,64").split(",")))
+    cases = os.environ.get("LARGE_CORPORA_CASES", ",".join(CASES)).split(",")
+    if not importlib.util.find_spec("datasets"):
+        cases = [case for case in cases if case != "datasets"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         warm = text(folder / "warm.txt", 0.2)
         for size in sizes:
             lines = text(folder / f"{size}.txt", size)
             made = {}
-            for case in ("1 process", "2 processes", "in memory", "tokenizers"):
+            for case in cases:
                 out = folder / f"{size}-{case}"
                 point = [sys.executable, __file__, case, str(warm), str(lines), str(out)]
                 ended = subprocess.run(point, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -42,7 +50,7 @@ def large_corpora(quick: bool) -> Iterator[dict[str, object]]:
                 found = json.loads(ended.stdout)
                 if (out / "meta.json").exists():
                     made[case] = json.loads((out / "meta.json").read_text())
-                same = "ok" if all(meta == made["1 process"] for meta in made.values()) else "folders differ"
+                same = "ok" if all(meta == next(iter(made.values())) for meta in made.values()) else "folders differ"
                 rate = size / found["busiest"]
                 yield {
                     "bench": "large-corpora", "case": f"{size} MB, {case}", "ratio": round(rate, 2), "floor": None,
@@ -86,23 +94,39 @@ def in_memory(source: str, out: str) -> None:
 
 def by_tokenizers(source: str, out: str) -> None:
     """Learn BPE from as many characters, then encode 10,000 lines at a time into one file of uint16."""
-    from itertools import islice
+    tokenizer, rest = learnt(source), lines_of(source)
+    with Path(out).open("wb") as file:
+        while block := list(islice(rest, 10_000)):
+            file.write(b"".join(np.array(one.ids, np.uint16).tobytes() for one in tokenizer.encode_batch(block)))
 
+
+def by_datasets(source: str, out: str) -> None:
+    """Do the same by `map` of a data set of lines, whose cache is what training would read."""
+    datasets: Any = importlib.import_module("datasets")
+    datasets.disable_progress_bars()
+    tokenizer = learnt(source)
+    lines = datasets.load_dataset("text", data_files=source, split="train", cache_dir=out)
+
+    def ids(rows: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
+        return {"ids": [np.array(one.ids, np.uint16) for one in tokenizer.encode_batch(rows["text"])]}
+
+    lines.map(ids, batched=True, batch_size=10_000, remove_columns="text")
+
+
+def lines_of(source: str) -> Iterator[str]:
+    with Path(source).open(encoding="utf-8") as file:
+        yield from (line.rstrip("\n") for line in file)
+
+
+def learnt(source: str) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    def lines() -> Iterator[str]:
-        with Path(source).open(encoding="utf-8") as file:
-            yield from (line.rstrip("\n") for line in file)
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     every = max(1, Path(source).stat().st_size // LEARNT)
     trainer = trainers.BpeTrainer(vocab_size=PIECES, show_progress=False)
-    tokenizer.train_from_iterator(islice(lines(), 0, None, every), trainer)
-    rest = lines()
-    with Path(out).open("wb") as file:
-        while block := list(islice(rest, 10_000)):
-            file.write(b"".join(np.array(one.ids, np.uint16).tobytes() for one in tokenizer.encode_batch(block)))
+    tokenizer.train_from_iterator(islice(lines_of(source), 0, None, every), trainer)
+    return tokenizer
 
 
 CASES: dict[str, Callable[[str, str], None]] = {
@@ -110,6 +134,7 @@ CASES: dict[str, Callable[[str, str], None]] = {
     "2 processes": lambda source, out: build(source, out, 2),
     "in memory": in_memory,
     "tokenizers": by_tokenizers,
+    "datasets": by_datasets,
 }
 
 

@@ -9,6 +9,7 @@ Shapes: B rows, T input positions, N tokens, P counted positions, G batches of a
 
 import bisect
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,16 +39,27 @@ class Batches(Protocol):
 
 
 class MovedBatches:
-    """The batches of a corpus that stays on the CPU, on another device."""
+    """The batches of a corpus that stays on the CPU, on another device.
+
+    The batch of the next step is made while the device works on this one, by a thread, as it depends on nothing but
+    the step; what comes out is the same in any order of steps.
+    """
 
     def __init__(self, batches: Batches, device: torch.device | str) -> None:
         self.batches = batches
         self.device = device
         self.steps_per_epoch = batches.steps_per_epoch
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._ahead: tuple[tuple[int, int, int], Future[SequenceBatch]] | None = None
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
         """Return the batch of a step, or a process's share of it."""
-        return self.batches.at(step, rank, world).to(self.device)
+        wanted, ahead = (step, rank, world), self._ahead
+        # one thread makes them all, one after the other: the batches keep what they made last
+        made = ahead[1] if ahead and ahead[0] == wanted else self._thread.submit(self.batches.at, *wanted)
+        batch = made.result()
+        self._ahead = (step + 1, rank, world), self._thread.submit(self.batches.at, step + 1, rank, world)
+        return batch.to(self.device)
 
 
 # --------------------------------------------------------------------------------------------------------- sentences

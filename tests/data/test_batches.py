@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seqgen.core.batch import SequenceBatch
 from seqgen.core.errors import DataError
 from seqgen.data.batches import (
+    MovedBatches,
     SentenceBatches,
     StreamBatches,
     WindowBatches,
@@ -304,3 +305,29 @@ def test_a_batch_can_be_moved() -> None:
     assert made.stateful
     assert made.inputs.device.type == made.positions.device.type == "meta"
     assert made.inputs.shape == (2, 4)
+
+
+@pytest.mark.parametrize("steps", [range(30), [7, 8, 2, 2, 3, 29, 0, 1]])
+def test_moved_batches_are_those_of_their_steps_in_any_order(steps: list[int]) -> None:
+    """The one that is made ahead of time is never taken for another."""
+    corpus = sentences([2 + n % 7 for n in range(50)])
+    moved = MovedBatches(SentenceBatches(corpus, 4, pad=PAD, seed=3, bucket=5), "cpu")
+    for rank, world in ((0, 1), (1, 2)):
+        for step in steps:
+            expected = SentenceBatches(corpus, 4, pad=PAD, seed=3, bucket=5).at(step, rank, world)
+            assert read(moved.at(step, rank, world)) == read(expected)
+
+
+def test_what_is_wrong_with_a_moved_batch_is_said_when_it_is_asked_for() -> None:
+    class Short:
+        steps_per_epoch = 2
+
+        def at(self, step: int, rank: int = 0, world: int = 1) -> SequenceBatch:
+            if step > 1:
+                raise DataError("no such step")
+            return StreamBatches(running(50), 2, 4, seed=0).at(step, rank, world)
+
+    moved = MovedBatches(Short(), "cpu")
+    assert [moved.at(step).count for step in (0, 1)] == [8, 8]
+    with pytest.raises(DataError, match="no such step"):
+        moved.at(2)
