@@ -20,8 +20,10 @@ among sixteen, or with the mixture's own.
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
-FOLDER and is not done again: the same command goes on where it stopped, inside the training too.
+FOLDER and is not done again: the same command goes on where it stopped, inside the training too. FOLDER/figures.json
+has all figures, one line each; `--known FILE` takes those of such a file as finished.
 Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2 3 4 5] [--count 1000]
+         [--known docs/results/critic.json]
 """
 
 import argparse
@@ -372,6 +374,28 @@ def at_equal_self_bleu(rows: Sequence[dict[str, Any]], what: str, self_bleu: flo
     return {key: float(np.interp(self_bleu, places, [row[key] for row in curve])) for key in keys}
 
 
+def gathered(top: Path) -> str:
+    """Return the figures of all points that are finished, one line each, with the set and seed of each."""
+    cells = [
+        {"set": (name := folder.name.rsplit("_", 1))[0], "seed": int(name[1])}
+        | {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
+        for folder in sorted(top.glob("*_*"))
+        if folder.is_dir()
+        for row in kept(folder)
+    ]
+    return "[\n" + ",\n".join(map(json.dumps, cells)) + "\n]\n"
+
+
+def taken(path: Path, top: Path) -> None:
+    """Write the figures of such a file as points that are finished, where they are not there."""
+    for cell in json.loads(path.read_text(encoding="utf-8")):
+        row = {key: value for key, value in cell.items() if key not in ("set", "seed")}
+        (folder := top / f"{cell['set']}_{cell['seed']}").mkdir(exist_ok=True)
+        out = folder / f"{row['what']}_{row['temperature']:g}_{row['resample']}.json"
+        if not out.is_file():
+            out.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+
+
 def kept(folder: Path) -> list[dict[str, Any]]:
     """The points that are finished."""
     return [json.loads((folder / p.file).read_text("utf-8")) for p in POINTS if (folder / p.file).is_file()]
@@ -441,11 +465,14 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="at least two")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--known", type=Path, metavar="FILE")
     options = parser.parse_args()
     if len(set(options.seeds)) < 2:
         parser.error("--seeds takes at least two: the language models of two are mixed")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.known:
+        taken(options.known, options.folder)
     seeds = options.seeds
     for place, (seed, other) in enumerate(zip(seeds, [*seeds[1:], seeds[0]], strict=True)):
         for name in options.sets:
@@ -462,6 +489,7 @@ def main() -> None:
                 facts = json.dumps(cells.normaliser(), indent=1)
                 (folder / "normaliser.json").write_text(f"{facts}\n", encoding="utf-8")
             folder.with_suffix(".png").write_bytes(plane(kept(folder)))
+            (options.folder / "figures.json").write_text(gathered(options.folder), encoding="utf-8")
     printed(options.folder, options.sets, seeds)
 
 
