@@ -99,7 +99,7 @@ def _serve(connection: Connection, make: Callable[..., Callable[[Any], Any]], ar
     while True:
         try:
             item = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter where an answer was left unread
             return
         try:
             work = work or make(*arguments)
