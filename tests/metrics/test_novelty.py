@@ -1,8 +1,11 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqgen.metrics import novelty
 from seqgen.metrics.ngrams import encode
 from seqgen.metrics.novelty import (
     CopiedSpan,
@@ -21,10 +24,16 @@ def holds(sentence: list[int], part: list[int]) -> bool:
     return any(sentence[j : j + len(part)] == part for j in range(len(sentence) - len(part) + 1))
 
 
-@settings(max_examples=300, deadline=None)
-@given(corpora, corpora)
-def test_matches_equal_the_definition(sents: list[list[int]], train: list[list[int]]) -> None:
-    matches = match_training(sents, train)
+alike = st.lists(st.lists(st.integers(0, 1), max_size=40), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("block", [novelty._BLOCK, 3])
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.tuples(corpora, corpora), st.tuples(alike, alike)))
+def test_matches_equal_the_definition(block: int, both: tuple[list[list[int]], list[list[int]]]) -> None:
+    sents, train = both
+    with mock.patch.object(novelty, "_BLOCK", block):
+        matches = match_training(sents, train)
     position = 0
     for i, sentence in enumerate(sents):
         assert matches.copied[i] == (sentence in train)
