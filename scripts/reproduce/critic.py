@@ -85,7 +85,7 @@ SHOWN = ("bleu_4", "self_bleu_4", "backward_bleu_4", "unique", "copied", "possib
 JUDGED = ("mauve", "frechet_lm", "lm_reverse")
 REVERSED = ("real text", "lm", "mixed", "refined", "two-mixed", "kneser-ney")
 """Rows with a reverse score, which takes a training each."""
-DRAWN = ("real text", "refined", "kneser-ney", "two-mixed", "logit", "lm, top-p 0.95", "lm, top-p 0.9")
+DRAWN = ("real text", "refined", "kneser-ney", "two-mixed", "refined-two", "logit", "lm, top-p 0.95", "lm, top-p 0.9")
 """Points of the picture, beside the temperatures of the language model and the mixture."""
 NEW = 77
 """Seed of the new captions."""
