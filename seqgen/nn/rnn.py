@@ -8,6 +8,7 @@ Shapes: B rows, T tokens, I inputs, H hidden.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -125,16 +126,32 @@ class Rnn(nn.Module):
         return run
 
 
+@functools.cache
+def _has_low_lstm() -> bool:
+    """Return whether oneDNN has an LSTM in bfloat16 for this CPU, as with AVX-512; tried once."""
+    zeros = torch.zeros(1, 1, 8)
+    weights = [torch.zeros(32, 8), torch.zeros(32, 8), torch.zeros(32), torch.zeros(32)]
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.lstm(zeros, [zeros, zeros], weights, True, 1, 0.0, False, False, True)
+    except RuntimeError:
+        return False
+    return True
+
+
 def scan_layer(
     layer: Any, x_bti: Tensor, before: list[Tensor], *, weight_drop: float = 0.0
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Run a layer over all positions: (B, T, H) and its (1, B, H) end states.
 
     Under autocast a GPU computes in autocast's dtype (torch alone would take float16, whatever was asked), a CPU in
-    that of the weights.
+    that of the weights, but for an LSTM where oneDNN has one in bfloat16.
     """
     if isinstance(layer, Minimal):
         return layer(x_bti, before)  # type: ignore[no-any-return]
+    if layer.mode == "LSTM" and torch.is_autocast_enabled("cpu") and not x_bti.is_cuda and not _has_low_lstm():
+        with torch.autocast("cpu", enabled=False):
+            return scan_layer(layer, x_bti, before, weight_drop=weight_drop)
     # under autocast x arrives in low precision, which the GRU's own check refuses beside float32 weights
     x, dtype = x_bti.to(layer.weight_hh_l0.dtype), layer.weight_hh_l0.dtype
     low = x.is_cuda and torch.is_autocast_enabled("cuda")

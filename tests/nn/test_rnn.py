@@ -141,6 +141,20 @@ def test_bf16_autocast_runs_two_layers(cell):
     assert all(p.grad is not None for p in rnn.parameters())
 
 
+@pytest.mark.parametrize("weight_drop", [0.0, 0.3])
+def test_an_lstm_is_computed_in_float32_where_there_is_none_in_bfloat16(weight_drop, monkeypatch):
+    monkeypatch.setattr("seqgen.nn.rnn._has_low_lstm", lambda: False)
+    rnn, x = _rnn("lstm", weight_drop=weight_drop).train(), torch.randn(2, 3, 8)
+    torch.manual_seed(1)
+    expected = rnn(x)[0]
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = rnn(x)[0]
+    assert torch.equal(out, expected)
+    out.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in rnn.parameters())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", CELLS)
 def test_weight_drop_on_cuda_stays_in_one_chunk_and_learns(cell):
