@@ -49,12 +49,12 @@ class Layer(nn.Module):
 class Usual(nn.Module):
     """Logits of every position, the usual way."""
 
-    def __init__(self, layers: int, heads: int, size: int) -> None:
+    def __init__(self, layers: int, heads: int, size: int, vocab: int = VOCAB) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(VOCAB, size), nn.Embedding(CONTEXT, size)
+        self.embedding, self.positions = nn.Embedding(vocab, size), nn.Embedding(CONTEXT, size)
         self.blocks = nn.ModuleList(Layer(size, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(size)
-        self.output = nn.Linear(size, VOCAB, bias=False)
+        self.output = nn.Linear(size, vocab, bias=False)
         self.output.weight = self.embedding.weight
 
     def forward(self, ids: Tensor) -> Tensor:

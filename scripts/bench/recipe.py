@@ -38,7 +38,7 @@ def recipe(quick: bool) -> Iterator[dict[str, object]]:
         train, valid = text.train.ids.row(0), text.valid.ids.row(0)
     steps = int(STEPS * share)
     begin = time.process_time()
-    model = plain(train, steps)
+    model = plain(train, steps, int(max(train.max(), valid.max())) + 1)
     seconds = time.process_time() - begin
     yield found("nanoGPT's recipe in plain torch", steps, seconds, whole(model, valid))
 
@@ -51,10 +51,10 @@ def found(case: str, steps: int, seconds: float, nats: float) -> dict[str, objec
     }  # fmt: skip
 
 
-def plain(ids: Tensor, steps: int) -> Usual:
+def plain(ids: Tensor, steps: int, vocab: int) -> Usual:
     """The Transformer trained by its recipe, with normal weights of deviation .02 as GPT-2's."""
     torch.manual_seed(1337)
-    model = Usual(4, 4, 128)
+    model = Usual(4, 4, 128, vocab)
     for name, weight in model.named_parameters():
         if weight.dim() > 1:
             nn.init.normal_(weight, std=0.02 / math.sqrt(8) if name.endswith(("out.weight", "down.weight")) else 0.02)
