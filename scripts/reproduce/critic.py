@@ -10,13 +10,12 @@ set (of ZINC), evenly spread: 10,000, 3,000 and 4,000. Held-out and test lines w
 out everywhere: no run writes them.
 
 Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
-language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`); two
-seeds have a critic over the latter too. Then the controls (three seeds): SeqGAN with the critic's logit and with a
-constant reward, and critics of less, fitted to fewer numbers or to the run's own texts in the place of real lines.
-Last, of captions and SNLI, a critic with recurrent
-networks (two seeds); of captions (one seed) a policy whose reward is the score of a critic over the language model
-alone, with weight 1 of the divergence, and the language model trained on with texts of the refined run, each chosen
-among sixteen, or with the mixture's own.
+language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`), and
+a critic over that. Then the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and
+critics of less, fitted to fewer numbers or to the run's own texts in the place of real lines. Last, of captions and
+SNLI, a critic with recurrent networks (two seeds); of captions (one seed) a policy whose reward is the score of a
+critic over the language model alone, with weight 1 of the divergence, and the language model trained on with texts of
+the refined run, each chosen among sixteen, or with the mixture's own.
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
@@ -257,7 +256,7 @@ POINTS = (
     *(Point("lm", top_p=p) for p in (0.95, 0.9)),
     Point("two"),
     Point("two-mixed"),
-    Point("refined-two", candidates=16, seeds=2),
+    Point("refined-two", candidates=16),
     Point("wide", seeds=1),
     Point("constant", seeds=3),
     Point("logit", seeds=3),
