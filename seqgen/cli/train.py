@@ -51,7 +51,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run, new or begun.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights and tokenizer.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Begin with this run's weights, tokenizer and, without --data, its data."
+        ),
     ] = None,
     valid: Annotated[
         list[str] | None,
@@ -122,7 +125,7 @@ def train(
     elif storage or trials != 20:
         raise output.CommandError(f"{'--storage' if storage else '--trials'} takes no effect without --sweep")
     if "torch" not in sys.modules:  # a second or two without a word
-        output.say(f"reading {_sources(data or [str(out)])} ...")
+        output.say(f"reading {_sources(data or [str(source or out)])} ...")
     from seqgen.engine import loop, progress
     from seqgen.engine import run as runs
     from seqgen.engine.progress import LIKELIHOOD

@@ -236,6 +236,7 @@ def compare(
     neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a score in
     `shown` that nothing has.
     """
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     subjects = [run for subject in subjects for run in seed_runs(subject)]
@@ -316,6 +317,7 @@ def compare_aligned(
     DataError for a subject that is neither a run nor a file or has another number of lines, RunError for a run without
     conditions, ValueError for a score in `shown` that nothing has.
     """
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     module = runs.own_module(module)
@@ -366,6 +368,7 @@ def compare_images(
     """
     from seqgen.images import scores as image_scores  # late: text needs none of it
 
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
     subjects = [run for subject in subjects for run in seed_runs(subject)]
     folders = [str(s) for s in subjects if is_run(s)]
     module = runs.own_module(module)
@@ -406,14 +409,20 @@ def compare_images(
     return _compared([*ordered, Entry("real images", real[:1], real=True)], shown, notes)
 
 
+def _refuse_unknown(unknown: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError for the first of the unknown names, if there is one."""
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        listed = [name for name in metrics.shown("compare") if name in known]
+        raise ValueError(
+            f"unknown column {unknown[0]!r}; "
+            + (f"did you mean {near[0]}?" if near else f"known: {', '.join(listed)} ...")
+        )
+
+
 def _compared(entries: list[Entry], shown: Sequence[str], notes: Sequence[str] = ()) -> Comparison:
     known = list(dict.fromkeys(name for e in entries for scores in e.scores for name in scores))
-    for name in shown:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"unknown column {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
-            )
+    _refuse_unknown([name for name in shown if name not in known], known)
     present = tuple(name for name in shown or metrics.shown("compare") if name in known)
     for name in present:
         if not metrics.metric(name).per_token:

@@ -81,12 +81,12 @@ def train(
 
     settings: from `seqgen.config`; None continues an existing run with its own settings and `overrides`. module: where
     a run of a model of your own is continued so, its module or the path of its file, which is imported only because it
-    stands here. source_run: start from another run's weights and tokenizer. lines: texts from Python, in place of
-    data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair (images, labels), in place of
-    data.files. Both are given again where a run is continued. tokenizer_run: a run whose tokenizer is taken, but not
-    its weights. reward: model.reward.kind as a function of lines, or as FILE.py:FUNCTION, which is imported only
-    because it stands here. progress: True shows a bar or lines on standard error, False nothing, a function is called
-    with every step.
+    stands here. source_run: start from another run's weights and tokenizer, and on its data where none is given. lines:
+    texts from Python, in place of data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair
+    (images, labels), in place of data.files. Both are given again where a run is continued. tokenizer_run: a run whose
+    tokenizer is taken, but not its weights. reward: model.reward.kind as a function of lines, or as FILE.py:FUNCTION,
+    which is imported only because it stands here. progress: True shows a bar or lines on standard error, False nothing,
+    a function is called with every step.
 
     Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
     last checkpoint stays) when a loss is not finite.
@@ -106,8 +106,11 @@ def train(
                     f"{folder} is not a run folder yet; name a model: seqgen train MODEL --data FILE --out {folder}"
                 )
             settings = runs.changed(stored, overrides)
-        elif stored is not None and "data.files" not in settings.chosen and lines is None and images is None:
-            settings = runs.on_own_data(settings, stored)
+        elif "data.files" not in settings.chosen and lines is None and images is None:
+            if stored is not None:
+                settings = runs.on_own_data(settings, stored)
+            elif source_run is not None:
+                settings = runs.on_data_of(settings, _source_settings(source_run, settings))
         if module is not None and not settings.code:
             raise RunError(
                 f"{folder}: {settings.name} is a model of the package; a module of your own is not used with it"
@@ -304,15 +307,25 @@ def _try_out(settings: Settings, model: Any, data: Any) -> None:
         check_sums(module, sums, where)
 
 
-def _open_origin(
-    source_run: str | os.PathLike[str], model_module: ModelModule
-) -> tuple[Path, int, dict[str, torch.Tensor]]:
+def _source_folder(source_run: str | os.PathLike[str]) -> Path:
     folder = Path(source_run)
     if not is_run(folder):
         raise RunError(f"--from {folder}: not a run folder")
     name = stored_sections(folder)["name"]
     if name in runs.model_names(made=True) and name not in runs.model_names():
         raise RunError(f"--from {folder}: a run of {name} is made and not trained; take the run that it was made from")
+    return folder
+
+
+def _source_settings(source_run: str | os.PathLike[str], settings: Settings) -> Settings:
+    """Return the settings of the run that another one starts from."""
+    return runs.read_settings(_source_folder(source_run), module=settings.module if settings.code else None)
+
+
+def _open_origin(
+    source_run: str | os.PathLike[str], model_module: ModelModule
+) -> tuple[Path, int, dict[str, torch.Tensor]]:
+    folder = _source_folder(source_run)
     step, tensors = checkpoint.best(folder)
     checkpoint.check_run(folder, step, below="tokenizer/")
     return folder, step, tensors
@@ -328,7 +341,7 @@ def _inherited(
     inherit = getattr(model_module, "inherit", None)
     if source_run is None or inherit is None:
         return settings, ""
-    source = runs.read_settings(Path(source_run), module=settings.module if settings.code else None)
+    source = _source_settings(source_run, settings)
     config, part = inherit(settings.model, source.name, source.model)
     return dataclasses.replace(settings, model=config), part
 

@@ -350,6 +350,18 @@ def on_own_data(settings: Settings, stored: Settings) -> Settings:
     return dataclasses.replace(settings, **parts)
 
 
+_TEXT_OF = ("files", "valid", "valid_share", "format", "encoding", "field", "source", "target")
+_IMAGES_OF = ("labels", "size", "colour", "count", "labelled")
+
+
+def on_data_of(settings: Settings, source: Settings) -> Settings:
+    """Return the settings with the files of another run, read and held out as there, but for what was chosen."""
+    options = {field.name for field in dataclasses.fields(settings.data)} & set(vars(source.data))
+    taken = [name for name in (*_TEXT_OF, *_IMAGES_OF) if name in options and f"data.{name}" not in settings.chosen]
+    data = dataclasses.replace(settings.data, **{name: getattr(source.data, name) for name in taken})
+    return dataclasses.replace(settings, data=data)
+
+
 def reconcile_settings(
     folder: Path, stored: Settings, asked: Settings, step: int, *, processes: tuple[int, int] = (1, 1)
 ) -> list[str]:

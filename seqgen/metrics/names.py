@@ -395,6 +395,11 @@ def metric(name: str) -> Metric:
     return replace(row or Metric(name), name=name)
 
 
+def names() -> list[str]:
+    """Return the names of all metrics, at each of their orders."""
+    return [name for m in METRICS for name in ([f"{m.name}_{n}" for n in m.orders] or [m.name])]
+
+
 def shown(where: Where) -> tuple[str, ...]:
     """Return the names that a table shows first, in this order, as far as there is a score of that name."""
     return tuple(f"{m.name}_{m.shown_order}" if m.shown_order else m.name for m in METRICS if where in m.tables)

@@ -382,6 +382,12 @@ OTHERS = [
     ("compare run --references good.txt --format xls", "--format must be md, csv, latex or html, got 'xls'"),
     ("compare nowhere --references good.txt", "nowhere is neither a run folder nor a file"),
     ("compare good.txt --references few.txt --columns blue_4", "unknown column 'blue_4'; did you mean bleu_4?"),
+    (
+        "compare good.txt --references few.txt --columns fcd",
+        "unknown column 'fcd'; known: bleu_4, self_bleu_4, backward_bleu_4, distinct_2 ...",
+    ),
+    # a name that every comparison of texts lacks is refused before the runs are asked for anything
+    ("compare nowhere --references few.txt --columns blue_4", "unknown column 'blue_4'; did you mean bleu_4?"),
     ("compare good.txt --references few.txt --digits -1", "--digits must be an integer >= 0, got -1"),
     (
         "curve run --references good.txt --temperatures hot",

@@ -113,6 +113,23 @@ def test_from_starts_with_another_run(seqgen: Any, run: Path, text: Path, tmp_pa
         assert (ended.code, said in ended.err) == (0, True), ended.err
 
 
+def test_from_without_data_takes_that_of_the_other_run(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{json.dumps({'said': line})}\n" for line in text.read_text().splitlines())
+    (tmp_path / "rows.jsonl").write_text(rows)
+    options = ["--data", tmp_path / "rows.jsonl", "data.field=said", "data.valid_share=0.3"]
+    assert seqgen("train", "lm", *options, "--out", tmp_path / "lm", *SMALL).code == 0
+    for name, more in (("given", options), ("taken", [])):
+        words = ["train", "seqgan", "--from", tmp_path / "lm", "--out", tmp_path / name, *more, "train.steps=2"]
+        assert seqgen(*words, "train.samples=0", "model.critic_steps=1").code == 0
+    given, taken = (tmp_path / name / "config.toml" for name in ("given", "taken"))
+    assert taken.read_text() == given.read_text()
+    assert "said" in taken.read_text()
+    # one option alone is the new run's own
+    words = ["train", "seqgan", "--from", tmp_path / "lm", "--out", tmp_path / "own", "data.field=text"]
+    ended = seqgen(*words, "train.steps=2")
+    assert (ended.code, "no field 'text'" in ended.err) == (2, True), ended.err
+
+
 def test_stored_settings_and_a_held_out_file_are_an_input(
     seqgen: Any, run: Path, held_out: Path, tmp_path: Path
 ) -> None:
