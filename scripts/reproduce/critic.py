@@ -400,43 +400,117 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / p.file).read_text("utf-8")) for p in POINTS if (folder / p.file).is_file()]
 
 
-def interval(values: Sequence[float], digits: int) -> str:
-    """The mean and, of several seeds, half of its 95 % interval (Student's t)."""
-    if not values:
-        return ""
-    spread = ""
+ROWS = {
+    "real text": "real text",
+    "lm": "language model",
+    "wide": "wider language model",
+    "two": "two language models",
+    "mixed": "language model and n-grams (mixture)",
+    "two-mixed": "two language models and n-grams",
+    "refined, q_4": "refined, q_4",
+    "refined, q_16": "**refined, q_16**",
+    "refined-two, q_16": "two language models, n-grams and the critic, q_16",
+    "refined-gru, q_16": "refined with readers, q_16",
+    "refined-alone, q_16": "critic over the language model alone, q_16",
+    "kneser-ney": "Kneser-Ney 5-grams",
+    "lm, top-p 0.95": "language model, top-p .95",
+    "lm, top-p 0.9": "language model, top-p .9",
+    "constant": "SeqGAN, constant reward",
+    "logit": "SeqGAN, logit of a CNN",
+    "policy of the critic": "SeqGAN, policy of the critic",
+    **{f"{what}, q_16": f"{what}, q_16" for what in CONTROLS},
+    "distilled": "distilled",
+    "distilled from the mixture": "distilled from the mixture",
+}
+"""Rows of the tables, in their order."""
+COLUMNS = {
+    "nll": ("nats per line", 2), "gain": ("gain", 3), "bleu_4": ("BLEU-4", 3), "self_bleu_4": ("Self-BLEU-4", 3),
+    "backward_bleu_4": ("backward", 3), "lm_reverse": ("reverse", 3), "mauve": ("MAUVE", 3),
+    "frechet_lm": ("Fréchet", 4), "unique": ("unique", 3), "copied": ("copied", 3), "possible": ("possible", 3),
+    "auroc": ("AUROC", 3), "cpu_ms": ("CPU ms", 1),
+}  # fmt: skip
+PLAIN = ("lm_reverse", "unique", "copied", "cpu_ms")
+"""Columns without an interval."""
+BESIDE = ("bleu_4", "backward_bleu_4", "mauve", "frechet_lm", "auroc", "possible")
+BESIDE_ROWS = ("real text", "mixed", "two-mixed", "refined, q_4", "refined, q_16", "refined-two, q_16")
+NO_CRITIC = ("lm", "two", "mixed", "two-mixed")
+"""What a critic is tested against, with SeqGAN and the critics of less."""
+
+
+def number(value: float, digits: int) -> str:
+    """The number without the nought before its point."""
+    text = f"{value:.{digits}f}"
+    text = text.removeprefix("-") if not float(text) else text
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def interval(values: Sequence[float], digits: int, error: float | None = None) -> str:
+    """The mean and, of several seeds, half of its 95 % interval (Student's t); of one the standard error, if known."""
     if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-        spread = f" ± {half:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+        error = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    spread = "" if error is None else f" ± {number(error, digits)}"
+    return number(statistics.mean(values), digits) + spread if values else ""
 
 
-def printed(folder: Path, sets: list[str], seeds: list[int]) -> None:
-    """Print the tables of what is finished: each row, then its distance from the language model's temperature curve."""
-    shown = (("nll", 2), ("gain", 3), *((key, 3) for key in (*SHOWN, *JUDGED, "auroc")), ("cpu_s_per_text", 4))
-    beside = ("bleu_4", "backward_bleu_4", "mauve", "frechet_lm", "auroc", "possible", "unique", "copied")
-    for name in sets:
-        tables = [rows for seed in seeds if (rows := kept(folder / f"{name}_{seed}"))]
-        rows_of: dict[str, list[dict[str, Any]]] = {}
-        apart: dict[str, list[dict[str, float]]] = {}
-        for rows in tables:
-            for row in rows:
-                if row["temperature"] == 1:
-                    what = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
-                    rows_of.setdefault(what, []).append(row)
-                    curve = at_equal_self_bleu(rows, "lm", row["self_bleu_4"])
-                    found = {key: row[key] - curve[key] for key in beside if key in row and key in curve}
-                    apart.setdefault(what, []).append(found | {"temperature": curve["temperature"]})
-        heads = [f"{name}: {len(tables)} seeds", "seeds", *(key for key, _ in shown)]
-        print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
-        for what, same in rows_of.items():
-            cells = [interval([row[key] for row in same if key in row], digits) for key, digits in shown]
-            print(f"| {what} | {len(same)} | {' | '.join(cells)} |")
-        heads = [f"{name}: less the language model at that Self-BLEU-4", *beside, "its temperature"]
-        print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
-        for what, differences in apart.items():
-            cells = [interval([row[key] for row in differences if key in row], 3) for key in (*beside, "temperature")]
-            print(f"| {what} | {' | '.join(cells)} |")
+def by_row(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """The cells of temperature 1 by row and seed, each with what it differs in from the language model's curve."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell in cells:
+        if cell["temperature"] == 1:
+            what = cell["what"] + (f", q_{cell['resample']}" if cell["resample"] > 1 else "")
+            own = [other for other in cells if other["seed"] == cell["seed"]]
+            curve = at_equal_self_bleu(own, "lm", cell["self_bleu_4"])
+            beside = {f"beside {key}": cell[key] - curve[key] for key in BESIDE if key in cell and key in curve}
+            ms = {"cpu_ms": 1000 * cell["cpu_s_per_text"]} if "cpu_s_per_text" in cell else {}
+            rows.setdefault(what, {})[cell["seed"]] = cell | ms | beside | {"its temperature": curve["temperature"]}
+    return {what: rows[what] for what in ROWS if what in rows}
+
+
+def tables(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the tables of each set as lines of Markdown: the rows, the distance from the curve, the critic's lead."""
+    return {name: _tables([cell for cell in cells if cell["set"] == name]) for name in SETS} if cells else {}
+
+
+def _tables(cells: list[dict[str, Any]]) -> list[str]:
+    rows = by_row(cells)
+    columns = [key for key in COLUMNS if any(key in cell for row in rows.values() for cell in row.values())]
+    found = _head(["", "seeds", *(COLUMNS[key][0] for key in columns)])
+    for what, row in rows.items():
+        shown = []
+        for key in columns:
+            values, digits = [cell[key] for cell in row.values() if key in cell], COLUMNS[key][1]
+            error = next(iter(row.values())).get("error") if key == "gain" else None
+            shown.append(
+                number(statistics.mean(values), digits) if key in PLAIN and values else interval(values, digits, error)
+            )
+        found.append(f"| {ROWS[what]} | {len(row)} | {' | '.join(shown)} |")
+    beside = [key for key in BESIDE if key in columns]
+    found += [
+        "",
+        *_head(["less the language model at that Self-BLEU-4", *(COLUMNS[k][0] for k in beside), "its temperature"]),
+    ]
+    for what in BESIDE_ROWS:
+        if what in rows:
+            values = [[cell[f"beside {key}"] for cell in rows[what].values()] for key in beside]
+            shown = [interval(each, COLUMNS[key][1]) for key, each in zip(beside, values, strict=True)]
+            warmth = number(statistics.mean(cell["its temperature"] for cell in rows[what].values()), 2)
+            found.append(f"| {ROWS[what]} | {' | '.join(shown)} | {warmth} |")
+    tested = {
+        "gain": "gain",
+        "beside bleu_4": "BLEU-4 beside the curve",
+        "beside backward_bleu_4": "backward, likewise",
+    }
+    tested |= {"auroc": "AUROC"}
+    found += ["", *_head(["q_16 less", "seeds", *tested.values()])]
+    for what in [what for what in rows if what in NO_CRITIC or what.startswith(("constant", "logit", "critic of"))]:
+        seeds = sorted(set(rows[what]) & set(rows.get("refined, q_16", {})))
+        apart = {key: [rows["refined, q_16"][seed][key] - rows[what][seed][key] for seed in seeds] for key in tested}
+        found.append(f"| {ROWS[what]} | {len(seeds)} | {' | '.join(interval(each, 3) for each in apart.values())} |")
+    return found
+
+
+def _head(heads: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(heads)} |", "| " + " | ".join(["---"] * len(heads)) + " |"]
 
 
 def plane(rows: list[dict[str, Any]]) -> bytes:
@@ -458,16 +532,27 @@ def plane(rows: list[dict[str, Any]]) -> bytes:
     return plots.png(figure)
 
 
+def printed(figures: Path, sets: Sequence[str]) -> None:
+    """Print the tables of the sets."""
+    for name, lines in tables(json.loads(figures.read_text(encoding="utf-8"))).items():
+        if name in sets:
+            print(f"\n## {name}\n", *lines, sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="at least two")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--known", type=Path, metavar="FILE")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="print the tables of such a file, and no more")
     options = parser.parse_args()
-    if len(set(options.seeds)) < 2:
-        parser.error("--seeds takes at least two: the language models of two are mixed")
+    if options.tables:
+        printed(options.tables, options.sets)
+        return
+    if not options.folder or len(set(options.seeds)) < 2:
+        parser.error("give FOLDER and at least two --seeds: the language models of two are mixed")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.known:
@@ -489,7 +574,7 @@ def main() -> None:
                 (folder / "normaliser.json").write_text(f"{facts}\n", encoding="utf-8")
             folder.with_suffix(".png").write_bytes(plane(kept(folder)))
             (options.folder / "figures.json").write_text(gathered(options.folder), encoding="utf-8")
-    printed(options.folder, options.sets, seeds)
+    printed(options.folder / "figures.json", options.sets)
 
 
 if __name__ == "__main__":
