@@ -20,9 +20,10 @@ the refined run, each chosen among sixteen, or with the mixture's own.
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
 FOLDER and is not done again: the same command goes on where it stopped, inside the training too. FOLDER/figures.json
-has all figures, one line each; `--known FILE` takes those of such a file as finished.
+has all figures, one line each, and beside it are the pictures; `--known FILE` takes those of such a file as finished.
 Run: SEQGEN_DATA=... scripts/reproduce/critic.py FOLDER [--sets captions snli] [--seeds 1 2 3 4 5] [--count 1000]
          [--known docs/results/critic.json]
+     scripts/reproduce/critic.py --tables docs/results/critic.json
 """
 
 import argparse
@@ -85,7 +86,8 @@ JUDGED = ("mauve", "frechet_lm", "lm_reverse")
 REVERSED = ("real text", "lm", "mixed", "refined", "two-mixed", "kneser-ney")
 """Rows with a reverse score, which takes a training each."""
 DRAWN = ("real text", "refined", "kneser-ney", "two-mixed", "refined-two", "logit", "lm, top-p 0.95", "lm, top-p 0.9")
-"""Points of the picture, beside the temperatures of the language model and the mixture."""
+"""Points of the picture, beside the temperatures of `CURVES`."""
+CURVES = ("lm", "mixed")
 NEW = 77
 """Seed of the new captions."""
 SAMPLES = 4096
@@ -403,7 +405,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 ROWS = {
     "real text": "real text",
     "lm": "language model",
-    "wide": "wider language model",
+    "wide": "wider language model (448 units)",
     "two": "two language models",
     "mixed": "language model and n-grams (mixture)",
     "two-mixed": "two language models and n-grams",
@@ -447,7 +449,7 @@ def number(value: float, digits: int) -> str:
 def interval(values: Sequence[float], digits: int, error: float | None = None) -> str:
     """The mean and, of several seeds, half of its 95 % interval (Student's t); of one the standard error, if known."""
     if len(values) > 1:
-        error = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+        error = float(half(values))
     spread = "" if error is None else f" ± {number(error, digits)}"
     return number(statistics.mean(values), digits) + spread if values else ""
 
@@ -513,30 +515,58 @@ def _head(heads: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(heads)} |", "| " + " | ".join(["---"] * len(heads)) + " |"]
 
 
-def plane(rows: list[dict[str, Any]]) -> bytes:
-    """Quality against diversity: the temperatures of both models without a critic, and the points `DRAWN`."""
+def plane(cells: Sequence[dict[str, Any]]) -> bytes:
+    """Draw quality against diversity, means of seeds with their 95 % intervals; inset, what lies near real text."""
     figure, axes = plots.plane()
-    for what in ("lm", "mixed"):
-        own = [row for row in rows if row["what"] == what]
-        axes.plot(
-            [row["bleu_4"] for row in own], [1 - row["self_bleu_4"] for row in own], "o-", mfc="white", label=what
-        )
-        for row in own:
-            axes.annotate(f"{row['temperature']:g}", (row["bleu_4"], 1 - row["self_bleu_4"]), fontsize=8)
-    for row in rows:
-        if row["what"] in DRAWN:
-            marker = "*" if row["what"] == "real text" else "D"
-            label = row["what"] + (f", q_{row['resample']}" if row["resample"] > 1 else "")
-            axes.plot(row["bleu_4"], 1 - row["self_bleu_4"], marker, label=label)
-    axes.legend(frameon=False, fontsize=8)
+    near = axes.inset_axes((0.03, 0.05, 0.5, 0.5), xticks=[], yticks=[])
+    points: dict[tuple[str, float, int], list[tuple[float, float]]] = {}
+    for cell in cells:
+        if cell["what"] in (*CURVES, *DRAWN):
+            key = cell["what"], cell["temperature"], cell["resample"]
+            points.setdefault(key, []).append((cell["bleu_4"], 1 - cell["self_bleu_4"]))
+    means = {key: np.mean(own, axis=0) for key, own in points.items()}
+    halves = {key: half(own) if len(own) > 1 else np.zeros(2) for key, own in points.items()}
+    shown = []
+    for what in CURVES:
+        keys = sorted((key for key in means if key[0] == what), key=lambda key: key[1])
+        across, up = np.array([means[key] for key in keys]).T
+        for place in (axes, near):
+            place.plot(across, up, "o-", mfc="white", label=ROWS[what])
+        for key in keys:
+            axes.annotate(f"{key[1]:g}", means[key], fontsize=8)
+        shown += [means[key] for key in keys if 0.9 <= key[1] <= 1]
+    for key, mean in means.items():
+        if key[0] in DRAWN:
+            row = key[0] + (f", q_{key[2]}" if key[2] > 1 else "")
+            across, up = halves[key]
+            for place in (axes, near):
+                marker = "*" if row == "real text" else "D"
+                label = ROWS[row].strip("*")
+                place.errorbar(*mean, up, across, fmt=marker, markersize=5, elinewidth=0.8, label=label)
+            shown += [mean] if row in BESIDE_ROWS else []
+    if shown:
+        (left, low), (right, high) = np.min(shown, axis=0), np.max(shown, axis=0)
+        edge = 0.15 * np.array([right - left, high - low])
+        near.set(xlim=(left - edge[0], right + edge[0]), ylim=(low - edge[1], high + edge[1]))
+        axes.indicate_inset_zoom(near)
+    axes.legend(frameon=False, fontsize=7, loc="upper right")
     return plots.png(figure)
 
 
+def half(values: Sequence[Any]) -> np.ndarray:
+    """Half of the 95 % interval of the mean (Student's t), of each column."""
+    spread: np.ndarray = np.std(values, axis=0, ddof=1) / len(values) ** 0.5
+    return student.ppf(0.975, len(values) - 1) * spread
+
+
 def printed(figures: Path, sets: Sequence[str]) -> None:
-    """Print the tables of the sets."""
-    for name, lines in tables(json.loads(figures.read_text(encoding="utf-8"))).items():
-        if name in sets:
+    """Print the tables of the sets, and draw critic-SET.png beside the figures."""
+    cells = json.loads(figures.read_text(encoding="utf-8"))
+    for name, lines in tables(cells).items():
+        own = [cell for cell in cells if cell["set"] == name]
+        if name in sets and own:
             print(f"\n## {name}\n", *lines, sep="\n")
+            figures.with_name(f"critic-{name}.png").write_bytes(plane(own))
 
 
 def main() -> None:
@@ -546,7 +576,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="at least two")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--known", type=Path, metavar="FILE")
-    parser.add_argument("--tables", type=Path, metavar="FILE", help="print the tables of such a file, and no more")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="no more than the tables and pictures of it")
     options = parser.parse_args()
     if options.tables:
         printed(options.tables, options.sets)
@@ -572,7 +602,6 @@ def main() -> None:
             if cells and not (folder / "normaliser.json").is_file():
                 facts = json.dumps(cells.normaliser(), indent=1)
                 (folder / "normaliser.json").write_text(f"{facts}\n", encoding="utf-8")
-            folder.with_suffix(".png").write_bytes(plane(kept(folder)))
             (options.folder / "figures.json").write_text(gathered(options.folder), encoding="utf-8")
     printed(options.folder / "figures.json", options.sets)
 
