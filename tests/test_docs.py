@@ -9,6 +9,7 @@ import importlib
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache, reduce
 from html.parser import HTMLParser
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_the_site_says_how_it_is_used(tmp_path):
     done = subprocess.run(["sh", tmp_path / "scripts/docs"], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "pip install -c constraints.txt -e '.[docs]'" in done.stderr
+
+
+def test_tables_of_the_critic_are_made_of_its_figures(tmp_path):
+    figures = shutil.copy(DOCS / "results" / "critic.json", tmp_path)
+    command = [sys.executable, ROOT / "scripts/reproduce/critic.py", "--tables", figures]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == [f"critic-{name}.png" for name in ("captions", "coco", "molecules", "snli")]
+    page = (DOCS / "results" / "critic.md").read_text(encoding="utf-8")
+    # each set has its rows, their distance from the language model's curve, and q_16 less every control
+    made = re.split(r"\n\n(?=## |\|)", done.stdout.strip())
+    found = [table for table in made if table.startswith("|")]
+    assert len(found) == 12
+    assert [table.split("\n")[0] for table in found if f"\n{table}\n" not in page] == []
 
 
 class _Page(HTMLParser):

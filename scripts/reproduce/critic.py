@@ -9,13 +9,14 @@ line into 10,000, 4,000 and 5,000. Molecules: MOSES's training
 set (of ZINC), evenly spread: 10,000, 3,000 and 4,000. Held-out and test lines with words that are not known are left
 out everywhere: no run writes them.
 
-Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (one seed) and the
-language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`), and
-a critic over that. Then the controls (three seeds): SeqGAN with the critic's logit and with a constant reward, and
-critics of less, fitted to fewer numbers or to the run's own texts in the place of real lines. Last, of captions and
-SNLI, a critic with recurrent networks (two seeds); of captions (one seed) a policy whose reward is the score of a
-critic over the language model alone, with weight 1 of the divergence, and the language model trained on with texts of
-the refined run, each chosen among sixteen, or with the mixture's own.
+Beside them, first what costs as much without a critic: temperatures, top-p, a wider language model (three seeds) and
+the language models of two seeds, alone and with the n-grams, as one mixture (`two`: a seed and the next of `--seeds`),
+and a critic over that; of molecules also one over the wider language model. Then the controls (three seeds): SeqGAN
+with the critic's logit and with a constant reward, and critics of less, fitted to fewer numbers or to the run's own
+texts in the place of real lines. Last, of captions and SNLI, a critic with recurrent networks (two seeds); of captions
+(one seed) a policy whose reward is the score of a critic over the language model alone, with weight 1 of the
+divergence, and the language model trained on with texts of the refined run, each chosen among sixteen, or with the
+mixture's own.
 
 Likelihood is that of all test lines; `--count` texts of each are scored against as many of them. MAUVE, Fréchet
 distance and the reverse score are by a small language model of the same training text. What is finished stands in
@@ -214,7 +215,7 @@ class Models:
             lms: list[Path | str] = [self._lm(self.seed)]
             if what.startswith("refined"):
                 critic: Literal["sums", "gru"] = "gru" if what.endswith("gru") else "sums"
-                base = {"refined-alone": "lm", "refined-two": "two-mixed"}.get(what, "mixed")
+                base = {"refined-alone": "lm", "refined-wide": "wide", "refined-two": "two-mixed"}.get(what, "mixed")
                 facts = asdict(refine(self._made(base), self.held_out, out, critic=critic))
                 if not facts["written"]:
                     raise SystemExit(f"{self.folder}: no gain found, {facts['gains']}")
@@ -259,7 +260,8 @@ POINTS = (
     Point("two"),
     Point("two-mixed"),
     Point("refined-two", candidates=16),
-    Point("wide", seeds=1),
+    Point("wide", seeds=3),
+    Point("refined-wide", candidates=16, seeds=3, sets=("molecules",)),
     Point("constant", seeds=3),
     Point("logit", seeds=3),
     *(Point(what, candidates=16, seeds=3) for what in CONTROLS),
@@ -413,6 +415,7 @@ ROWS = {
     "refined, q_16": "**refined, q_16**",
     "refined-two, q_16": "two language models, n-grams and the critic, q_16",
     "refined-gru, q_16": "refined with readers, q_16",
+    "refined-wide, q_16": "critic over the wider language model, q_16",
     "refined-alone, q_16": "critic over the language model alone, q_16",
     "kneser-ney": "Kneser-Ney 5-grams",
     "lm, top-p 0.95": "language model, top-p .95",
