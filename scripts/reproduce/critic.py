@@ -521,7 +521,7 @@ def _head(heads: Sequence[str]) -> list[str]:
 def plane(cells: Sequence[dict[str, Any]]) -> bytes:
     """Draw quality against diversity, means of seeds with their 95 % intervals; inset, what lies near real text."""
     figure, axes = plots.plane()
-    near = axes.inset_axes((0.03, 0.05, 0.5, 0.5), xticks=[], yticks=[])
+    near = axes.inset_axes((0.03, 0.05, 0.4, 0.42), xticks=[], yticks=[])
     points: dict[tuple[str, float, int], list[tuple[float, float]]] = {}
     for cell in cells:
         if cell["what"] in (*CURVES, *DRAWN):
