@@ -236,7 +236,7 @@ def compare(
     neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a score in
     `shown` that nothing has.
     """
-    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.metric_names())
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     subjects = [run for subject in subjects for run in seed_runs(subject)]
@@ -317,7 +317,7 @@ def compare_aligned(
     DataError for a subject that is neither a run nor a file or has another number of lines, RunError for a run without
     conditions, ValueError for a score in `shown` that nothing has.
     """
-    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.metric_names())
     if not subjects:
         raise DataError("nothing to compare; give runs or files")
     module = runs.own_module(module)
@@ -368,7 +368,7 @@ def compare_images(
     """
     from seqgen.images import scores as image_scores  # late: text needs none of it
 
-    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.names())
+    _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.metric_names())
     subjects = [run for subject in subjects for run in seed_runs(subject)]
     folders = [str(s) for s in subjects if is_run(s)]
     module = runs.own_module(module)

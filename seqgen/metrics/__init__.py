@@ -51,7 +51,7 @@ from seqgen.metrics.diversity import zipf_exponent as zipf_exponent
 from seqgen.metrics.names import METRICS as METRICS
 from seqgen.metrics.names import Metric as Metric
 from seqgen.metrics.names import metric as metric
-from seqgen.metrics.names import names as names
+from seqgen.metrics.names import metric_names as metric_names
 from seqgen.metrics.names import shown as shown
 from seqgen.metrics.ngram_lm import KneserNey as KneserNey
 from seqgen.metrics.ngrams import Packed as Packed

@@ -395,7 +395,7 @@ def metric(name: str) -> Metric:
     return replace(row or Metric(name), name=name)
 
 
-def names() -> list[str]:
+def metric_names() -> list[str]:
     """Return the names of all metrics, at each of their orders."""
     return [name for m in METRICS for name in ([f"{m.name}_{n}" for n in m.orders] or [m.name])]
 
