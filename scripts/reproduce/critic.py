@@ -438,7 +438,7 @@ PLAIN = ("lm_reverse", "unique", "copied", "cpu_ms")
 """Columns without an interval."""
 BESIDE = ("bleu_4", "backward_bleu_4", "mauve", "frechet_lm", "auroc", "possible")
 BESIDE_ROWS = ("real text", "mixed", "two-mixed", "refined, q_4", "refined, q_16", "refined-two, q_16")
-NO_CRITIC = ("lm", "two", "mixed", "two-mixed")
+NO_CRITIC = ("lm", "wide", "two", "mixed", "two-mixed")
 """What a critic is tested against, with SeqGAN and the critics of less."""
 
 
@@ -473,7 +473,7 @@ def by_row(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any
 
 def tables(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Return the tables of each set as lines of Markdown: the rows, the distance from the curve, the critic's lead."""
-    return {name: _tables([cell for cell in cells if cell["set"] == name]) for name in SETS} if cells else {}
+    return {name: _tables([cell for cell in cells if cell["set"] == name]) for name in SETS}
 
 
 def _tables(cells: list[dict[str, Any]]) -> list[str]:
@@ -504,8 +504,8 @@ def _tables(cells: list[dict[str, Any]]) -> list[str]:
         "gain": "gain",
         "beside bleu_4": "BLEU-4 beside the curve",
         "beside backward_bleu_4": "backward, likewise",
+        "auroc": "AUROC",
     }
-    tested |= {"auroc": "AUROC"}
     found += ["", *_head(["q_16 less", "seeds", *tested.values()])]
     for what in [what for what in rows if what in NO_CRITIC or what.startswith(("constant", "logit", "critic of"))]:
         seeds = sorted(set(rows[what]) & set(rows.get("refined, q_16", {})))
