@@ -373,7 +373,7 @@ def at_equal_self_bleu(rows: Sequence[dict[str, Any]], what: str, self_bleu: flo
     """What a model without a critic has at the temperature whose Self-BLEU-4 this is, between its two neighbours."""
     curve = sorted((row for row in rows if row["what"] == what), key=lambda row: float(row["self_bleu_4"]))
     places = [row["self_bleu_4"] for row in curve]
-    keys = [key for key in ("temperature", "auroc", *SHOWN, *JUDGED) if all(key in row for row in curve)]
+    keys = [key for key in ("temperature", "auroc", "auroc_words", *SHOWN, *JUDGED) if all(key in row for row in curve)]
     return {key: float(np.interp(self_bleu, places, [row[key] for row in curve])) for key in keys}
 
 
