@@ -5,7 +5,8 @@ The preset `seqgan-paper-short` on `oracle:lstm`. For every seed one language mo
 many steps, go likelihood alone, the paper's advantage, `delta`, and the paper's advantage with constant reward. NLL of
 samples under the oracle stands beside the model's own NLL of held-out oracle text, because either alone can be bought:
 the last rows are the language model at other temperatures, which buys the one with the other and needs no critic. The
-control `tuned` is a language model of the same sizes with dropout, whose checkpoint fresh lines of the oracle choose.
+control `tuned` is a language model of the same sizes with dropout, whose checkpoint fresh lines of the oracle choose;
+with the first seed all four go on from that one too, with a critic of its own samples.
 Runs that are there already are not trained again, so seeds can be run one by one, and the table made at the end.
 Run: scripts/reproduce/seqgan_oracle.py OUT [--seeds 1 2 3] [--precision bf16]
 """
@@ -61,13 +62,21 @@ def main() -> None:
             points[name].append(curve)
             print(f"seed {seed}  {name}: {shown(curve)}", flush=True)
     (given.out / "curves.png").write_bytes(drawn(points))
-    points["tuned language model, temperature"].append(tuned(given.out))  # too far below to be drawn with the others
+    # too far below to be drawn with the others
+    language_model = tuned(given.out)
+    for name, curve in curves(given.out, given.seeds[0], given.precision, language_model):
+        points[f"tuned language model, {name}"].append(curve)
     table(points)
     print(f"\ncurves: {given.out / 'curves.png'}")
 
 
-def curves(out: Path, seed: int, precision: str) -> Iterator[tuple[str, dict[int, tuple[float, float]]]]:
-    """By step, or by 100 times the temperature: (NLL of samples under the oracle, held-out NLL), nats per token."""
+def curves(
+    out: Path, seed: int, precision: str, language_model: Path | None = None
+) -> Iterator[tuple[str, dict[int, tuple[float, float]]]]:
+    """By step, or by 100 times the temperature: (NLL of samples under the oracle, held-out NLL), nats per token.
+
+    All from a language model of this seed, or from the one given.
+    """
     schedule = read_preset("seqgan-paper-short")["model"]
     before = schedule["mle_steps"] + schedule["critic_steps"]
     after = read_preset("seqgan-paper-short")["train"]["steps"] - before
@@ -75,16 +84,18 @@ def curves(out: Path, seed: int, precision: str) -> Iterator[tuple[str, dict[int
         f"seed={seed}", f"model.reward.rollout_precision={precision}", f"train.samples={SAMPLES}", "train.save_every=0",
         "train.threads=1", "train.device=cpu",
     ]  # fmt: skip
-    base = out / f"base-{seed}"
-    run(base, [*common, f"train.steps={before}", "train.eval_every=0"])
+    prefix = "" if language_model is None else "tuned-"
+    base, begun = out / f"{prefix}base-{seed}", [f"train.steps={before}"]
+    if language_model is not None:
+        begun = ["model.mle_steps=0", f"train.steps={schedule['critic_steps']}"]
+    run(base, [*common, *begun, "train.eval_every=0"], source_run=language_model)
     (start,) = read(base).values()
     for name, options in VARIANTS.items():
-        folder = out / f"{name.split(',')[0].replace(' ', '-')}-{seed}"
+        folder = out / f"{prefix}{name.split(',')[0].replace(' ', '-')}-{seed}"
         begun = ["model.mle_steps=0", "model.critic_steps=0", f"train.steps={after}"]
         run(folder, [*common, *begun, *options], source_run=base)
         yield name, {0: start, **read(folder)}
-    generator = load(base)
-    yield "temperature", by_temperature(generator, generator.model.policy)
+    yield "temperature", by_temperature(load(base))
 
 
 def run(folder: Path, overrides: list[str], source_run: Path | None = None) -> None:
@@ -98,8 +109,8 @@ def read(folder: Path) -> dict[int, tuple[float, float]]:
     return {score["step"]: (score["nll_oracle"], score["nll_per_token"]) for score in scores}
 
 
-def tuned(out: Path) -> dict[int, tuple[float, float]]:
-    """A language model that stops where the likelihood of selection lines does, at every temperature."""
+def tuned(out: Path) -> Path:
+    """A language model that stops where the likelihood of selection lines does; made where it is not there."""
     task, folder = oracle("oracle:lstm"), out / "tuned"
     files = {name: out / f"{name}.txt" for name in ("training", "selection")}
     if not (folder / "report.html").is_file():
@@ -110,15 +121,14 @@ def tuned(out: Path) -> dict[int, tuple[float, float]]:
             files[name].write_text("".join(f"{line}\n" for line in lines))
         chosen = config("lm", files["training"], valid=files["selection"], overrides=TUNED)
         train(chosen, folder, tokenizer_run=out / "numbers")
-    generator = load(folder, device="cpu")
-    return by_temperature(generator, generator.model)
+    return folder
 
 
-def by_temperature(generator: TextGenerator, policy: Any) -> dict[int, tuple[float, float]]:
-    """A language model, its logits divided by the temperature, on both sides."""
+def by_temperature(generator: TextGenerator) -> dict[int, tuple[float, float]]:
+    """The policy of a run, its logits divided by the temperature, on both sides."""
     task, found = oracle("oracle:lstm"), {}
     for temperature in TEMPERATURES:
-        with tempered(policy, temperature):
+        with tempered(generator.model.policy, temperature):
             held_out = generator.score(task.valid)
             sampled = task.scores(generator.generate(SAMPLES, seed=1))["nll_oracle"]
         found[round(100 * temperature)] = (sampled, held_out.nats / held_out.total_tokens)

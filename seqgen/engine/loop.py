@@ -109,7 +109,7 @@ def train(
         elif "data.files" not in settings.chosen and lines is None and images is None:
             if stored is not None:
                 settings = runs.on_own_data(settings, stored)
-            elif source_run is not None:
+            elif source_run is not None and not settings.data.files:  # a preset may name them
                 settings = runs.on_data_of(settings, _source_settings(source_run, settings))
         if module is not None and not settings.code:
             raise RunError(

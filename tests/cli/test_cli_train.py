@@ -124,6 +124,19 @@ def test_from_without_data_takes_that_of_the_other_run(seqgen: Any, text: Path, 
     given, taken = (tmp_path / name / "config.toml" for name in ("given", "taken"))
     assert taken.read_text() == given.read_text()
     assert "said" in taken.read_text()
+    # a preset's own data stays
+    words = [
+        "train",
+        "seqgan",
+        "--preset",
+        "seqgan-paper-short",
+        "--from",
+        tmp_path / "lm",
+        "--out",
+        tmp_path / "paper",
+    ]
+    ended = seqgen(*words, "train.steps=2")
+    assert (ended.code, "does not know 100% of the text, for example '2359'" in ended.err) == (2, True), ended.err
     # one option alone is the new run's own
     words = ["train", "seqgan", "--from", tmp_path / "lm", "--out", tmp_path / "own", "data.field=text"]
     ended = seqgen(*words, "train.steps=2")
