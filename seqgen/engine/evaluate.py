@@ -160,7 +160,9 @@ def sample_and_score(
         for lines in (data.valid_lines, data.train_lines)
     )
     tokenizer = metric_tokenizer(held_out)
-    evaluation = metrics.evaluate_text(texts, held_out, train=learnt, tokenizer=tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how samples are written is said once, by `evaluate`
+        evaluation = metrics.evaluate_text(texts, held_out, train=learnt, tokenizer=tokenizer)
     table = evaluation.scores
     scores: dict[str, Any] = {name: float(score) for name, score in table.items()}
     real = drawn(data.train_lines, count)

@@ -21,7 +21,7 @@ from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError
 from seqgen.metrics.ngrams import Packed
 from seqgen.metrics.novelty import Matches
 from seqgen.metrics.score import Score, Signature, input_hash, with_intervals
-from seqgen.metrics.tokens import Text, Tokenizer
+from seqgen.metrics.tokens import Text, Tokenizer, written_differently
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def evaluate_text(
     there are samples, are scored as if they were samples. `seed` is for protocols that shuffle; `temperature`, that of
     the samples, is recorded. `tokenizer` may be chosen in the default protocol only. All texts are lines, or all are
     token lists. Of a metric that the samples leave undefined (no sample has n tokens) the value is nan and the note
-    says why. Warns where a toolkit's own fault makes its number meaningless.
+    says why. Warns where a toolkit's own fault makes its number meaningless, and where lines that are cut at spaces
+    are written in different ways: one text in lower case, or with full stops apart from words.
     Raises ValueError for an unknown protocol, empty texts, too little real text; TypeError as `bleu`.
     """
     rules = protocol_named(protocol)
@@ -233,6 +234,10 @@ def evaluate_text(
         real_scores, _ = _column(making, same_size, ref, train_packed, inputs)
     for metric, text in rules.warnings.items():
         warnings.warn(f"protocol {protocol}, {metric}: {text}", stacklevel=2)
+    if kind == "split" and rules.bleu.case == "mixed":
+        lines = [[line for line in text if isinstance(line, str)] for text in (hypotheses, references)]
+        for text in written_differently(*lines):
+            warnings.warn(text, stacklevel=2)
     return Evaluation(protocol, scores, real_scores, matches)
 
 

@@ -45,6 +45,36 @@ def tokenize(lines: Sequence[str], tokenizer: Tokenizer = "split") -> list[Seque
     return list(map(splitter(tokenizer), lines))
 
 
+_ENOUGH_LINES = 20
+
+
+def written_differently(samples: Sequence[str], references: Sequence[str]) -> list[str]:
+    """Return why words that are cut at spaces cannot be the same in both texts, a sentence each; none if they can.
+
+    Full stops stand apart in one text and belong to the last word in the other, or one text is in lower case.
+    """
+
+    def stops_apart(line: str) -> list[bool]:
+        line = line.strip()
+        return [line[-2] == " "] if len(line) > 1 and line[-1] in ".!?" else []
+
+    def capitals(line: str) -> list[bool]:
+        return [line != line.lower()] if line != line.swapcase() else []
+
+    found = []
+    for sign, what, remedy in (
+        (stops_apart, "full stops apart from words", "protocol texygen or tokenizer nltk cuts both"),
+        (capitals, "capitals", "protocol texygen lower-cases both"),
+    ):
+        seen = [[answer for line in text for answer in sign(line)] for text in (samples, references)]
+        if min(map(len, seen)) >= _ENOUGH_LINES:
+            ours, theirs = (sum(each) / len(each) for each in seen)
+            if max(ours, theirs) > 0.5 and min(ours, theirs) < 0.05:
+                shares = f"{ours:.0%} of the samples and {theirs:.0%} of the references have {what}"
+                found.append(f"{shares}: cut at spaces, equal words differ; {remedy}")
+    return found
+
+
 def splitter(tokenizer: Tokenizer) -> Callable[[str], Sequence[Hashable]]:
     """Return the function from a line to its tokens. Raises ValueError for an unknown name, listing the known ones."""
     if not isinstance(tokenizer, str):

@@ -8,7 +8,8 @@ from nltk.tokenize import word_tokenize
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-from seqgen.metrics.tokens import NAMES, pack_texts, tokenize
+from seqgen import metrics
+from seqgen.metrics.tokens import NAMES, pack_texts, tokenize, written_differently
 
 WESTERN = "ab1 2.,-'\"!?&;:()[]{}<>|~^_`#$%*+=/@\\\t\u00a0é"
 CHINESE = "春月，。、《》“”…—①㊗ａＡ１豈\u2000\u2001\u2a6d\u2a6e\u3400\u4db6\u9fbb\u9fbc\uff00\ufff0\U00020000𠀀😀"
@@ -77,3 +78,36 @@ def test_wrong_input_is_named() -> None:
         tokenize(["a", ["b"]])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="unknown tokenizer 'moses'; known: split, nltk, 13a, zh, char, or a callable"):
         tokenize(["a"], "moses")
+
+
+APART, TOGETHER = ["a dog runs .", "where is it ?"] * 20, ["a dog runs.", "where is it?"] * 20
+SAID = "{} of the samples and {} of the references have {}: cut at spaces, equal words differ"
+STOPS = SAID.format("100%", "0%", "full stops apart from words")
+CAPITALS = SAID.format("0%", "100%", "capitals")
+
+
+@pytest.mark.parametrize(
+    ("samples", "references", "said"),
+    [
+        (APART, TOGETHER, [STOPS]),
+        (TOGETHER, [line.capitalize() for line in TOGETHER], [CAPITALS]),
+        (APART, [line.capitalize() for line in TOGETHER], [STOPS, CAPITALS]),
+        (APART, APART, []),
+        (TOGETHER, [*TOGETHER, *APART[:10]], []),
+        (APART[:19], TOGETHER, []),  # too few to say so
+        (["a dog runs"] * 40, TOGETHER, []),  # no full stops at all
+        (["一只狗 。"] * 40, ["一只狗。"] * 40, []),
+        (["", ".", " . "] * 40, TOGETHER, []),
+    ],
+)
+def test_texts_that_are_written_differently(samples: list[str], references: list[str], said: list[str]) -> None:
+    assert [text.split(";")[0] for text in written_differently(samples, references)] == said
+
+
+def test_the_table_warns_where_cutting_at_spaces_splits_equal_words() -> None:
+    with pytest.warns(UserWarning, match="full stops apart"):
+        cut_at_spaces = metrics.evaluate_text(APART, TOGETHER).scores["bleu_2"]
+    assert float(cut_at_spaces) < 0.8
+    # what it names repairs it, and says nothing (warnings are errors here)
+    assert float(metrics.evaluate_text(APART, TOGETHER, tokenizer="nltk").scores["bleu_2"]) == 1
+    assert float(metrics.evaluate_text(APART, TOGETHER, protocol="texygen").scores["bleu_2"]) == 1
