@@ -4,8 +4,8 @@
 Run: SEQGEN_DATA=... scripts/reproduce/model_set.py FOLDER [--seconds 100]
 Steps of a model are as many as fit into the seconds at the speed of its first ones, so that the learning rate ends
 with them; start and validation count. seqgan goes on from a language model of half of the seconds. hmm and kneser-ney
-are fitted in what they need. Words seen once are <unk> for all. A run that is there is not trained again. Standard
-output: the CPU seconds of each, then the table.
+are fitted in what they need. Words seen once are <unk> for all; full stops are cut off in references as in samples. A
+run that is there is not trained again. Standard output: the CPU seconds of each, then the table.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
     start = ["--from", str(folder / "lm-half"), "model.mle_steps=0", "model.critic_steps=20"]
     train("seqgan", ["seqgan", *COMMON[:2], *start, *COMMON[4:]], seconds / 2)
     runs = [str(folder / name) for name in [*MODELS, "seqgan"]]
-    seqgen("compare", *runs, "--references", "image-coco", "--count", "1000", quiet=False)
+    seqgen("compare", *runs, "--references", "image-coco", "--count", "1000", "--tokenizer", "nltk", quiet=False)
 
 
 if __name__ == "__main__":

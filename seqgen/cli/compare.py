@@ -43,6 +43,14 @@ References = Annotated[
 Train = Annotated[
     str, typer.Option("--train", metavar="FILE", help="Training text; without it a run's own, by its settings.")
 ]
+Tokenizer = Annotated[
+    str,
+    typer.Option(
+        "--tokenizer",
+        metavar="NAME",
+        help="How the protocol default cuts lines: auto, split, nltk (no sentence splitting), 13a, zh or char.",
+    ),
+]
 Count = Annotated[int, typer.Option("--count", metavar="N", help="Number of texts of each.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the samples and of what is drawn from them.")]
 Plot = Annotated[
@@ -71,6 +79,7 @@ def compare(
     protocol: Annotated[
         str, typer.Option("--protocol", metavar="NAME", help="Evaluation protocol: default, texygen ...")
     ] = "default",
+    tokenizer: Tokenizer = "auto",
     count: Count = 1000,
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Temperature of the samples.")] = 1.0,
@@ -166,11 +175,11 @@ def compare(
             refuse(
                 context,
                 "--aligned scores every line against its own reference",
-                {"train", "protocol", "count", "resample", "plot"},
+                {"train", "protocol", "tokenizer", "count", "resample", "plot"},
             )
             how |= {"num_beams": num_beams, "lowercase": lowercase, "aligned": True}
         else:
-            how |= {"train": train, "protocol": protocol, "count": count, "resample": resample}
+            how |= {"train": train, "protocol": protocol, "tokenizer": tokenizer, "count": count, "resample": resample}
         table = _texts_compared(subjects, references, module=module, **how)
     if json:
         output.write(output.json_line(table.to_dict()))
@@ -234,6 +243,7 @@ def curve(
         str, typer.Option("--temperatures", metavar="T,T...", help="Temperatures to sample at; without it 0.5 to 1.2.")
     ] = "",
     train: Train = "",
+    tokenizer: Tokenizer = "auto",
     count: Count = 1000,
     seed: Seed = 0,
     resample: Resample = None,
@@ -265,6 +275,7 @@ def curve(
             sources=real.sources,
             temperatures=chosen,
             train=read_lines(training_file(train)) if train else None,
+            tokenizer=tokenizer,
             count=count,
             seed=seed,
             resample=resample,

@@ -219,6 +219,7 @@ def compare(
     train: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
     protocol: str = "default",
+    tokenizer: str = "auto",
     count: int = 1000,
     seed: int = 0,
     temperature: float = 1.0,
@@ -231,10 +232,10 @@ def compare(
     A folder of runs seed-N stands for these runs. Runs whose settings differ in the seed alone become one entry. With
     `sources` all runs answer the same conditions and their rows pair. Where a file has fewer than `count` lines all
     have as many as it. Novelty compares with `train`, or with a run's own training text; files and real text have that
-    of the first run. `resample` is that of refined runs, other runs having none. With a run on running text all are
-    compared line by line. `module` is that of the runs of a model of your own. Raises DataError where a subject is
-    neither a run nor a file, and for numbers per token of runs that cut text differently; ValueError for a score in
-    `shown` that nothing has.
+    of the first run. `protocol` and `tokenizer` are those of `evaluate`; `resample` is that of refined runs, other runs
+    having none. With a run on running text all are compared line by line. `module` is that of the runs of a model of
+    your own. Raises DataError where a subject is neither a run nor a file, and for numbers per token of runs that cut
+    text differently; ValueError for a score in `shown` that nothing has.
     """
     _refuse_unknown([name for name in shown if not metrics.metric(name).about], metrics.metric_names())
     if not subjects:
@@ -257,6 +258,7 @@ def compare(
     own: dict[str, Sequence[str]] = {}  # by the fingerprint of the text: twins have it in common
     how: dict[str, Any] = {
         "protocol": protocol,
+        "tokenizer": tokenizer,
         "seed": seed,
         "temperature": temperature,
         "baselines": False,
@@ -296,7 +298,11 @@ def compare(
     text = learnt("")
     if text:
         real = evaluate.real_column(
-            text, references, count=count, sources=sources, seed=seed, protocol=protocol, by_line=by_line
+            text,
+            references,
+            count=count,
+            sources=sources,
+            **{name: how[name] for name in ("protocol", "tokenizer", "seed", "by_line")},
         )
         entries.append(Entry(real.name, [real.scores], real=True))
     return _compared(entries, shown, notes)

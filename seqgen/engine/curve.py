@@ -11,7 +11,17 @@ from typing import Any
 from seqgen import metrics
 from seqgen.core.errors import DataError
 from seqgen.engine import plots
-from seqgen.engine.evaluate import BY_LINE, conditions, in_lines, leaks, real_text, samples, scoring, with_resample
+from seqgen.engine.evaluate import (
+    BY_LINE,
+    conditions,
+    in_lines,
+    leaks,
+    real_text,
+    refuse_unknown,
+    samples,
+    scoring,
+    with_resample,
+)
 from seqgen.engine.generate import TextGenerator
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
@@ -85,6 +95,7 @@ def curve(
     temperatures: Sequence[float] = TEMPERATURES,
     train: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
+    tokenizer: str = "auto",
     count: int = 1000,
     seed: int = 0,
     resample: int | None = None,
@@ -92,11 +103,13 @@ def curve(
 ) -> Curve:
     """Sample a run at every temperature, `count` texts each from the same seed, and score each against references.
 
-    With `sources` every text answers one; of running text lines are compared, as in `evaluate.samples`.
+    With `sources` every text answers one; of running text lines are compared, as in `evaluate.samples`. `tokenizer` is
+    that of `evaluate`.
     Of a refined run the temperatures are those of its base, and texts chosen among `resample` are a point of their own.
     Real text is that of `evaluate.real_text`. Raises ValueError for temperatures that are not positive or repeat,
     DataError for fewer than two references or training text alone.
     """
+    refuse_unknown("default", tokenizer)
     references = in_lines(references) if generator.running else references
     if len(references) < 2:
         raise DataError(f"a curve needs at least 2 references, got {len(references)}")
@@ -106,7 +119,7 @@ def curve(
         train = generator.own_text().train_lines
     train = in_lines(train) if train and generator.running else train
     stated = leaks(references, train, "references", sources) | (BY_LINE if generator.running else {})
-    scored = scoring(references, train, stated, seed=seed)
+    scored = scoring(references, train, stated, tokenizer=tokenizer, seed=seed)
 
     def point(name: str, temperature: float | None, scores: dict[str, metrics.Score], resample: int = 1) -> Point:
         made = Point(name, temperature, scores, resample)

@@ -438,6 +438,7 @@ def evaluate(
     few lines, DataError where a run's training text has moved, or where all references or given lines are training
     text.
     """
+    refuse_unknown(protocol, tokenizer)
     generator = load(subject) if isinstance(subject, str | os.PathLike) else subject
     by_line = by_line or (isinstance(generator, TextGenerator) and generator.running)
     references = in_lines(references) if by_line else references
@@ -593,6 +594,11 @@ def scoring(
 
 def _cut(references: Sequence[str], tokenizer: str) -> str:
     return metric_tokenizer(references) if tokenizer == "auto" else tokenizer
+
+
+def refuse_unknown(protocol: str, tokenizer: str) -> None:
+    """Raise the ValueError of a wrong protocol or tokenizer before texts are written, which takes longer."""
+    metrics.protocol_named(protocol, None if tokenizer == "auto" else tokenizer)
 
 
 def _real_column(scored: Scored, train: Sequence[str], references: Sequence[str], count: int, seed: int) -> Column:

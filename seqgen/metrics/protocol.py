@@ -21,7 +21,7 @@ from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError
 from seqgen.metrics.ngrams import Packed
 from seqgen.metrics.novelty import Matches
 from seqgen.metrics.score import Score, Signature, input_hash, with_intervals
-from seqgen.metrics.tokens import Text, Tokenizer, written_differently
+from seqgen.metrics.tokens import Text, Tokenizer, splitter, written_differently
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,20 @@ PROTOCOLS = {
 """The presets by name."""
 
 
-def protocol_named(name: str) -> Protocol:
-    """Return the preset of this name. Raises ValueError for an unknown one, which lists those there are."""
+def protocol_named(name: str, tokenizer: Tokenizer | None = None) -> Protocol:
+    """Return the preset of this name, the default one with a tokenizer of one's own.
+
+    Raises ValueError for an unknown preset or tokenizer, which lists those there are, and for a tokenizer where the
+    preset fixes it.
+    """
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    if tokenizer is None:
+        return PROTOCOLS[name]
+    if name != "default":
+        raise ValueError(f"protocol {name} fixes its tokenizer; choose one in the default protocol only")
+    splitter(tokenizer)
+    return replace(PROTOCOLS[name], bleu=replace(PROTOCOLS[name].bleu, tokenizer=tokenizer))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -204,13 +213,9 @@ def evaluate_text(
     are written in different ways: one text in lower case, or with full stops apart from words.
     Raises ValueError for an unknown protocol, empty texts, too little real text; TypeError as `bleu`.
     """
-    rules = protocol_named(protocol)
-    if tokenizer is not None and protocol != "default":
-        raise ValueError(f"protocol {protocol} fixes its tokenizer; choose one in the default protocol only")
+    rules = protocol_named(protocol, tokenizer)
     given = {"hypotheses": hypotheses, "references": references, "training text": train, "real text": real}
     texts = {name: text for name, text in given.items() if text is not None}
-    if tokenizer is not None:
-        rules = replace(rules, bleu=replace(rules.bleu, tokenizer=tokenizer))
     corpora, kind = rules.bleu.pack(texts)
     by_name = dict(zip(texts, corpora, strict=True))
     for name, corpus in by_name.items():

@@ -342,6 +342,30 @@ OTHERS = [
         "evaluate good.txt --references few.txt --protocol texgen",
         "unknown protocol 'texgen'; known: default, texygen, texygen-fast, textgan, relgan, leakgan, caccia, cotk",
     ),
+    (
+        "evaluate run --references few.txt --tokenizer word",
+        "unknown tokenizer 'word'; known: split, nltk, 13a, zh, char, or a callable from a line to its tokens",
+    ),
+    (
+        "compare run --references few.txt --tokenizer word",
+        "unknown tokenizer 'word'; known: split, nltk, 13a, zh, char, or a callable from a line to its tokens",
+    ),
+    (
+        "curve run --references few.txt --tokenizer word",
+        "unknown tokenizer 'word'; known: split, nltk, 13a, zh, char, or a callable from a line to its tokens",
+    ),
+    (
+        "compare run --references few.txt --protocol texgen",
+        "unknown protocol 'texgen'; known: default, texygen, texygen-fast, textgan, relgan, leakgan, caccia, cotk",
+    ),
+    (
+        "compare run --references few.txt --protocol texygen --tokenizer nltk",
+        "protocol texygen fixes its tokenizer; choose one in the default protocol only",
+    ),
+    (
+        "evaluate run --references few.txt --protocol texygen --tokenizer nltk",
+        "protocol texygen fixes its tokenizer; choose one in the default protocol only",
+    ),
     ("bleu good.txt", "REF is missing; see: seqgen bleu --help"),
     ("bleu good.txt bad.gz", "bad.gz: damaged gzip file (Unknown compression method); fetch or pack it again"),
     ("bleu good.txt few.txt --order 0", "--order must be in 1..9, got '0'"),

@@ -423,6 +423,23 @@ def test_a_comparison_has_a_image_and_json(seqgen: Any, text: Path, tmp_path: Pa
     assert ended.err == f"image in {tmp_path / 'p.png'}\n"
 
 
+def test_comparisons_and_curves_cut_lines_as_asked(seqgen: Any, run: Path, held_out: Path, tmp_path: Path) -> None:
+    words = [f"dog {k} runs in the rain" for k in range(24)]
+    apart, together = tmp_path / "apart.txt", tmp_path / "together.txt"
+    apart.write_text("".join(f"{line} .\n" for line in words))
+    together.write_text("".join(f"{line}.\n" for line in words))
+    asked = ["compare", apart, "--references", together, "--json"]
+    (warned, cut) = (seqgen(*asked, *more) for more in ([], ["--tokenizer", "13a"]))
+    assert "100% of the samples and 0% of the references have full stops apart from words" in warned.err
+    assert (cut.err, warned.code, cut.code) == ("", 0, 0)
+    (spaces,), (marks,) = (json.loads(ended.out)["entries"][0]["scores"] for ended in (warned, cut))
+    # of a line's n-grams those with its last word or the stop are not found
+    assert spaces["bleu_4"]["value"] == pytest.approx((5 / 7 * 4 / 6 * 3 / 5 * 2 / 4) ** 0.25)
+    assert marks["bleu_4"]["value"] == 1
+    curve = ["curve", run, "--references", held_out, "--count", "12", "--temperatures", "1", "--tokenizer", "char"]
+    assert "|tok:char|" in seqgen(*curve).out
+
+
 def test_a_curve_has_a_point_for_each_temperature_and_real_text(
     seqgen: Any, run: Path, held_out: Path, tmp_path: Path
 ) -> None:
