@@ -14,6 +14,7 @@ Shapes: N hypotheses, K orders, T tokens.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,7 @@ from seqgen.metrics.ngrams import (
     whole,
 )
 from seqgen.metrics.score import Score, Signature, Statistic, input_hash, mean_rows, ratio_of_sums
-from seqgen.metrics.tokens import Text, Tokenizer, kind_of, pack_texts
+from seqgen.metrics.tokens import Text, Tokenizer, kind_of, pack_texts, written_differently
 
 Level: TypeAlias = Literal["sentence", "corpus", "sacrebleu"]
 _Alive: TypeAlias = Callable[[Runs], Bools]  # which grams can still match one order up, (G,)
@@ -114,8 +115,18 @@ class BleuSettings:
         return "lc" if self.lowercase else "mixed"
 
     def pack(self, texts: Mapping[str, Text]) -> tuple[list[Packed], str]:
-        """Cut named texts into ids of one vocabulary; see `pack_texts`."""
-        return pack_texts(texts, self.tokenizer, lowercase=self.lowercase)
+        """Cut named texts into ids of one vocabulary; see `pack_texts`.
+
+        Warns of hypotheses and references that are written differently, if nothing here makes them alike.
+        """
+        corpora, kind = pack_texts(texts, self.tokenizer, lowercase=self.lowercase)
+        if kind == "split" and not self.lowercase and {"hypotheses", "references"} <= set(texts):
+            hypotheses, references = (
+                [line for line in texts[name] if isinstance(line, str)] for name in ("hypotheses", "references")
+            )
+            for text in written_differently(hypotheses, references):
+                warnings.warn(text, stacklevel=3)
+        return corpora, kind
 
 
 class BleuKeywords(TypedDict, total=False):

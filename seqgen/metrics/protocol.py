@@ -21,7 +21,7 @@ from seqgen.metrics.names import METRICS, Metric, Texts, UndefinedError
 from seqgen.metrics.ngrams import Packed
 from seqgen.metrics.novelty import Matches
 from seqgen.metrics.score import Score, Signature, input_hash, with_intervals
-from seqgen.metrics.tokens import Text, Tokenizer, splitter, written_differently
+from seqgen.metrics.tokens import Text, Tokenizer, splitter
 
 
 @dataclass(frozen=True)
@@ -239,10 +239,6 @@ def evaluate_text(
         real_scores, _ = _column(making, same_size, ref, train_packed, inputs)
     for metric, text in rules.warnings.items():
         warnings.warn(f"protocol {protocol}, {metric}: {text}", stacklevel=2)
-    if kind == "split" and rules.bleu.case == "mixed":
-        lines = [[line for line in text if isinstance(line, str)] for text in (hypotheses, references)]
-        for text in written_differently(*lines):
-            warnings.warn(text, stacklevel=2)
     return Evaluation(protocol, scores, real_scores, matches)
 
 

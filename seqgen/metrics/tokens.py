@@ -63,8 +63,8 @@ def written_differently(samples: Sequence[str], references: Sequence[str]) -> li
 
     found = []
     for sign, what, remedy in (
-        (stops_apart, "full stops apart from words", "protocol texygen or tokenizer nltk cuts both"),
-        (capitals, "capitals", "protocol texygen lower-cases both"),
+        (stops_apart, "full stops apart from words", "tokenizer nltk or protocol texygen cuts both"),
+        (capitals, "capitals", "lowercase or protocol texygen makes them alike"),
     ):
         seen = [[answer for line in text for answer in sign(line)] for text in (samples, references)]
         if min(map(len, seen)) >= _ENOUGH_LINES:

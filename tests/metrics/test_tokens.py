@@ -106,6 +106,10 @@ def test_texts_that_are_written_differently(samples: list[str], references: list
 
 def test_the_table_warns_where_cutting_at_spaces_splits_equal_words() -> None:
     with pytest.warns(UserWarning, match="full stops apart"):
+        metrics.bleu(APART, TOGETHER)
+    assert metrics.bleu(APART, TOGETHER, tokenizer="13a").value == 1
+    assert metrics.bleu(TOGETHER, [line.upper() for line in TOGETHER], order=2, lowercase=True).value == 1
+    with pytest.warns(UserWarning, match="full stops apart"):
         cut_at_spaces = metrics.evaluate_text(APART, TOGETHER).scores["bleu_2"]
     assert float(cut_at_spaces) < 0.8
     # what it names repairs it, and says nothing (warnings are errors here)
