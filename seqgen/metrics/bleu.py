@@ -625,7 +625,8 @@ def bleu(
 
     `list[str]` is lines (cut by `tokenizer`), `list[list[str]]` is tokens (left as they are). The other keywords are
     the fields of `BleuSettings`. An empty hypothesis scores 0 and is counted. With `weights`, `.orders` holds `order`
-    alone; method6 starts at order 3.
+    alone; method6 starts at order 3. Warns of lines cut at spaces that set full stops apart or have capitals on one
+    side alone.
     Raises TypeError for a bare string or a mix of lines and tokens, ValueError as `bleu_stats`, `sentence_scores`,
     `corpus_bleu`.
     """
