@@ -111,7 +111,7 @@ def build(
     from seqgen.data.corpora.known import expanded, named
     from seqgen.data.packing import build_corpus
     from seqgen.data.prepare import DataConfig
-    from seqgen.data.tokenizers import TokenizerConfig
+    from seqgen.data.tokenizers import TokenizerConfig, saved_in
 
     output.at_least(1, workers=workers)
     files = [word for word in words if "=" not in word]
@@ -139,13 +139,12 @@ def build(
     if tokenizer is not None:
         needed.pop("tokenizer", None)
     given = config.merge(needed, given)
-    inner = None if tokenizer is None else tokenizer / "tokenizer"
     made = build_corpus(
         [str(file) for file in expanded(files, "train")],
         out,
         data=config.build(DataConfig, given.get("data", {}), section="data"),
         tokenizer=config.build(TokenizerConfig, given.get("tokenizer", {}), section="tokenizer"),
-        tokenizer_folder=inner if inner is not None and inner.is_dir() else tokenizer,
+        tokenizer_folder=None if tokenizer is None else saved_in(tokenizer),
         seed=seed,
         workers=workers,
     )

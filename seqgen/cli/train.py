@@ -56,6 +56,12 @@ def train(
             "--from", metavar="RUN", help="Begin with this run's weights, tokenizer and, without --data, its data."
         ),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer", metavar="RUN", help="Use the tokenizer of this run, as for runs that are to be mixed."
+        ),
+    ] = None,
     valid: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,7 +127,7 @@ def train(
     if json and (seeds or sweep is not None):
         raise output.CommandError("--json is of one run; DIR/trials.tsv and seqgen compare --json tell of several")
     if seeds or sweep is not None:
-        _several(seeds, sweep, trials, storage, out, source, overrides)
+        _several(seeds, sweep, trials, storage, out, source, tokenizer, overrides)
     elif storage or trials != 20:
         raise output.CommandError(f"{'--storage' if storage else '--trials'} takes no effect without --sweep")
     if "torch" not in sys.modules:  # a second or two without a word
@@ -144,7 +150,7 @@ def train(
         if sweep is not None:
             _sweep(made, out, sweep, trials, storage)
         else:
-            _seeds(made, out, _numbers(seeds), source, reward)
+            _seeds(made, out, _numbers(seeds), source_run=source, tokenizer_run=tokenizer, reward=reward)
         return
     if model or preset or file or (own is not None and not is_run(out)):
         chosen = runs.config(model, data, preset=preset, file=file, valid=valid, overrides=overrides, module=own)
@@ -156,9 +162,15 @@ def train(
     decides = LIKELIHOOD if settings_now is None else str(getattr(settings_now.module, "DECIDES", LIKELIHOOD))
     shown = progress.display(decides)
     try:
-        begin = [] if chosen is not None else overrides
         outcome = loop.train(
-            chosen, out, module=own, source_run=source, overrides=begin, reward=reward, progress=shown.show
+            chosen,
+            out,
+            module=own,
+            source_run=source,
+            overrides=[] if chosen is not None else overrides,
+            tokenizer_run=tokenizer,
+            reward=reward,
+            progress=shown.show,
         )
     except DataError as error:
         if not data and str(error).endswith("no such file"):
@@ -183,7 +195,14 @@ def train(
 
 
 def _several(
-    seeds: str, sweep: Path | None, trials: int, storage: str, out: Path, source: Path | None, overrides: list[str]
+    seeds: str,
+    sweep: Path | None,
+    trials: int,
+    storage: str,
+    out: Path,
+    source: Path | None,
+    tokenizer: Path | None,
+    overrides: list[str],
 ) -> None:
     """Refuse what does not go with several runs."""
     if seeds and sweep is not None:
@@ -192,6 +211,8 @@ def _several(
         raise output.CommandError(f"{'--storage' if storage else '--trials'} takes no effect without --sweep")
     if sweep is not None and source is not None:
         raise output.CommandError("--from is not for a sweep: its trials begin anew")
+    if sweep is not None and tokenizer is not None:
+        raise output.CommandError("--tokenizer is not for a sweep: each trial makes its own")
     if seeds and any(word.partition("=")[0] == "seed" for word in overrides):
         raise output.CommandError("--seeds and seed=: give one")
     if is_run(out):
@@ -214,9 +235,7 @@ def _sweep(made: "Callable[[list[str]], Settings]", out: Path, ranges: Path, tri
     output.say(f"all trials are in {tables}; next: seqgen train --config {best} --data FILE --out RUN")
 
 
-def _seeds(
-    made: "Callable[[list[str]], Settings]", out: Path, seeds: list[int], source: Path | None, reward: str | None
-) -> None:
+def _seeds(made: "Callable[[list[str]], Settings]", out: Path, seeds: list[int], **how: Any) -> None:
     """Train a run for each seed, and say how far their held-out scores are apart."""
     from seqgen.engine import loop, progress
     from seqgen.engine.progress import LIKELIHOOD
@@ -227,7 +246,7 @@ def _seeds(
         decides = str(getattr(settings.module, "DECIDES", LIKELIHOOD))
         shown = progress.display(decides)
         try:
-            outcome = loop.train(settings, folder, source_run=source, reward=reward, progress=shown.show)
+            outcome = loop.train(settings, folder, progress=shown.show, **how)
         finally:
             shown.close()
         output.say(f"seed {seed}: " + _last_words(outcome, True, decides, "").partition("; next:")[0])

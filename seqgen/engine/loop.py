@@ -24,6 +24,7 @@ from seqgen.core.errors import ConfigError, NonFiniteError, PeerLostError, RunEr
 from seqgen.core.options import Sampling
 from seqgen.core.update import Optimizer
 from seqgen.data import rewards
+from seqgen.data.tokenizers import load_tokenizer, saved_in
 from seqgen.engine import checkpoint, evaluate, page, report, track
 from seqgen.engine import run as runs
 from seqgen.engine.folder import CONFIG, is_run
@@ -84,9 +85,9 @@ def train(
     stands here. source_run: start from another run's weights and tokenizer, and on its data where none is given. lines:
     texts from Python, in place of data.files or after them. images: an array (N, H, W) or (N, H, W, C), or a pair
     (images, labels), in place of data.files. Both are given again where a run is continued. tokenizer_run: a run whose
-    tokenizer is taken, but not its weights. reward: model.reward.kind as a function of lines, or as FILE.py:FUNCTION,
-    which is imported only because it stands here. progress: True shows a bar or lines on standard error, False nothing,
-    a function is called with every step.
+    tokenizer is taken, but not its weights, or a folder that a tokenizer was saved in. reward: model.reward.kind as a
+    function of lines, or as FILE.py:FUNCTION, which is imported only because it stands here. progress: True shows a bar
+    or lines on standard error, False nothing, a function is called with every step.
 
     Raises RunError where the folder holds a run with other settings, DataError for unusable text, NonFiniteError (the
     last checkpoint stays) when a loss is not finite.
@@ -137,6 +138,8 @@ def train(
         origin = _open_origin(source_run, model_module) if source_run is not None and stored is None else None
         settings, part = _inherited(model_module, settings, source_run)
         tokens_of = origin[0] if origin is not None else None if tokenizer_run is None else Path(tokenizer_run)
+        if tokenizer_run is not None:
+            _check_tokenizer_of(tokenizer_run, settings, source_run)
         given = _given(model_module, settings.name, lines, images)
         if stored is None and dist.is_main():
             check_new(folder)
@@ -175,6 +178,7 @@ def train(
                 notes += runs.reconcile_settings(folder, stored, settings, last or 0, processes=(world, dist.world()))
                 notes += [f"warning: {changed}" for changed in runs.changed_code(folder, settings)]
                 notes += _other_origin(folder, source_run)
+                notes += _other_tokenizer(folder, data, tokenizer_run)
             last = dist.from_main(last, device)
         dist.barrier()
 
@@ -260,7 +264,7 @@ def _prepare(
     # one process of each machine reads a corpus folder to see that it was not altered
     common["verify"] = dist.local_rank() == 0
     trained = folder if is_run(folder) else tokens_of
-    tokenizer_folder = trained / "tokenizer" if trained is not None else None
+    tokenizer_folder = saved_in(trained) if trained is not None else None
     if is_run(folder):
         stored = files.read_object(folder / "env.json", data_sha256=str).get("corpus")
         if isinstance(stored, dict) and common["verify"]:
@@ -409,6 +413,29 @@ def _other_origin(folder: Path, source_run: str | os.PathLike[str] | None) -> li
         return []
     began = f"from {name}" if name else "without another run's weights"
     return [f"warning: {folder} has begun {began} and goes on; --from {source_run} takes no effect"]
+
+
+def _check_tokenizer_of(
+    tokenizer_run: str | os.PathLike[str], settings: Settings, source_run: str | os.PathLike[str] | None
+) -> None:
+    """Refuse what a tokenizer that is given does not go with."""
+    chosen = next((name for name in sorted(settings.chosen) if name.startswith("tokenizer.")), "")
+    if settings.tokenizer is None:
+        raise ConfigError(f"{settings.name} is a model of images and takes no tokenizer; leave out {tokenizer_run}")
+    if source_run is not None:
+        raise ConfigError(
+            f"a run begins with the tokenizer of {source_run}, whose weights it takes, or with that of "
+            f"{tokenizer_run}: give one"
+        )
+    if chosen:
+        raise ConfigError(f"the tokenizer of {tokenizer_run} is made already; leave out {chosen}")
+
+
+def _other_tokenizer(folder: Path, data: Any, tokenizer_run: str | os.PathLike[str] | None) -> list[str]:
+    """Return a sentence where a run that continues has another tokenizer than the given one."""
+    if tokenizer_run is None or load_tokenizer(saved_in(tokenizer_run)).fingerprint == data.tokenizer.fingerprint:
+        return []
+    return [f"warning: {folder} has a tokenizer of its own and goes on; that of {tokenizer_run} takes no effect"]
 
 
 def state_at_first() -> dict[str, Any]:

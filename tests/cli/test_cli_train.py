@@ -143,6 +143,52 @@ def test_from_without_data_takes_that_of_the_other_run(seqgen: Any, text: Path, 
     assert (ended.code, "no field 'text'" in ended.err) == (2, True), ended.err
 
 
+def test_tokenizer_of_another_run_makes_runs_that_can_be_mixed(seqgen: Any, text: Path, tmp_path: Path) -> None:
+    lines = text.read_text().splitlines()
+    (tmp_path / "half.txt").write_text("".join(f"{line}\n" for line in lines[: len(lines) // 2]))
+    words = ["train", "lm", "--data", tmp_path / "half.txt", *SMALL]
+    for name, more in (
+        ("first", ["tokenizer.kind=char"]),
+        ("own", []),
+        ("second", ["--tokenizer", tmp_path / "first"]),
+    ):
+        assert seqgen(*words, "--out", tmp_path / name, *more).code == 0
+    one, other = ((tmp_path / name / "tokenizer" / "tokenizer.json").read_bytes() for name in ("first", "second"))
+    assert one == other
+    assert 'kind = "char"' in (tmp_path / "second" / "config.toml").read_text()
+    held_out = tmp_path / "held-out.txt"
+    held_out.write_text("".join(f"{line} {k}\n" for k, line in enumerate(lines[len(lines) // 2 :])))
+    mixing = ["--held-out", held_out, "--out", tmp_path / "mixed"]
+    refused = seqgen("mix", tmp_path / "first", tmp_path / "own", *mixing)
+    assert f"train one with the other's: seqgen train ... --tokenizer {tmp_path / 'first'}" in refused.err
+    ended = seqgen("mix", tmp_path / "first", tmp_path / "second", *mixing)
+    assert "another tokenizer" not in ended.err
+    # the same command goes on; another tokenizer is told of
+    again = [*words, "--out", tmp_path / "second", "train.steps=8"]
+    assert "takes no effect" not in seqgen(*again, "--tokenizer", tmp_path / "first").err
+    assert "that of " in seqgen(*again, "--tokenizer", tmp_path / "own" / "tokenizer").err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["--from", "run"],
+            "a run begins with the tokenizer of {run}, whose weights it takes, or with that of {run}: give one",
+        ),
+        (["tokenizer.kind=char"], "the tokenizer of {run} is made already; leave out tokenizer.kind"),
+        (["--sweep", "ranges.toml"], "--tokenizer is not for a sweep: each trial makes its own"),
+    ],
+)
+def test_what_a_given_tokenizer_does_not_go_with(
+    seqgen: Any, run: Path, text: Path, tmp_path: Path, more: list[str], said: str
+) -> None:
+    words = [str(run) if word == "run" else word for word in more]
+    ended = seqgen("train", "lm", "--data", text, "--out", tmp_path / "new", "--tokenizer", run, *words)
+    assert (ended.code, ended.err.splitlines()[-1]) == (2, f"error: {said.format(run=run)}")
+    assert not (tmp_path / "new").exists()
+
+
 def test_stored_settings_and_a_held_out_file_are_an_input(
     seqgen: Any, run: Path, held_out: Path, tmp_path: Path
 ) -> None:

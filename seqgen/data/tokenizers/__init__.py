@@ -21,7 +21,7 @@ Each kind is one file with its `KINDS`, `train` and `load` (see `protocol.KindMo
 from seqgen.data.tokenizers.byte import ByteTokenizer
 from seqgen.data.tokenizers.char import CharTokenizer
 from seqgen.data.tokenizers.kinds import Kind, SourceKind, TokenizerConfig, newline_is_character, uses
-from seqgen.data.tokenizers.loading import load_tokenizer
+from seqgen.data.tokenizers.loading import load_tokenizer, saved_in
 from seqgen.data.tokenizers.paired import check_paired, paired, source_of
 from seqgen.data.tokenizers.protocol import SPECIALS, Tokenizer
 from seqgen.data.tokenizers.subword import PieceTokenizer
@@ -44,6 +44,7 @@ __all__ = [
     "newline_is_character",
     "paired",
     "resolved",
+    "saved_in",
     "source_of",
     "train_tokenizer",
     "uses",

@@ -1,5 +1,6 @@
 """Loading a saved tokenizer by the file of its kind."""
 
+import os
 from pathlib import Path
 
 from seqgen.core.errors import DataError
@@ -19,6 +20,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     tokenizer = _loaded(folder)
     return paired(tokenizer, _loaded(folder / FOLDER)) if (folder / FOLDER).is_dir() else tokenizer
+
+
+def saved_in(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder of the tokenizer of a run; of any other folder itself."""
+    inner = Path(folder) / "tokenizer"
+    return inner if inner.is_dir() else Path(folder)
 
 
 def _loaded(folder: Path) -> Tokenizer:
