@@ -4,8 +4,9 @@
 Run: SEQGEN_DATA=... scripts/reproduce/model_set.py FOLDER [--seconds 100]
 Steps of a model are as many as fit into the seconds at the speed of its first ones, so that the learning rate ends
 with them; start and validation count. seqgan goes on from a language model of half of the seconds. hmm and kneser-ney
-are fitted in what they need. Words seen once are <unk> for all; full stops are cut off in references as in samples. A
-run that is there is not trained again. Standard output: the CPU seconds of each, then the table.
+are fitted in what they need, and `mixed` is lm and kneser-ney, weighed on the lines held out in training. Words seen
+once are <unk> for all; full stops are cut off in references as in samples. A run that is there is not trained again.
+Standard output: the CPU seconds of each, then the table.
 """
 
 import argparse
@@ -72,7 +73,14 @@ def main() -> None:
     train("lm-half", [*MODELS["lm"], *COMMON], seconds / 2)
     start = ["--from", str(folder / "lm-half"), "model.mle_steps=0", "model.critic_steps=20"]
     train("seqgan", ["seqgan", *COMMON[:2], *start, *COMMON[4:]], seconds / 2)
-    runs = [str(folder / name) for name in [*MODELS, "seqgan"]]
+    held_out = folder / "held-out.txt"
+    if not (folder / "mixed" / "config.toml").exists():
+        from seqgen.engine.loading import load  # late: the other commands load torch themselves
+
+        held_out.write_text("".join(f"{line}\n" for line in load(folder / "lm").own_text().valid_lines))
+        parts = [str(folder / name) for name in ("lm", "kneser-ney")]
+        seqgen("mix", *parts, "--held-out", str(held_out), "--out", str(folder / "mixed"))
+    runs = [str(folder / name) for name in [*MODELS, "seqgan", "mixed"]]
     seqgen("compare", *runs, "--references", "image-coco", "--count", "1000", "--tokenizer", "nltk", quiet=False)
 
 
